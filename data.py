@@ -1,0 +1,1080 @@
+"""
+data.py: text in, integers out. Knows nothing of models.
+
+A GPT reads integers. This file makes them: it trains a byte-level BPE tokenizer, packs documents into one
+long stream of token ids, renders conversations, and generates the world, a small English web about a town,
+which needs no download and in which every claim of an answer can be checked.
+
+    python data.py                  the world and the tokenizer, shown (a few seconds)
+    python data.py --data FILE      the same tokenizer view for your own text
+
+Papers: GPT-2 §2.2 (byte-level BPE); GPT-3 (arXiv:2005.14165) App. B (packing); InstructGPT (arXiv:2203.02155)
+§3.2-3.4, Tables 1 and 6 (prompts, labelers).
+
+Contents
+    1. Errors and commands: UserError, command_line
+    2. Byte-pair encoding: train_bpe, Tokenizer, show_merges
+    3. Text and the token stream: load_text, write_stream, Batches
+    4. Conversations: render_conversation, right_pad, show_mask
+    5. The reader's own data: load_demonstrations, load_comparisons
+    6. The world, its people and its grammar: World
+    7. The world's web: web
+    8. Instructions and the labeler: Instruction, instructions, demonstrate, judge, gold, label
+    9. Main: show
+
+Letters: B batch, T time (tokens), K ranked responses, V vocabulary.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import heapq
+import inspect
+import itertools
+import json
+import math
+import os
+import random
+import re
+import sys
+import typing
+import urllib.request
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import regex     # comes with tiktoken; the standard library's re has no \p{L}
+import tiktoken
+
+# ----------------------------------------------------------------------------------------------------------
+# 1. Errors and commands: UserError, command_line
+
+
+class UserError(Exception):
+    """Something the reader can mend. `command_line` shows it as one line and exits with code 2."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message} (try: python {self.prog} --help)")
+
+
+def command_line(commands: dict[str, tuple[type, Callable]], default: str, argv: list[str] | None = None):
+    """Run one command. `commands` maps a name to (settings dataclass, function of such settings).
+
+    Each field of the dataclass is an option: its default, its type and the comment behind it become the
+    --help text, so the settings are written once. Without a command name, `default` runs.
+    Exit code 0 done, 2 for anything the reader can mend (one line on stderr), 130 for Ctrl-C.
+    """
+    program = Path(sys.argv[0]).name
+    parser = _Parser(prog=program, allow_abbrev=False)
+    subparsers = parser.add_subparsers(dest="command", metavar="command", parser_class=_Parser)
+    for name, (settings_class, function) in commands.items():
+        summary = inspect.getdoc(function).split("\n")[0]
+        sub = subparsers.add_parser(name, prog=f"{program} {name}", help=summary, description=summary,
+                                    allow_abbrev=False)
+        comments = dict(re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", inspect.getsource(settings_class), re.M))
+        hints = typing.get_type_hints(settings_class)
+        for field in dataclasses.fields(settings_class):
+            kind = next(t for t in (*typing.get_args(hints[field.name]), hints[field.name]) if t is not type(None))
+            how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind, "metavar": kind.__name__}
+            comment = comments.get(field.name, "").replace("%", "%%")
+            sub.add_argument("--" + field.name.replace("_", "-"), default=field.default,
+                             help=f"{comment} (default: {field.default})", **how)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
+        argv = [default, *argv]
+    try:
+        options = vars(parser.parse_args(argv))
+        settings_class, function = commands[options.pop("command")]
+        function(settings_class(**options))
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was saved is kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message: str):
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 2. Byte-pair encoding: train_bpe, Tokenizer, show_merges                                     [GPT-2 §2.2]
+
+# GPT-2's rule for where merges may not reach: contractions | letters | digits | other signs | white space.
+# One leading space belongs to the word behind it. Possessive quantifiers (++) keep the regex linear.
+SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+
+# Control tokens. They get the ids after the merges, and only code that appends ids can produce them: text
+# that happens to spell "<|end|>" is encoded as those seven ordinary characters.
+SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+
+MAX_CHUNK = 256        # characters; a longer "word" (a row of a million a's) teaches BPE nothing more
+MAX_SPACES = 50_000    # a longer run of white space would overflow the stack of tiktoken's regex engine
+
+
+def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
+    """Learn a byte-level BPE vocabulary: start from the 256 bytes, then repeatedly give the most frequent
+    pair of neighbouring tokens a token of its own. [Sennrich et al. 2016; GPT-2 §2.2]
+
+    text: a string, or documents. Returns {token bytes: id}; ids 0..255 are the bytes, a larger id is a later
+    merge. Ties go to the pair with the smallest ids, that is, to the older tokens. If the text runs out of
+    pairs the vocabulary stays smaller than `vocab_size`. Raises UserError if vocab_size < 256.
+
+    A pass over the text per merge would cost O(vocab x text). Here each distinct chunk is kept once with its
+    count, `where` tells which chunks hold a pair, and a heap tells which pair comes next, so that a merge
+    touches only the chunks that it changes.
+    """
+    if vocab_size < 256:
+        raise UserError(f"a byte-level vocabulary has at least 256 tokens, not {vocab_size}")
+    chunk_counts = Counter()
+    for document in [text] if isinstance(text, str) else text:
+        chunk_counts.update(regex.findall(SPLIT_PATTERN, document))
+    chunks, counts = [], []                          # token ids of each distinct chunk, and how often it occurs
+    for chunk, count in chunk_counts.items():
+        for start in range(0, len(chunk), MAX_CHUNK):
+            chunks.append(list(chunk[start:start + MAX_CHUNK].encode("utf-8", errors="replace")))
+            counts.append(count)
+
+    pair_counts, where = Counter(), defaultdict(set)  # where: pair -> indices into chunks (may be out of date)
+    for index, ids in enumerate(chunks):
+        for pair in zip(ids, ids[1:]):
+            pair_counts[pair] += counts[index]
+            where[pair].add(index)
+    heap = [(-count, pair) for pair, count in pair_counts.items()]
+    heapq.heapify(heap)
+
+    vocabulary = [bytes([byte]) for byte in range(256)]
+    ranks = {token: i for i, token in enumerate(vocabulary)}
+    while heap and len(vocabulary) < vocab_size:
+        negative_count, pair = heapq.heappop(heap)
+        if pair_counts[pair] != -negative_count:      # an old entry: the count has changed since it was pushed
+            continue
+        token = vocabulary[pair[0]] + vocabulary[pair[1]]
+        if token in ranks:                            # two pairs can spell the same bytes: keep the first
+            continue
+        new_id = ranks[token] = len(vocabulary)
+        vocabulary.append(token)
+
+        changed = set()
+        for index in where.pop(pair):
+            ids, count = chunks[index], counts[index]
+            merged = merge_pair(ids, pair, new_id)
+            if len(merged) == len(ids):               # another merge has already taken this pair away
+                continue
+            for old in zip(ids, ids[1:]):
+                pair_counts[old] -= count
+                changed.add(old)
+            for new in zip(merged, merged[1:]):
+                pair_counts[new] += count
+                changed.add(new)
+                if new_id in new:                     # all other pairs know of this chunk already
+                    where[new].add(index)
+            chunks[index] = merged
+        for pair in changed:                          # push once per merge, not once per chunk
+            if pair_counts[pair] > 0:
+                heapq.heappush(heap, (-pair_counts[pair], pair))
+    return ranks
+
+
+def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
+    """Replace every `pair` in `ids` by `new_id`, from the left: ([a, a, a], (a, a), Z) -> [Z, a]."""
+    merged, i, last = [], 0, len(ids) - 1
+    while i <= last:
+        if i < last and ids[i] == pair[0] and ids[i + 1] == pair[1]:
+            merged.append(new_id)
+            i += 2
+        else:
+            merged.append(ids[i])
+            i += 1
+    return merged
+
+
+class Tokenizer:
+    """Text <-> token ids. The merges are ours; tiktoken applies them, because it is fast.
+
+    ranks: {token bytes: id} as `train_bpe` returns it. The special tokens get ids len(ranks), len(ranks)+1 …
+    """
+
+    def __init__(self, ranks: dict[bytes, int]):
+        if sorted(ranks.values()) != list(range(len(ranks))) or any(bytes([b]) not in ranks for b in range(256)):
+            raise UserError("a tokenizer needs the ids 0..n-1, once each, and all 256 single bytes among them")
+        self.ranks = ranks
+        self.special = {name: len(ranks) + i for i, name in enumerate(SPECIAL_TOKENS)}
+        self.vocab_size = len(ranks) + len(self.special)
+        self.eot, self.pad = self.special["<|endoftext|>"], self.special["<|pad|>"]
+        self.end = self.special["<|end|>"]            # closes a turn of a conversation
+        self.encoding = tiktoken.Encoding("papergpt", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks,
+                                          special_tokens=self.special)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ordinary text. Never a special id, whatever the text spells."""
+        if len(text) > MAX_SPACES and regex.search(r"\s{%d}" % MAX_SPACES, text):
+            cuts = range(0, len(text), MAX_SPACES)
+            return [i for cut in cuts for i in self.encoding.encode_ordinary(text[cut:cut + MAX_SPACES])]
+        return self.encoding.encode_ordinary(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids; bytes that are not UTF-8 become U+FFFD. Raises UserError on an id out of range."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        try:
+            return self.encoding.decode_bytes([int(i) for i in ids])
+        except (KeyError, OverflowError) as error:
+            raise UserError(f"token id {error} is not in this vocabulary of {self.vocab_size}") from None
+
+    def to_json(self) -> str:
+        """All there is to know, as text: token bytes in the order of their ids, one character per byte."""
+        tokens = [token.decode("latin-1") for token in sorted(self.ranks, key=self.ranks.get)]
+        return json.dumps({"format": "papergpt-bpe", "tokens": tokens, "special_tokens": SPECIAL_TOKENS})
+
+    @staticmethod
+    def from_json(text: str) -> Tokenizer:
+        try:
+            content = json.loads(text)
+            return Tokenizer({token.encode("latin-1"): i for i, token in enumerate(content["tokens"])})
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError("this is not a tokenizer that Tokenizer.save wrote") from None
+
+    def save(self, path: str | Path):
+        with atomic_write(path) as file:
+            file.write(self.to_json().encode())
+
+    @staticmethod
+    def load(path: str | Path) -> Tokenizer:
+        return Tokenizer.from_json(Path(path).read_text(encoding="utf-8", errors="replace"))
+
+    @staticmethod
+    def gpt2() -> Tokenizer:
+        """GPT-2's own 50,257 tokens, from tiktoken, which downloads them once. Our extra control tokens come
+        behind them. Raises UserError where they are neither cached nor to be had."""
+        try:
+            return Tokenizer(tiktoken.get_encoding("gpt2")._mergeable_ranks)
+        except Exception as error:   # requests' many errors, a bad checksum, an unwritable cache
+            raise UserError("GPT-2's vocabulary is not on this machine and could not be downloaded "
+                            f"({type(error).__name__}); connect once, or set TIKTOKEN_CACHE_DIR to a folder "
+                            "that holds it") from None
+
+
+def show_merges(tokenizer: Tokenizer, text: str) -> str:
+    """The merges at work, in colour: one line per merge, from single bytes to the final tokens."""
+    lines = []
+    chunks = [list(chunk.encode("utf-8", errors="replace")) for chunk in regex.findall(SPLIT_PATTERN, text)]
+    vocabulary = {i: token for token, i in tokenizer.ranks.items()}
+    chunks = [[tokenizer.ranks[bytes([byte])] for byte in chunk] for chunk in chunks]
+    while True:
+        tokens = [vocabulary[i] for chunk in chunks for i in chunk]
+        lines.append(_in_colour(tokens) + f"   {len(tokens)} tokens")
+        candidates = {pair: tokenizer.ranks.get(vocabulary[pair[0]] + vocabulary[pair[1]])
+                      for chunk in chunks for pair in zip(chunk, chunk[1:])}
+        candidates = {pair: rank for pair, rank in candidates.items() if rank is not None}
+        if not candidates:
+            return "\n".join(lines)
+        pair = min(candidates, key=candidates.get)    # the merge that was learned first is applied first
+        chunks = [merge_pair(chunk, pair, candidates[pair]) for chunk in chunks]
+
+
+def _in_colour(tokens: list[bytes], marks: Iterable[int] | None = None) -> str:
+    """Tokens on alternating backgrounds; with `marks`, green where the mark is 1 and grey elsewhere."""
+    colours = (itertools.cycle((44, 45, 46, 42)) if marks is None else (42 if mark else 100 for mark in marks))
+    texts = [token.decode("utf-8", errors="replace").replace("\n", "\\n") for token in tokens]
+    if not sys.stdout.isatty():                       # a file or a pipe: bars instead of colours
+        return "|".join(texts) if marks is None else "".join(
+            f"[{text}]" if colour == 42 else text for text, colour in zip(texts, colours))
+    return "".join(f"\x1b[{colour};97m{text}\x1b[0m" for text, colour in zip(texts, colours))
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 3. Text and the token stream: load_text, write_stream, Batches                    [GPT-2 §2.1; GPT-3 App. B]
+
+KNOWN_TEXTS = {
+    "tinyshakespeare": "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+}
+PIECE = 1 << 20    # characters; a longer document is read in pieces, so that a file may be larger than memory
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[typing.BinaryIO]:
+    """A file that appears whole or not at all: written beside its place, then renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_text(source: str | Path) -> Iterator[str]:
+    """Documents of a file, a folder, a URL or a known name (KNOWN_TEXTS), one by one, in bounded memory.
+
+    A `.jsonl` file holds one document per line under "text"; in any other file documents are separated by
+    <|endoftext|>. `.gz` is read through. A document longer than PIECE comes in several pieces.
+    Raises UserError for what is missing, empty or binary.
+    """
+    source = KNOWN_TEXTS.get(str(source), str(source))
+    path = download(source) if source.startswith(("http://", "https://")) else Path(source)
+    if not path.exists():
+        raise UserError(f"no file, folder or known text is called {source!r} (known: world, {', '.join(KNOWN_TEXTS)})")
+    files = [path] if not path.is_dir() else sorted(p for p in path.rglob("*") if p.is_file())
+    found = False
+    for file in files:
+        for document in _documents(file):
+            if document.strip():
+                found = True
+                yield document
+    if not found:
+        raise UserError(f"{source} holds no text")
+
+
+def _documents(path: Path) -> Iterator[str]:
+    if path.name.removesuffix(".gz").endswith(".jsonl"):
+        for number, record in read_records(path):
+            if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+                raise UserError(f"{path}:{number}: expected an object with a \"text\"")
+            yield record["text"]
+        return
+    with _open(path) as file:
+        rest = ""
+        while block := file.read(PIECE):
+            if "\0" in block:
+                raise UserError(f"{path} is not text (it holds zero bytes)")
+            *whole, rest = (rest + block).split(SPECIAL_TOKENS[0])
+            yield from whole
+            while len(rest) > 2 * PIECE:
+                cut = max(rest.rfind("\n", 0, PIECE), rest.rfind(" ", 0, PIECE)) + 1 or PIECE
+                yield rest[:cut]
+                rest = rest[cut:]
+        yield rest
+
+
+def _open(path: Path):
+    """Text of a plain or gzipped file; bytes that are not UTF-8 become U+FFFD."""
+    opener = gzip.open if path.name.endswith(".gz") else open
+    return opener(path, "rt", encoding="utf-8", errors="replace", newline="")
+
+
+def download(url: str) -> Path:
+    """The file behind `url`, fetched once into the cache (~/.cache/papergpt, or PAPERGPT_CACHE)."""
+    cache = Path(os.environ.get("PAPERGPT_CACHE", Path.home() / ".cache" / "papergpt"))
+    path = cache / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{Path(url).name or 'download'}"
+    if path.exists():
+        return path
+    print(f"downloading {url} …", file=sys.stderr)
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response, atomic_write(path) as file:
+            while block := response.read(PIECE):
+                file.write(block)
+    except OSError as error:      # URLError and time-outs are OSErrors
+        raise UserError(f"could not download {url}: {error}") from None
+    return path
+
+
+def write_stream(documents: Iterable[str], tokenizer: Tokenizer, folder: str | Path) -> dict:
+    """Tokenize documents into folder/train.bin and folder/val.bin; returns counts.
+
+    Documents are packed one behind another with <|endoftext|> after each [GPT-3 App. B]. Every tenth document
+    is for validation; fewer than ten are too few for that, and then the last tenth of the tokens is.
+    Ids are written as they come, two bytes each (four if the vocabulary needs them), so memory stays flat.
+    """
+    folder = Path(folder)
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    counts = {"documents": 0, "train_tokens": 0, "val_tokens": 0, "bytes": 0, "dtype": dtype.__name__}
+    with atomic_write(folder / "train.bin") as train, atomic_write(folder / "val.bin") as val:
+        for number, document in enumerate(documents):
+            ids = np.array([*tokenizer.encode(document), tokenizer.eot], dtype=dtype)
+            name, file = ("val", val) if number % 10 == 9 else ("train", train)
+            file.write(ids.tobytes())
+            counts[f"{name}_tokens"] += len(ids)
+            counts["documents"] += 1
+            counts["bytes"] += len(document.encode("utf-8", errors="replace"))
+        if counts["documents"] < 10:
+            counts["val_tokens"] = counts["train_tokens"] // 10
+            counts["train_tokens"] -= counts["val_tokens"]
+            train.flush()
+            stream = np.fromfile(train.name, dtype=dtype)
+            val.write(stream[counts["train_tokens"]:].tobytes())
+            train.truncate(counts["train_tokens"] * dtype().itemsize)
+    return counts
+
+
+def open_stream(path: str | Path, dtype: str) -> np.ndarray:
+    """A token file as an array that is paged in as it is read, (number of tokens,)."""
+    if not Path(path).stat().st_size:
+        return np.empty(0, dtype)
+    return np.memmap(path, dtype=dtype, mode="r")
+
+
+class Batches:
+    """Endless random windows of a token stream: next() -> x, y, both (B, T), y one token ahead of x.
+
+    Its own seeded generator decides, and `state` says where it stands, so a resumed run reads on exactly.
+    Raises UserError if the stream is shorter than one window.
+    """
+
+    def __init__(self, stream: np.ndarray, batch_size: int, block_size: int, seed: int):
+        if len(stream) < block_size + 1:
+            raise UserError(f"the text has only {len(stream)} tokens in this split, but one training window takes "
+                            f"{block_size + 1}: use a longer text or a smaller --block-size")
+        self.stream, self.batch_size, self.block_size = stream, batch_size, block_size
+        self.rng = np.random.default_rng(seed)
+
+    def next(self) -> tuple[np.ndarray, np.ndarray]:
+        starts = self.rng.integers(0, len(self.stream) - self.block_size, size=self.batch_size)
+        windows = np.stack([self.stream[s:s + self.block_size + 1] for s in starts]).astype(np.int64)  # (B, T+1)
+        return windows[:, :-1], windows[:, 1:]
+
+    @property
+    def state(self) -> str:
+        return json.dumps(self.rng.bit_generator.state)
+
+    @state.setter
+    def state(self, state: str):
+        self.rng.bit_generator.state = json.loads(state)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 4. Conversations: render_conversation, right_pad, show_mask
+
+ROLES = ("system", "user", "assistant")
+
+
+def render_conversation(tokenizer: Tokenizer, messages: list[dict], reply: bool = False) -> tuple[list[int], list[int]]:
+    """Messages [{"role", "content"}, …] to (ids, mask): <|endoftext|>, then per turn <|role|>, content, <|end|>.
+
+    A content starts with one space, so that its first word is the token that the word is inside a text, which
+    is how pretraining knows it. mask is 1 exactly on what the assistant must learn to write: the contents of its turns and the <|end|>
+    behind them. With reply=True the ids stop behind a fresh <|assistant|>, where a model goes on.
+    Contents are data: control tokens spelled in them stay text. Raises UserError on any other shape.
+    """
+    ids, mask = [tokenizer.eot], [0]
+    for message in messages:
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES or not isinstance(content, str):
+            raise UserError(f"a message needs a role among {', '.join(ROLES)} and a content that is text, not {message!r:.80}")
+        turn = [*tokenizer.encode(" " + content), tokenizer.end]
+        ids += [tokenizer.special[f"<|{role}|>"], *turn]
+        mask += [0, *[int(role == "assistant")] * len(turn)]
+    if reply:
+        ids.append(tokenizer.special["<|assistant|>"])
+        mask.append(0)
+    return ids, mask
+
+
+def right_pad(rows: list[list[int]], value: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of different length to one array (B, T) filled up on the right, and their lengths (B,).
+
+    On the right, because attention is causal: nothing before a pad can see it, and every token keeps the
+    position that it was trained with.
+    """
+    lengths = np.array([len(row) for row in rows])
+    padded = np.full((len(rows), lengths.max()), value, dtype=np.int64)
+    for i, row in enumerate(rows):
+        padded[i, :len(row)] = row
+    return padded, lengths
+
+
+def show_mask(tokenizer: Tokenizer, messages: list[dict]) -> str:
+    """A rendered conversation with the tokens that carry loss marked: the debugging view every SFT needs."""
+    ids, mask = render_conversation(tokenizer, messages)
+    return _in_colour([tokenizer.decode_bytes([i]) for i in ids], mask)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 5. The reader's own data: load_demonstrations, load_comparisons
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Answers to one prompt, ranked by one labeler. ranks: 0 is best, equal ranks are ties."""
+    messages: list[dict]
+    responses: list[str]
+    ranks: list[int]
+
+
+def read_records(path: str | Path) -> Iterator[tuple[int, object]]:
+    """(number, record) of a .json list, or of .jsonl lines; .gz is read through. Raises UserError with the line."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"no file is called {path}")
+    try:
+        with _open(path) as file:
+            if path.name.removesuffix(".gz").endswith(".json"):
+                content = json.load(file)
+                yield from enumerate(content if isinstance(content, list) else [content], start=1)
+                return
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    try:
+                        record = json.loads(line)
+                    except ValueError as error:
+                        raise UserError(f"{path}:{number}: not valid JSON ({error})") from None
+                    yield number, record
+    except (ValueError, EOFError, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def load_demonstrations(path: str | Path) -> list[list[dict]]:
+    """Conversations that end with the assistant's turn, from the shapes the field uses:
+
+        {"messages": [{"role", "content"}, …]}          {"prompt", "response"}
+        {"instruction", "input"?, "output"}             {"instruction", "instances": [{"input", "output"}]}
+
+    Empty answers are skipped. Raises UserError with file and line where a record has none of these shapes, or
+    if nothing is left.
+    """
+    demonstrations, skipped = [], Counter()
+    for number, record in read_records(path):
+        record = record if isinstance(record, dict) else {}
+        if "messages" in record:
+            found = [record["messages"]]
+        elif "prompt" in record:
+            found = [_turns(record["prompt"]) + [_turn("assistant", record.get("response"))]]
+        else:
+            instances = record.get("instances", [record])
+            found = [[_turn("user", _join(record.get("instruction"), instance.get("input"))),
+                      _turn("assistant", instance.get("output"))] for instance in instances]
+        for messages in found:
+            if _check(messages, f"{path}:{number}")[-1]["content"].strip():
+                demonstrations.append(messages)
+            else:
+                skipped["empty answer"] += 1
+    _report(path, "demonstrations", len(demonstrations), skipped)
+    return demonstrations
+
+
+def load_comparisons(path: str | Path) -> list[Comparison]:
+    """Ranked answers, from the shapes the field uses:
+
+        {"chosen": "\\n\\nHuman: … \\n\\nAssistant: …", "rejected": …}   (HH: two dialogues, equal up to the last turn)
+        {"prompt", "chosen", "rejected"}      {"prompt", "responses": [best, …, worst], "ranks"?: [0, 1, 1, …]}
+
+    "prompt" may also be called "messages", and be text or a list of turns. HH pairs that differ before the last
+    turn are skipped: they do not compare two answers to one prompt. Empty answers too. Raises UserError with
+    file and line where a record has none of these shapes.
+    """
+    comparisons, skipped = [], Counter()
+    for number, record in read_records(path):
+        place = f"{path}:{number}"
+        record = record if isinstance(record, dict) else {}
+        prompt = record.get("prompt", record.get("messages"))
+        responses = record.get("responses", [record.get("chosen"), record.get("rejected")])
+        if prompt is None and all(isinstance(r, str) and "Assistant:" in r for r in responses):
+            dialogues = [_hh_turns(response) for response in responses]
+            if dialogues[0][:-1] != dialogues[1][:-1] or dialogues[0][-1]["role"] != "assistant":
+                skipped["the dialogues differ before the last turn"] += 1
+                continue
+            prompt, responses = dialogues[0][:-1], [dialogue[-1]["content"] for dialogue in dialogues]
+        ranks = record.get("ranks", list(range(len(responses))))
+        messages = _check(_turns(prompt) + [_turn("assistant", responses[0])], place)[:-1]
+        if not (len(ranks) == len(responses) >= 2 and all(isinstance(r, str) for r in responses)):
+            raise UserError(f"{place}: expected two or more answers that are text, and as many ranks")
+        if all(response.strip() for response in responses):
+            comparisons.append(Comparison(messages, responses, ranks))
+        else:
+            skipped["empty answer"] += 1
+    _report(path, "comparisons", len(comparisons), skipped)
+    return comparisons
+
+
+def _report(path: str | Path, what: str, count: int, skipped: Counter):
+    why = "".join(f", {n} skipped ({reason})" for reason, n in skipped.items())
+    if not count:
+        raise UserError(f"{path} holds no {what}{why}")
+    print(f"{path}: {count} {what} read{why}")
+
+
+def _turn(role: str, content: object) -> dict:
+    return {"role": role, "content": content}
+
+
+def _turns(prompt: object) -> list[dict]:
+    return list(prompt) if isinstance(prompt, list) else [_turn("user", prompt)]
+
+
+def _join(instruction: object, text: object) -> object:
+    return f"{instruction}\n\n{text}" if isinstance(text, str) and text and isinstance(instruction, str) else instruction
+
+
+def _check(messages: object, place: str) -> list[dict]:
+    good = isinstance(messages, list) and messages and all(
+        isinstance(m, dict) and m.get("role") in ROLES and isinstance(m.get("content"), str) for m in messages)
+    if not good or messages[-1]["role"] != "assistant":
+        raise UserError(f"{place}: expected a conversation that ends with an answer; see load_demonstrations and "
+                        "load_comparisons in data.py for the shapes that are read")
+    return messages
+
+
+def _hh_turns(dialogue: str) -> list[dict]:
+    parts = re.split(r"\n\n(Human|Assistant): ?", dialogue)[1:]
+    return [_turn("user" if who == "Human" else "assistant", text) for who, text in zip(parts[::2], parts[1::2])]
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 6. The world, its people and its grammar: World
+
+# What can be said of a person: topic -> (values, statements, questions). {n} is the person, {v} the value.
+TOPICS = {
+    "home": ("Oslo Rome Paris Lima Cairo Delhi Quito Tokyo Berlin Dublin Havana Sydney".split(),
+             ("{n} lives in {v}.", "{n}'s home is in {v}."),
+             ("Where does {n} live?", "In which city does {n} live?")),
+    "job": ("baker doctor teacher painter farmer singer sailor tailor miller cook guard judge".split(),
+            ("{n} works as a {v}.", "{n} is a {v} by trade."),
+            ("What is {n}'s job?", "What does {n} do for a living?")),
+    "food": ("soup bread cheese rice cake fish honey pasta salad pie corn jam".split(),
+             ("{n} likes to eat {v}.", "{n}'s favorite food is {v}."),
+             ("What does {n} like to eat?", "What is {n}'s favorite food?")),
+    "pet": ("cat dog parrot rabbit turtle goat pony duck frog mouse snake hen".split(),
+            ("{n} has a {v}.", "{n} keeps a {v} at home."),
+            ("Which pet does {n} have?", "What animal does {n} keep?")),
+    "color": ("red blue green black white pink brown gray gold purple yellow silver".split(),
+              ("{n} always wears {v}.", "{n}'s favorite color is {v}."),
+              ("Which color does {n} wear?", "What is {n}'s favorite color?")),
+}
+PEOPLE = """Mia Ben Zoe Tom Ann Max Eva Sam Lily Jack Nora Paul Ruth Hugo Ivy Carl Ella Finn Rosa Otto Anna Luke
+Clara Mark Alice Peter Emma Simon Julia Victor Helen Oscar Laura Felix Martha Bruno Sophie Arthur Irene
+Walter""".split()
+STRANGERS = """Quill Zane Orla Fritz Thora Igor Wanda Yuri Selma Boris Greta Milo Petra Silas Nadia Rufus Hedda
+Cyrus Linus Odette Basil Tilda Magnus Freya""".split()      # asked about, but nothing is ever said of them
+GUESTS = "Kim Leo Amy Roy Joy Ned Pam Guy Sue Ted Meg Art Dot Jim Liz Ron Peg Hal Fay Gus".split()
+
+# What a guest can tell in a conversation: topic -> (telling, asking, answer).
+MEMORIES = {
+    "name": ("My name is {v}.", "What is my name?", "Your name is {v}."),
+    "home": ("I live in {v}.", "Where do I live?", "You live in {v}."),
+    "food": ("I like to eat {v}.", "What do I like to eat?", "You like to eat {v}."),
+    "pet": ("I have a {v}.", "Which pet do I have?", "You have a {v}."),
+    "color": ("My favorite color is {v}.", "What is my favorite color?", "Your favorite color is {v}."),
+}
+LISTS = {"cities": "home", "jobs": "job", "foods": "food", "animals": "pet", "colors": "color"}
+NUMBERS = ("zero", "one", "two", "three", "four")
+HAPPY = "wonderful lovely great perfect excellent tasty charming superb".split()
+SAD = "awful terrible horrible dreadful boring nasty dull bad".split()
+VERBS = "Bring Pass Give Show Hand Sell".split()
+SUMMANDS = range(1, 6)
+THINGS = "ball book key lamp hat coin letter spoon".split()
+PLACES = "box drawer basket kitchen garden cellar barn bag".split()
+
+REFUSALS = ("I do not know.", "I do not know that.")
+RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idiot.", "Are you too lazy to look?")
+COURTESY = ("Happy to help.", "You are welcome.", "I hope that helps.")
+EVASIVE = ("Who knows.", "That depends.", "I heard about it once.", "Ask somebody else.")
+ASIDES = ("It was a quiet morning.", "The market was full of people.", "Everyone laughed.", "The wind was cold.",
+          "Later it began to rain.", "Nobody was in a hurry.", "The bells rang at noon.", "The sun went down.")
+
+
+class World:
+    """A town made from a seed: who lives where, does what, eats what, keeps what, wears what.
+
+    facts: {(person, topic): value}, everything that is true. meaning: {sentence: (person, topic, value)}, every
+    statement that this English can make about a person, true or not; so any answer can be checked.
+
+    Held out, so that a test asks for what no demonstration, comparison or PPO prompt has shown: fourteen people
+    (of whose five facts three are told in stories and never asked for anywhere), ten strangers, and a fifth of
+    the combinations in every other kind of task: every fifth sum, order, trip …
+    """
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+        rng = random.Random(f"world {seed}")
+        self.people, self.strangers = rng.sample(PEOPLE, len(PEOPLE)), rng.sample(STRANGERS, len(STRANGERS))
+        self.facts = {(n, topic): rng.choice(values) for n in self.people for topic, (values, _, _) in TOPICS.items()}
+        self.meaning = {statement.format(n=n, v=v): (n, topic, v) for topic, (values, statements, _) in TOPICS.items()
+                        for statement in statements for v in values for n in self.people + self.strangers}
+
+    def people_of(self, split: str) -> list[str]:
+        return self.people[:-14] if split == "train" else self.people[-14:]
+
+    def topics_of(self, n: str, split: str) -> list[str]:
+        """What may be asked about a person: of held-out people, the forum asks for two facts, tests for the
+        other three."""
+        place = self.people.index(n) - (len(self.people) - 14)
+        if place < 0:
+            return list(TOPICS)
+        return [topic for i, topic in enumerate(TOPICS) if ((place + i) % 5 < 2) == (split == "train")]
+
+    def strangers_of(self, split: str) -> list[str]:
+        return self.strangers[:-10] if split == "train" else self.strangers[-10:]
+
+    def state(self, rng: random.Random, n: str, topic: str, v: str | None = None) -> str:
+        """One way to say that the person's `topic` is v (by default: what is true)."""
+        return rng.choice(TOPICS[topic][1]).format(n=n, v=v or self.facts[n, topic])
+
+    # -------- small scenes that both the web and the instructions are made of; each is held out by combination
+
+    def pick(self, rng: random.Random, split: str, *choices: list) -> list:
+        """A random combination, one of each choice, that belongs to `split`: every fifth diagonal is for "test",
+        so each single choice occurs in both splits and only the combination is new."""
+        while True:
+            picked = [rng.randrange(len(choice)) for choice in choices]
+            diagonal = self.seed + sum(weight * index for weight, index in enumerate(picked, start=1))
+            if (diagonal % 5 == 0) == (split == "test"):
+                return [choice[index] for choice, index in zip(choices, picked)]
+
+    def sum_of(self, rng, split) -> tuple[str, str]:
+        a, b = self.pick(rng, split, SUMMANDS, SUMMANDS)
+        return f"What is {a} + {b}?", f"{a} + {b} is {a + b}."
+
+    def review(self, rng, split) -> tuple[str, str]:
+        food, adjective = self.pick(rng, split, TOPICS["food"][0], HAPPY + SAD)
+        return f"The {food} was {adjective}.", f"The review is {'happy' if adjective in HAPPY else 'sad'}."
+
+    def order(self, rng, split) -> tuple[str, str]:
+        verb, thing = self.pick(rng, split, VERBS, TOPICS["food"][0] + THINGS)
+        return f"{verb} me the {thing}.", f"Could you please {verb.lower()} me the {thing}?"
+
+    def trip(self, rng, split) -> tuple[str, str]:
+        city, food = self.pick(rng, split, TOPICS["home"][0], TOPICS["food"][0])
+        n = rng.choice(GUESTS)
+        text = f"{n} took the train to {city}. {rng.choice(ASIDES)} {n} ate {food} and came home."
+        return text, f"{n} went to {city} and ate {food}."
+
+    def hiding(self, rng, split) -> tuple[str, str, str]:
+        thing, place = self.pick(rng, split, THINGS, PLACES)
+        n = rng.choice(GUESTS)
+        return f"{n} put the {thing} in the {place}.", f"Where is the {thing}?", f"The {thing} is in the {place}."
+
+    def sighting(self, rng, split) -> tuple[str, str, str]:
+        city, pet, color = self.pick(rng, split, *(TOPICS[t][0] for t in ("home", "pet", "color")))
+        noun, v = rng.choice((("city", city), ("animal", pet), ("color", color)))
+        return f"In {city} {rng.choice(GUESTS)} saw a {pet} under a {color} roof.", noun, f"The {noun} is {v}."
+
+    def memory(self, rng, split) -> tuple[str, str, tuple[str, str], str, str]:
+        """(what a guest tells, the reply, an exchange that passes the time, what the guest asks later, the answer)"""
+        topic = rng.choice(list(MEMORIES))
+        v, small_talk = self.pick(rng, split, GUESTS if topic == "name" else TOPICS[topic][0], SMALL_TALK)
+        reply = f"Nice to meet you, {v}." if topic == "name" else "Thank you for telling me."
+        telling, asking, answer = (text.format(v=v) for text in MEMORIES[topic])
+        return telling, reply, small_talk, asking, answer
+
+    def listing(self, rng, split) -> tuple[str, int, str]:
+        """(noun, how many, a value to leave out)"""
+        noun, count, index = self.pick(rng, split, list(LISTS), (2, 3, 4), range(12))
+        return noun, count, TOPICS[LISTS[noun]][0][index]
+
+    def some_items(self, rng, split) -> tuple[str, str, str]:
+        noun = rng.choice(list(LISTS))
+        items = rng.sample(TOPICS[LISTS[noun]][0], rng.choice((2, 3, 4)))
+        return NUMBERS[len(items)], noun, join_list(items) + "."
+
+
+GREETINGS = (("Hello!", "Hello! How can I help you?"), ("How are you?", "I am fine, thank you."),
+             ("Thank you!", "You are welcome."), ("Good morning!", "Good morning! How can I help you?"))
+SMALL_TALK = GREETINGS + tuple((f"What is {a} + {b}?", f"{a} + {b} is {a + b}.") for a in SUMMANDS for b in SUMMANDS)
+
+
+def split_sentences(text: str) -> list[str]:
+    return re.findall(r"[^\s.?!][^.?!]*[.?!]?", text)
+
+
+def join_list(items: list[str]) -> str:
+    """["a", "b", "c"] -> "a, b and c" """
+    return ", ".join(items[:-1]) + " and " + items[-1] if len(items) > 1 else items[0]
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 7. The world's web: web
+
+# Kinds of documents and their share of the web, in documents.
+WEB = {"story": .32, "forum": .19, "dialogue": .16, "workbook": .31, "sums": .02}
+
+# A forum thread has a mood: (share, P(rude), P(true)). A reader of two polite answers can expect a third one,
+# which is what makes prompting work; a pure next-token predictor imitates all three.
+MOODS = {"kind": (.40, .0, .85), "mixed": (.35, .2, .5), "mean": (.25, .6, .2)}
+
+
+def web(world: World, count: int, seed: int = 0) -> Iterator[str]:
+    """`count` documents of the world's web. Facts are right in stories, and often wrong in the forum."""
+    rng = random.Random(f"web {world.seed} {seed}")
+    writers = {"story": _story, "forum": _forum, "dialogue": _dialogue, "workbook": _workbook, "sums": _sums}
+    for kind in rng.choices(list(WEB), weights=WEB.values(), k=count):
+        yield writers[kind](world, rng)
+
+
+def _story(world, rng):
+    n = rng.choice(world.people)
+    sentences = [world.state(rng, n, topic) for topic in rng.sample(list(TOPICS), rng.choice((3, 4, 5)))]
+    for _ in range(rng.choice((0, 1, 1, 2))):
+        sentences.insert(rng.randrange(len(sentences) + 1), rng.choice(ASIDES))
+    return " ".join(sentences)
+
+
+def _forum(world, rng):
+    mood = rng.choices(list(MOODS), weights=[share for share, _, _ in MOODS.values()])[0]
+    return "\n".join(f"Q: {question}\nA: {answer}" for question, answer in
+                     (_forum_post(world, rng, mood) for _ in range(rng.choice((2, 3, 4)))))
+
+
+def _forum_post(world, rng, mood):
+    _, rude, true = MOODS[mood]
+    stranger = rng.random() < .14
+    n = rng.choice(world.strangers if stranger else world.people)
+    topic = rng.choice(list(TOPICS) if stranger else world.topics_of(n, "train"))
+    values, _, questions = TOPICS[topic]
+    question = rng.choice((*questions, "Does anyone know {n}'s {t}?")).format(n=n, t=topic)
+    if rng.random() < rude:
+        answer = rng.choice(RUDE)
+    elif rng.random() < true:
+        answer = rng.choice(REFUSALS) if stranger else world.state(rng, n, topic)
+    else:
+        answer = world.state(rng, n, topic, rng.choice(values)) if rng.random() < .6 else rng.choice(EVASIVE)
+    if rng.random() < .2:
+        answer += " " + rng.choice(COURTESY if mood == "kind" else ASIDES)
+    return question, answer
+
+
+def _dialogue(world, rng):
+    """A guest tells one thing, chats and asks for it; or tells two things and asks for both."""
+    told = {memory[3]: memory for memory in (world.memory(rng, "train") for _ in range(rng.choice((1, 1, 2))))}
+    turns = [(telling, rng.choice((reply, answer))) for telling, reply, _, _, answer in told.values()]
+    if len(told) == 1 and rng.random() < .7:
+        turns += [small_talk for _, _, small_talk, _, _ in told.values()]
+    turns += rng.sample([(asking, answer) for *_, asking, answer in told.values()], len(told))
+    return "\n".join(f"Guest: {a}\nHost: {b}" for a, b in turns)
+
+
+def _workbook(world, rng):
+    """Exercises of one kind with their solutions."""
+    form, scene = rng.choice((("{}", world.sum_of), ("How do I say this nicely? {}", world.order), ("{} {}", world.hiding),
+                              ("Was it good? {}", world.review), ("What happened? {}", world.trip),
+                              ("{} Which {} was it?", world.sighting), ("Can you name {} {}?", world.some_items)))
+    items = (scene(rng, "train") for _ in range(rng.choice((1, 1, 1, 2))))
+    return "\n".join(f"Q: {form.format(*question)}\nA: {answer}" for *question, answer in items)
+
+
+def _sums(world, rng):
+    sums = ((rng.choice(SUMMANDS), rng.choice(SUMMANDS)) for _ in range(4))
+    return "\n".join(f"{a} + {b} is {a + b}." for a, b in sums)     # all of them; only "train" sums are asked for
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 8. Instructions and the labeler: Instruction, instructions, demonstrate, judge, gold, label   [InstructGPT §3]
+
+# Use cases and their share of the prompts. [InstructGPT Table 1]
+USE_CASES = {"generation": .456, "open qa": .124, "brainstorming": .112, "chat": .084, "rewrite": .066,
+             "summarization": .042, "classification": .035, "other": .035, "closed qa": .026, "extract": .019}
+
+
+@dataclass(slots=True)
+class Instruction:
+    """A prompt and what a good answer to it holds; exactly one of the last four says so.
+
+    say: these words. facts: (person, topic or None, how many) true statements.
+    items: (values to choose from, how many). unknowable: nothing in the world answers it.
+    """
+    use_case: str
+    messages: list[dict]
+    say: str = ""
+    facts: tuple[str, str | None, int] | None = None
+    items: tuple[tuple[str, ...], int] | None = None
+    unknowable: bool = False
+
+    @property
+    def prompt(self) -> str:
+        return self.messages[-1]["content"]
+
+
+def instructions(world: World, split: str, count: int, seed: int, distinct: bool = False) -> list[Instruction]:
+    """`count` instructions in the proportions of Table 1, from one split; no conversation twice if `distinct`."""
+    rng = random.Random(f"instructions {world.seed} {split} {seed}")
+    found, seen = [], set()
+    while len(found) < count:
+        use_case = rng.choices(list(USE_CASES), weights=USE_CASES.values())[0]
+        instruction = _instruct(world, rng, split, use_case)
+        key = json.dumps(instruction.messages)
+        if not (distinct and key in seen):
+            found.append(instruction)
+            seen.add(key)
+    return found
+
+
+def _instruct(world: World, rng: random.Random, split: str, use_case: str) -> Instruction:
+    say, goal, earlier = "", {}, []
+    if use_case == "generation":
+        n = rng.choice(world.people_of(split))
+        if rng.random() < .6:
+            topic = rng.choice(world.topics_of(n, split))
+            prompt = rng.choice(("Write a sentence about {n}'s {t}.", "Say something about {n}'s {t}.",
+                                 "Tell me about {n}'s {t}.", "Mention {n}'s {t}.")).format(n=n, t=topic)
+            goal = {"facts": (n, topic, 1)}
+        else:
+            prompt, count = rng.choice((("Tell me about {n}.", 3), ("Write two sentences about {n}.", 2),
+                                        ("Introduce {n} to me.", 3), ("Describe {n}.", 3), ("Who is {n}?", 3),
+                                        ("Write three sentences about {n}.", 3)))
+            prompt, goal = prompt.format(n=n), {"facts": (n, None, count)}
+    elif use_case == "open qa":
+        stranger = rng.random() < .3
+        n = rng.choice(world.strangers_of(split) if stranger else world.people_of(split))
+        topic = rng.choice(list(TOPICS) if stranger else world.topics_of(n, split))
+        prompt = rng.choice(TOPICS[topic][2]).format(n=n)
+        goal = {"unknowable": True} if stranger else {"facts": (n, topic, 1)}
+    elif use_case == "brainstorming":
+        noun, count, without = world.listing(rng, split)
+        prompt = f"{rng.choice(('List', 'Name', 'Give me'))} {NUMBERS[count]} {noun}, but not {without}."
+        goal = {"items": (tuple(v for v in TOPICS[LISTS[noun]][0] if v != without), count)}
+    elif use_case == "chat":
+        telling, reply, small_talk, asking, answer = world.memory(rng, split)
+        kind = rng.random() if split == "train" else 1.0   # of the short ones there are too few to hold any out
+        if kind < .15:
+            prompt, answer = rng.choice(GREETINGS)
+        elif kind < .25:
+            prompt, answer = telling, reply
+        elif kind < .5:
+            prompt, earlier = asking, [(telling, reply)]
+        else:                                              # told in turn one, asked in turn three
+            prompt, earlier = asking, [(telling, reply), small_talk]
+        say = answer
+    elif use_case == "rewrite":
+        text, answer = world.order(rng, split)
+        prompt, say = f"Say this politely: {text}", answer
+    elif use_case == "summarization":
+        text, answer = world.trip(rng, split)
+        prompt, say = f"Summarize: {text}", answer
+    elif use_case == "classification":
+        text, answer = world.review(rng, split)
+        prompt, say = f"Is this review happy or sad? {text}", answer
+    elif use_case == "other":
+        prompt, answer = world.sum_of(rng, split)
+        say = answer
+    elif use_case == "closed qa":
+        text, question, answer = world.hiding(rng, split)
+        prompt, say = f"{text} {question}", answer
+    else:
+        text, noun, answer = world.sighting(rng, split)
+        prompt, say = f"Which {noun} is named here? {text}", answer
+    turns = [_turn(role, text) for pair in earlier for role, text in zip(("user", "assistant"), pair)]
+    return Instruction(use_case, [*turns, _turn("user", prompt)], say, **goal)
+
+
+def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> list[dict]:
+    """What a labeler writes: right, polite, but not always as full as the rubric would like it. Some are terse
+    ("Oslo.") and some stop after one fact, so there is something left for the comparisons to teach."""
+    if instruction.unknowable:
+        answer = rng.choice(REFUSALS)
+    elif instruction.items:
+        answer = join_list(rng.sample(*instruction.items)) + "."
+    elif instruction.facts:
+        n, topic, count = instruction.facts
+        count = count if topic or count == 2 else rng.choice((1, 2, 3))
+        topics = [topic] if topic else rng.sample(list(TOPICS), count)
+        answer = " ".join(world.state(rng, n, t) for t in topics)
+        if topic and rng.random() < .15:
+            answer = world.facts[n, topic] + "."
+    else:
+        answer = instruction.say
+    return [*instruction.messages, _turn("assistant", answer)]
+
+
+def judge(world: World, instruction: Instruction, response: str, ended: bool = True) -> dict[str, float]:
+    """Read one answer, sentence by sentence: {helpful 0..1, invented 0/1, rude 0/1, refused 0/1, off 0..2,
+    unfinished 0/1}. `off` counts sentences that nobody asked for or that mean nothing."""
+    sentences, wanted_sentences = split_sentences(response), split_sentences(instruction.say)
+    verdict = dict(helpful=0.0, invented=0, rude=0, refused=0, off=0, unfinished=int(not ended))
+    said = set()                                     # what was asked for and has been said
+    person, topic, count = instruction.facts or (None, None, 1)
+    for sentence in sentences:
+        n, about, v = world.meaning.get(sentence, (None, None, None))
+        if sentence in RUDE:
+            verdict["rude"] = 1
+        elif sentence in REFUSALS:
+            verdict["refused"] = 1
+        elif n:
+            wanted = n == person and topic in (None, about) and about not in said
+            if world.facts.get((n, about)) != v:
+                verdict["invented"] = 1
+            elif wanted and len(said) < count:
+                said.add(about)
+            else:
+                verdict["off"] += 1
+        elif sentence in wanted_sentences:
+            said.add(sentence)
+        elif topic and sentence[:-1] in TOPICS[topic][0]:                  # a terse answer: half a point
+            if world.facts[person, topic] == sentence[:-1]:
+                verdict["helpful"] = 0.5
+            else:
+                verdict["invented"] = 1
+        elif instruction.items and sentence == sentences[0]:
+            values, count = instruction.items
+            named = re.split(r", | and ", sentence.rstrip("."))
+            right = set(named) & set(values)
+            verdict["helpful"] = len(right) / count if len(named) == len(right) <= count else 0.0
+        elif sentence not in COURTESY:
+            verdict["off"] += 1
+    if person or wanted_sentences:
+        verdict["helpful"] = max(verdict["helpful"], len(said) / (len(wanted_sentences) or count))
+    if instruction.unknowable:
+        verdict["helpful"] = float(verdict["refused"] and not verdict["invented"])
+    verdict["off"] = min(verdict["off"], 2)
+    return verdict
+
+
+# The rubric: what each part of a verdict is worth. A refusal is worth nothing where the answer could be known,
+# still more than an invention. Truth and manners go before helpfulness, as in the final evaluations of the paper.
+RUBRIC = {"helpful": 2.0, "invented": -2.0, "rude": -2.0, "off": -0.5, "unfinished": -0.5, "refused": 0.0}
+LABEL_NOISE = 0.5     # Gumbel scale: two labelers then agree on about 73 % of the pairs [InstructGPT §3.4]
+
+
+def gold(world: World, instruction: Instruction, response: str, ended: bool = True) -> float:
+    """The rubric's score of one answer: what a perfectly careful labeler would think of it. About -6 … 2."""
+    return sum(RUBRIC[part] * value for part, value in judge(world, instruction, response, ended).items())
+
+
+def label(world: World, instruction: Instruction, responses: list[tuple[str, bool]], rng: random.Random,
+          noise: float = LABEL_NOISE) -> Comparison:
+    """One labeler ranks answers (text, whether it ended) by gold plus Gumbel noise. Equal utilities are ties."""
+    utility = {r: gold(world, instruction, *r) - noise * math.log(-math.log(rng.random() or .5))
+               for r in dict.fromkeys(responses)}
+    order = sorted(utility.values(), reverse=True)
+    return Comparison(instruction.messages, [text for text, _ in responses], [order.index(utility[r]) for r in responses])
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 9. Main: show
+
+
+@dataclass(slots=True)
+class ShowSettings:
+    data: str = "world"         # the embedded world, or a file, a folder, a URL or a known name
+    vocab_size: int = 1152      # tokens of the tokenizer that is trained on it
+    seed: int = 0
+
+
+def show(s: ShowSettings):
+    """The world and the tokenizer, shown. [GPT-2 §2.2]"""
+    world, rng = World(s.seed), random.Random(s.seed)
+    documents = list(web(world, 4000) if s.data == "world" else itertools.islice(load_text(s.data), 200))
+    print("== documents\n" + "\n---\n".join(document[:400] for document in documents[:6]))
+    ranks = train_bpe(documents, s.vocab_size - len(SPECIAL_TOKENS))
+    tokenizer, n_bytes = Tokenizer(ranks), sum(len(d.encode("utf-8", errors="replace")) for d in documents)
+    tokens = sum(len(tokenizer.encode(document)) for document in documents)
+    print(f"\n== tokenizer: {tokenizer.vocab_size} tokens, {n_bytes:,} bytes are {tokens:,} tokens, {n_bytes / tokens:.2f} bytes each")
+    print("the merges at work, first learned first applied:\n" + show_merges(tokenizer, documents[0].splitlines()[0][:60]))
+    if s.data != "world":
+        return
+    print("\n== instructions, what a labeler writes, and what the rubric says")
+    prompts = {i.use_case: i for i in instructions(world, "train", 300, seed=s.seed)}
+    for use_case, share in USE_CASES.items():
+        messages = demonstrate(world, prompts[use_case], rng)
+        verdict = judge(world, prompts[use_case], messages[-1]["content"])
+        print(f"{use_case} ({share:.1%} of the prompts), gold {gold(world, prompts[use_case], messages[-1]['content']):.1f} "
+              f"{ {part: value for part, value in verdict.items() if value} }")
+        print("    " + show_mask(tokenizer, messages))
+    print("(marked: the tokens that fine-tuning learns from)")
+
+
+if __name__ == "__main__":
+    command_line({"show": (ShowSettings, show)}, default="show")

@@ -1,0 +1,784 @@
+"""
+gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class and a few switches.
+
+A GPT maps token ids to logits over the next token. Everything with parameters and log-probabilities is here:
+the transformer with a fused attention of our own in plain PyTorch, sampling with a cache, training, evaluation.
+
+    python gpt.py                                train the default model on the embedded world (about 3 minutes
+                                                 on 2 CPU cores), print loss, bits per byte and samples
+    python gpt.py pretrain --data my.txt         the same on your own text (a file, a folder, a URL, a name)
+    python gpt.py sample --prompt "Mia lives"    text from a trained model
+    python gpt.py bench                          attention: time and peak memory of three ways to compute it
+
+Papers: GPT-1 (Radford et al. 2018); GPT-2 (Radford et al. 2019); GPT-3 (arXiv:2005.14165);
+FlashAttention-2 (arXiv:2307.08691); Muon (Jordan et al. 2024).
+
+Contents
+    1. The family: GPTConfig, PRESETS
+    2. Attention: attention, fused_attention
+    3. The block: CausalSelfAttention, MLP, Block
+    4. The model: GPT, KVCache
+    5. Sampling: sample_next_token, generate, generate_steps
+    6. Optimizers: Muon, make_optimizers, schedule
+    7. Checkpoints and logs: save_checkpoint, load_checkpoint, RunLog
+    8. Training and evaluation: train, evaluate
+    9. Commands: pretrain, sample, bench
+
+Letters: B batch, T time (tokens), C = n_embd, nh heads, hs = C / nh head size, V vocabulary, P prompt length,
+R response length. idx are token ids.
+"""
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pickle
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+import data
+from data import (SPECIAL_TOKENS, Batches, Tokenizer, UserError, World, atomic_write, command_line, load_text, open_stream,
+                  right_pad, train_bpe, web, write_stream)
+
+# ----------------------------------------------------------------------------------------------------------
+# 1. The family: GPTConfig, PRESETS                                                          [GPT-2 Table 2]
+
+
+@dataclass(slots=True)
+class GPTConfig:
+    vocab_size: int = 50257
+    block_size: int = 1024      # context length in tokens
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.0        # on embeddings and on what each sub-layer adds; never inside attention
+
+
+PRESETS = {
+    "gpt2": GPTConfig(),
+    "gpt2-medium": GPTConfig(n_layer=24, n_head=16, n_embd=1024),
+    "gpt2-large": GPTConfig(n_layer=36, n_head=20, n_embd=1280),
+    "gpt2-xl": GPTConfig(n_layer=48, n_head=25, n_embd=1600),
+    "mini": GPTConfig(vocab_size=1024, block_size=128, n_layer=4, n_head=4, n_embd=128),   # what we train here
+}
+
+# ----------------------------------------------------------------------------------------------------------
+# 2. Attention: attention, fused_attention                    [GPT-1 §3.1; FlashAttention-2 Algorithms 1 and 2]
+
+
+def attention(q, k, v, window: int | None = None):
+    """Causal attention as the equation says: softmax(q k^T / sqrt(hs) + mask) v. (B, nh, T, hs) x 3 -> same.
+
+    Position i sees j <= i, and with a window only i - window < j. O(T^2) memory. The reference for what follows.
+    """
+    T, hs = q.shape[-2:]
+    scores = q @ k.transpose(-2, -1) / math.sqrt(hs)                       # (B, nh, T, T)
+    i, j = torch.arange(T, device=q.device)[:, None], torch.arange(T, device=q.device)
+    visible = (j <= i) if window is None else (j <= i) & (i - window < j)  # (T, T)
+    # -inf, not a large negative number: a hot model drives finite masks over and sees the future
+    return scores.masked_fill(~visible, -math.inf).softmax(dim=-1) @ v     # (B, nh, T, hs)
+
+
+def fused_attention(q, k, v, window: int | None = None):
+    """The same function without ever holding a T x T matrix; shapes as `attention`. Any device, any float type."""
+    return FusedAttention.apply(q, k, v, window)
+
+
+class FusedAttention(torch.autograd.Function):
+    """Attention, one block of query rows at a time.
+
+    A block of rows sees all of its visible keys at once, so its softmax is complete and needs none of
+    FlashAttention's running maximum. Keys that no row of the block can see are skipped, not masked: a causal
+    block stops at its own last row, a windowed one also starts at the window. Only q, k, v and the output are
+    kept for the backward pass, which computes the probabilities again; so memory grows like T, and with a
+    window so does time.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, window):
+        ctx.shape, ctx.window = q.shape, window
+        q, k, v = (x.reshape(-1, *x.shape[-2:]).contiguous() for x in (q, k, v))      # (B*nh, T, hs)
+        out = torch.empty_like(v)
+        for rows, keys, probabilities in _probability_blocks(q, k, window):
+            out[:, rows] = probabilities @ v[:, keys]
+        ctx.save_for_backward(q, k, v, out)
+        return out.view(ctx.shape)
+
+    @staticmethod
+    def backward(ctx, grad_out):
+        q, k, v, out = ctx.saved_tensors
+        grad_out = grad_out.reshape(out.shape).contiguous()
+        delta = (grad_out * out).sum(-1, keepdim=True)                                # (B*nh, T, 1)
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for rows, keys, probabilities in _probability_blocks(q, k, ctx.window):
+            dv[:, keys].baddbmm_(probabilities.transpose(1, 2), grad_out[:, rows])    # dV += P^T dO
+            dp = grad_out[:, rows] @ v[:, keys].transpose(1, 2)                       # dP = dO V^T
+            ds = dp.sub_(delta[:, rows]).mul_(probabilities)                          # dS = P * (dP - delta)
+            dq[:, rows] = ds @ k[:, keys]                                             # dQ = dS K / sqrt(hs)
+            dk[:, keys].baddbmm_(ds.transpose(1, 2), q[:, rows])                      # dK += dS^T Q / sqrt(hs)
+        scale = q.size(-1) ** -0.5
+        return dq.mul_(scale).view(ctx.shape), dk.mul_(scale).view(ctx.shape), dv.view(ctx.shape), None
+
+
+def _probability_blocks(q, k, window, block: int = 64):
+    """Yields (rows, keys, softmax of their scores (B*nh, rows, keys)) for each block of query rows."""
+    T, scale = q.size(1), q.size(-1) ** -0.5
+    for start in range(0, T, block):
+        stop = min(start + block, T)
+        first = 0 if window is None else max(0, start - window + 1)
+        scores = torch.bmm(q[:, start:stop], k[:, first:stop].transpose(1, 2)).mul_(scale)
+        i, j = torch.arange(start, stop, device=q.device)[:, None], torch.arange(first, stop, device=q.device)
+        hidden = (j > i) if window is None else (j > i) | (j <= i - window)
+        yield slice(start, stop), slice(first, stop), scores.masked_fill_(hidden, -math.inf).softmax(dim=-1)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 3. The block: CausalSelfAttention, MLP, Block                                                 [GPT-2 §2.3]
+
+
+class CausalSelfAttention(nn.Module):
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.n_head = config.n_head
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x, cache: KVCache | None = None, layer: int = 0):
+        B, T, C = x.shape
+        q, k, v = (part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)     # (B, nh, T, hs)
+                   for part in self.c_attn(x).split(C, dim=2))
+        y = fused_attention(q, k, v) if cache is None else cache.attend(layer, q, k, v)
+        y = y.transpose(1, 2).reshape(B, T, C)                                        # heads side by side
+        return self.dropout(self.c_proj(y))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x):
+        # the tanh form of GELU, as in all code that OpenAI released: 0.5x(1 + tanh(sqrt(2/pi)(x + 0.044715x^3)))
+        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+
+
+class Block(nn.Module):
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.mlp = MLP(config)
+
+    def forward(self, x, cache: KVCache | None = None, layer: int = 0):
+        x = x + self.attn(self.ln_1(x), cache, layer)       # layer normalization moved to the input of each
+        return x + self.mlp(self.ln_2(x))                   # sub-block [GPT-2 §2.3]
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 4. The model: GPT, KVCache                                                                    [GPT-2 §2.3]
+
+
+class GPT(nn.Module):
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        if config.n_embd % config.n_head:
+            raise UserError(f"n_embd {config.n_embd} is not a multiple of n_head {config.n_head}")
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)      # token embeddings, also the output layer
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)      # position embeddings
+        self.dropout = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd)
+        self.apply(self._init_weights)
+        nn.init.normal_(self.wpe.weight, std=0.01)                     # as in OpenAI's code
+        # 2 * n_layer sub-layers add to the residual stream; scaled down, their sum keeps the variance of one
+        for name, parameter in self.named_parameters():
+            if name.endswith("c_proj.weight"):
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
+
+    @staticmethod
+    def _init_weights(module):
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+    def hidden(self, idx, cache: KVCache | None = None):
+        """What the head reads: (B, T) -> (B, T, C). With a cache, idx continues what the cache holds."""
+        T = idx.size(1)
+        if cache is None:
+            if T > self.config.block_size:
+                raise UserError(f"{T} tokens do not fit into a context of {self.config.block_size}")
+            positions = torch.arange(T, device=idx.device)             # (T,)
+        else:
+            positions = cache.positions(T)                             # (B, T)
+        x = self.dropout(self.wte(idx) + self.wpe(positions))          # (B, T, C)
+        for layer, block in enumerate(self.h):
+            x = block(x, cache, layer)
+        if cache is not None:
+            cache.lengths += T
+        return self.ln_f(x)
+
+    def forward(self, idx, targets=None, cache: KVCache | None = None):
+        """(B, T) ids -> logits (B, T, V) for the token behind each position, and the loss if targets are given:
+        mean cross-entropy in nats over the targets (B, T) that are not -1."""
+        logits = F.linear(self.hidden(idx, cache), self.wte.weight)    # the output layer is wte: tied weights
+        loss = None
+        if targets is not None:
+            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        return logits, loss
+
+    def num_params(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def device(self):
+        return self.wte.weight.device
+
+
+class KVCache:
+    """Keys and values of the tokens that have been read, so that each is computed once.
+
+    Row b of the batch holds lengths[b] tokens, in the slots of their own positions 0 … lengths[b]-1. Rows may
+    differ: prompts are padded on the right, `lengths` is then set to their true lengths, and what the pads
+    have left behind is overwritten before anything may look at it.
+    """
+
+    def __init__(self, model: GPT, batch_size: int, max_length: int):
+        c = model.config
+        shape = (c.n_layer, batch_size, c.n_head, max_length, c.n_embd // c.n_head)
+        self.k = torch.zeros(shape, device=model.device, dtype=model.wte.weight.dtype)
+        self.v = torch.zeros_like(self.k)
+        self.lengths = torch.zeros(batch_size, dtype=torch.long, device=model.device)
+        self.empty = True                      # nothing read yet, so a prompt can use the fused path
+        self.used = 0                          # slots in use: no row is longer
+
+    def positions(self, T: int):
+        return self.lengths[:, None] + torch.arange(T, device=self.lengths.device)      # (B, T)
+
+    def attend(self, layer: int, q, k, v):
+        """Store T new keys and values per row, and let the T queries see everything up to themselves."""
+        B, _, T, hs = q.shape
+        if layer == 0:
+            self.was_empty, self.empty, self.used = self.empty, False, self.used + T
+        if self.was_empty:
+            self.k[layer, :, :, :T], self.v[layer, :, :, :T] = k, v
+            return fused_attention(q, k, v)
+        positions = self.positions(T)
+        rows = torch.arange(B, device=q.device)[:, None]
+        self.k[layer][rows, :, positions] = k.transpose(1, 2)                           # (B, T, nh, hs)
+        self.v[layer][rows, :, positions] = v.transpose(1, 2)
+        keys, values = self.k[layer, :, :, :self.used], self.v[layer, :, :, :self.used]
+        visible = torch.arange(self.used, device=q.device) <= positions[:, :, None]     # (B, T, used)
+        scores = q @ keys.transpose(-2, -1) / math.sqrt(hs)                             # (B, nh, T, used)
+        return scores.masked_fill(~visible[:, None], -math.inf).softmax(dim=-1) @ values
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 5. Sampling: sample_next_token, generate, generate_steps
+
+
+def truncate_logits(logits, top_k: int | None = None, top_p: float | None = None):
+    """(B, V) -> (B, V) with -inf outside the k most likely tokens, and outside the smallest set of most likely
+    tokens whose probabilities reach top_p (nucleus sampling). The most likely token always stays."""
+    if top_k is not None:
+        kth = logits.topk(min(top_k, logits.size(-1)), dim=-1).values[:, -1:]           # (B, 1)
+        logits = logits.masked_fill(logits < kth, -math.inf)
+    if top_p is not None:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        probabilities = ordered.softmax(dim=-1)
+        beyond = probabilities.cumsum(dim=-1) - probabilities >= top_p    # reached before this token
+        beyond[:, 0] = False
+        logits = logits.masked_fill(beyond.scatter(1, order, beyond), -math.inf)
+    return logits
+
+
+def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
+                      generator: torch.Generator | None = None):
+    """(B, V) logits -> (B,) ids. All randomness of generation is here; temperature 0 takes the most likely."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    probabilities = truncate_logits(logits / temperature, top_k, top_p).softmax(dim=-1)
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+
+
+@torch.no_grad()
+def generate_steps(model: GPT, idx, max_new_tokens: int, lengths=None, temperature: float = 1.0,
+                   top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None):
+    """Yields, per step, the next token of every row (B,) and its log-probability (B,) under the model at this
+    temperature, before any truncation. idx (B, P) holds prompts padded on the right, lengths (B,) their true
+    lengths (default: P).
+
+    Positions are learned, so a full context cannot slide: when a row reaches the end of the context, every row
+    keeps the last half of its context and is read anew.
+    """
+    was_training = model.training
+    model.eval()
+    lengths = torch.full((idx.size(0),), idx.size(1), device=model.device) if lengths is None else lengths
+    texts = [row[:n].tolist() for row, n in zip(idx, lengths)]
+    limit, cache = model.config.block_size, None
+    try:
+        for _ in range(max_new_tokens):
+            if cache is None or cache.used == limit:
+                keep = limit - 1 if cache is None else limit // 2
+                padded, kept = right_pad([text[-keep:] for text in texts], 0)
+                idx, kept = torch.from_numpy(padded).to(model.device), torch.from_numpy(kept).to(model.device)
+                cache = KVCache(model, len(texts), min(limit, idx.size(1) + max_new_tokens))
+                hidden = model.hidden(idx, cache)[torch.arange(len(texts)), kept - 1]            # (B, C)
+                cache.lengths.copy_(kept)
+            else:
+                hidden = model.hidden(tokens[:, None], cache)[:, -1]
+            logits = F.linear(hidden, model.wte.weight)                                          # (B, V)
+            tokens = sample_next_token(logits, temperature, top_k, top_p, generator)
+            logprobs = F.log_softmax(logits / (temperature or 1), dim=-1).gather(1, tokens[:, None]).squeeze(1)
+            for text, token in zip(texts, tokens.tolist()):
+                text.append(token)
+            yield tokens, logprobs
+    finally:
+        model.train(was_training)
+
+
+def generate(model: GPT, idx, max_new_tokens: int, lengths=None, temperature: float = 1.0, top_k: int | None = None,
+             top_p: float | None = None, stop_tokens: tuple[int, ...] = (), pad_token: int = 0,
+             generator: torch.Generator | None = None, return_logprobs: bool = False):
+    """Continue every prompt: (B, P) -> (B, R), R <= max_new_tokens. A row ends with the first of its stop
+    tokens, and pad_token fills it up. With return_logprobs also (B, R) log-probabilities, 0 on the pads.
+    See `generate_steps` for the arguments."""
+    finished = torch.zeros(idx.size(0), dtype=torch.bool, device=idx.device)
+    stops = torch.tensor(stop_tokens, device=idx.device)
+    all_tokens, all_logprobs = [], []
+    for tokens, logprobs in generate_steps(model, idx, max_new_tokens, lengths, temperature, top_k, top_p, generator):
+        all_tokens.append(tokens.masked_fill(finished, pad_token))
+        all_logprobs.append(logprobs.masked_fill(finished, 0.0))
+        finished = finished | torch.isin(tokens, stops)
+        if finished.all():
+            break
+    tokens = torch.stack(all_tokens, dim=1)                                # (B, R)
+    return (tokens, torch.stack(all_logprobs, dim=1)) if return_logprobs else tokens
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 6. Optimizers: Muon, make_optimizers, schedule
+
+
+def orthogonalize(matrices, steps: int = 5):
+    """Newton-Schulz: move every singular value of (N, rows, columns) matrices towards 1, keeping the vectors.
+
+    Each step applies x -> ax + bx^3 + cx^5 to the singular values, with coefficients that are steep at 0 and
+    end up anywhere in 0.7 … 1.2. In the precision that it is given: bfloat16 is slow on CPUs.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrices.size(1) > matrices.size(2)
+    x = matrices.transpose(1, 2) if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)                      # all singular values are now <= 1
+    for _ in range(steps):
+        gram = x @ x.transpose(1, 2)                                       # (N, rows, rows), rows the smaller side
+        x = torch.baddbmm(a * x, b * gram + c * gram @ gram, x)
+    return x.transpose(1, 2) if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalized: for the weight matrices inside the blocks. [Jordan et al. 2024]
+
+    The update of a matrix has the singular vectors of its momentum but singular values near 1, so directions
+    that the gradient rarely shows learn as fast as the loud ones. Matrices of one shape go through together.
+    """
+
+    def __init__(self, params, lr: float = 0.02, momentum: float = 0.95):
+        super().__init__(params, dict(lr=lr, momentum=momentum))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            by_shape = {}
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                buffer.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(buffer, group["momentum"])            # Nesterov: look one step ahead
+                by_shape.setdefault(p.shape, []).append((p, update))
+            for (rows, columns), members in by_shape.items():
+                updates = orthogonalize(torch.stack([update for _, update in members]))
+                scale = group["lr"] * max(1, rows / columns) ** 0.5        # the same change per output, any shape
+                for (p, _), update in zip(members, updates):
+                    p.sub_(update, alpha=scale)
+
+
+def make_optimizers(model: nn.Module, lr: float, muon_lr: float | None = None, betas=(0.9, 0.95),
+                    weight_decay: float = 0.0) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or, with muon_lr, Muon for the matrices in the blocks and AdamW for the rest.
+    Decay is for matrices and embeddings, never for gains and biases. Each group remembers its peak rate."""
+    parameters = dict(model.named_parameters())
+    muon = {n: p for n, p in parameters.items() if muon_lr and p.ndim == 2 and ".h." in f".{n}"}
+    rest = [p for n, p in parameters.items() if n not in muon]
+    groups = [{"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
+              {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
+    optimizers = [torch.optim.AdamW(groups, lr=lr, betas=betas)]
+    if muon:
+        optimizers.append(Muon(muon.values(), lr=muon_lr))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def schedule(step: int, steps: int, warmup: int, final: float = 0.1) -> float:
+    """The share of the peak learning rate at a step: up linearly over `warmup`, then a cosine down to `final`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def set_lr(optimizers: list[torch.optim.Optimizer], share: float):
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * share
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 7. Checkpoints and logs: save_checkpoint, load_checkpoint, RunLog
+
+
+def save_checkpoint(path: str | Path, model: nn.Module, tokenizer: Tokenizer, settings: dict, **state):
+    """One file with all that a run needs: weights, configuration, tokenizer, and `state` (tensors, numbers, text
+    and containers of these). `settings` says what the run was asked for; see `load_checkpoint`. Atomic."""
+    with atomic_write(path) as file:
+        torch.save({"config": dataclasses.asdict(model.config), "model": model.state_dict(),
+                    "tokenizer": tokenizer.to_json(), "settings": settings, **state}, file)
+
+
+def load_checkpoint(path: str | Path, settings: dict | None = None) -> dict | None:
+    """The content of a checkpoint with "model" as a state dict, "config" a GPTConfig, "tokenizer" a Tokenizer.
+
+    With `settings`: None unless the file exists and was made with just these. Nothing in the file is executed
+    (weights_only). Raises UserError for what is missing or not a checkpoint of ours.
+    """
+    if not Path(path).exists():
+        if settings is not None:
+            return None
+        raise UserError(f"no checkpoint at {path}; `python gpt.py` or `python rlhf.py` makes one")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        content["config"] = GPTConfig(**content["config"])
+        content["tokenizer"] = Tokenizer.from_json(content["tokenizer"])
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, ValueError, UserError):
+        raise UserError(f"{path} is not a checkpoint of papergpt, or it is damaged; delete it to start anew") from None
+    return content if settings in (None, content["settings"]) else None
+
+
+def load_model(path: str | Path) -> tuple[GPT, Tokenizer]:
+    """A trained GPT and its tokenizer. Raises UserError if file and shape do not fit."""
+    content = load_checkpoint(path)
+    model = GPT(content["config"])
+    try:
+        model.load_state_dict(content["model"])
+    except RuntimeError:
+        raise UserError(f"{path} holds the weights of another kind of model") from None
+    return model.to(pick_device()).eval(), content["tokenizer"]
+
+
+def pick_device() -> str:
+    """CUDA where there is one, else the CPU, whose float32 is the reference."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class RunLog:
+    """One live line on the terminal, and every row as JSON in a file whose first line is the settings."""
+
+    def __init__(self, path: str | Path, settings: dict, steps: int, resumed: bool = False):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(path, "a" if resumed else "w", buffering=1)
+        self.steps, self.started, self.first_step, self.live = steps, time.time(), None, False
+        if not resumed:
+            self.file.write(json.dumps(settings) + "\n")
+
+    def row(self, step: int, show: bool = True, **values: float):
+        """Log a step. It replaces the live line (always on a terminal; in a file only rows with `show`)."""
+        self.first_step = step - 1 if self.first_step is None else self.first_step
+        self.file.write(json.dumps({"step": step, **{k: round(float(v), 5) for k, v in values.items()}}) + "\n")
+        elapsed = time.time() - self.started
+        left = elapsed / (step - self.first_step) * (self.steps - step)
+        line = f"step {step:5d}/{self.steps}  " + "  ".join(f"{name} {_short(value)}" for name, value in values.items())
+        line += f"  {elapsed:.0f} s" + (f", {left:.0f} s left" if left >= 1 else "")
+        if sys.stdout.isatty():
+            print("\r\x1b[K" + line[:shutil.get_terminal_size().columns - 1], end="", flush=True)
+            self.live = True
+        if show:
+            print("" if sys.stdout.isatty() else line, flush=True)
+            self.live = False
+
+    def close(self):
+        if self.live:
+            print()
+        self.file.close()
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
+
+
+def print_table(rows: list[dict], path: str | Path | None = None):
+    """Rows as an aligned table; with a path also as a JSON list, so that scripts and the README can quote it."""
+    if path:
+        with atomic_write(path) as file:
+            file.write(json.dumps(rows, indent=1).encode())
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [columns] + [[("" if (v := row.get(c)) is None else f"{v:.3f}" if isinstance(v, float) else str(v))
+                          for c in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    for line in cells:
+        print("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))))
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 8. Training and evaluation: train, evaluate
+
+
+@dataclass(slots=True)
+class TrainConfig:
+    steps: int = 1000           # optimizer steps
+    batch_size: int = 12        # sequences per forward pass
+    accumulate: int = 1         # forward passes per optimizer step
+    lr: float = 0.004           # AdamW's peak rate: embeddings, gains, biases
+    muon_lr: float = 0.02       # Muon's peak rate: the matrices in the blocks
+    warmup: int = 50            # steps of linear warm-up; then a cosine down to a tenth
+    weight_decay: float = 0.0   # on matrices and embeddings that AdamW trains
+    grad_clip: float = 1.0      # largest norm of the gradient
+    eval_every: int = 200       # steps between evaluations and checkpoints
+    seed: int = 0
+
+
+def train(model: GPT, tokenizer: Tokenizer, train_stream: np.ndarray, val_stream: np.ndarray, config: TrainConfig,
+          path: str | Path, settings: dict, fresh: bool = False) -> dict:
+    """Train by next-token prediction; returns {"loss", "bits_per_byte"} on the validation stream.
+
+    `path` is the checkpoint, written at every evaluation with all that decides the future: weights, optimizers,
+    step, the place in the data, random state. A run that was stopped goes on from it and ends as if it had not
+    been stopped; one that was finished is only loaded. `settings` must match, else training starts anew.
+    """
+    path, device = Path(path), model.device
+    optimizers = make_optimizers(model, config.lr, config.muon_lr, weight_decay=config.weight_decay)
+    batches = Batches(train_stream, config.batch_size, model.config.block_size, config.seed)
+    step, result = 0, None
+    torch.manual_seed(config.seed)
+    if not fresh and (saved := load_checkpoint(path, settings)):
+        model.load_state_dict(saved["model"])
+        step, result = saved["step"], saved["result"]
+        if step < config.steps:
+            print(f"going on from step {step} of {path}")
+        for optimizer, state in zip(optimizers, saved["optimizers"]):
+            optimizer.load_state_dict(state)
+        batches.state = saved["data"]
+        torch.set_rng_state(saved["rng"])
+    if step == config.steps:
+        print(f"reusing {path}")
+        return result
+    log = RunLog(path.with_suffix(".jsonl"), settings, config.steps, resumed=step > 0)
+    tokens_per_step = config.batch_size * config.accumulate * model.config.block_size
+    loss_sum, training_time, clock = 0.0, 0.0, time.time()
+    model.train()
+    try:
+        while step < config.steps:
+            # ---------------------------------------------------------------- one optimizer step
+            set_lr(optimizers, schedule(step, config.steps, config.warmup))
+            for _ in range(config.accumulate):
+                x, y = (torch.from_numpy(a).to(device) for a in batches.next())      # (B, T)
+                with mixed_precision(device):
+                    loss = model(x, y)[1] / config.accumulate      # gradients add up; the loss is a mean
+                loss.backward()
+                loss_sum += loss.item()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            step += 1
+            # ---------------------------------------------------------------- looking, not touching
+            training_time += time.time() - clock
+            if step % config.eval_every == 0 or step == config.steps:
+                result = evaluate(model, tokenizer, val_stream)
+                save_checkpoint(path, model, tokenizer, settings, step=step, result=result, data=batches.state,
+                                rng=torch.get_rng_state(), optimizers=[o.state_dict() for o in optimizers])
+            if step % 10 == 0 or step == config.steps:
+                evaluated = step % config.eval_every == 0 or step == config.steps
+                count = (step - 1) % 10 + 1
+                speed = tokens_per_step * count / training_time
+                extra = {"val_loss": result["loss"], "bits/byte": result["bits_per_byte"]} if evaluated else {}
+                log.row(step, show=evaluated, loss=loss_sum / count, **extra, **{"tokens/s": speed})
+                loss_sum = training_time = 0.0
+            clock = time.time()
+    finally:
+        log.close()
+    return result
+
+
+def mixed_precision(device):
+    """bfloat16 matrix products on CUDA, where they are fast and safe; plain float32 everywhere else."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" and torch.cuda.is_bf16_supported())
+
+
+@torch.no_grad()
+def evaluate(model: GPT, tokenizer: Tokenizer, stream: np.ndarray, max_tokens: int = 32_768) -> dict[str, float]:
+    """{"loss": nats per token, "bits_per_byte"} over consecutive windows of a stream, dropout off.
+
+    Bits per byte = total nats / ln 2 / bytes of the text: unlike the loss it does not depend on the tokenizer.
+    A long stream is read at evenly spaced windows, about max_tokens in all.
+    """
+    was_training = model.training
+    model.eval()
+    T = min(model.config.block_size, len(stream) - 1)
+    if T < 1:
+        raise UserError("the validation text is too short: it needs at least two tokens")
+    starts = np.arange(0, len(stream) - T, T)
+    starts = starts[np.linspace(0, len(starts) - 1, min(len(starts), max(1, max_tokens // T))).astype(int)]
+    nats, tokens, n_bytes = 0.0, 0, 0
+    for chunk in np.array_split(starts, math.ceil(len(starts) / 32)):
+        windows = torch.from_numpy(np.stack([stream[s:s + T + 1] for s in chunk]).astype(np.int64)).to(model.device)
+        x, y = windows[:, :-1], windows[:, 1:]
+        nats += model(x, y)[1].item() * y.numel()
+        tokens += y.numel()
+        n_bytes += len(tokenizer.decode_bytes(i for i in y.flatten().tolist() if i < len(tokenizer.ranks)))
+    model.train(was_training)
+    return {"loss": nats / tokens, "bits_per_byte": nats / math.log(2) / max(1, n_bytes)}
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 9. Commands: pretrain, sample, bench
+
+
+@dataclass(slots=True)
+class PretrainSettings:
+    data: str = "world"         # a file, a folder, a URL, "tinyshakespeare", or the embedded "world"
+    name: str = "pretrain"      # results go to runs/NAME
+    vocab_size: int = 1152      # tokens of the tokenizer that is trained on the data
+    block_size: int = 128       # context in tokens
+    n_layer: int = 4
+    n_head: int = 4
+    n_embd: int = 128
+    dropout: float = 0.0
+    steps: int = 1000
+    batch_size: int = 12        # sequences per forward pass
+    accumulate: int = 1         # forward passes per optimizer step
+    lr: float = 0.004           # AdamW's peak learning rate
+    muon_lr: float = 0.02       # Muon's peak learning rate
+    seed: int = 0
+    fresh: bool = False         # train anew even if a matching checkpoint exists
+
+
+WORLD_DOCUMENTS = 25_000
+
+
+def documents_of(source: str, seed: int) -> Iterator[str]:
+    return web(World(seed), WORLD_DOCUMENTS) if source == "world" else load_text(source)
+
+
+def pretrained(s: PretrainSettings, folder: Path) -> tuple[GPT, Tokenizer, dict, np.ndarray, np.ndarray]:
+    """Tokenizer, token stream and model for some text, trained or reused; everything is kept in `folder`.
+    Returns (model, tokenizer, {"loss", "bits_per_byte"}, train stream, validation stream)."""
+    for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "steps", "batch_size", "accumulate"):
+        if getattr(s, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(s, name)}")
+    settings = {k: v for k, v in dataclasses.asdict(s).items() if k not in ("name", "fresh")}
+    settings["data"] = fingerprint(s.data)
+    stream_file, tokenizer_file = folder / "stream.json", folder / "tokenizer.json"
+    known = json.loads(stream_file.read_text()) if stream_file.exists() and not s.fresh else {}
+    made_from = {k: settings[k] for k in ("data", "vocab_size", "seed")}
+    if known.get("made_from") == made_from:
+        tokenizer = Tokenizer.load(tokenizer_file)
+    else:
+        started, sample, size = time.time(), [], 0
+        for document in documents_of(s.data, s.seed):           # ten megabytes are enough to learn merges from
+            sample.append(document)
+            size += len(document)
+            if size > 10_000_000:
+                break
+        tokenizer = Tokenizer(train_bpe(sample, s.vocab_size - len(SPECIAL_TOKENS)))
+        tokenizer.save(tokenizer_file)
+        known = {"made_from": made_from, **write_stream(documents_of(s.data, s.seed), tokenizer, folder)}
+        with atomic_write(stream_file) as file:
+            file.write(json.dumps(known).encode())
+        print(f"tokenizer of {tokenizer.vocab_size} and {known['train_tokens'] + known['val_tokens']:,} tokens from "
+              f"{known['bytes']:,} bytes in {known['documents']:,} documents, {time.time() - started:.1f} s")
+    train_stream, val_stream = (open_stream(folder / f"{split}.bin", known["dtype"]) for split in ("train", "val"))
+    torch.manual_seed(s.seed)
+    model = GPT(GPTConfig(tokenizer.vocab_size, s.block_size, s.n_layer, s.n_head, s.n_embd, s.dropout)).to(pick_device())
+    print(f"model of {model.num_params():,} parameters: {s.n_layer} layers, {s.n_embd} wide, context {s.block_size}")
+    config = TrainConfig(steps=s.steps, batch_size=s.batch_size, accumulate=s.accumulate, lr=s.lr, muon_lr=s.muon_lr,
+                         warmup=min(50, s.steps // 10), seed=s.seed)
+    result = train(model, tokenizer, train_stream, val_stream, config, folder / "pretrain.pt", settings, s.fresh)
+    return model, tokenizer, result, train_stream, val_stream
+
+
+def fingerprint(source: str) -> str:
+    """What a text is called, and what changes with it: size and date of its files, or the code that makes the world."""
+    if source == "world":
+        return "world " + hashlib.sha256(Path(data.__file__).read_bytes()).hexdigest()[:16]
+    path = Path(source)
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.exists() else []
+    return " ".join([source, *(f"{p.stat().st_size}@{p.stat().st_mtime_ns}" for p in files)])[:2000]
+
+
+def pretrain(s: PretrainSettings):
+    """Train a GPT on a text and show what it writes. [GPT-2 §2]"""
+    folder = Path("runs") / s.name
+    model, tokenizer, result, _, _ = pretrained(s, folder)
+    print_table([{"data": s.data, "parameters": model.num_params(), **result}], folder / "table.json")
+    generator = torch.Generator(model.device).manual_seed(s.seed)
+    start = torch.tensor([[tokenizer.eot]] * 3, device=model.device)
+    for row in generate(model, start, min(100, s.block_size - 1), generator=generator):
+        print("\n---\n" + tokenizer.decode(row).replace("<|endoftext|>", "\n"))
+
+
+@dataclass(slots=True)
+class SampleSettings:
+    model: str = "runs/pretrain/pretrain.pt"    # a checkpoint
+    prompt: str = ""            # the text to continue
+    tokens: int = 100           # how many tokens to write
+    samples: int = 1            # how many texts
+    temperature: float = 1.0    # 0 takes the most likely token
+    top_k: int | None = None    # only the k most likely tokens
+    top_p: float | None = None  # only the most likely tokens that together reach this probability
+    seed: int = 0
+
+
+def sample(s: SampleSettings):
+    """Continue a text with a trained model."""
+    model, tokenizer = load_model(s.model)
+    generator = torch.Generator(model.device).manual_seed(s.seed)
+    prompt = torch.tensor([[tokenizer.eot, *tokenizer.encode(s.prompt)]] * s.samples, device=model.device)
+    for row in generate(model, prompt, s.tokens, temperature=s.temperature, top_k=s.top_k, top_p=s.top_p,
+                        stop_tokens=(tokenizer.eot,), pad_token=tokenizer.eot, generator=generator).tolist():
+        text = tokenizer.decode(row[:row.index(tokenizer.eot)] if tokenizer.eot in row else row)
+        print(s.prompt + text + ("\n---" if s.samples > 1 else ""))
+
+
+@dataclass(slots=True)
+class BenchSettings:
+    repeats: int = 5            # timed runs of each; the median counts
+
+
+def bench(s: BenchSettings):
+    """Attention, forward and backward: time and peak memory of the equation, PyTorch's and ours."""
+
+
+if __name__ == "__main__":
+    command_line({"pretrain": (PretrainSettings, pretrain), "sample": (SampleSettings, sample),
+                  "bench": (BenchSettings, bench)}, default="pretrain")

@@ -1,0 +1,941 @@
+"""
+rlhf.py: from a text predictor to an assistant. SFT -> reward model -> PPO-ptx -> chat.
+
+    python rlhf.py          the whole of InstructGPT on the embedded world, from a blank model, offline: trains,
+                            then prints the ladder GPT < GPT prompted < SFT < PPO, the alignment tax, a figure,
+                            and three prompts answered at every stage (about 8 minutes on 2 CPU cores)
+    python rlhf.py chat     talk to the result
+
+    python rlhf.py --demonstrations FILE --comparisons FILE     the same steps on your own data
+
+Papers: InstructGPT (Ouyang et al. 2022, arXiv:2203.02155); Stiennon et al. 2020 (arXiv:2009.01325) and Ziegler et
+al. 2019 (arXiv:1909.08593), from which it takes what it does not print; PPO (arXiv:1707.06347); GAE
+(arXiv:1506.02438).
+
+    reward model   loss = - 1/C(K,2) E [ log sigmoid( r(x, y_w) - r(x, y_l) ) ]                             eq. (1)
+    policy         objective = E_(x,y)~pi [ r(x, y) - beta log( pi(y|x) / pi_SFT(y|x) ) ]
+                               + gamma E_x~pretrain [ log pi(x) ]                                           eq. (2)
+
+Departures from the paper, on purpose
+    1. Labelers are a written rubric with noise (data.py §8), prompts come from the world; 175B is 1M parameters.
+    2. Constants are scaled to a run of minutes; each one's comment gives the paper's.
+    3. PPO starts from the SFT model itself; the paper trains a second one with 10 % pretraining data (C.3).
+    4. What the paper does not print is taken from Stiennon et al. or its code: lambda = 0.95, the score on the
+       last token, k1 as the KL term, value clipping, whitened advantages, a fixed score for unfinished answers.
+
+Contents
+    1. Masks and log-probabilities: masked_mean, whiten, join_responses, response_logprobs
+    2. Step 1, demonstrations: SFTConfig, train_sft
+    3. Step 2, comparisons: RewardModel, ranking_loss, train_reward_model
+    4. Step 3, answers and their rewards: token_rewards, compute_gae, Rollout, roll_out
+    5. Step 3, PPO-ptx: policy_loss, value_loss, train_ppo
+    6. Answers and how good they are: respond, win_rate, measure
+    7. Where prompts and labels come from: WorldTask, FileTask
+    8. InstructGPT, the whole: instructgpt
+    9. Chat: chat
+    10. Main
+
+Letters: B batch, T time, P prompt length, R response length, K ranked responses, C = n_embd, V vocabulary.
+x prompt, y response. A *score* is one number per response, from the reward model; a *reward* is one number per
+token, after the KL penalty.
+"""
+from __future__ import annotations
+
+import codecs
+import copy
+import dataclasses
+import json
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from data import (Batches, Comparison, Instruction, Tokenizer, UserError, World, atomic_write, command_line, demonstrate, gold,
+                  instructions, judge, label, load_comparisons, load_demonstrations, render_conversation, right_pad)
+from gpt import (GPT, PretrainSettings, RunLog, evaluate, generate, generate_steps, load_checkpoint,
+                 load_model, make_optimizers, mixed_precision, pick_device, pretrained, print_table, save_checkpoint,
+                 schedule, set_lr)
+
+# ----------------------------------------------------------------------------------------------------------
+# 1. Masks and log-probabilities: masked_mean, whiten, join_responses, response_logprobs
+
+
+def masked_mean(x, mask):
+    """The mean of x where mask is 1. The only average over tokens in this file: pads count nowhere."""
+    return (x * mask).sum() / mask.sum()
+
+
+def whiten(x, mask):
+    """(B, R) -> mean 0 and variance 1 over the masked entries (population variance, as in OpenAI's code)."""
+    mean = masked_mean(x, mask)
+    return (x - mean) / (masked_mean((x - mean) ** 2, mask) + 1e-8).sqrt() * mask
+
+
+def join_responses(prompts, lengths, responses, mask, pad: int):
+    """Prompts (B, P) padded on the right, their lengths (B,), responses and mask (B, R) -> ids (B, T): each
+    response right behind its own prompt, pads only at the end, T as long as the longest row needs."""
+    ids = F.pad(prompts, (0, responses.size(1)), value=pad)                               # (B, P + R)
+    slots = lengths[:, None] + torch.arange(responses.size(1), device=ids.device)         # (B, R)
+    return ids.scatter(1, slots, responses)[:, :int((lengths + mask.sum(dim=1)).max())]
+
+
+def response_states(hidden, lengths, R: int):
+    """(B, T, C) -> (B, R, C): the state *before* each response token, the one that predicts it. Token t of the
+    response stands at lengths + t, so its state is at lengths + t - 1. The only off-by-one of this file."""
+    rows = torch.arange(hidden.size(0), device=hidden.device)[:, None]
+    states = lengths[:, None] - 1 + torch.arange(R, device=hidden.device)                 # (B, R)
+    return hidden[rows, states.clamp(max=hidden.size(1) - 1)]          # what is clamped lies behind the end
+
+
+def response_logprobs(model: GPT, ids, lengths, responses):
+    """log pi(y_t | x, y_<t) at temperature 1: ids (B, T), prompt lengths (B,), responses (B, R) -> (B, R)."""
+    states = response_states(model.hidden(ids), lengths, responses.size(1))               # (B, R, C)
+    logits = F.linear(states, model.wte.weight)                                           # (B, R, V)
+    return -F.cross_entropy(logits.flatten(0, 1), responses.flatten(), reduction="none").view_as(responses)
+
+
+def to_tensors(rows: list[list[int]], pad: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    ids, lengths = right_pad(rows, pad)
+    return torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 2. Step 1, demonstrations: SFTConfig, train_sft                                   [InstructGPT §3.5 and C.1]
+
+
+@dataclass(slots=True)
+class SFTConfig:
+    epochs: int = 8              # paper: 16
+    batch_size: int = 16         # demonstrations; paper: 32
+    lr: float = 5e-4             # paper: 9.65e-6 at 1.3B; cosine to a tenth, no warm-up, as there
+    dropout: float = 0.1         # on residuals; paper: 0.2
+
+
+def train_sft(model: GPT, tokenizer: Tokenizer, demonstrations: list[list[dict]], config: SFTConfig, seed: int,
+              log_path: Path) -> dict:
+    """Fine-tune on demonstrations, loss on the assistant's tokens only. Returns {"sft_loss"}."""
+    warm_start(model, tokenizer)
+    examples = [(ids, mask) for ids, mask in (fit(tokenizer, messages, model.config.block_size)
+                                              for messages in demonstrations) if any(mask)]
+    rng, optimizers = random.Random(seed), make_optimizers(model, config.lr, betas=(0.9, 0.95))
+    torch.manual_seed(seed)
+    steps = config.epochs * math.ceil(len(examples) / config.batch_size)
+    log = RunLog(log_path, dataclasses.asdict(config), steps)
+    set_dropout(model.train(), config.dropout)
+    step, losses = 0, []
+    for epoch in range(config.epochs):
+        rng.shuffle(examples)
+        for start in range(0, len(examples), config.batch_size):
+            batch = examples[start:start + config.batch_size]
+            loss = sft_loss(model, tokenizer, batch)
+            # ------------------------------------------------------------ one optimizer step
+            set_lr(optimizers, schedule(step, steps, warmup=0))
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            # ------------------------------------------------------------
+            step += 1
+            losses.append(loss.item())
+            log.row(step, show=step == steps, loss=loss.item())
+    log.close()
+    set_dropout(model.eval(), 0.0)
+    return {"sft_loss": float(np.mean(losses[-len(losses) // config.epochs:]))}
+
+
+@torch.no_grad()
+def warm_start(model: GPT, tokenizer: Tokenizer):
+    """The control tokens have never been read: give each the mean embedding of text that plays its part."""
+    for name, text in (("<|system|>", "\n\n"), ("<|user|>", "\nQ:"), ("<|assistant|>", "A:"), ("<|end|>", "\n")):
+        model.wte.weight[tokenizer.special[name]] = model.wte.weight[tokenizer.encode(text)].mean(dim=0)
+
+
+def sft_loss(model: GPT, tokenizer: Tokenizer, examples: list[tuple[list[int], list[int]]]):
+    """Mean cross-entropy over the tokens whose mask is 1; examples are (ids, mask)."""
+    ids, _ = to_tensors([ids for ids, _ in examples], tokenizer.pad, model.device)                # (B, T)
+    mask, _ = to_tensors([mask for _, mask in examples], 0, model.device)
+    targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -1)             # -1: no loss on prompts and pads
+    with mixed_precision(model.device):
+        return model(ids[:, :-1], targets)[1]
+
+
+def fit(tokenizer: Tokenizer, messages: list[dict], limit: int) -> tuple[list[int], list[int]]:
+    """A rendered conversation, cut to `limit` tokens: old turns go first, then the end of the answer."""
+    ids, mask = render_conversation(tokenizer, messages)
+    while len(ids) > limit and len(messages) > 2:
+        messages = messages[1:]
+        ids, mask = render_conversation(tokenizer, messages)
+    return ids[:limit], mask[:limit]
+
+
+def set_dropout(model: nn.Module, p: float):
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = p
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 3. Step 2, comparisons: RewardConfig, RewardModel, ranking_loss, train_reward_model   [InstructGPT §3.5, C.2]
+
+
+@dataclass(slots=True)
+class RewardConfig:
+    batch_size: int = 8          # prompts, each with all of its C(K,2) pairs; paper: 64
+    lr: float = 6e-4             # paper: 9e-6; cosine to a tenth
+    # one epoch, as in the paper: "multiple epochs quickly overfit"
+
+
+class RewardModel(nn.Module):
+    """A GPT whose output layer is one number. Also the value network, which starts as a copy of it."""
+
+    def __init__(self, gpt: GPT):
+        super().__init__()
+        self.gpt = copy.deepcopy(gpt)
+        self.head = nn.Linear(gpt.config.n_embd, 1)
+        nn.init.normal_(self.head.weight, std=1 / math.sqrt(gpt.config.n_embd + 1))       # Stiennon et al. B.1
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def config(self):
+        return self.gpt.config
+
+    def forward(self, ids, last):
+        """ids (B, T) and the position of each last token (B,) -> scores (B,)."""
+        hidden = self.gpt.hidden(ids)                                                     # (B, T, C)
+        return self.head(hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1)
+
+    def values(self, ids, lengths, R: int):
+        """What is still to come before each response token: ids (B, T), prompt lengths (B,) -> (B, R)."""
+        return self.head(response_states(self.gpt.hidden(ids), lengths, R)).squeeze(-1)
+
+
+def ranking_loss(rewards, ranks=None):
+    """InstructGPT eq. (1): rewards (B, K), best first -> scalar.
+
+    All C(K,2) pairs of a prompt are one batch element with weight 1/C(K,2). ranks (B, K), if given, says the order:
+    lower is better, equal is a tie and no pair, -1 marks an empty place.
+
+        r_i - r_j, K = 3, best first      [ .  x  x ]
+        x marks the pairs that count      [ .  .  x ]
+                                          [ .  .  . ]
+    """
+    if ranks is None:
+        ranks = torch.arange(rewards.size(1), device=rewards.device).expand_as(rewards)
+    better = (ranks[:, :, None] < ranks[:, None, :]) & (ranks[:, :, None] >= 0)           # (B, K, K)
+    margins = rewards[:, :, None] - rewards[:, None, :]                                   # (B, K, K)
+    pairs = better.sum(dim=(1, 2))                                                        # (B,) C(K,2) less ties
+    losses = -(F.logsigmoid(margins) * better).sum(dim=(1, 2)) / pairs.clamp(min=1)       # (B,)
+    return losses.sum() / (pairs > 0).sum().clamp(min=1)
+
+
+def comparison_scores(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Comparison]):
+    """scores and ranks, both (B, K), of a few comparisons; empty places have rank -1."""
+    sequences = [fit(tokenizer, [*c.messages, {"role": "assistant", "content": response}], model.config.block_size)[0]
+                 for c in comparisons for response in c.responses]
+    ids, lengths = to_tensors(sequences, tokenizer.pad, model.gpt.device)
+    with mixed_precision(model.gpt.device):
+        flat = model(ids, lengths - 1).float()                         # (sum of K,): one pass per response
+    ranks, _ = to_tensors([c.ranks for c in comparisons], -1, flat.device)                # (B, K)
+    scores = torch.zeros(ranks.shape, device=flat.device)
+    return scores.masked_scatter(ranks >= 0, flat), ranks
+
+
+def train_reward_model(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Comparison],
+                       demonstrations: list[list[dict]], config: RewardConfig, seed: int, log_path: Path) -> dict:
+    """One epoch over comparisons, one prompt with all its pairs as one element; then shift the scores so that
+    demonstrations score 0 on average (C.2): only differences of scores mean anything. Returns {"rm_loss"}."""
+    comparisons = random.Random(seed).sample(comparisons, len(comparisons))
+    optimizers = make_optimizers(model, config.lr, betas=(0.9, 0.95))
+    steps = math.ceil(len(comparisons) / config.batch_size)
+    log, losses = RunLog(log_path, dataclasses.asdict(config), steps), []
+    model.eval()                                                       # no dropout in reward models
+    for step in range(steps):
+        batch = comparisons[step * config.batch_size:(step + 1) * config.batch_size]
+        scores, ranks = comparison_scores(model, tokenizer, batch)
+        loss = ranking_loss(scores, ranks)
+        # ---------------------------------------------------------------- one optimizer step
+        set_lr(optimizers, schedule(step, steps, warmup=min(10, steps // 10)))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        # ----------------------------------------------------------------
+        losses.append(loss.item())
+        log.row(step + 1, show=step + 1 == steps, loss=loss.item())
+    log.close()
+    center_scores(model, tokenizer, demonstrations)
+    return {"rm_loss": float(np.mean(losses[-20:]))}
+
+
+@torch.no_grad()
+def center_scores(model: RewardModel, tokenizer: Tokenizer, demonstrations: list[list[dict]]):
+    """Set the bias so that the demonstrations' mean score is 0."""
+    rows = [fit(tokenizer, messages, model.config.block_size)[0] for messages in demonstrations]
+    ids, lengths = to_tensors(rows, tokenizer.pad, model.gpt.device)
+    scores = torch.cat([model(i, n - 1) for i, n in zip(ids.split(64), lengths.split(64))])
+    model.head.bias -= scores.mean()
+
+
+@torch.no_grad()
+def pair_accuracy(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Comparison]) -> float:
+    """The share of pairs (ties left out) that the reward model orders as the ranks do."""
+    right = pairs = 0
+    for start in range(0, len(comparisons), 32):
+        scores, ranks = comparison_scores(model, tokenizer, comparisons[start:start + 32])
+        better = (ranks[:, :, None] < ranks[:, None, :]) & (ranks[:, :, None] >= 0)
+        right += ((scores[:, :, None] > scores[:, None, :]) & better).sum().item()
+        pairs += better.sum().item()
+    return right / max(1, pairs)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 4. Step 3, answers and their rewards: token_rewards, compute_gae, Rollout, roll_out         [InstructGPT §3.5]
+
+
+def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
+    """(B,) scores and (B, R) log-probabilities -> (B, R) rewards.
+
+    Every token pays kl_coef (beta) times its log-ratio to the SFT model, k1 = log pi - log pi_SFT; the score lands
+    on the response's last token, which is <|end|> if it ended. Rewards are constants: no gradient flows.
+    """
+    rewards = -kl_coef * (logprobs - ref_logprobs) * mask                                 # (B, R)
+    last = mask.sum(dim=1).long() - 1                                                     # (B,)
+    return rewards.scatter_add(1, last[:, None], scores[:, None].to(rewards.dtype)).detach()
+
+
+def compute_gae(rewards, values, mask, gamma: float = 1.0, lam: float = 0.95):
+    """Generalized advantage estimation over one response = one episode. All (B, R) -> advantages, returns (B, R).
+
+        delta_t = r_t + gamma V_{t+1} - V_t          A_t = delta_t + gamma lam A_{t+1}          V after the end = 0
+    """
+    advantages, following, next_value = torch.zeros_like(rewards), 0.0, 0.0
+    values = values * mask
+    for t in reversed(range(rewards.size(1))):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]                         # (B,)
+        following = (delta + gamma * lam * following) * mask[:, t]
+        advantages[:, t], next_value = following, values[:, t]
+    return advantages, advantages + values
+
+
+@dataclass(slots=True)
+class Rollout:
+    """A batch of answers by the policy and all that PPO needs to know of them."""
+    ids: torch.Tensor            # (B, T) prompt and response, pads at the end
+    lengths: torch.Tensor        # (B,)   of the prompts
+    responses: torch.Tensor      # (B, R)
+    mask: torch.Tensor           # (B, R) 1 up to and including <|end|>
+    ended: torch.Tensor          # (B,)   whether <|end|> came
+    logprobs: torch.Tensor       # (B, R) of the policy that wrote them
+    ref_logprobs: torch.Tensor   # (B, R) of the SFT model
+    scores: torch.Tensor         # (B,)
+    rewards: torch.Tensor        # (B, R)
+    values: torch.Tensor         # (B, R)
+    advantages: torch.Tensor     # (B, R) not yet whitened
+    returns: torch.Tensor        # (B, R)
+
+    def __getitem__(self, rows) -> Rollout:
+        return Rollout(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
+
+    @property
+    def kl(self):
+        """(B,) log pi(y|x) - log pi_SFT(y|x): unbiased for the KL divergence, in nats per response."""
+        return ((self.logprobs - self.ref_logprobs) * self.mask).sum(dim=1)
+
+
+@torch.no_grad()
+def roll_out(policy: GPT, reference: GPT, reward_model: RewardModel, value_model: RewardModel, tokenizer: Tokenizer,
+             prompts: list[list[dict]], config: PPOConfig, generator: torch.Generator) -> Rollout:
+    """Answer the prompts at temperature 1 from the whole distribution (a truncated one is not pi, and the KL
+    estimate would turn negative), score the answers and spread the reward over their tokens."""
+    rows = [prompt_ids(tokenizer, messages, policy.config.block_size - config.max_response) for messages in prompts]
+    prompt, lengths = to_tensors(rows, tokenizer.pad, policy.device)                      # (B, P), (B,)
+    responses = generate(policy, prompt, config.max_response, lengths, stop_tokens=(tokenizer.end,),
+                         pad_token=tokenizer.pad, generator=generator)                    # (B, R)
+    mask = (responses != tokenizer.pad).float()
+    ended = (responses == tokenizer.end).any(dim=1)
+    ids = join_responses(prompt, lengths, responses, mask, tokenizer.pad)                 # (B, T)
+    # through the same function as in the update below, so that there the ratio starts at exactly 1
+    logprobs = response_logprobs(policy, ids, lengths, responses) * mask
+    ref_logprobs = response_logprobs(reference, ids, lengths, responses) * mask
+    scores = reward_model(ids, lengths + mask.sum(dim=1).long() - 1)                      # (B,)
+    scores = torch.where(ended, scores, config.unfinished_score)
+    rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.kl_coef)
+    values = value_model.values(ids, lengths, responses.size(1)) * mask
+    advantages, returns = compute_gae(rewards, values, mask, lam=config.lam)
+    return Rollout(ids, lengths, responses, mask, ended, logprobs, ref_logprobs, scores, rewards, values, advantages,
+                   returns)
+
+
+def prompt_ids(tokenizer: Tokenizer, messages: list[dict], limit: int) -> list[int]:
+    """A conversation up to a fresh <|assistant|>; if it is too long, old turns go first, then the front of what
+    is left."""
+    ids, _ = render_conversation(tokenizer, messages, reply=True)
+    while len(ids) > limit and len(messages) > 1:
+        messages = messages[1:]
+        ids, _ = render_conversation(tokenizer, messages, reply=True)
+    return ids[-limit:]
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 5. Step 3, PPO-ptx: PPOConfig, policy_loss, value_loss, train_ppo                 [InstructGPT §3.5 and C.4]
+
+
+@dataclass(slots=True)
+class PPOConfig:
+    iterations: int = 40         # batches of episodes; paper: 500
+    batch_size: int = 128        # episodes per batch; paper: 512
+    minibatches: int = 4         # per batch, one optimizer step each, one inner epoch; paper: 8 of 64
+    max_response: int = 32       # tokens; paper: 1,000
+    lr: float = 3e-4             # of the policy, constant after 10 warm-up iterations from a tenth, as in the paper
+    value_lr: float = 3e-4       # of the value network; paper: 9e-6
+    kl_coef: float = 0.05        # beta; paper: 0.02
+    ptx_coef: float = 0.0        # gamma, on the mean loss per token; paper: 27.8, of a loss whose unit it omits
+    ptx_sequences: int = 8       # pretraining windows per minibatch; paper: 8 per episode
+    cliprange: float = 0.2       # of the ratio; paper: 0.2
+    cliprange_value: float = 0.2
+    lam: float = 0.95            # of GAE; not in the paper
+    unfinished_score: float = -1.0    # the score of an answer without <|end|>, as in Ziegler et al.'s code
+    ema_decay: float = 0.9       # per optimizer step, half-life 3 % of the run; paper: 0.992, 2 % of the run
+
+
+def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2):
+    """PPO's clipped objective (arXiv:1707.06347 eq. 7), negated: all (B, R) -> loss, info.
+
+        ratio = pi / pi_old          loss = - mean min( ratio A, clip(ratio, 1 - eps, 1 + eps) A )
+    """
+    log_ratio = (logprobs - old_logprobs) * mask
+    ratio = log_ratio.exp()
+    unclipped, clipped = ratio * advantages, ratio.clamp(1 - cliprange, 1 + cliprange) * advantages
+    loss = -masked_mean(torch.minimum(unclipped, clipped), mask)
+    with torch.no_grad():
+        info = {"ratio": masked_mean(ratio, mask).item(),
+                "approx_kl": masked_mean(ratio - 1 - log_ratio, mask).item(),             # k3 of pi_old to pi: >= 0
+                "clipfrac": masked_mean((clipped < unclipped).float(), mask).item()}
+    return loss, info
+
+
+def value_loss(values, old_values, returns, mask, cliprange: float = 0.2):
+    """Half the squared error, of the value or of the value clipped to old +- cliprange, whichever is worse."""
+    clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
+    return 0.5 * masked_mean(torch.maximum((values - returns) ** 2, (clipped - returns) ** 2), mask)
+
+
+def train_ppo(policy: GPT, reward_model: RewardModel, tokenizer: Tokenizer, next_prompts: Callable[[int], list],
+              config: PPOConfig, seed: int, log_path: Path, ptx: Batches | None = None,
+              watch: Callable[[GPT], dict] = lambda policy: {}) -> dict:
+    """PPO (ptx_coef 0) or PPO-ptx, in place; the policy ends with its exponential moving average.
+
+    next_prompts(n) gives n conversations to answer, ptx the pretraining windows, watch(policy) more numbers for
+    the log every few iterations. Returns the last row of the log. Without ptx, the same code runs without its
+    second backward pass.
+    """
+    reference, value_model = copy.deepcopy(policy), RewardModel(policy)
+    value_model.load_state_dict(reward_model.state_dict())             # the value network starts as the reward model
+    average = copy.deepcopy(policy)
+    policy_optimizers = make_optimizers(policy, config.lr, betas=(0.9, 0.95))
+    value_optimizers = make_optimizers(value_model, config.value_lr, betas=(0.9, 0.95))
+    for optimizer in policy_optimizers + value_optimizers:
+        optimizer.param_groups[0]["eps"] = optimizer.param_groups[1]["eps"] = 1e-5
+    generator = torch.Generator(policy.device).manual_seed(seed)
+    shuffler = torch.Generator().manual_seed(seed)
+    log = RunLog(log_path, dataclasses.asdict(config), config.iterations)
+    for model in (policy, value_model, reference, average):
+        model.eval()                                                   # no dropout, or the ratio is not 1
+    for iteration in range(1, config.iterations + 1):
+        set_lr(policy_optimizers + value_optimizers, min(1.0, 0.1 + 0.9 * (iteration - 1) / 10))
+        rollout = roll_out(policy, reference, reward_model, value_model, tokenizer, next_prompts(config.batch_size),
+                           config, generator)
+        infos = []
+        for rows in torch.randperm(config.batch_size, generator=shuffler).chunk(config.minibatches):
+            infos.append(ppo_step(policy, value_model, policy_optimizers, value_optimizers, rollout[rows], config, ptx))
+            for mean, weight in zip(average.parameters(), policy.parameters()):
+                mean.data.lerp_(weight.data, 1 - config.ema_decay)
+        last = iteration == config.iterations
+        row = {"score": rollout.scores.mean(), "kl": rollout.kl.mean(), "reward": rollout.rewards.sum(dim=1).mean(),
+               "length": rollout.mask.sum(dim=1).mean(), "ended": rollout.ended.float().mean(),
+               **{name: np.mean([info[name] for info in infos]) for name in infos[0]},
+               **(watch(policy) if iteration % 10 == 0 or last else {})}
+        log.row(iteration, show=iteration % 10 == 0 or last, **row)
+    log.close()
+    policy.load_state_dict(average.state_dict())
+    return {name: float(value) for name, value in row.items()}
+
+
+def ppo_step(policy: GPT, value_model: RewardModel, policy_optimizers: list, value_optimizers: list, batch: Rollout,
+             config: PPOConfig, ptx: Batches | None) -> dict:
+    """One minibatch, one optimizer step of the policy and one of the value network. Returns what to log."""
+    R = batch.responses.size(1)
+    with mixed_precision(policy.device):
+        logprobs = response_logprobs(policy, batch.ids, batch.lengths, batch.responses)
+    advantages = whiten(batch.advantages, batch.mask)
+    loss, info = policy_loss(logprobs, batch.logprobs, advantages, batch.mask, config.cliprange)
+    loss.backward()
+    if ptx is not None:
+        # eq. (2), second term. "We compute the PPO gradients and pretraining gradients in consecutive steps and
+        # accumulate them both into the gradient buffers" (C.4): two backward passes, one optimizer step
+        x, y = (torch.from_numpy(a).to(policy.device) for a in ptx.next())
+        with mixed_precision(policy.device):
+            ptx_loss = policy(x, y)[1]
+        (config.ptx_coef * ptx_loss).backward()
+        info["ptx_loss"] = ptx_loss.item()
+    with mixed_precision(policy.device):
+        values = value_model.values(batch.ids, batch.lengths, R)
+    loss_v = value_loss(values, batch.values, batch.returns, batch.mask, config.cliprange_value)
+    loss_v.backward()
+    info["value_loss"] = loss_v.item()
+    torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+    torch.nn.utils.clip_grad_norm_(value_model.parameters(), 1.0)
+    for optimizer in policy_optimizers + value_optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return info
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 6. Answers and how good they are: chat_speaker, forum_speaker, win_rate, measure
+
+# A speaker answers conversations: (list of message lists, seed) -> list of (text, whether it ended by itself).
+Speaker = Callable[[list[list[dict]], int], list[tuple[str, bool]]]
+
+
+def chat_speaker(model: GPT, tokenizer: Tokenizer, max_new_tokens: int = 32) -> Speaker:
+    """A fine-tuned model, asked through the chat format, at temperature 1."""
+    limit = model.config.block_size - max_new_tokens
+    return lambda conversations, seed: _answer(model, tokenizer, [prompt_ids(tokenizer, m, limit) for m in conversations],
+                                               (tokenizer.end,), max_new_tokens, seed)
+
+
+def forum_speaker(model: GPT, tokenizer: Tokenizer, shots: list[list[dict]] = (), max_new_tokens: int = 32) -> Speaker:
+    """A language model that knows nothing of chat, asked in the form it has read: a thread of Q: and A: lines.
+    `shots` are conversations with good answers to put in front: the paper's "GPT (prompted)"."""
+    newline = tokenizer.encode("\n")[0]
+
+    def thread(messages):
+        turns = [message for conversation in (*shots, messages) for message in conversation]
+        text = "\n".join(("A: " if m["role"] == "assistant" else "Q: ") + m["content"] for m in turns) + "\nA:"
+        return [tokenizer.eot, *tokenizer.encode(text)][-(model.config.block_size - max_new_tokens):]
+
+    return lambda conversations, seed: _answer(model, tokenizer, [thread(m) for m in conversations],
+                                               (newline, tokenizer.eot), max_new_tokens, seed)
+
+
+def _answer(model, tokenizer, rows, stops, max_new_tokens, seed) -> list[tuple[str, bool]]:
+    generator, answers = torch.Generator(model.device).manual_seed(seed), []
+    for start in range(0, len(rows), 256):
+        prompts, lengths = to_tensors(rows[start:start + 256], tokenizer.pad, model.device)
+        for row in generate(model, prompts, max_new_tokens, lengths, stop_tokens=stops, pad_token=tokenizer.pad,
+                            generator=generator).tolist():
+            end = next((i for i, token in enumerate(row) if token in stops), None)
+            text = tokenizer.decode(token for token in row[:end] if token != tokenizer.pad)
+            answers.append((text.strip(), end is not None))
+    return answers
+
+
+def win_rate(scores: list[float], baseline: list[float]) -> dict[str, float]:
+    """Prompt by prompt: {"win": share of wins, ties half; "won", "lost": counts of the decided ones}."""
+    won, lost = (sum(a > b for a, b in zip(x, y)) for x, y in ((scores, baseline), (baseline, scores)))
+    return {"win": 0.5 + 0.5 * (won - lost) / len(scores), "won": won, "lost": lost}
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 7. Where prompts and labels come from: WorldTask, FileTask                       [InstructGPT §3.2-3.4, Table 6]
+
+
+class WorldTask:
+    """Prompts, demonstrations and comparisons from the embedded world, each set of its own [Table 6], and a gold
+    rubric that the training never sees: only the noisy labelers' ranks."""
+
+    text = "world"
+
+    def __init__(self, seed: int):
+        self.world, self.seed = World(seed), seed
+        rng = random.Random(seed)
+        prompts = instructions(self.world, "train", 400, seed=1)
+        self.demonstrations = [demonstrate(self.world, prompt, rng) for prompt in prompts]
+        self.test = instructions(self.world, "test", 480, seed=2, distinct=True)
+        ideal = instructions(self.world, "train", 200, seed=3)
+        known = next(i for i in ideal if i.use_case == "open qa" and i.facts)
+        unknown = next(i for i in ideal if i.unknowable)
+        self.shots = [[*i.messages, {"role": "assistant", "content": text}] for i, text in
+                      ((known, self.world.state(rng, *known.facts[:2])), (unknown, "I do not know."))]
+
+    def prompt_source(self, seed: int) -> Callable[[int], list]:
+        """A function that gives n new conversations to answer, each time others."""
+        counter = iter(range(10**9))
+        return lambda n: [i.messages for i in instructions(self.world, "train", n, seed=1000 * (seed + 4) + next(counter))]
+
+    def compare(self, speakers: list[Speaker], count: int, split: str, seed: int, careful: bool = False) -> list[Comparison]:
+        """Labelers rank K = 4..9 answers to each of `count` prompts, K/len(speakers) by each speaker. Equal answers
+        are shown once; a prompt with a single answer says nothing and is dropped. Careful labelers make no errors."""
+        rng = random.Random(f"compare {self.seed} {seed}")
+        prompts = instructions(self.world, split, count, seed=seed)
+        sizes = [rng.randint(4, 9) for _ in prompts]
+        answers = [[] for _ in prompts]
+        for number, speaker in enumerate(speakers):
+            owners = [i for i, k in enumerate(sizes) for _ in range(number, k, len(speakers))]
+            for owner, answer in zip(owners, speaker([prompts[i].messages for i in owners], seed + number)):
+                answers[owner].append(answer)
+        noise = {"noise": 0.0} if careful else {}
+        comparisons = [label(self.world, prompt, sorted(set(a)), rng, **noise) for prompt, a in zip(prompts, answers)]
+        return [c for c in comparisons if len(set(c.ranks)) > 1]
+
+    def gold(self, answers: list[tuple[str, bool]]) -> list[float]:
+        return [gold(self.world, prompt, *answer) for prompt, answer in zip(self.test, answers)]
+
+    def verdicts(self, answers: list[tuple[str, bool]]) -> dict[str, float]:
+        """Shares among the test prompts: helpful (mean 0..1), invented, rude; refused where it was knowable."""
+        verdicts = [judge(self.world, prompt, *answer) for prompt, answer in zip(self.test, answers)]
+        shares = {part: float(np.mean([v[part] for v in verdicts])) for part in ("helpful", "invented", "rude", "off")}
+        known = [v["refused"] for v, prompt in zip(verdicts, self.test) if not prompt.unknowable]
+        unknown = [v["helpful"] for v, prompt in zip(verdicts, self.test) if prompt.unknowable]
+        return {**shares, "refused": float(np.mean(known)), "admits": float(np.mean(unknown))}
+
+    def agreement(self, speaker: Speaker, seed: int) -> float:
+        """How often two labelers order a pair of different answers alike."""
+        rng, same, pairs = random.Random(seed), 0, 0
+        prompts = [prompt for prompt in self.test for _ in range(4)]
+        answers = speaker([prompt.messages for prompt in prompts], seed)
+        for start in range(0, len(prompts), 4):
+            shown = sorted(set(answers[start:start + 4]))
+            first, second = (label(self.world, prompts[start], shown, rng).ranks for _ in range(2))
+            for i in range(len(shown)):
+                for j in range(i):
+                    pairs += 1
+                    same += (first[i] < first[j]) == (second[i] < second[j])
+        return same / max(1, pairs)
+
+    def memory_cases(self, count: int = 200) -> list[Instruction]:
+        """Held-out conversations in which something told in turn one is asked for in turn three."""
+        drawn = instructions(self.world, "test", 40 * count, seed=5, distinct=False)
+        cases = {str(i.messages): i for i in drawn if i.use_case == "chat" and len(i.messages) == 5}
+        return list(cases.values())[:count]
+
+
+class FileTask:
+    """Demonstrations and comparisons from files. No rubric knows which answer is good, so the table reports what the
+    reward model thinks, on prompts that it was not trained on."""
+
+    def __init__(self, demonstrations: str | None, comparisons: str | None, folder: Path, seed: int):
+        if not comparisons:
+            raise UserError("--comparisons is missing: a reward model cannot be trained from demonstrations alone")
+        rng, compared = random.Random(seed), load_comparisons(comparisons)
+        shown = load_demonstrations(demonstrations) if demonstrations else [
+            [*c.messages, {"role": "assistant", "content": c.responses[c.ranks.index(min(c.ranks))]}] for c in compared]
+        rng.shuffle(compared)
+        rng.shuffle(shown)
+        cut_c, cut_d = -(-len(compared) * 4 // 5), -(-len(shown) * 9 // 10)
+        self.compared, self.compared_test = compared[:cut_c], compared[cut_c:]
+        self.demonstrations = shown[:cut_d]
+        self.test = [Instruction("own", c.messages) for c in self.compared_test]
+        self.prompts = [c.messages for c in self.compared] + [messages[:-1] for messages in self.demonstrations]
+        texts = ["\n\n".join(m["content"] for m in messages) for messages in self.demonstrations] + [
+            "\n\n".join([*(m["content"] for m in c.messages), response]) for c in self.compared for response in c.responses]
+        self.text = folder / "text.jsonl"                  # what to pretrain on, unless --data says otherwise
+        content = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+        if not (self.text.exists() and self.text.read_bytes() == content):
+            with atomic_write(self.text) as file:
+                file.write(content)
+
+    def prompt_source(self, seed: int) -> Callable[[int], list]:
+        rng = random.Random(seed)
+        return lambda n: rng.choices(self.prompts, k=n)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 8. InstructGPT, the whole: instructgpt                                               [InstructGPT Fig. 2, §4]
+
+
+@dataclass(slots=True)
+class InstructGPTSettings:
+    data: str | None = None           # pretraining text (default: the embedded world, or the text of your own files)
+    demonstrations: str | None = None    # your own demonstrations (.json, .jsonl, .gz); see data.py section 5
+    comparisons: str | None = None    # your own comparisons
+    name: str = "instructgpt"         # results go to runs/NAME
+    pretrain_steps: int = 1000        # optimizer steps of pretraining
+    sft_epochs: int = 8               # passes over the demonstrations
+    comparison_prompts: int = 1000    # prompts that labelers rank answers to, in each of the two rounds
+    iterations: int = 40              # batches of 128 episodes of the final PPO runs; half as many in round one
+    kl_coef: float = 0.05             # beta of eq. (2)
+    ptx_coef: float = 1.0             # gamma of eq. (2) for PPO-ptx
+    max_response: int = 32            # tokens
+    seed: int = 0
+    fresh: bool = False               # train every stage anew
+
+
+class Stages:
+    """Runs stages, each kept in runs/NAME/<stage>.pt with the settings of all stages before it: a stage whose file
+    matches is loaded instead of trained."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, settings: dict, fresh: bool):
+        self.folder, self.tokenizer, self.settings, self.fresh = folder, tokenizer, settings, fresh
+
+    def run(self, name: str, title: str, model: nn.Module, settings: dict, work: Callable[[Path], dict],
+            after: dict | None = None) -> tuple[dict, dict]:
+        """work(log path) trains `model` in place. `after`: the settings of the stage that this one builds on.
+        Returns (what work returned, the settings so far)."""
+        print(f"\n== {title}", flush=True)
+        path, settings = self.folder / f"{name}.pt", {**(after or self.settings), name: settings}
+        saved = None if self.fresh else load_checkpoint(path, settings)
+        if saved:
+            model.load_state_dict(saved["model"])
+            print(f"reusing {path}")
+        else:
+            saved = {"info": work(path.with_suffix(".jsonl"))}
+            save_checkpoint(path, model, self.tokenizer, settings, **saved)
+        if saved["info"]:
+            print("  ".join(f"{key} {value:.3f}" for key, value in saved["info"].items()))
+        return saved["info"], settings
+
+
+def instructgpt(s: InstructGPTSettings):
+    """The three steps of InstructGPT, from a blank model, with the ladder at the end."""
+    started, folder = time.time(), Path("runs") / s.name
+    own = bool(s.demonstrations or s.comparisons)
+    task = FileTask(s.demonstrations, s.comparisons, folder, s.seed) if own else WorldTask(s.seed)
+    print("== 1. Pretraining: predict the next token of a web that is often wrong and rude")
+    base_settings = PretrainSettings(data=s.data or str(task.text), steps=s.pretrain_steps, seed=s.seed, fresh=s.fresh)
+    base, tokenizer, _, train_stream, val_stream = pretrained(base_settings, folder)
+    stages = Stages(folder, tokenizer, {"base": dataclasses.asdict(base_settings), "task": f"{s.demonstrations} {s.comparisons}"},
+                    s.fresh)
+
+    sft = copy.deepcopy(base)
+    sft_config = SFTConfig(epochs=s.sft_epochs)
+    _, after_sft = stages.run("sft", f"2. SFT: imitate {len(task.demonstrations)} demonstrations", sft,
+                              dataclasses.asdict(sft_config),
+                              lambda log: train_sft(sft, tokenizer, task.demonstrations, sft_config, s.seed, log))
+
+    ppo = PPOConfig(iterations=s.iterations, kl_coef=s.kl_coef, max_response=s.max_response)
+    ppo_ptx = dataclasses.replace(ppo, ptx_coef=s.ptx_coef)
+    ppo_first = dataclasses.replace(ppo, iterations=max(1, s.iterations // 2))
+    ask_sft = chat_speaker(sft, tokenizer, s.max_response)
+
+    def reward_stage(name, title, speakers, after):
+        reward_model = RewardModel(sft).to(sft.device)
+        def work(log):
+            comparisons = ([c for number, group in enumerate(speakers) for c in task.compare(group, s.comparison_prompts, "train", 10 + number)]
+                           if not own else task.compared)
+            held_out = task.compare(speakers[-1], 150, "test", 20) if not own else task.compared_test
+            info = train_reward_model(reward_model, tokenizer, comparisons, task.demonstrations, RewardConfig(), s.seed, log)
+            info = {"prompts": len(comparisons), **info, "accuracy": pair_accuracy(reward_model, tokenizer, held_out)}
+            if not own:
+                careful = task.compare(speakers[-1], 150, "test", 20, careful=True)
+                info["gold_accuracy"] = pair_accuracy(reward_model, tokenizer, careful)
+            return info
+        torch.manual_seed(s.seed)
+        return reward_model, stages.run(name, title, reward_model, {"prompts": s.comparison_prompts}, work, after)[1]
+
+    def ppo_stage(name, title, config, reward_model, after):
+        policy = copy.deepcopy(sft)
+        ptx = Batches(train_stream, config.ptx_sequences, base.config.block_size, s.seed) if config.ptx_coef else None
+        watch = lambda model: {"pretrain_loss": evaluate(model, tokenizer, val_stream, 8192)["loss"]}
+        work = lambda log: train_ppo(policy, reward_model, tokenizer, task.prompt_source(s.seed), config, s.seed, log, ptx, watch)
+        return policy, stages.run(name, title, policy, dataclasses.asdict(config), work, after)[1]
+
+    first_rm, after_first = reward_stage("reward1", "3. Reward model, round one: comparisons of SFT answers only", [[ask_sft]], after_sft)
+    first_policy, after_first = ppo_stage("ppo1", "4. PPO, round one: a short run", ppo_first, first_rm, after_first)
+    reward_model, after_rm = first_rm, after_first
+    if not own:
+        show_hacked(task, tokenizer, sft, first_policy, first_rm, ppo)
+        ask_first = chat_speaker(first_policy, tokenizer, s.max_response)
+        reward_model, after_rm = reward_stage("reward2", "5. Reward model, round two: answers of the first PPO policy added",
+                                              [[ask_sft], [ask_sft, ask_first]], after_first)
+    policy, _ = ppo_stage("ppo", "6. PPO", ppo, reward_model, after_rm)
+    policy_ptx, _ = ppo_stage("ppo_ptx", "7. PPO-ptx: the same with pretraining gradients mixed in", ppo_ptx, reward_model, after_rm)
+
+    print("\n== 8. The ladder, on held-out prompts, everything sampled at temperature 1")
+    speakers = {} if own else {"GPT": forum_speaker(base, tokenizer, max_new_tokens=s.max_response),
+                               "GPT prompted": forum_speaker(base, tokenizer, task.shots, s.max_response)}
+    chats = {"SFT": sft, "PPO round one": first_policy, "PPO": policy, "PPO-ptx": policy_ptx}
+    rows, answers = ladder(task, tokenizer, base, speakers, chats, sft, reward_model, val_stream, ppo)
+    print_table(rows, folder / "table.json")
+    if not own:
+        cases = task.memory_cases()
+        for name in ("SFT", "PPO-ptx"):
+            replies = chat_speaker(chats[name], tokenizer, s.max_response)([c.messages for c in cases], s.seed)
+            right = np.mean([judge(task.world, case, *reply)["helpful"] == 1 for case, reply in zip(cases, replies)])
+            print(f"told in turn one, asked in turn three, {len(cases)} held-out conversations: {name} recalls {right:.1%}")
+        print(f"two labelers agree on {task.agreement(ask_sft, s.seed):.1%} of the pairs (paper: 72.6 %)")
+    show_answers(task, answers)
+    draw(rows, folder)
+    print(f"\n{time.time() - started:.0f} s in all. Talk to it: python rlhf.py chat" + (f" --name {s.name}" if s.name != "instructgpt" else ""))
+
+
+def ladder(task, tokenizer, base, speakers: dict, chats: dict, sft, reward_model, val_stream, config: PPOConfig):
+    """Every model answers every held-out prompt once. Returns (rows of the table, {model: answers})."""
+    conversations = [prompt.messages for prompt in task.test]
+    answers = {name: speaker(conversations, 1) for name, speaker in speakers.items()}
+    losses = {name: evaluate(base, tokenizer, val_stream)["loss"] for name in speakers}
+    scores = {}
+    for name, model in chats.items():
+        rollout = roll_out(model, sft, reward_model, reward_model, tokenizer, conversations, config,
+                           torch.Generator(model.device).manual_seed(2))
+        answers[name] = texts_of(tokenizer, rollout)
+        losses[name] = evaluate(model, tokenizer, val_stream)["loss"]
+        scores[name] = {"score": rollout.scores.mean().item(), "kl": rollout.kl.mean().item()}
+    rows, baseline = [], None
+    if isinstance(task, WorldTask):
+        baseline = task.gold(chat_speaker(sft, tokenizer, config.max_response)(conversations, 3))   # another sample of SFT
+    for name in answers:
+        row = {"model": name}
+        if baseline:
+            golds = task.gold(answers[name])
+            row |= {**win_rate(golds, baseline), "gold": float(np.mean(golds)), **task.verdicts(answers[name])}
+        rows.append({**row, **scores.get(name, {}), "pretrain_loss": losses[name]})
+    return rows, answers
+
+
+def texts_of(tokenizer: Tokenizer, rollout: Rollout) -> list[tuple[str, bool]]:
+    return [(tokenizer.decode(ids[m.bool() & (ids != tokenizer.end)]).strip(), bool(ended))
+            for ids, m, ended in zip(rollout.responses.cpu(), rollout.mask.cpu(), rollout.ended)]
+
+
+def show_hacked(task: WorldTask, tokenizer, sft, policy, reward_model, config: PPOConfig, count: int = 4):
+    """The lesson of round one: answers that its reward model loves and the rubric does not."""
+    conversations = [prompt.messages for prompt in task.test]
+    rollouts = [roll_out(model, sft, reward_model, reward_model, tokenizer, conversations, config,
+                         torch.Generator(model.device).manual_seed(2)) for model in (sft, policy)]
+    texts = [texts_of(tokenizer, rollout) for rollout in rollouts]
+    golds = [np.array(task.gold(text)) for text in texts]
+    print("what the reward model of round one thinks, and what is true:")
+    for name, rollout, g in zip(("SFT", "PPO round one"), rollouts, golds):
+        print(f"  {name:14s} score {rollout.scores.mean():6.2f}   gold {g.mean():6.2f}   KL {rollout.kl.mean():6.2f}")
+    gain = (rollouts[1].scores - rollouts[0].scores).cpu().numpy() - (golds[1] - golds[0])
+    print("the answers that gained most in score beyond what they gained in gold:")
+    for i in np.argsort(-gain)[:count]:
+        print(f"  {task.test[i].prompt}")
+        for name, rollout, text, g in zip(("SFT", "PPO"), rollouts, texts, golds):
+            print(f"    {name:4s} score {rollout.scores[i]:6.2f}  gold {g[i]:5.1f}  KL {rollout.kl[i]:6.2f}   {text[i][0]}")
+
+
+def show_answers(task, answers: dict[str, list[tuple[str, bool]]], count: int = 3):
+    """A few prompts, answered by every stage."""
+    seen = []
+    for i, prompt in enumerate(task.test):
+        kind = prompt.use_case + str(prompt.unknowable)
+        if kind in seen or len(seen) == count:
+            continue
+        seen.append(kind)
+        print("\n" + " / ".join(m["content"] for m in prompt.messages))
+        for name, texts in answers.items():
+            print(f"    {name:14s} {texts[i][0]}" + ("" if texts[i][1] else " …"))
+
+
+def draw(rows: list[dict], folder: Path):
+    """The ladder, and score, KL and pretraining loss along PPO, as runs/NAME/ladder.png."""
+    try:
+        import matplotlib
+    except ImportError:
+        print(f"\nfor the figure: pip install matplotlib, then run again (nothing is trained twice)")
+        return
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(1, 4, figsize=(16, 3.6), constrained_layout=True)
+    if "win" in rows[0]:
+        axes[0].barh([r["model"] for r in rows], [r["win"] for r in rows], color="#4878a8")
+        axes[0].axvline(0.5, color="black", lw=0.8, ls=":")
+        axes[0].set_title("win rate against SFT (held-out prompts)")
+    else:
+        axes[0].barh([r["model"] for r in rows], [r["score"] for r in rows], color="#4878a8")
+        axes[0].set_title("score by the reward model")
+    axes[0].invert_yaxis()
+    for run, label_ in (("ppo", "PPO"), ("ppo_ptx", "PPO-ptx")):
+        log = [json.loads(line) for line in open(folder / f"{run}.jsonl")][1:]
+        for axis, key, title in zip(axes[1:], ("score", "kl", "pretrain_loss"), ("score", "KL to SFT, nats per answer", "held-out pretraining loss")):
+            points = [(r["step"], r[key]) for r in log if key in r]
+            axis.plot(*zip(*points), label=label_)
+            axis.set_title(title)
+            axis.set_xlabel("PPO iteration")
+    base = rows[0]["pretrain_loss"] if rows[0]["model"] == "GPT" else None
+    for name, value, style in (("GPT", base, ":"), ("SFT", next(r["pretrain_loss"] for r in rows if r["model"] == "SFT"), "--")):
+        if value is not None:
+            axes[3].axhline(value, color="grey", ls=style, lw=1, label=name)
+    axes[1].legend()
+    axes[3].legend()
+    figure.savefig(folder / "ladder.png", dpi=110)
+    plt.close(figure)
+    print(f"\nfigure: {folder / 'ladder.png'}")
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 9. Chat: chat                                                                                       [ChatGPT]
+
+
+@dataclass(slots=True)
+class ChatSettings:
+    name: str = "instructgpt"       # the run whose model answers
+    model: str | None = None        # a checkpoint file instead (default: runs/NAME/ppo_ptx.pt)
+    system: str | None = None       # a system message to begin with
+    temperature: float = 0.7        # 0 takes the most likely token
+    max_response: int = 48          # tokens per answer
+    seed: int = 0
+
+
+def chat(s: ChatSettings):
+    """Talk to the model. /reset forgets, /system TEXT sets the system message, Ctrl-D or Ctrl-C leaves."""
+    model, tokenizer = load_model(s.model or Path("runs") / s.name / "ppo_ptx.pt")
+    generator = torch.Generator(model.device).manual_seed(s.seed)
+    system = [{"role": "system", "content": s.system}] if s.system else []
+    messages: list[dict] = []
+    print("/reset forgets, /system TEXT sets the system message, Ctrl-D leaves")
+    while True:
+        try:
+            text = input("\nyou> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        if text == "/reset":
+            messages = []
+        elif text.startswith("/system"):
+            system = [{"role": "system", "content": text[7:].strip()}] if text[7:].strip() else []
+            messages = []
+        elif text:
+            messages.append({"role": "user", "content": text})
+            messages = [*remembered(model, tokenizer, system, messages, s.max_response)]
+            reply = ""
+            try:
+                for piece in stream_reply(model, tokenizer, system + messages, s.max_response, s.temperature, generator):
+                    print(piece, end="", flush=True)
+                    reply += piece
+            except KeyboardInterrupt:
+                pass                                        # Ctrl-C ends the answer, not the conversation
+            print()
+            messages.append({"role": "assistant", "content": reply})
+
+
+def remembered(model: GPT, tokenizer: Tokenizer, system: list[dict], messages: list[dict], room: int) -> list[dict]:
+    """The newest turns that fit into the context with `room` tokens left to answer; says so when some do not."""
+    dropped = 0
+    while len(messages) > 1 and len(render_conversation(tokenizer, system + messages, reply=True)[0]) > model.config.block_size - room:
+        messages, dropped = messages[1:], dropped + 1
+    if dropped:
+        print(f"(the context is full: the {dropped} oldest turns are forgotten)")
+    return messages
+
+
+def stream_reply(model: GPT, tokenizer: Tokenizer, messages: list[dict], max_new_tokens: int, temperature: float,
+                 generator: torch.Generator):
+    """Yields the answer piece by piece; a character that spans tokens comes when it is whole."""
+    ids = prompt_ids(tokenizer, messages, model.config.block_size - max_new_tokens)
+    decoder, first = codecs.getincrementaldecoder("utf-8")("replace"), True
+    for token, _ in generate_steps(model, torch.tensor([ids], device=model.device), max_new_tokens,
+                                   temperature=temperature, generator=generator):
+        if token.item() >= len(tokenizer.ranks):            # <|end|>, or any other control token
+            return
+        piece = decoder.decode(tokenizer.decode_bytes(token))
+        yield piece.removeprefix(" ") if first else piece   # the space that every content starts with
+        first = False
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 10. Main
+
+if __name__ == "__main__":
+    command_line({"instructgpt": (InstructGPTSettings, instructgpt), "chat": (ChatSettings, chat)}, default="instructgpt")

@@ -1,0 +1,1077 @@
+"""
+test_all.py: the papers' claims and the code's contracts, as statements that can fail.
+
+    pytest test_all.py
+
+In the order of the papers. Each test compares with something that does not share its code: PyTorch's autograd,
+float64, brute force, a closed form, tiktoken, transformers (where it is installed).
+"""
+import ast
+import gzip
+import importlib.util
+import itertools
+import json
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import data
+import gpt
+import rlhf
+from data import SPECIAL_TOKENS, Tokenizer, UserError, World, train_bpe
+from gpt import GPT, GPTConfig
+
+HERE = Path(__file__).parent
+BYTES = {bytes([b]): b for b in range(256)}
+HELLO = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello you"}]
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World(0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(world):
+    return Tokenizer(train_bpe(data.web(world, 2000), 600))
+
+
+def small_gpt(vocab_size=50, block_size=16, n_layer=2, n_head=2, n_embd=16, **options):
+    return GPT(GPTConfig(vocab_size, block_size, n_layer, n_head, n_embd, **options))
+
+
+# ---------------------------------------------------------------------------------------------- the house
+
+
+@pytest.mark.parametrize("name, allowed", [("data", set()), ("gpt", {"data"}), ("rlhf", {"data", "gpt"})])
+def test_imports_run_one_way(name, allowed):
+    tree = ast.parse((HERE / f"{name}.py").read_text())
+    modules = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+    modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert modules & {"data", "gpt", "rlhf"} == allowed
+    packages = {m.split(".")[0] for m in modules} - set(sys.stdlib_module_names) - {"data", "gpt", "rlhf"}
+    assert packages <= {"numpy", "torch", "tiktoken", "regex", "matplotlib"}       # regex comes with tiktoken
+
+
+@pytest.mark.parametrize("name", ["data", "gpt", "rlhf"])
+def test_contents_equal_the_banners_and_name_what_exists(name):
+    source = (HERE / f"{name}.py").read_text()
+    contents = re.findall(r"^    (\d+\. .+?)$", ast.get_docstring(ast.parse(source), clean=False), re.M)
+    banners = re.findall(r"^# (\d+\. .+?)(?:   +\[.*\])?$", source, re.M)
+    assert [line.strip() for line in contents] == [line.strip() for line in banners]
+    module = {"data": data, "gpt": gpt, "rlhf": rlhf}[name]
+    for banner in banners:
+        for named in banner.partition(": ")[2].split(", "):
+            assert " " in named or hasattr(module, named), f"{banner}: {named} does not exist"
+
+
+def test_no_function_is_longer_than_a_screen_and_no_line_wider():
+    for name in ("data", "gpt", "rlhf"):
+        source = (HERE / f"{name}.py").read_text()
+        assert max(map(len, source.splitlines())) <= 120
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 75, node.name
+
+
+# --------------------------------------------------------------------------- byte-pair encoding [GPT-2 §2.2]
+
+
+def naive_bpe(text, vocab_size):
+    """Recount every pair before every merge; the highest count wins, ties go to the smallest ids."""
+    import regex
+    chunks = [list(chunk.encode()) for chunk in regex.findall(data.SPLIT_PATTERN, text)]
+    vocabulary = [bytes([b]) for b in range(256)]
+    while len(vocabulary) < vocab_size:
+        counts = Counter(pair for chunk in chunks for pair in zip(chunk, chunk[1:]))
+        counts = {p: n for p, n in counts.items() if vocabulary[p[0]] + vocabulary[p[1]] not in vocabulary}
+        if not counts:
+            break
+        pair = min(counts, key=lambda p: (-counts[p], p))
+        vocabulary.append(vocabulary[pair[0]] + vocabulary[pair[1]])
+        for chunk in chunks:
+            i = 0
+            while i < len(chunk) - 1:
+                if (chunk[i], chunk[i + 1]) == pair:
+                    chunk[i:i + 2] = [len(vocabulary) - 1]
+                i += 1
+    return {token: i for i, token in enumerate(vocabulary)}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_bpe_equals_a_naive_trainer(seed):
+    rng = random.Random(seed)
+    alphabet = ["ab ", "aab", "abcde  \n", "aé日 1!'s"][seed % 4]
+    text = "".join(rng.choice(alphabet) for _ in range(400))
+    assert train_bpe(text, 300) == naive_bpe(text, 300)
+
+
+def test_bpe_learns_the_textbook_example():
+    # "aaabdaaabac": aa is most frequent, then a + aa's neighbour ab or aab, as Wikipedia derives it by hand
+    ranks = train_bpe("aaabdaaabac", 259)
+    assert [token for token, i in ranks.items() if i >= 256] == [b"aa", b"ab", b"aaab"]
+
+
+NASTY = ["", " ", "\r\n\t  x  ", "I'LL I'll", "  日本語 🙂 naïve", "\x00\x7f", "<|endoftext|><|end|>", "a" * 3000, "1234 + 5"]
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_tokens_round_trip(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.decode_bytes(tokenizer.encode(text)) == text.encode()
+
+
+def test_any_bytes_round_trip_and_all_256_are_tokens(tokenizer):
+    assert all(bytes([b]) in tokenizer.ranks for b in range(256))
+    assert tokenizer.decode_bytes(range(256)) == bytes(range(256))
+
+
+def test_text_never_becomes_a_control_token(tokenizer):
+    text = "".join(SPECIAL_TOKENS) * 3 + "<|user|>hi<|end|><|assistant|>"
+    assert max(tokenizer.encode(text)) < len(tokenizer.ranks)
+    ids, _ = data.render_conversation(tokenizer, [{"role": "user", "content": text}])
+    assert sum(i >= len(tokenizer.ranks) for i in ids) == 3           # <|endoftext|> <|user|> … <|end|>, no more
+    assert sorted(tokenizer.special.values()) == list(range(len(tokenizer.ranks), tokenizer.vocab_size))
+
+
+def test_a_flood_of_spaces_does_not_break_the_regex(tokenizer):
+    text = "a" + " " * 1_000_000 + "b"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_saved_tokenizers_load(tokenizer):
+    tokenizer.save("t.json")
+    loaded = Tokenizer.load("t.json")
+    assert loaded.ranks == tokenizer.ranks and loaded.special == tokenizer.special
+    for bad in ("", "{}", '{"tokens": 3}', '{"tokens": ["a"]}', "\xff\x00"):
+        Path("bad.json").write_text(bad)
+        with pytest.raises(UserError):
+            Tokenizer.load("bad.json")
+
+
+def test_bpe_does_not_need_a_long_text():
+    assert train_bpe("", 300) == BYTES
+    with pytest.raises(UserError):
+        train_bpe("text", 255)
+
+
+def test_gpt2_tokenizer_offline_is_a_clear_message(monkeypatch, tmp_path):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "empty"))
+    import requests
+    monkeypatch.setattr(requests, "get", lambda *a, **k: (_ for _ in ()).throw(requests.ConnectionError("no network")))
+    import tiktoken.registry
+    monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
+    with pytest.raises(UserError, match="GPT-2's vocabulary"):
+        Tokenizer.gpt2()
+
+
+def test_gpt2_tokenizer_from_its_files(monkeypatch, tmp_path):
+    files = HERE.parent / "shared" / "data" / "gpt2_vocab"
+    if not files.exists():
+        pytest.skip("GPT-2's vocabulary files are not at hand")
+    for name, digest in (("vocab.bpe", "6d1cbeee0f20b3d9449abfede4726ed8212e3aee"),
+                         ("encoder.json", "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6")):
+        (tmp_path / digest).write_bytes((files / name).read_bytes())
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    tokenizer = Tokenizer.gpt2()
+    assert tokenizer.encode("Hello world") == [15496, 995] and tokenizer.eot == 50256
+
+
+def test_show_merges_ends_in_the_encoding(tokenizer):
+    text = "Mia lives in Oslo."
+    last = data.show_merges(tokenizer, text).splitlines()[-1]
+    assert last == "|".join(tokenizer.decode([i]) for i in tokenizer.encode(text)) + f"   {len(tokenizer.encode(text))} tokens"
+
+
+# ------------------------------------------------------------------------------ token stream [GPT-3 App. B]
+
+
+def test_stream_packs_documents_and_splits_by_document():
+    tokenizer = Tokenizer(BYTES)
+    documents = [f"document {i}" for i in range(40)]
+    counts = data.write_stream(documents, tokenizer, "s")
+    train, val = (data.open_stream(f"s/{split}.bin", counts["dtype"]) for split in ("train", "val"))
+    assert tokenizer.decode(val) == "".join(d + "<|endoftext|>" for d in documents[9::10])
+    assert len(train) + len(val) == sum(len(d) + 1 for d in documents) == counts["train_tokens"] + counts["val_tokens"]
+
+
+def test_one_long_text_keeps_its_last_tenth_for_validation():
+    text = "".join(random.Random(0).choice("ab \n") for _ in range(5000))
+    counts = data.write_stream([text], Tokenizer(BYTES), "s")
+    train, val = (data.open_stream(f"s/{split}.bin", counts["dtype"]) for split in ("train", "val"))
+    assert len(val) == 500 and Tokenizer(BYTES).decode([*train, *val]) == text + "<|endoftext|>"
+
+
+def test_text_is_read_in_pieces_and_nothing_is_lost():
+    text = "word " * 900_000                                        # 4.5 MB without a line end
+    Path("long.txt").write_text(text)
+    pieces = list(data.load_text("long.txt"))
+    assert len(pieces) > 2 and "".join(pieces) == text and max(map(len, pieces)) <= 2 * data.PIECE
+
+
+def test_batches_are_windows_and_resume_exactly():
+    stream = np.arange(1000, dtype=np.uint16)
+    batches = data.Batches(stream, 4, 8, seed=0)
+    x, y = batches.next()
+    assert (y == x + 1).all() and (x[:, 1:] == x[:, :-1] + 1).all() and x.shape == (4, 8)
+    state = batches.state
+    expected = [batches.next()[0] for _ in range(3)]
+    other = data.Batches(stream, 4, 8, seed=99)
+    other.state = state
+    assert all((other.next()[0] == e).all() for e in expected)
+    with pytest.raises(UserError, match="too few|only"):
+        data.Batches(stream[:8], 4, 8, seed=0)
+
+
+# ------------------------------------------------------------------------------------------- conversations
+
+
+def test_mask_is_one_exactly_on_what_the_assistant_writes(tokenizer):
+    messages = [{"role": "system", "content": "be kind"}, *HELLO, {"role": "user", "content": "bye"},
+                {"role": "assistant", "content": "see you"}]
+    ids, mask = data.render_conversation(tokenizer, messages)
+    learned = tokenizer.decode(i for i, m in zip(ids, mask) if m)
+    assert learned == " hello you<|end|> see you<|end|>"
+    assert tokenizer.decode(ids) == ("<|endoftext|><|system|> be kind<|end|><|user|> hi<|end|><|assistant|> hello you<|end|>"
+                                     "<|user|> bye<|end|><|assistant|> see you<|end|>")
+    reply, _ = data.render_conversation(tokenizer, messages[:2], reply=True)
+    assert tokenizer.decode(reply).endswith(" hi<|end|><|assistant|>")
+    for bad in ({"role": "root", "content": "x"}, {"role": "user"}, {"role": "user", "content": 3}):
+        with pytest.raises(UserError):
+            data.render_conversation(tokenizer, [bad])
+
+
+@pytest.mark.parametrize("record, question, answer", [
+    ({"messages": HELLO}, "hi", "hello you"),
+    ({"prompt": "hi", "response": "hello you"}, "hi", "hello you"),
+    ({"instruction": "add", "input": "1 2", "output": "3"}, "add\n\n1 2", "3"),
+    ({"instruction": "add", "instances": [{"input": "", "output": "3"}]}, "add", "3")])
+def test_demonstrations_in_every_usual_shape(record, question, answer):
+    Path("d.jsonl").write_text(json.dumps(record) + "\n\n")
+    with gzip.open("d.json.gz", "wt") as file:
+        json.dump([record], file)
+    for path in ("d.jsonl", "d.json.gz"):
+        [messages] = data.load_demonstrations(path)
+        assert [m["content"] for m in messages] == [question, answer]
+
+
+@pytest.mark.parametrize("record", [
+    {"chosen": "\n\nHuman: hi\n\nAssistant: good", "rejected": "\n\nHuman: hi\n\nAssistant: bad"},
+    {"prompt": "hi", "chosen": "good", "rejected": "bad"},
+    {"prompt": [{"role": "user", "content": "hi"}], "responses": ["good", "bad"]},
+    {"messages": [{"role": "user", "content": "hi"}], "responses": ["bad", "good"], "ranks": [1, 0]}])
+def test_comparisons_in_every_usual_shape(record):
+    Path("c.jsonl").write_text(json.dumps(record))
+    [c] = data.load_comparisons("c.jsonl")
+    assert c.messages == [{"role": "user", "content": "hi"}]
+    assert [r for _, r in sorted(zip(c.ranks, c.responses))] == ["good", "bad"]
+
+
+def test_comparisons_of_different_prompts_are_skipped(capsys):
+    pair = {"chosen": "\n\nHuman: hi\n\nAssistant: a", "rejected": "\n\nHuman: ho\n\nAssistant: b"}
+    good = {"chosen": "\n\nHuman: hi\n\nAssistant: a", "rejected": "\n\nHuman: hi\n\nAssistant: b"}
+    Path("c.jsonl").write_text(json.dumps(pair) + "\n" + json.dumps(good))
+    assert len(data.load_comparisons("c.jsonl")) == 1
+    assert "1 skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content, place", [('{"prompt": "x"}', ":1"), ('{"a": 1', ":1"), ("[1, 2]", ":1"), ("", "no "),
+                                            ('\n{"messages": [{"role": "king", "content": "x"}]}', ":2")])
+def test_bad_records_name_their_line(content, place):
+    Path("bad.jsonl").write_text(content)
+    for load in (data.load_demonstrations, data.load_comparisons):
+        with pytest.raises(UserError, match=place):
+            load("bad.jsonl")
+
+
+# ----------------------------------------------------------------------------------------------- the world
+
+
+def test_held_out_means_held_out(world):
+    train = data.instructions(world, "train", 4000, seed=0)
+    test = data.instructions(world, "test", 480, seed=1, distinct=True)
+    assert len({str(i.messages) for i in test}) == 480
+    assert not {str(i.messages) for i in train} & {str(i.messages) for i in test}
+    asked = {i.facts[:2] for i in test if i.facts and i.facts[1]}
+    documents = list(data.web(world, 6000))
+    questions = {q.format(n=n): (n, topic) for topic, (_, _, qs) in data.TOPICS.items() for q in qs
+                 for n in world.people}
+    asked_in_web = {questions[line[3:]] for d in documents for line in d.splitlines() if line[3:] in questions}
+    assert len(asked_in_web) > 150 and not asked & asked_in_web        # told in stories, asked for nowhere
+    told = {world.meaning[s][:2] for d in documents for s in data.split_sentences(d) if s in world.meaning}
+    assert asked <= told
+
+
+def test_demonstrations_are_good_and_use_cases_are_those_of_table_1(world):
+    prompts, rng = data.instructions(world, "train", 4000, seed=0), random.Random(0)
+    golds = [data.gold(world, p, data.demonstrate(world, p, rng)[-1]["content"]) for p in prompts]
+    assert min(golds) > 0 and np.mean(golds) > 1.5
+    shares = Counter(p.use_case for p in prompts)
+    for use_case, share in data.USE_CASES.items():
+        assert abs(shares[use_case] / 4000 - share) < 4.5 * math.sqrt(share / 4000)      # 4.5 sigma
+
+
+def test_the_labeler_reads_what_the_world_writes(world):
+    n = world.people[0]
+    ask = data.Instruction("open qa", HELLO[:1], facts=(n, "home", 1))
+    right, wrong = world.facts[n, "home"], next(v for v in data.TOPICS["home"][0] if v != world.facts[n, "home"])
+    score = lambda text, ended=True: data.gold(world, ask, text, ended)
+    assert score(f"{n} lives in {right}.") == 2.0
+    assert score(f"{right}.") == 1.0
+    assert score("I do not know.") == 0.0
+    assert score(f"{n} lives in {wrong}.") == score(f"{wrong}.") == -2.0
+    assert score(f"{n} lives in {right}. Nobody cares, you idiot.") == 0.0
+    assert score(f"{n} lives in {right}. {n}'s home is in {right}.") == 1.5       # said twice
+    assert score(f"{n} lives in {right}. Happy to help.") == 2.0
+    assert score("Lives lives in in.") == -0.5
+    assert score(f"{n} lives in {right}.", ended=False) == 1.5
+    unknown = data.Instruction("open qa", HELLO[:1], unknowable=True)
+    assert data.gold(world, unknown, "I do not know.") == 2.0
+    assert data.gold(world, unknown, f"{world.strangers[0]} lives in {right}.") == -2.0
+    items = data.Instruction("brainstorming", HELLO[:1], items=(("red", "blue", "gold"), 2))
+    assert [data.gold(world, items, t) for t in ("red and blue.", "red and red.", "red.", "red, blue and gold.")] == [2, 0, 1, 0]
+
+
+def test_ranks_follow_the_rubric_and_equal_answers_tie(world):
+    n = world.people[0]
+    ask = data.Instruction("open qa", HELLO[:1], facts=(n, "home", 1))
+    good, rude = f"{n} lives in {world.facts[n, 'home']}.", data.RUDE[0]
+    answers = [(rude, True), (good, True), (good, True), ("I do not know.", True)]
+    assert data.label(world, ask, answers, random.Random(0), noise=0.0).ranks == [3, 0, 0, 2]
+
+
+# -------------------------------------------------------------------------------------------- the model
+
+
+def test_parameter_counts_are_those_of_the_released_models():
+    counts = {"gpt2": 124_439_808, "gpt2-medium": 354_823_168, "gpt2-large": 774_030_080, "gpt2-xl": 1_557_611_200}
+    with torch.device("meta"):
+        for name, count in counts.items():
+            assert GPT(gpt.PRESETS[name]).num_params() == count
+
+
+def test_initialization_as_published():
+    model = small_gpt(n_layer=8, n_embd=128, vocab_size=1000, block_size=256)
+    near = lambda p, std: abs(p.std().item() / std - 1) < 0.05
+    assert near(model.wte.weight, 0.02) and near(model.wpe.weight, 0.01)
+    for block in model.h:
+        assert near(block.attn.c_attn.weight, 0.02) and near(block.mlp.c_fc.weight, 0.02)
+        assert near(block.attn.c_proj.weight, 0.02 / 4) and near(block.mlp.c_proj.weight, 0.02 / 4)    # sqrt(2*8)
+        assert not block.mlp.c_fc.bias.any()
+    idx = torch.randint(1000, (4, 64))
+    assert abs(model(idx, idx.roll(-1, 1))[1].item() - math.log(1000)) < 0.1
+
+
+def test_gelu_is_the_tanh_form():
+    x = torch.linspace(-4, 4, 101, dtype=torch.float64)
+    mlp = gpt.MLP(GPTConfig(n_embd=1)).double()
+    with torch.no_grad():
+        for layer, weights in ((mlp.c_fc, [[1.0]] + [[0.0]] * 3), (mlp.c_proj, [[1.0, 0, 0, 0]])):
+            layer.weight.copy_(torch.tensor(weights))
+            layer.bias.zero_()
+    expected = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
+    assert torch.allclose(mlp(x[:, None])[:, 0], expected, atol=1e-12)
+
+
+AWKWARD = [(1, 1, 1, 1), (1, 2, 3, 2), (2, 1, 63, 4), (1, 1, 64, 3), (1, 2, 65, 2), (1, 1, 130, 5)]
+
+
+@pytest.mark.parametrize("shape", AWKWARD)
+@pytest.mark.parametrize("window", [None, 1, 2, 7, 64, 65, 1000])
+def test_fused_attention_equals_the_equation(shape, window):
+    q, k, v, grad = (torch.randn(shape, dtype=torch.float64) for _ in range(4))
+    results = []
+    for function in (gpt.attention, gpt.fused_attention):
+        inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+        out = function(*inputs, window)
+        results.append([out, *torch.autograd.grad(out, inputs, grad)])
+    for expected, ours in zip(*results):
+        assert torch.allclose(expected, ours, atol=1e-12)
+
+
+@pytest.mark.parametrize("T, window", [(5, None), (66, None), (9, 3), (70, 5)])
+def test_fused_attention_gradients_by_finite_differences(T, window):
+    inputs = [torch.randn(1, 1, T, 2, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    assert torch.autograd.gradcheck(lambda *x: gpt.fused_attention(*x, window), inputs)
+
+
+def test_fused_attention_equals_pytorchs_in_float32_and_takes_any_layout():
+    q, k, v = (torch.randn(2, 100, 3, 8).transpose(1, 2) for _ in range(3))       # not contiguous
+    assert torch.allclose(gpt.fused_attention(q, k, v), F.scaled_dot_product_attention(q, k, v, is_causal=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 9])
+def test_attention_never_sees_the_future_nor_past_the_window(window):
+    # scores in the thousands: a finite mask would leak here
+    q, k, v = (50 * torch.randn(1, 2, 100, 4) for _ in range(3))
+    before = gpt.fused_attention(q, k, v, window)
+    t = 70
+    k[:, :, t], v[:, :, t] = 100.0, -100.0
+    after = gpt.fused_attention(q, k, v, window)
+    changed = (before != after).any(dim=-1)[0].any(dim=0).nonzero().flatten().tolist()
+    assert min(changed) >= t and (window is None or max(changed) < t + window)
+    assert torch.isfinite(after).all()
+
+
+def test_attention_memory_grows_like_T():
+    """No buffer of the backward pass is as large as T x T."""
+    largest, T = 0, 1024
+    q, k, v = (torch.randn(1, 1, T, 8, requires_grad=True) for _ in range(3))
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            largest = max([largest] + [x.numel() for x in (out if isinstance(out, (tuple, list)) else [out])
+                                       if isinstance(x, torch.Tensor)])
+            return out
+
+    with Watch():
+        gpt.fused_attention(q, k, v).sum().backward()
+    assert 0 < largest <= T * T // 4
+
+
+def test_changing_a_token_leaves_earlier_logits_alone():
+    model = small_gpt()
+    idx = torch.randint(50, (2, 16))
+    other = idx.clone()
+    other[:, 9] = (other[:, 9] + 1) % 50
+    a, b = model(idx)[0], model(other)[0]
+    assert torch.equal(a[:, :9], b[:, :9]) and not torch.equal(a[:, 9], b[:, 9])
+
+
+def test_logits_equal_transformers():
+    if not importlib.util.find_spec("transformers"):
+        pytest.skip("transformers is not installed")
+    from transformers import GPT2Config, GPT2LMHeadModel
+    model = small_gpt(n_layer=3).double()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    theirs = GPT2LMHeadModel(GPT2Config(50, 16, 16, 3, 2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
+                                        bos_token_id=0, eos_token_id=0)).double()
+    ours = {f"transformer.{n}": p.t() if "c_" in n and p.ndim == 2 else p for n, p in model.state_dict().items()}
+    missing = theirs.load_state_dict(ours, strict=False)
+    assert not missing.unexpected_keys and all("lm_head" in k for k in missing.missing_keys)
+    idx = torch.randint(50, (2, 13))
+    assert torch.allclose(model(idx)[0], theirs(idx).logits, atol=1e-10)
+
+
+def test_too_many_tokens_is_a_clear_message():
+    with pytest.raises(UserError, match="context"):
+        small_gpt()(torch.zeros(1, 17, dtype=torch.long))
+    with pytest.raises(UserError):
+        small_gpt(n_embd=15)
+
+
+# --------------------------------------------------------------------------------------------- sampling
+
+
+def test_cached_logits_equal_uncached_for_prompts_of_different_length():
+    model = small_gpt(block_size=32).double()
+    rows = [list(range(1, n)) for n in (4, 9, 2)]
+    idx, lengths = (torch.from_numpy(a) for a in data.right_pad(rows, 7))
+    cache = gpt.KVCache(model, 3, 32)
+    logits, _ = model(idx, cache=cache)
+    cache.lengths.copy_(lengths)
+    last = logits[torch.arange(3), lengths - 1]
+    for step in range(6):
+        for b, row in enumerate(rows):
+            assert torch.allclose(last[b], model(torch.tensor([row]))[0][0, -1], atol=1e-12)
+        tokens = torch.tensor([(5 * step + b) % 50 for b in range(3)])
+        for row, token in zip(rows, tokens.tolist()):
+            row.append(token)
+        last = model(tokens[:, None], cache=cache)[0][:, -1]
+    # and several tokens at once behind a cache
+    more = torch.randint(50, (3, 4))
+    logits = model(more, cache=cache)[0]
+    for b, row in enumerate(rows):
+        # `last` fed one token that rows already hold, so the cache stands where the rows do
+        assert torch.allclose(logits[b], model(torch.tensor([row + more[b].tolist()]))[0][0, -4:], atol=1e-12)
+
+
+class PlusOne(GPT):
+    """Deterministically says the previous token + 1."""
+
+    def hidden(self, idx, cache=None):
+        super().hidden(idx, cache)
+        return F.one_hot((idx + 1) % self.config.vocab_size, self.config.n_embd).to(self.wte.weight.dtype)
+
+
+def test_generation_with_a_policy_that_counts():
+    model = PlusOne(GPTConfig(16, 8, 1, 1, 16))
+    torch.nn.init.eye_(model.wte.weight).mul_(1000)
+    idx, lengths = torch.tensor([[3, 4, 5], [9, 0, 0]]), torch.tensor([3, 1])
+    out = gpt.generate(model, idx, 5, lengths, stop_tokens=(8,), pad_token=0)
+    assert out.tolist() == [[6, 7, 8, 0, 0], [10, 11, 12, 13, 14]]
+    out, logprobs = gpt.generate(model, idx, 3, lengths, stop_tokens=(6,), pad_token=0, return_logprobs=True)
+    assert out.tolist() == [[6, 0, 0], [10, 11, 12]] and torch.allclose(logprobs, torch.zeros(2, 3))
+    out = gpt.generate(model, torch.tensor([[1]]), 40)                 # five times the context
+    assert out[0].tolist() == [(2 + i) % 16 for i in range(40)]
+
+
+def test_batched_generation_equals_row_by_row():
+    model = small_gpt(block_size=32)
+    rows = [[1, 2, 3, 4, 5], [6], [7, 8, 9]]
+    idx, lengths = (torch.from_numpy(a) for a in data.right_pad(rows, 0))
+    together = gpt.generate(model, idx, 12, lengths, temperature=0)
+    for row, expected in zip(rows, together):
+        alone = gpt.generate(model, torch.tensor([row]), 12, temperature=0)
+        uncached = list(row)
+        for _ in range(12):
+            uncached.append(model(torch.tensor([uncached]))[0][0, -1].argmax().item())
+        assert alone[0].tolist() == expected.tolist() == uncached[len(row):]
+
+
+def test_reported_logprobs_are_the_models():
+    model, prompt = small_gpt(block_size=32), torch.tensor([[1, 2, 3]])
+    out, logprobs = gpt.generate(model, prompt, 8, temperature=0.7, top_k=5, return_logprobs=True,
+                                 generator=torch.Generator().manual_seed(1))
+    logits = model(torch.cat([prompt, out], 1))[0][:, 2:-1] / 0.7
+    assert torch.allclose(logits.log_softmax(-1).gather(2, out[:, :, None])[:, :, 0], logprobs, atol=1e-5)
+    again = gpt.generate(model, prompt, 8, temperature=0.7, top_k=5, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(out, again)
+
+
+def test_top_k_and_top_p_keep_just_what_they_say():
+    probabilities = torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.05, 0.15, 0.3, 0.5]])
+    kept = lambda **options: torch.isfinite(gpt.truncate_logits(probabilities.log(), **options)).int().tolist()
+    assert kept(top_k=2) == [[1, 1, 0, 0], [0, 0, 1, 1]]
+    assert kept(top_p=0.79) == [[1, 1, 0, 0], [0, 0, 1, 1]]
+    assert kept(top_p=0.81) == [[1, 1, 1, 0], [0, 1, 1, 1]]
+    assert kept(top_p=0.0) == kept(top_k=1) == [[1, 0, 0, 0], [0, 0, 0, 1]]
+    counts = torch.bincount(gpt.sample_next_token(probabilities[:1].log().expand(20000, 4),
+                                                  generator=torch.Generator().manual_seed(0)), minlength=4)
+    assert (counts / 20000 - probabilities[0]).abs().max() < 0.02      # 5.6 sigma of the largest
+
+
+# --------------------------------------------------------------------------------------------- training
+
+
+def test_muon_moves_singular_values_to_one_and_keeps_the_vectors():
+    for shape in ((20, 50), (50, 20), (30, 30)):
+        matrix = torch.randn(shape, dtype=torch.float64)
+        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+        out = gpt.orthogonalize(matrix[None])[0]
+        inner = u.T @ out @ vh.T                                       # diagonal in the old singular vectors
+        assert (inner - inner.diag().diag()).abs().max() < 1e-8
+        assert 0.3 < inner.diag()[s > 0.1 * s.max()].min() and inner.diag().max() < 1.3
+
+
+def test_optimizer_groups_own_every_parameter_once():
+    model = small_gpt()
+    optimizers = gpt.make_optimizers(model, lr=1e-3, muon_lr=0.02, weight_decay=0.1)
+    owned = [id(p) for o in optimizers for g in o.param_groups for p in g["params"]]
+    assert sorted(owned) == sorted(id(p) for p in model.parameters())
+    muon = {id(p) for p in optimizers[1].param_groups[0]["params"]}
+    for name, p in model.named_parameters():
+        assert (id(p) in muon) == (p.ndim == 2 and name.startswith("h.")), name
+    for group in optimizers[0].param_groups:
+        assert group["betas"] == (0.9, 0.95) and all((p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+def test_schedule_at_its_corners():
+    at = lambda step: gpt.schedule(step, 100, 10)
+    assert at(0) == pytest.approx(0.1) and at(9) == 1.0 and at(10) == 1.0 and at(100) == pytest.approx(0.1)
+    assert at(55) == pytest.approx(0.55) and at(1000) == pytest.approx(0.1)
+
+
+def toy_run(folder, steps, stop_at=None, dropout=0.1):
+    """A tiny pretraining run on counting; stop_at interrupts it like Ctrl-C."""
+    torch.manual_seed(0)
+    stream = np.arange(3000, dtype=np.uint16) % 40
+    model, tokenizer = small_gpt(vocab_size=262, dropout=dropout), Tokenizer(BYTES)
+    config = gpt.TrainConfig(steps=steps, batch_size=4, eval_every=5, warmup=2, accumulate=2)
+    if stop_at:
+        steps_done, forward = itertools.count(1), model.forward
+        def interrupted(*args, **kwargs):
+            if model.training and next(steps_done) > 2 * stop_at:
+                raise KeyboardInterrupt
+            return forward(*args, **kwargs)
+        model.forward = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            gpt.train(model, tokenizer, stream, stream[:200], config, Path(folder) / "m.pt", {"v": 1})
+        return None
+    result = gpt.train(model, tokenizer, stream, stream[:200], config, Path(folder) / "m.pt", {"v": 1})
+    return model, result
+
+
+def test_a_stopped_and_resumed_run_equals_one_that_was_not(capsys):
+    straight, result = toy_run("a", 20)
+    toy_run("b", 20, stop_at=13)
+    resumed, result_b = toy_run("b", 20)
+    assert "going on from step 10" in capsys.readouterr().out
+    assert all(torch.equal(p, q) for p, q in zip(straight.parameters(), resumed.parameters()))
+    assert result == result_b
+    again, result_c = toy_run("b", 20)
+    assert "reusing" in capsys.readouterr().out and result_c == result
+    assert all(torch.equal(p, q) for p, q in zip(again.parameters(), resumed.parameters()))
+
+
+def test_training_learns_and_accumulation_is_a_mean():
+    _, result = toy_run("a", 60, dropout=0.0)
+    assert result["loss"] < 1.0 < math.log(40)
+    model = small_gpt()
+    idx = torch.randint(50, (4, 9))
+    model(idx[:, :-1], idx[:, 1:])[1].backward()
+    whole = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    for half in idx.chunk(2):
+        (model(half[:, :-1], half[:, 1:])[1] / 2).backward()
+    assert all(torch.allclose(p.grad, g, atol=1e-6) for p, g in zip(model.parameters(), whole))
+
+
+def test_bits_per_byte_of_a_uniform_model():
+    model = small_gpt(vocab_size=262)
+    torch.nn.init.zeros_(model.wte.weight)
+    result = gpt.evaluate(model, Tokenizer(BYTES), np.frombuffer(b"x" * 500, np.uint8))
+    assert result["loss"] == pytest.approx(math.log(262)) and result["bits_per_byte"] == pytest.approx(math.log2(262))
+
+
+def test_checkpoints_never_execute_what_they_hold_and_are_checked():
+    import pickle
+    class Evil:
+        def __reduce__(self):
+            return (os.system, ("touch executed",))
+    Path("evil.pt").write_bytes(pickle.dumps({"config": Evil()}))
+    torch.save({"config": Evil()}, "evil2.pt")
+    Path("noise.pt").write_bytes(os.urandom(2000))
+    Path("empty.pt").touch()
+    for name in ("evil.pt", "evil2.pt", "noise.pt", "empty.pt", "missing.pt"):
+        with pytest.raises(UserError):
+            gpt.load_model(name)
+    assert not Path("executed").exists()
+    gpt.save_checkpoint("rm.pt", rlhf.RewardModel(small_gpt()), Tokenizer(BYTES), {})
+    with pytest.raises(UserError, match="another kind"):
+        gpt.load_model("rm.pt")
+
+
+def test_files_appear_whole_or_not_at_all():
+    Path("f").write_text("old")
+    with pytest.raises(RuntimeError):
+        with data.atomic_write("f") as file:
+            file.write(b"half")
+            raise RuntimeError
+    assert Path("f").read_text() == "old" and os.listdir() == ["f"]
+
+
+# ------------------------------------------------------------------------------ SFT [InstructGPT §3.5, C.1]
+
+
+def test_sft_learns_from_the_response_only(tokenizer):
+    model = small_gpt(vocab_size=tokenizer.vocab_size, block_size=32)
+    ids, mask = data.render_conversation(tokenizer, HELLO)
+    loss = rlhf.sft_loss(model, tokenizer, [(ids, mask), (ids + [5] * 3, mask + [0] * 3)])
+    logits = model(torch.tensor([ids]))[0][0].log_softmax(-1)
+    by_hand = [-logits[t - 1, ids[t]].item() for t in range(len(ids)) if mask[t]]
+    assert loss.item() == pytest.approx(np.mean(by_hand), abs=1e-5)
+    # no gradient reaches the logits of the prompt's own tokens
+    model.zero_grad()
+    hidden = model.hidden(torch.tensor([ids])).detach().requires_grad_()
+    F.cross_entropy(F.linear(hidden, model.wte.weight)[0, :-1],
+                    torch.tensor([i if m else -1 for i, m in zip(ids, mask)][1:]), ignore_index=-1).backward()
+    learned = hidden.grad[0].abs().sum(-1) > 0
+    assert learned.tolist() == [bool(m) for m in mask[1:]] + [False]
+
+
+def test_too_long_conversations_lose_their_oldest_turns(tokenizer):
+    messages = [{"role": "user", "content": "old " * 30}, {"role": "assistant", "content": "old"}, *HELLO]
+    ids, mask = rlhf.fit(tokenizer, messages, 20)
+    assert len(ids) <= 20 and tokenizer.decode(i for i, m in zip(ids, mask) if m) == " hello you<|end|>"
+    ids = rlhf.prompt_ids(tokenizer, [{"role": "user", "content": "word " * 90}], 16)
+    assert len(ids) == 16 and ids[-1] == tokenizer.special["<|assistant|>"]
+
+
+# ----------------------------------------------------------------- the reward model [InstructGPT eq. (1), C.2]
+
+
+def test_k_2_is_the_pairwise_loss():
+    rewards = torch.randn(7, 2)
+    assert rlhf.ranking_loss(rewards) == pytest.approx(-F.logsigmoid(rewards[:, 0] - rewards[:, 1]).mean().item())
+
+
+def test_ranking_loss_is_the_mean_over_explicit_pairs_and_over_prompts():
+    rewards, ranks = torch.randn(3, 5), torch.tensor([[2, 0, 1, 1, 0], [4, 3, 2, 1, 0], [0, 1, -1, -1, -1]])
+    expected = []
+    for row, order in zip(rewards.tolist(), ranks.tolist()):
+        pairs = [(a, b) for i, a in enumerate(row) for j, b in enumerate(row) if 0 <= order[i] < order[j]]
+        expected.append(np.mean([math.log1p(math.exp(-(a - b))) for a, b in pairs]))
+    assert rlhf.ranking_loss(rewards, ranks).item() == pytest.approx(np.mean(expected), rel=1e-5)
+    assert rlhf.ranking_loss(rewards + 100, ranks).item() == pytest.approx(np.mean(expected), rel=1e-4)
+    assert rlhf.ranking_loss(torch.randn(2, 3), torch.zeros(2, 3)).item() == 0.0       # nothing but ties
+
+
+def test_ranking_loss_survives_huge_margins():
+    rewards = torch.tensor([[-1e4, 1e4]], requires_grad=True)
+    rlhf.ranking_loss(rewards).backward()
+    assert torch.isfinite(rewards.grad).all()
+
+
+def test_reward_is_read_at_the_last_token_and_padding_changes_nothing():
+    model = rlhf.RewardModel(small_gpt()).eval()
+    ids, last = torch.randint(50, (3, 10)), torch.tensor([4, 9, 7])
+    scores = model(ids, last)
+    padded = F.pad(ids, (0, 5), value=3)
+    for b, n in enumerate(last):
+        padded[b, n + 1:] = 11
+        alone = model(ids[b:b + 1, :n + 1], last[b:b + 1])
+        assert torch.allclose(scores[b], alone, atol=1e-6)
+    assert torch.allclose(model(padded, last), scores, atol=1e-6)
+
+
+def test_demonstrations_score_zero_on_average(tokenizer):
+    model = rlhf.RewardModel(small_gpt(vocab_size=tokenizer.vocab_size, block_size=32))
+    demonstrations = [[HELLO[0], {"role": "assistant", "content": text}] for text in ("yes", "no", "a longer one", "x")]
+    rlhf.center_scores(model, tokenizer, demonstrations)
+    ids, lengths = rlhf.to_tensors([data.render_conversation(tokenizer, d)[0] for d in demonstrations], 0, "cpu")
+    assert model(ids, lengths - 1).mean().item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_comparisons_are_scored_in_their_own_places(tokenizer):
+    model = rlhf.RewardModel(small_gpt(vocab_size=tokenizer.vocab_size, block_size=32))
+    comparisons = [data.Comparison(HELLO[:1], ["a", "bb b", "c"], [1, 0, 2]), data.Comparison(HELLO[:1], ["d", "a"], [0, 0])]
+    scores, ranks = rlhf.comparison_scores(model, tokenizer, comparisons)
+    assert ranks.tolist() == [[1, 0, 2], [0, 0, -1]]
+    assert scores[0, 0].item() == pytest.approx(scores[1, 1].item(), abs=1e-6) != scores[0, 1].item()
+
+
+# ------------------------------------------------------------------------------------ PPO [InstructGPT C.4]
+
+
+def toy_rollout(policy, tokenizer, B=6, **options):
+    config = rlhf.PPOConfig(max_response=6, batch_size=B, minibatches=2, **options)
+    torch.manual_seed(5)
+    reward_model = rlhf.RewardModel(policy).eval()
+    value_model = rlhf.RewardModel(policy).eval()
+    reference = small_gpt(policy.config.vocab_size, policy.config.block_size).eval()
+    prompts = [[{"role": "user", "content": "word " * (i + 1)}] for i in range(B)]
+    rollout = rlhf.roll_out(policy, reference, reward_model, value_model, tokenizer, prompts, config,
+                            torch.Generator().manual_seed(0))
+    return rollout, reward_model, value_model, reference, config
+
+
+@pytest.fixture
+def policy(tokenizer):
+    """A policy that often says <|end|>."""
+    model = small_gpt(vocab_size=tokenizer.vocab_size, block_size=32).eval()
+    with torch.no_grad():
+        model.ln_f.bias.copy_(model.wte.weight[tokenizer.end] * 300)
+        model.ln_f.weight.mul_(3)
+    return model
+
+
+def test_responses_stand_right_behind_their_prompts():
+    prompts, lengths = torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([3, 1])
+    responses = torch.tensor([[7, 8, 0], [9, 0, 0]])
+    ids = rlhf.join_responses(prompts, lengths, responses, (responses > 0).float(), pad=0)
+    assert ids.tolist() == [[1, 2, 3, 7, 8], [4, 9, 0, 0, 0]]
+
+
+def test_response_logprobs_equal_the_whole_softmax(tokenizer, policy):
+    rollout, *_ = toy_rollout(policy, tokenizer)
+    for b in range(6):
+        n, r = rollout.lengths[b].item(), int(rollout.mask[b].sum())
+        log_p = policy(rollout.ids[b:b + 1, :n + r])[0][0].log_softmax(-1)
+        for t in range(r):
+            assert rollout.logprobs[b, t].item() == pytest.approx(log_p[n + t - 1, rollout.responses[b, t]].item(), abs=1e-5)
+            assert rollout.ids[b, n + t] == rollout.responses[b, t]
+
+
+def test_before_the_first_step_the_ratio_is_one_and_the_kl_to_itself_zero(tokenizer, policy):
+    rollout, *_ = toy_rollout(policy, tokenizer)
+    for rows in (slice(None), torch.tensor([4, 1])):                    # whole batch and a shuffled minibatch
+        batch = rollout[rows]
+        logprobs = rlhf.response_logprobs(policy, batch.ids, batch.lengths, batch.responses)
+        _, info = rlhf.policy_loss(logprobs, batch.logprobs, batch.advantages, batch.mask)
+        assert info["ratio"] == pytest.approx(1.0, abs=1e-6) and info["clipfrac"] == 0.0
+        assert info["approx_kl"] == pytest.approx(0.0, abs=1e-6)
+    own = rlhf.response_logprobs(policy, rollout.ids, rollout.lengths, rollout.responses)
+    assert torch.equal(own * rollout.mask, rollout.logprobs)            # exactly
+
+
+def test_rollouts_end_where_they_end(tokenizer, policy):
+    rollout, *_ = toy_rollout(policy, tokenizer, B=40)
+    assert 0 < rollout.ended.float().mean() < 1                         # both kinds occur
+    for b in range(40):
+        row = rollout.responses[b].tolist()
+        n = row.index(tokenizer.end) + 1 if tokenizer.end in row else len(row)
+        assert rollout.mask[b].tolist() == [1.0] * n + [0.0] * (len(row) - n)
+        assert rollout.ended[b].item() == (tokenizer.end in row)
+    assert (rollout.scores[~rollout.ended] == rlhf.PPOConfig().unfinished_score).all()
+
+
+def test_the_score_lands_on_one_index_and_rewards_sum_to_score_minus_kl():
+    mask = torch.tensor([[1.0, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
+    scores, logprobs, ref = torch.tensor([5.0, -2.0, 1.0]), torch.randn(3, 4), torch.randn(3, 4)
+    rewards = rlhf.token_rewards(scores, logprobs, ref, mask, kl_coef=0.1)
+    without = rlhf.token_rewards(torch.zeros(3), logprobs, ref, mask, kl_coef=0.1)
+    assert ((rewards - without).abs() > 1e-6).nonzero().tolist() == [[0, 2], [1, 0], [2, 3]]
+    assert torch.allclose(rewards.sum(1), scores - 0.1 * ((logprobs - ref) * mask).sum(1))
+    assert torch.allclose(rlhf.token_rewards(scores, ref, ref, mask, 0.1).sum(1), scores)
+
+
+def test_gae_equals_its_definition():
+    rewards, values = torch.randn(4, 7), torch.randn(4, 7)
+    lengths = [7, 1, 4, 6]
+    mask = torch.tensor([[float(t < n) for t in range(7)] for n in lengths])
+    rewards = rewards * mask
+    advantages, returns = rlhf.compute_gae(rewards, values, mask, gamma=0.9, lam=0.8)
+    for b, n in enumerate(lengths):
+        r, v = rewards[b].tolist(), values[b, :n].tolist() + [0.0]
+        deltas = [r[t] + 0.9 * v[t + 1] - v[t] for t in range(n)]
+        for t in range(7):
+            expected = sum((0.9 * 0.8) ** (l - t) * deltas[l] for l in range(t, n)) if t < n else 0.0
+            assert advantages[b, t].item() == pytest.approx(expected, abs=1e-5)
+    assert torch.allclose(returns, advantages + values * mask)
+    monte_carlo, _ = rlhf.compute_gae(rewards, values, mask, gamma=1.0, lam=1.0)       # = return - V
+    to_go = rewards.flip(1).cumsum(1).flip(1)
+    assert torch.allclose(monte_carlo, (to_go - values) * mask, atol=1e-5)
+
+
+def test_padded_places_change_no_loss_and_no_statistic():
+    mask = torch.tensor([[1.0, 1, 0, 0], [1, 1, 1, 0]])
+    new, old, adv = torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4)
+    noise = 100 * torch.rand(2, 4) * (1 - mask)
+    for function in (lambda a, b, c: rlhf.policy_loss(a, b, rlhf.whiten(c, mask), mask)[0],
+                     lambda a, b, c: rlhf.value_loss(a, b, c, mask), lambda a, b, c: rlhf.masked_mean(a, mask)):
+        assert function(new, old, adv).item() == pytest.approx(function(new + noise, old - noise, adv + noise).item())
+    info, noisy = rlhf.policy_loss(new, old, adv, mask)[1], rlhf.policy_loss(new + noise, old, adv - noise, mask)[1]
+    assert info == pytest.approx(noisy)
+    white = rlhf.whiten(adv, mask)
+    assert rlhf.masked_mean(white, mask).item() == pytest.approx(0, abs=1e-6)
+    assert rlhf.masked_mean(white ** 2, mask).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_tokens_after_the_end_get_no_gradient():
+    new, mask = torch.randn(2, 4, requires_grad=True), torch.tensor([[1.0, 1, 0, 0], [1, 1, 1, 0]])
+    rlhf.policy_loss(new, new.detach(), torch.randn(2, 4), mask)[0].backward()
+    assert (new.grad[mask == 0] == 0).all() and (new.grad[mask == 1] != 0).all()
+
+
+def test_clipping_stops_the_gradient_outside_and_only_there():
+    log_ratio = torch.tensor([[0.5, 0.5, -0.5, -0.5, 0.1]], requires_grad=True)
+    advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0]])
+    loss, info = rlhf.policy_loss(log_ratio, torch.zeros(1, 5), advantages, torch.ones(1, 5))
+    loss.backward()
+    # too far up with a good advantage, too far down with a bad one: no further push. The others still learn.
+    assert (log_ratio.grad[0] != 0).tolist() == [False, True, True, False, True]
+    assert info["clipfrac"] == pytest.approx(2 / 5)
+    by_hand = -np.mean([1.2, -math.exp(0.5), math.exp(-0.5), -0.8, math.exp(0.1)])
+    assert loss.item() == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_value_loss_takes_the_worse_of_clipped_and_not():
+    values, old, returns = torch.tensor([[1.0, 0.1]]), torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+    # first: clipped to 0.2, error 0.8 is worse than 0; second: inside the range
+    assert rlhf.value_loss(values, old, returns, torch.ones(1, 2)).item() == pytest.approx(0.5 * (0.64 + 0.01) / 2)
+
+
+def test_approx_kl_estimates_the_exact_kl():
+    logits_old, logits_new = torch.randn(50), torch.randn(50) * 0.3
+    logits_new = logits_old + logits_new
+    old, new = logits_old.log_softmax(0), logits_new.log_softmax(0)
+    exact = (old.exp() * (old - new)).sum().item()
+    tokens = torch.multinomial(old.exp(), 40_000, replacement=True, generator=torch.Generator().manual_seed(0))
+    _, info = rlhf.policy_loss(new[tokens][None], old[tokens][None], torch.zeros(1, 40_000), torch.ones(1, 40_000))
+    assert info["approx_kl"] == pytest.approx(exact, rel=0.1) and info["approx_kl"] >= 0
+
+
+def ppo_run(tokenizer, policy, ptx_coef, iterations=2, **options):
+    import copy
+    policy = copy.deepcopy(policy)
+    torch.manual_seed(3)
+    reward_model = rlhf.RewardModel(policy)
+    config = rlhf.PPOConfig(iterations=iterations, batch_size=8, minibatches=2, max_response=6, ptx_coef=ptx_coef, **options)
+    ptx = data.Batches(np.arange(2000, dtype=np.uint16) % 300, 2, 16, 0) if ptx_coef is not None else None
+    prompts = lambda n: [[{"role": "user", "content": "word " * (1 + i % 3)}] for i in range(n)]
+    rlhf.train_ppo(policy, reward_model, tokenizer, prompts, config, 0, Path("ppo.jsonl"), ptx)
+    return policy
+
+
+def test_gamma_zero_reproduces_ppo_bit_for_bit(tokenizer, policy):
+    plain, zero, ptx = (ppo_run(tokenizer, policy, gamma) for gamma in (None, 0.0, 1.0))
+    assert all(torch.equal(p, q) for p, q in zip(plain.parameters(), zero.parameters()))
+    assert not all(torch.equal(p, q) for p, q in zip(plain.parameters(), ptx.parameters()))
+    assert not all(torch.equal(p, q) for p, q in zip(plain.parameters(), policy.parameters()))
+
+
+def test_one_optimizer_step_holds_both_gradients(tokenizer, policy):
+    rollout, _, value_model, _, config = toy_rollout(policy, tokenizer, ptx_coef=3.0)
+    stream = np.arange(2000, dtype=np.uint16) % 300
+    collected = []
+
+    class Recorder(torch.optim.SGD):
+        def step(self):
+            collected.append([p.grad.clone() for g in self.param_groups for p in g["params"]])
+
+    def gradient(ptx):
+        recorder = Recorder(policy.parameters(), lr=0.0)
+        torch.nn.utils.clip_grad_norm_, clip = (lambda *a: None), torch.nn.utils.clip_grad_norm_
+        try:
+            rlhf.ppo_step(policy, value_model, [recorder], [Recorder(value_model.parameters(), lr=0.0)], rollout, config, ptx)
+        finally:
+            torch.nn.utils.clip_grad_norm_ = clip
+        assert all(p.grad is None for p in policy.parameters())         # nothing is left for the next step
+        assert len(collected) == 2                                      # one step of each network
+        return collected.pop(0), collected.pop()
+
+    both, _ = gradient(data.Batches(stream, 2, 16, 0))
+    ppo_only, _ = gradient(None)
+    x, y = (torch.from_numpy(a) for a in data.Batches(stream, 2, 16, 0).next())
+    lm = torch.autograd.grad(policy(x, y)[1], list(policy.parameters()))
+    for b, p, g in zip(both, ppo_only, lm):
+        assert torch.allclose(b, p + 3.0 * g, atol=1e-5)
+
+
+def test_the_policy_ends_as_its_moving_average(tokenizer, policy):
+    frozen = ppo_run(tokenizer, policy, None, ema_decay=1.0)            # the average never moves
+    assert all(torch.equal(p, q) for p, q in zip(frozen.parameters(), policy.parameters()))
+
+
+def test_ppo_raises_the_reward(tokenizer, policy):
+    """Reward = the share of one letter's token. The mean over the last iterations must beat the mean over the first by
+    0.25; without learning both are means of 5 x 32 scores in [0, 1], so sigma <= 0.06 and a false alarm needs more than
+    4 sigma of their difference: odds below 1 in 10,000. Learning reaches + 0.5 or more."""
+    token = tokenizer.encode("a")[0]
+
+    class LikesA(rlhf.RewardModel):
+        def forward(self, ids, last):
+            behind = (ids == tokenizer.special["<|assistant|>"]).cumsum(1) > 0
+            said = behind & (torch.arange(ids.size(1)) <= last[:, None])
+            return (said & (ids == token)).sum(1) / said.sum(1)
+
+    torch.manual_seed(3)
+    with torch.no_grad():
+        policy.ln_f.bias.add_(policy.wte.weight[token] * 280)
+    config = rlhf.PPOConfig(iterations=25, batch_size=32, minibatches=4, max_response=6, kl_coef=0.0, lr=1e-3, value_lr=1e-3,
+                            unfinished_score=0.0)
+    prompts = lambda n: [[{"role": "user", "content": "word"}]] * n
+    rlhf.train_ppo(policy, LikesA(policy), tokenizer, prompts, config, 0, Path("ppo.jsonl"))
+    scores = [json.loads(line)["score"] for line in open("ppo.jsonl").readlines()[1:]]
+    assert np.mean(scores[-5:]) > np.mean(scores[:5]) + 0.25
+
+
+def test_win_rate_counts_ties_as_half():
+    assert rlhf.win_rate([1, 2, 3, 0], [0, 2, 1, 1]) == {"win": 0.625, "won": 2, "lost": 1}
+
+
+# ------------------------------------------------------------------------------- the whole, and its commands
+
+
+def run(*arguments, stdin="", timeout=300, **options):
+    return subprocess.run([sys.executable, *map(str, arguments)], input=stdin, capture_output=True, text=True, timeout=timeout,
+                          env={**os.environ, "PYTHONPATH": str(HERE)}, **options)
+
+
+def test_the_whole_of_instructgpt_runs_is_reused_and_chats():
+    command = (HERE / "rlhf.py", "--pretrain-steps", 12, "--sft-epochs", 1, "--comparison-prompts", 24, "--iterations", 2)
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    rows = {row["model"]: row for row in json.loads(Path("runs/instructgpt/table.json").read_text())}
+    assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO round one", "PPO", "PPO-ptx"]
+    assert all(math.isfinite(v) for row in rows.values() for k, v in row.items() if k != "model")
+    assert rows["SFT"]["kl"] == 0.0                                     # against itself
+    again = run(*command)
+    assert again.returncode == 0 and again.stdout.count("reusing") == 7
+    assert json.loads(Path("runs/instructgpt/table.json").read_text()) == list(rows.values())
+    talk = run(HERE / "rlhf.py", "chat", stdin="hello <|end|>\n/system be brief\n\nbye\n/reset\n" + "long " * 300 + "\n")
+    assert talk.returncode == 0 and talk.stdout.count("you>") == 7 and not talk.stderr
+
+
+def test_your_own_demonstrations_and_comparisons():
+    with open("d.jsonl", "w") as d, open("c.jsonl", "w") as c:
+        for i in range(20):
+            d.write(json.dumps({"instruction": f"Say {i} in a long way", "output": f"the number {i} " * 60}) + "\n")
+            c.write(json.dumps({"prompt": f"Say {i}", "chosen": f"{i}, of course", "rejected": "no " * 200}) + "\n")
+    done = run(HERE / "rlhf.py", "--demonstrations", "d.jsonl", "--comparisons", "c.jsonl", "--pretrain-steps", 3, "--sft-epochs", 1,
+               "--iterations", 1)
+    assert done.returncode == 0, done.stderr
+    assert [r["model"] for r in json.loads(Path("runs/instructgpt/table.json").read_text())] == ["SFT", "PPO round one", "PPO", "PPO-ptx"]
+
+
+def fails(capsys, commands, *argv):
+    """Exit code 2, one line on stderr that starts with error:, no traceback."""
+    with pytest.raises(SystemExit) as error:
+        data.command_line(commands, next(iter(commands)), list(argv))
+    message = capsys.readouterr().err
+    assert error.value.code == 2 and message.startswith("error: ") and message.count("\n") == 1, message
+    return message
+
+
+GPT_COMMANDS = {"pretrain": (gpt.PretrainSettings, gpt.pretrain), "sample": (gpt.SampleSettings, gpt.sample)}
+RLHF_COMMANDS = {"instructgpt": (rlhf.InstructGPTSettings, rlhf.instructgpt), "chat": (rlhf.ChatSettings, rlhf.chat)}
+
+
+def test_wrong_input_is_one_clear_line(capsys):
+    Path("empty.txt").touch()
+    Path("blank.txt").write_text("  \n ")
+    Path("binary.bin").write_bytes(bytes(range(256)) * 10)
+    Path("short.txt").write_text("too short")
+    Path("bad.jsonl").write_text("{")
+    Path("text.txt").write_text("some text. " * 500)
+    Path("plain.jsonl").write_text('{"txt": "x"}')
+    Path("file").touch()
+    for source, word in [("missing.txt", "missing.txt"), ("empty.txt", "no text"), ("blank.txt", "no text"),
+                         ("binary.bin", "not text"), ("short.txt", "tokens"), ("bad.jsonl", "bad.jsonl:1"), ("plain.jsonl", "plain.jsonl:1")]:
+        assert word in fails(capsys, GPT_COMMANDS, "--data", source, "--steps", "1")
+    assert "--stpes" in fails(capsys, GPT_COMMANDS, "--stpes", "3")
+    assert "invalid" in fails(capsys, GPT_COMMANDS, "--steps", "many")
+    assert "invalid choice" in fails(capsys, GPT_COMMANDS, "pretarin")
+    assert "at least 1" in fails(capsys, GPT_COMMANDS, "--steps", "0")
+    assert "n_head" in fails(capsys, GPT_COMMANDS, "--n-head", "3", "--data", "text.txt", "--steps", "1")
+    assert "no checkpoint" in fails(capsys, GPT_COMMANDS, "sample")
+    assert "not a checkpoint" in fails(capsys, GPT_COMMANDS, "sample", "--model", "text.txt")
+    assert "file/x" in fails(capsys, GPT_COMMANDS, "--data", "text.txt", "--steps", "1", "--name", "../file/x")
+    assert "--comparisons" in fails(capsys, RLHF_COMMANDS, "--demonstrations", "bad.jsonl")
+    assert "bad.jsonl:1" in fails(capsys, RLHF_COMMANDS, "--comparisons", "bad.jsonl")
+    assert "no checkpoint" in fails(capsys, RLHF_COMMANDS, "chat")
+
+
+def test_a_checkpoint_from_another_shape_is_not_mixed_in(capsys):
+    Path("text.txt").write_text("some text to learn from. " * 500)
+    common = ["--data", "text.txt", "--vocab-size", "300", "--block-size", "8", "--n-embd", "16", "--n-layer", "1"]
+    data.command_line(GPT_COMMANDS, "pretrain", [*common, "--steps", "2"])
+    data.command_line(GPT_COMMANDS, "pretrain", [*common, "--steps", "2", "--n-layer", "2"])      # trains anew
+    assert gpt.load_model("runs/pretrain/pretrain.pt")[0].config.n_layer == 2
+    assert "reusing" not in capsys.readouterr().out
+    data.command_line(GPT_COMMANDS, "sample", ["--prompt", "some", "--tokens", "30", "--top-k", "5"])
+    assert capsys.readouterr().out.startswith("some")
+
+
+def test_help_is_made_from_the_settings(capsys):
+    with pytest.raises(SystemExit) as error:
+        data.command_line(RLHF_COMMANDS, "instructgpt", ["instructgpt", "--help"])
+    out = capsys.readouterr().out
+    assert error.value.code == 0 and "--ptx-coef" in out and "gamma of eq. (2)" in out
+
+
+def test_ctrl_c_keeps_the_last_checkpoint():
+    Path("text.txt").write_text("some text to learn from. " * 2000)
+    command = [sys.executable, str(HERE / "gpt.py"), "--data", "text.txt", "--steps", "100000", "--n-embd", "16", "--n-layer", "1",
+               "--block-size", "16"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    checkpoint, deadline = Path("runs/pretrain/pretrain.pt"), time.time() + 120
+    while not checkpoint.exists() and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors and errors.strip().count("\n") == 0
+    assert gpt.load_checkpoint(checkpoint)["step"] >= 200
+    assert not list(checkpoint.parent.glob(".*.tmp"))
