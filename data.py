@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["numpy", "torch", "tiktoken"]
+# ///
 """
 data.py: text in, integers out. Knows nothing of models.
 
@@ -82,7 +86,8 @@ def command_line(commands: dict[str, tuple[type, Callable]], default: str, argv:
         hints = typing.get_type_hints(settings_class)
         for field in dataclasses.fields(settings_class):
             kind = next(t for t in (*typing.get_args(hints[field.name]), hints[field.name]) if t is not type(None))
-            how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind, "metavar": kind.__name__}
+            how = {"type": kind, "metavar": kind.__name__} if kind is not bool else {
+                "action": argparse.BooleanOptionalAction}
             comment = comments.get(field.name, "").replace("%", "%%")
             sub.add_argument("--" + field.name.replace("_", "-"), default=field.default,
                              help=f"{comment} (default: {field.default})", **how)
@@ -453,19 +458,22 @@ class Batches:
 ROLES = ("system", "user", "assistant")
 
 
-def render_conversation(tokenizer: Tokenizer, messages: list[dict], reply: bool = False) -> tuple[list[int], list[int]]:
+def render_conversation(tokenizer: Tokenizer, messages: list[dict],
+                        reply: bool = False) -> tuple[list[int], list[int]]:
     """Messages [{"role", "content"}, …] to (ids, mask): <|endoftext|>, then per turn <|role|>, content, <|end|>.
 
     A content starts with one space, so that its first word is the token that the word is inside a text, which
-    is how pretraining knows it. mask is 1 exactly on what the assistant must learn to write: the contents of its turns and the <|end|>
-    behind them. With reply=True the ids stop behind a fresh <|assistant|>, where a model goes on.
+    is how pretraining knows it. mask is 1 exactly on what the assistant must learn to write: the contents of its
+    turns and the <|end|> behind them. With reply=True the ids stop behind a fresh <|assistant|>, where a model
+    goes on.
     Contents are data: control tokens spelled in them stay text. Raises UserError on any other shape.
     """
     ids, mask = [tokenizer.eot], [0]
     for message in messages:
         role, content = message.get("role"), message.get("content")
         if role not in ROLES or not isinstance(content, str):
-            raise UserError(f"a message needs a role among {', '.join(ROLES)} and a content that is text, not {message!r:.80}")
+            raise UserError(f"a message needs a role among {', '.join(ROLES)} and a content that is text, "
+                            f"not {message!r:.80}")
         turn = [*tokenizer.encode(" " + content), tokenizer.end]
         ids += [tokenizer.special[f"<|{role}|>"], *turn]
         mask += [0, *[int(role == "assistant")] * len(turn)]
@@ -607,7 +615,8 @@ def _turns(prompt: object) -> list[dict]:
 
 
 def _join(instruction: object, text: object) -> object:
-    return f"{instruction}\n\n{text}" if isinstance(text, str) and text and isinstance(instruction, str) else instruction
+    both = isinstance(instruction, str) and isinstance(text, str) and text
+    return f"{instruction}\n\n{text}" if both else instruction
 
 
 def _check(messages: object, place: str) -> list[dict]:
@@ -849,9 +858,10 @@ def _dialogue(world, rng):
 
 def _workbook(world, rng):
     """Exercises of one kind with their solutions."""
-    form, scene = rng.choice((("{}", world.sum_of), ("How do I say this nicely? {}", world.order), ("{} {}", world.hiding),
-                              ("Was it good? {}", world.review), ("What happened? {}", world.trip),
-                              ("{} Which {} was it?", world.sighting), ("Can you name {} {}?", world.some_items)))
+    form, scene = rng.choice((
+        ("{}", world.sum_of), ("{} {}", world.hiding), ("How do I say this nicely? {}", world.order),
+        ("Was it good? {}", world.review), ("What happened? {}", world.trip),
+        ("{} Which {} was it?", world.sighting), ("Can you name {} {}?", world.some_items)))
     items = (scene(rng, "train") for _ in range(rng.choice((1, 1, 1, 2))))
     return "\n".join(f"Q: {form.format(*question)}\nA: {answer}" for *question, answer in items)
 
@@ -972,7 +982,7 @@ def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> l
         count = count if topic or count == 2 else rng.choice((1, 2, 3))
         topics = [topic] if topic else rng.sample(list(TOPICS), count)
         answer = " ".join(world.state(rng, n, t) for t in topics)
-        if topic and rng.random() < .15:
+        if topic and rng.random() < .25:
             answer = world.facts[n, topic] + "."
     else:
         answer = instruction.say
@@ -1039,7 +1049,8 @@ def label(world: World, instruction: Instruction, responses: list[tuple[str, boo
     utility = {r: gold(world, instruction, *r) - noise * math.log(-math.log(rng.random() or .5))
                for r in dict.fromkeys(responses)}
     order = sorted(utility.values(), reverse=True)
-    return Comparison(instruction.messages, [text for text, _ in responses], [order.index(utility[r]) for r in responses])
+    ranks = [order.index(utility[response]) for response in responses]
+    return Comparison(instruction.messages, [text for text, _ in responses], ranks)
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -1061,17 +1072,19 @@ def show(s: ShowSettings):
     ranks = train_bpe(documents, s.vocab_size - len(SPECIAL_TOKENS))
     tokenizer, n_bytes = Tokenizer(ranks), sum(len(d.encode("utf-8", errors="replace")) for d in documents)
     tokens = sum(len(tokenizer.encode(document)) for document in documents)
-    print(f"\n== tokenizer: {tokenizer.vocab_size} tokens, {n_bytes:,} bytes are {tokens:,} tokens, {n_bytes / tokens:.2f} bytes each")
-    print("the merges at work, first learned first applied:\n" + show_merges(tokenizer, documents[0].splitlines()[0][:60]))
+    print(f"\n== tokenizer: {tokenizer.vocab_size} tokens; {n_bytes:,} bytes are {tokens:,} tokens, "
+          f"{n_bytes / tokens:.2f} bytes each")
+    print("the merges at work, first learned first applied:")
+    print(show_merges(tokenizer, documents[0].splitlines()[0][:60]))
     if s.data != "world":
         return
     print("\n== instructions, what a labeler writes, and what the rubric says")
     prompts = {i.use_case: i for i in instructions(world, "train", 300, seed=s.seed)}
     for use_case, share in USE_CASES.items():
         messages = demonstrate(world, prompts[use_case], rng)
-        verdict = judge(world, prompts[use_case], messages[-1]["content"])
-        print(f"{use_case} ({share:.1%} of the prompts), gold {gold(world, prompts[use_case], messages[-1]['content']):.1f} "
-              f"{ {part: value for part, value in verdict.items() if value} }")
+        answer = prompts[use_case], messages[-1]["content"]
+        verdict = {part: round(value, 2) for part, value in judge(world, *answer).items() if value}
+        print(f"{use_case} ({share:.1%} of the prompts): gold {gold(world, *answer):.1f} {verdict}")
         print("    " + show_mask(tokenizer, messages))
     print("(marked: the tokens that fine-tuning learns from)")
 

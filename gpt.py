@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["numpy", "torch", "tiktoken"]
+# ///
 """
 gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class and a few switches.
 
@@ -33,8 +37,7 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
-import pickle
+import multiprocessing
 import resource
 import shutil
 import sys
@@ -49,8 +52,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import data
-from data import (SPECIAL_TOKENS, Batches, Tokenizer, UserError, World, atomic_write, command_line, load_text, open_stream,
-                  right_pad, train_bpe, web, write_stream)
+from data import (SPECIAL_TOKENS, Batches, Tokenizer, UserError, World, atomic_write, command_line, load_text,
+                  open_stream, right_pad, train_bpe, web, write_stream)
 
 # ----------------------------------------------------------------------------------------------------------
 # 1. The family: GPTConfig, PRESETS                                                          [GPT-2 Table 2]
@@ -479,7 +482,9 @@ def load_checkpoint(path: str | Path, settings: dict | None = None) -> dict | No
         content = torch.load(path, map_location="cpu", weights_only=True)
         content["config"] = GPTConfig(**content["config"])
         content["tokenizer"] = Tokenizer.from_json(content["tokenizer"])
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, ValueError, UserError):
+    except OSError:
+        raise
+    except Exception:           # a damaged file can fail in any way
         raise UserError(f"{path} is not a checkpoint of papergpt, or it is damaged; delete it to start anew") from None
     return content if settings in (None, content["settings"]) else None
 
@@ -719,7 +724,8 @@ def pretrained(s: PretrainSettings, folder: Path) -> tuple[GPT, Tokenizer, dict,
               f"{known['bytes']:,} bytes in {known['documents']:,} documents, {time.time() - started:.1f} s")
     train_stream, val_stream = (open_stream(folder / f"{split}.bin", known["dtype"]) for split in ("train", "val"))
     torch.manual_seed(s.seed)
-    model = GPT(GPTConfig(tokenizer.vocab_size, s.block_size, s.n_layer, s.n_head, s.n_embd, s.dropout)).to(pick_device())
+    model_config = GPTConfig(tokenizer.vocab_size, s.block_size, s.n_layer, s.n_head, s.n_embd, s.dropout)
+    model = GPT(model_config).to(pick_device())
     print(f"model of {model.num_params():,} parameters: {s.n_layer} layers, {s.n_embd} wide, context {s.block_size}")
     config = TrainConfig(steps=s.steps, batch_size=s.batch_size, accumulate=s.accumulate, lr=s.lr, muon_lr=s.muon_lr,
                          warmup=min(50, s.steps // 10), seed=s.seed)
@@ -728,7 +734,7 @@ def pretrained(s: PretrainSettings, folder: Path) -> tuple[GPT, Tokenizer, dict,
 
 
 def fingerprint(source: str) -> str:
-    """What a text is called, and what changes with it: size and date of its files, or the code that makes the world."""
+    """What a text is called and what changes with it: size and date of its files, or the code of the world."""
     if source == "world":
         return "world " + hashlib.sha256(Path(data.__file__).read_bytes()).hexdigest()[:16]
     path = Path(source)
@@ -775,8 +781,60 @@ class BenchSettings:
     repeats: int = 5            # timed runs of each; the median counts
 
 
+# (B, nh, T, hs), window
+ATTENTION_CASES = [((16, 4, 256, 32), None), ((4, 12, 1024, 64), None), ((1, 12, 4096, 64), None),
+                   ((1, 12, 1024, 64), 256), ((1, 12, 2048, 64), 256), ((1, 12, 4096, 64), 256),
+                   ((1, 12, 8192, 64), 256)]
+
+
 def bench(s: BenchSettings):
     """Attention, forward and backward: time and peak memory of the equation, PyTorch's and ours."""
+    rows = []
+    for shape, window in ATTENTION_CASES:
+        names = ["pytorch", "ours"] if shape[2] > 4096 else ["equation", "pytorch", "ours"]
+        tensors, seconds = attention_inputs(shape), {name: [] for name in names}
+        for _ in range(s.repeats + 1):                 # in turns, so that a slow moment of the machine hits all of them
+            for name in names:
+                started = time.perf_counter()
+                attention_run(name, window, *tensors)
+                seconds[name].append(time.perf_counter() - started)
+        row = {"B, nh, T, hs": str(shape), "window": window}
+        for name in names:
+            row[f"{name} ms"] = round(1000 * float(np.median(seconds[name][1:])), 1)
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:      # a fresh process each
+            for name in names:
+                row[f"{name} MB"] = round(pool.apply(attention_memory, (name, shape, window)))
+        row["ours / pytorch"] = round(row["ours ms"] / row["pytorch ms"], 2)
+        rows.append(row)
+        print(row, flush=True)
+    print_table(rows, Path("runs") / "bench" / "table.json")
+
+
+def attention_inputs(shape) -> list[torch.Tensor]:
+    """q, k, v and the gradient of the output."""
+    return [torch.randn(shape, requires_grad=i < 3) for i in range(4)]
+
+
+def attention_run(name: str, window: int | None, q, k, v, grad):
+    if name == "equation":
+        out = attention(q, k, v, window)
+    elif name == "ours":
+        out = fused_attention(q, k, v, window)
+    else:
+        i = torch.arange(q.size(2))
+        band = None if window is None else (i <= i[:, None]) & (i[:, None] - window < i)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=band, is_causal=window is None)
+    torch.autograd.grad(out, (q, k, v), grad)
+
+
+def attention_memory(name: str, shape, window: int | None) -> float:
+    """Megabytes that one run adds to the peak of this process; call it in a fresh one."""
+    tensors = attention_inputs(shape)
+    attention_run(name, window, *attention_inputs((1, 1, 2, shape[3])))          # what PyTorch loads on first use
+    unit = 1 if sys.platform == "darwin" else 1024                               # macOS counts bytes, Linux kilobytes
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    attention_run(name, window, *tensors)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit / 2**20
 
 
 if __name__ == "__main__":

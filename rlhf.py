@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["numpy", "torch", "tiktoken"]
+# ///
 """
 rlhf.py: from a text predictor to an assistant. SFT -> reward model -> PPO-ptx -> chat.
 
@@ -17,23 +21,22 @@ al. 2019 (arXiv:1909.08593), from which it takes what it does not print; PPO (ar
                                + gamma E_x~pretrain [ log pi(x) ]                                           eq. (2)
 
 Departures from the paper, on purpose
-    1. Labelers are a written rubric with noise (data.py §8), prompts come from the world; 175B is 1M parameters.
-    2. Constants are scaled to a run of minutes; each one's comment gives the paper's.
-    3. PPO starts from the SFT model itself; the paper trains a second one with 10 % pretraining data (C.3).
-    4. What the paper does not print is taken from Stiennon et al. or its code: lambda = 0.95, the score on the
+    (1) Labelers are a written rubric with noise (data.py §8), prompts come from the world; 175B is 1M parameters.
+    (2) Constants are scaled to a run of minutes; each one's comment gives the paper's.
+    (3) PPO starts from the SFT model itself; the paper trains a second one with 10 % pretraining data (C.3).
+    (4) What the paper does not print is taken from Stiennon et al. or its code: lambda = 0.95, the score on the
        last token, k1 as the KL term, value clipping, whitened advantages, a fixed score for unfinished answers.
 
 Contents
     1. Masks and log-probabilities: masked_mean, whiten, join_responses, response_logprobs
     2. Step 1, demonstrations: SFTConfig, train_sft
-    3. Step 2, comparisons: RewardModel, ranking_loss, train_reward_model
+    3. Step 2, comparisons: RewardConfig, RewardModel, ranking_loss, train_reward_model
     4. Step 3, answers and their rewards: token_rewards, compute_gae, Rollout, roll_out
-    5. Step 3, PPO-ptx: policy_loss, value_loss, train_ppo
-    6. Answers and how good they are: respond, win_rate, measure
+    5. Step 3, PPO-ptx: PPOConfig, policy_loss, value_loss, train_ppo
+    6. Answers and how good they are: chat_speaker, forum_speaker, win_rate
     7. Where prompts and labels come from: WorldTask, FileTask
     8. InstructGPT, the whole: instructgpt
-    9. Chat: chat
-    10. Main
+    9. Chat: chat, stream_reply
 
 Letters: B batch, T time, P prompt length, R response length, K ranked responses, C = n_embd, V vocabulary.
 x prompt, y response. A *score* is one number per response, from the reward model; a *reward* is one number per
@@ -57,11 +60,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data import (Batches, Comparison, Instruction, Tokenizer, UserError, World, atomic_write, command_line, demonstrate, gold,
-                  instructions, judge, label, load_comparisons, load_demonstrations, render_conversation, right_pad)
-from gpt import (GPT, PretrainSettings, RunLog, evaluate, generate, generate_steps, load_checkpoint,
-                 load_model, make_optimizers, mixed_precision, pick_device, pretrained, print_table, save_checkpoint,
-                 schedule, set_lr)
+from data import (Batches, Comparison, Instruction, Tokenizer, UserError, World, atomic_write, command_line,
+                  demonstrate, gold, instructions, judge, label, load_comparisons, load_demonstrations,
+                  render_conversation, right_pad)
+from gpt import (GPT, PretrainSettings, RunLog, evaluate, fingerprint, generate, generate_steps, load_checkpoint,
+                 load_model, make_optimizers, mixed_precision, pretrained, print_table, save_checkpoint, schedule,
+                 set_lr)
 
 # ----------------------------------------------------------------------------------------------------------
 # 1. Masks and log-probabilities: masked_mean, whiten, join_responses, response_logprobs
@@ -169,10 +173,16 @@ def sft_loss(model: GPT, tokenizer: Tokenizer, examples: list[tuple[list[int], l
 def fit(tokenizer: Tokenizer, messages: list[dict], limit: int) -> tuple[list[int], list[int]]:
     """A rendered conversation, cut to `limit` tokens: old turns go first, then the end of the answer."""
     ids, mask = render_conversation(tokenizer, messages)
-    while len(ids) > limit and len(messages) > 2:
-        messages = messages[1:]
+    while len(ids) > limit and (shorter := forget_oldest(messages)) != messages:
+        messages = shorter
         ids, mask = render_conversation(tokenizer, messages)
     return ids[:limit], mask[:limit]
+
+
+def forget_oldest(messages: list[dict]) -> list[dict]:
+    """Without the oldest question and its answer. The system message and the newest question stay."""
+    questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    return messages[:questions[0]] + messages[questions[1]:] if len(questions) > 1 else messages
 
 
 def set_dropout(model: nn.Module, p: float):
@@ -359,8 +369,9 @@ def roll_out(policy: GPT, reference: GPT, reward_model: RewardModel, value_model
     prompt, lengths = to_tensors(rows, tokenizer.pad, policy.device)                      # (B, P), (B,)
     responses = generate(policy, prompt, config.max_response, lengths, stop_tokens=(tokenizer.end,),
                          pad_token=tokenizer.pad, generator=generator)                    # (B, R)
-    mask = (responses != tokenizer.pad).float()
-    ended = (responses == tokenizer.end).any(dim=1)
+    ends = responses == tokenizer.end
+    mask = (ends.cumsum(dim=1) - ends.long() == 0).float()             # 1 up to and including the first <|end|>
+    ended = ends.any(dim=1)
     ids = join_responses(prompt, lengths, responses, mask, tokenizer.pad)                 # (B, T)
     # through the same function as in the update below, so that there the ratio starts at exactly 1
     logprobs = response_logprobs(policy, ids, lengths, responses) * mask
@@ -378,8 +389,8 @@ def prompt_ids(tokenizer: Tokenizer, messages: list[dict], limit: int) -> list[i
     """A conversation up to a fresh <|assistant|>; if it is too long, old turns go first, then the front of what
     is left."""
     ids, _ = render_conversation(tokenizer, messages, reply=True)
-    while len(ids) > limit and len(messages) > 1:
-        messages = messages[1:]
+    while len(ids) > limit and (shorter := forget_oldest(messages)) != messages:
+        messages = shorter
         ids, _ = render_conversation(tokenizer, messages, reply=True)
     return ids[-limit:]
 
@@ -500,7 +511,7 @@ def ppo_step(policy: GPT, value_model: RewardModel, policy_optimizers: list, val
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 6. Answers and how good they are: chat_speaker, forum_speaker, win_rate, measure
+# 6. Answers and how good they are: chat_speaker, forum_speaker, win_rate
 
 # A speaker answers conversations: (list of message lists, seed) -> list of (text, whether it ended by itself).
 Speaker = Callable[[list[list[dict]], int], list[tuple[str, bool]]]
@@ -508,12 +519,14 @@ Speaker = Callable[[list[list[dict]], int], list[tuple[str, bool]]]
 
 def chat_speaker(model: GPT, tokenizer: Tokenizer, max_new_tokens: int = 32) -> Speaker:
     """A fine-tuned model, asked through the chat format, at temperature 1."""
-    limit = model.config.block_size - max_new_tokens
-    return lambda conversations, seed: _answer(model, tokenizer, [prompt_ids(tokenizer, m, limit) for m in conversations],
-                                               (tokenizer.end,), max_new_tokens, seed)
+    def speak(conversations, seed):
+        rows = [prompt_ids(tokenizer, messages, model.config.block_size - max_new_tokens) for messages in conversations]
+        return _answer(model, tokenizer, rows, (tokenizer.end,), max_new_tokens, seed)
+    return speak
 
 
-def forum_speaker(model: GPT, tokenizer: Tokenizer, shots: list[list[dict]] = (), max_new_tokens: int = 32) -> Speaker:
+def forum_speaker(model: GPT, tokenizer: Tokenizer, shots: list[list[dict]] = (),
+                  max_new_tokens: int = 32) -> Speaker:
     """A language model that knows nothing of chat, asked in the form it has read: a thread of Q: and A: lines.
     `shots` are conversations with good answers to put in front: the paper's "GPT (prompted)"."""
     newline = tokenizer.encode("\n")[0]
@@ -558,7 +571,7 @@ class WorldTask:
     def __init__(self, seed: int):
         self.world, self.seed = World(seed), seed
         rng = random.Random(seed)
-        prompts = instructions(self.world, "train", 400, seed=1)
+        prompts = instructions(self.world, "train", 240, seed=1)
         self.demonstrations = [demonstrate(self.world, prompt, rng) for prompt in prompts]
         self.test = instructions(self.world, "test", 480, seed=2, distinct=True)
         ideal = instructions(self.world, "train", 200, seed=3)
@@ -570,9 +583,11 @@ class WorldTask:
     def prompt_source(self, seed: int) -> Callable[[int], list]:
         """A function that gives n new conversations to answer, each time others."""
         counter = iter(range(10**9))
-        return lambda n: [i.messages for i in instructions(self.world, "train", n, seed=1000 * (seed + 4) + next(counter))]
+        base = 1000 * (seed + 4)
+        return lambda n: [i.messages for i in instructions(self.world, "train", n, seed=base + next(counter))]
 
-    def compare(self, speakers: list[Speaker], count: int, split: str, seed: int, careful: bool = False) -> list[Comparison]:
+    def compare(self, speakers: list[Speaker], count: int, split: str, seed: int,
+                careful: bool = False) -> list[Comparison]:
         """Labelers rank K = 4..9 answers to each of `count` prompts, K/len(speakers) by each speaker. Equal answers
         are shown once; a prompt with a single answer says nothing and is dropped. Careful labelers make no errors."""
         rng = random.Random(f"compare {self.seed} {seed}")
@@ -612,11 +627,13 @@ class WorldTask:
                     same += (first[i] < first[j]) == (second[i] < second[j])
         return same / max(1, pairs)
 
-    def memory_cases(self, count: int = 200) -> list[Instruction]:
-        """Held-out conversations in which something told in turn one is asked for in turn three."""
-        drawn = instructions(self.world, "test", 40 * count, seed=5, distinct=False)
-        cases = {str(i.messages): i for i in drawn if i.use_case == "chat" and len(i.messages) == 5}
-        return list(cases.values())[:count]
+    def memory_accuracy(self, speaker: Speaker, count: int = 200) -> float:
+        """Held-out conversations in which something told in turn one is asked for in turn three: the share of
+        right answers."""
+        drawn = instructions(self.world, "test", 30 * count, seed=5)
+        cases = list({str(i.messages): i for i in drawn if len(i.messages) == 5}.values())[:count]
+        replies = speaker([case.messages for case in cases], 6)
+        return float(np.mean([judge(self.world, case, *reply)["helpful"] == 1 for case, reply in zip(cases, replies)]))
 
 
 class FileTask:
@@ -636,8 +653,9 @@ class FileTask:
         self.demonstrations = shown[:cut_d]
         self.test = [Instruction("own", c.messages) for c in self.compared_test]
         self.prompts = [c.messages for c in self.compared] + [messages[:-1] for messages in self.demonstrations]
-        texts = ["\n\n".join(m["content"] for m in messages) for messages in self.demonstrations] + [
-            "\n\n".join([*(m["content"] for m in c.messages), response]) for c in self.compared for response in c.responses]
+        read = self.demonstrations + [[*c.messages, {"role": "assistant", "content": response}]
+                                      for c in self.compared for response in c.responses]
+        texts = ["\n\n".join(message["content"] for message in messages) for messages in read]
         self.text = folder / "text.jsonl"                  # what to pretrain on, unless --data says otherwise
         content = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
         if not (self.text.exists() and self.text.read_bytes() == content):
@@ -670,126 +688,133 @@ class InstructGPTSettings:
     fresh: bool = False               # train every stage anew
 
 
-class Stages:
-    """Runs stages, each kept in runs/NAME/<stage>.pt with the settings of all stages before it: a stage whose file
-    matches is loaded instead of trained."""
+class Pipeline:
+    """The stages of one run. Each is kept in runs/NAME/<stage>.pt together with the settings of all the stages that
+    it builds on; one whose file matches is loaded instead of trained."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, settings: dict, fresh: bool):
-        self.folder, self.tokenizer, self.settings, self.fresh = folder, tokenizer, settings, fresh
+    def __init__(self, s: InstructGPTSettings):
+        self.s, self.folder, self.own = s, Path("runs") / s.name, bool(s.demonstrations or s.comparisons)
+        self.task = FileTask(s.demonstrations, s.comparisons, self.folder, s.seed) if self.own else WorldTask(s.seed)
+        print("== 1. Pretraining: predict the next token")
+        settings = PretrainSettings(data=s.data or str(self.task.text), steps=s.pretrain_steps, seed=s.seed,
+                                    fresh=s.fresh)
+        self.base, self.tokenizer, _, self.train_stream, self.val_stream = pretrained(settings, self.folder)
+        self.settings = {**dataclasses.asdict(settings), "fresh": False, "text": fingerprint(settings.data),
+                         "own": [fingerprint(f) for f in (s.demonstrations, s.comparisons) if f]}
+        self.sft = copy.deepcopy(self.base)
 
-    def run(self, name: str, title: str, model: nn.Module, settings: dict, work: Callable[[Path], dict],
-            after: dict | None = None) -> tuple[dict, dict]:
-        """work(log path) trains `model` in place. `after`: the settings of the stage that this one builds on.
-        Returns (what work returned, the settings so far)."""
+    def stage(self, name: str, title: str, model: nn.Module, settings: dict, work: Callable[[Path], dict]):
+        """work(log path) trains `model` in place and returns what to say of it."""
         print(f"\n== {title}", flush=True)
-        path, settings = self.folder / f"{name}.pt", {**(after or self.settings), name: settings}
-        saved = None if self.fresh else load_checkpoint(path, settings)
+        path, self.settings = self.folder / f"{name}.pt", {**self.settings, name: settings}
+        saved = None if self.s.fresh else load_checkpoint(path, self.settings)
         if saved:
             model.load_state_dict(saved["model"])
             print(f"reusing {path}")
         else:
             saved = {"info": work(path.with_suffix(".jsonl"))}
-            save_checkpoint(path, model, self.tokenizer, settings, **saved)
-        if saved["info"]:
-            print("  ".join(f"{key} {value:.3f}" for key, value in saved["info"].items()))
-        return saved["info"], settings
+            save_checkpoint(path, model, self.tokenizer, self.settings, **saved)
+        print("  ".join(f"{key} {value:.3f}" for key, value in saved["info"].items()))
+
+    def train_sft(self):
+        config, demonstrations = SFTConfig(epochs=self.s.sft_epochs), self.task.demonstrations
+        self.stage("sft", f"2. SFT: imitate {len(demonstrations)} demonstrations", self.sft, dataclasses.asdict(config),
+                   lambda log: train_sft(self.sft, self.tokenizer, demonstrations, config, self.s.seed, log))
+
+    def train_reward_model(self, name: str, title: str, rounds: list[list[Speaker]]) -> RewardModel:
+        """rounds: for each round of comparisons, the speakers whose answers labelers rank."""
+        torch.manual_seed(self.s.seed)
+        model, task, tokenizer = RewardModel(self.sft).to(self.sft.device), self.task, self.tokenizer
+
+        def work(log):
+            if self.own:
+                comparisons, held_out = task.compared, {"accuracy": task.compared_test}
+            else:
+                comparisons = [c for number, speakers in enumerate(rounds, start=10)
+                               for c in task.compare(speakers, self.s.comparison_prompts, "train", number)]
+                held_out = {name: task.compare(rounds[-1], 150, "test", 20, careful)
+                            for name, careful in (("accuracy", False), ("gold_accuracy", True))}
+            info = train_reward_model(model, tokenizer, comparisons, task.demonstrations, RewardConfig(), self.s.seed,
+                                      log)
+            accuracies = {name: pair_accuracy(model, tokenizer, group) for name, group in held_out.items()}
+            return {"prompts": len(comparisons), **info, **accuracies}
+
+        self.stage(name, title, model, {"prompts": self.s.comparison_prompts, "rounds": len(rounds)}, work)
+        return model
+
+    def train_ppo(self, name: str, title: str, config: PPOConfig, reward_model: RewardModel) -> GPT:
+        policy, s = copy.deepcopy(self.sft), self.s
+        block_size = policy.config.block_size
+        ptx = Batches(self.train_stream, config.ptx_sequences, block_size, s.seed) if config.ptx_coef else None
+
+        def watch(model):
+            return {"pretrain_loss": evaluate(model, self.tokenizer, self.val_stream, 8192)["loss"]}
+
+        self.stage(name, title, policy, dataclasses.asdict(config),
+                   lambda log: train_ppo(policy, reward_model, self.tokenizer, self.task.prompt_source(s.seed), config,
+                                         s.seed, log, ptx, watch))
+        return policy
+
+    def speaker(self, model: GPT) -> Speaker:
+        return chat_speaker(model, self.tokenizer, self.s.max_response)
 
 
 def instructgpt(s: InstructGPTSettings):
     """The three steps of InstructGPT, from a blank model, with the ladder at the end."""
-    started, folder = time.time(), Path("runs") / s.name
-    own = bool(s.demonstrations or s.comparisons)
-    task = FileTask(s.demonstrations, s.comparisons, folder, s.seed) if own else WorldTask(s.seed)
-    print("== 1. Pretraining: predict the next token of a web that is often wrong and rude")
-    base_settings = PretrainSettings(data=s.data or str(task.text), steps=s.pretrain_steps, seed=s.seed, fresh=s.fresh)
-    base, tokenizer, _, train_stream, val_stream = pretrained(base_settings, folder)
-    stages = Stages(folder, tokenizer, {"base": dataclasses.asdict(base_settings), "task": f"{s.demonstrations} {s.comparisons}"},
-                    s.fresh)
-
-    sft = copy.deepcopy(base)
-    sft_config = SFTConfig(epochs=s.sft_epochs)
-    _, after_sft = stages.run("sft", f"2. SFT: imitate {len(task.demonstrations)} demonstrations", sft,
-                              dataclasses.asdict(sft_config),
-                              lambda log: train_sft(sft, tokenizer, task.demonstrations, sft_config, s.seed, log))
+    started, run = time.time(), Pipeline(s)
+    task, tokenizer = run.task, run.tokenizer
+    run.train_sft()
 
     ppo = PPOConfig(iterations=s.iterations, kl_coef=s.kl_coef, max_response=s.max_response)
-    ppo_ptx = dataclasses.replace(ppo, ptx_coef=s.ptx_coef)
-    ppo_first = dataclasses.replace(ppo, iterations=max(1, s.iterations // 2))
-    ask_sft = chat_speaker(sft, tokenizer, s.max_response)
-
-    def reward_stage(name, title, speakers, after):
-        reward_model = RewardModel(sft).to(sft.device)
-        def work(log):
-            comparisons = ([c for number, group in enumerate(speakers) for c in task.compare(group, s.comparison_prompts, "train", 10 + number)]
-                           if not own else task.compared)
-            held_out = task.compare(speakers[-1], 150, "test", 20) if not own else task.compared_test
-            info = train_reward_model(reward_model, tokenizer, comparisons, task.demonstrations, RewardConfig(), s.seed, log)
-            info = {"prompts": len(comparisons), **info, "accuracy": pair_accuracy(reward_model, tokenizer, held_out)}
-            if not own:
-                careful = task.compare(speakers[-1], 150, "test", 20, careful=True)
-                info["gold_accuracy"] = pair_accuracy(reward_model, tokenizer, careful)
-            return info
-        torch.manual_seed(s.seed)
-        return reward_model, stages.run(name, title, reward_model, {"prompts": s.comparison_prompts}, work, after)[1]
-
-    def ppo_stage(name, title, config, reward_model, after):
-        policy = copy.deepcopy(sft)
-        ptx = Batches(train_stream, config.ptx_sequences, base.config.block_size, s.seed) if config.ptx_coef else None
-        watch = lambda model: {"pretrain_loss": evaluate(model, tokenizer, val_stream, 8192)["loss"]}
-        work = lambda log: train_ppo(policy, reward_model, tokenizer, task.prompt_source(s.seed), config, s.seed, log, ptx, watch)
-        return policy, stages.run(name, title, policy, dataclasses.asdict(config), work, after)[1]
-
-    first_rm, after_first = reward_stage("reward1", "3. Reward model, round one: comparisons of SFT answers only", [[ask_sft]], after_sft)
-    first_policy, after_first = ppo_stage("ppo1", "4. PPO, round one: a short run", ppo_first, first_rm, after_first)
-    reward_model, after_rm = first_rm, after_first
-    if not own:
-        show_hacked(task, tokenizer, sft, first_policy, first_rm, ppo)
-        ask_first = chat_speaker(first_policy, tokenizer, s.max_response)
-        reward_model, after_rm = reward_stage("reward2", "5. Reward model, round two: answers of the first PPO policy added",
-                                              [[ask_sft], [ask_sft, ask_first]], after_first)
-    policy, _ = ppo_stage("ppo", "6. PPO", ppo, reward_model, after_rm)
-    policy_ptx, _ = ppo_stage("ppo_ptx", "7. PPO-ptx: the same with pretraining gradients mixed in", ppo_ptx, reward_model, after_rm)
+    ptx = dataclasses.replace(ppo, ptx_coef=s.ptx_coef)
+    short = dataclasses.replace(ppo, iterations=max(1, s.iterations // 2))
+    reward_model = run.train_reward_model("reward1", "3. Reward model, round one: only SFT answers are compared",
+                                          [[run.speaker(run.sft)]])
+    first = run.train_ppo("ppo1", "4. PPO, round one: a short run", short, reward_model)
+    if not run.own:
+        show_hacked(task, tokenizer, run.sft, first, reward_model, ppo)
+        reward_model = run.train_reward_model(
+            "reward2", "5. Reward model, round two: answers of the first PPO policy are compared too",
+            [[run.speaker(run.sft)], [run.speaker(run.sft), run.speaker(first)]])
+    policy = run.train_ppo("ppo", "6. PPO", ppo, reward_model)
+    policy_ptx = run.train_ppo("ppo_ptx", "7. PPO-ptx: pretraining gradients mixed in", ptx, reward_model)
 
     print("\n== 8. The ladder, on held-out prompts, everything sampled at temperature 1")
-    speakers = {} if own else {"GPT": forum_speaker(base, tokenizer, max_new_tokens=s.max_response),
-                               "GPT prompted": forum_speaker(base, tokenizer, task.shots, s.max_response)}
-    chats = {"SFT": sft, "PPO round one": first_policy, "PPO": policy, "PPO-ptx": policy_ptx}
-    rows, answers = ladder(task, tokenizer, base, speakers, chats, sft, reward_model, val_stream, ppo)
-    print_table(rows, folder / "table.json")
-    if not own:
-        cases = task.memory_cases()
-        for name in ("SFT", "PPO-ptx"):
-            replies = chat_speaker(chats[name], tokenizer, s.max_response)([c.messages for c in cases], s.seed)
-            right = np.mean([judge(task.world, case, *reply)["helpful"] == 1 for case, reply in zip(cases, replies)])
-            print(f"told in turn one, asked in turn three, {len(cases)} held-out conversations: {name} recalls {right:.1%}")
-        print(f"two labelers agree on {task.agreement(ask_sft, s.seed):.1%} of the pairs (paper: 72.6 %)")
+    speakers = {} if run.own else {"GPT": forum_speaker(run.base, tokenizer, max_new_tokens=s.max_response),
+                                   "GPT prompted": forum_speaker(run.base, tokenizer, task.shots, s.max_response)}
+    chats = {"SFT": run.sft, "PPO round one": first, "PPO": policy, "PPO-ptx": policy_ptx}
+    rows, answers = ladder(run, speakers, chats, reward_model, ppo)
+    print_table(rows, run.folder / "table.json")
+    if not run.own:
+        for name in ("SFT", "PPO", "PPO-ptx"):
+            print(f"told in turn one, asked in turn three, held-out conversations: {name} recalls "
+                  f"{task.memory_accuracy(run.speaker(chats[name])):.1%}")
+        print(f"two labelers agree on {task.agreement(run.speaker(run.sft), s.seed):.1%} of the pairs (paper: 72.6 %)")
     show_answers(task, answers)
-    draw(rows, folder)
-    print(f"\n{time.time() - started:.0f} s in all. Talk to it: python rlhf.py chat" + (f" --name {s.name}" if s.name != "instructgpt" else ""))
+    draw(rows, run.folder)
+    name = "" if s.name == InstructGPTSettings().name else f" --name {s.name}"
+    print(f"\n{time.time() - started:.0f} s in all. Talk to it: python rlhf.py chat{name}")
 
 
-def ladder(task, tokenizer, base, speakers: dict, chats: dict, sft, reward_model, val_stream, config: PPOConfig):
+def ladder(run: Pipeline, speakers: dict[str, Speaker], chats: dict[str, GPT], reward_model: RewardModel,
+           config: PPOConfig) -> tuple[list[dict], dict]:
     """Every model answers every held-out prompt once. Returns (rows of the table, {model: answers})."""
-    conversations = [prompt.messages for prompt in task.test]
+    conversations = [prompt.messages for prompt in run.task.test]
     answers = {name: speaker(conversations, 1) for name, speaker in speakers.items()}
-    losses = {name: evaluate(base, tokenizer, val_stream)["loss"] for name in speakers}
-    scores = {}
+    columns = {name: {"pretrain_loss": evaluate(run.base, run.tokenizer, run.val_stream)["loss"]} for name in speakers}
     for name, model in chats.items():
-        rollout = roll_out(model, sft, reward_model, reward_model, tokenizer, conversations, config,
+        rollout = roll_out(model, run.sft, reward_model, reward_model, run.tokenizer, conversations, config,
                            torch.Generator(model.device).manual_seed(2))
-        answers[name] = texts_of(tokenizer, rollout)
-        losses[name] = evaluate(model, tokenizer, val_stream)["loss"]
-        scores[name] = {"score": rollout.scores.mean().item(), "kl": rollout.kl.mean().item()}
-    rows, baseline = [], None
-    if isinstance(task, WorldTask):
-        baseline = task.gold(chat_speaker(sft, tokenizer, config.max_response)(conversations, 3))   # another sample of SFT
-    for name in answers:
-        row = {"model": name}
-        if baseline:
-            golds = task.gold(answers[name])
-            row |= {**win_rate(golds, baseline), "gold": float(np.mean(golds)), **task.verdicts(answers[name])}
-        rows.append({**row, **scores.get(name, {}), "pretrain_loss": losses[name]})
-    return rows, answers
+        answers[name] = texts_of(run.tokenizer, rollout)
+        columns[name] = {"score": rollout.scores.mean().item(), "kl": rollout.kl.mean().item(),
+                         "pretrain_loss": evaluate(model, run.tokenizer, run.val_stream)["loss"]}
+    if isinstance(run.task, WorldTask):
+        baseline = run.task.gold(run.speaker(run.sft)(conversations, 3))       # another sample of SFT
+        for name, texts in answers.items():
+            golds = run.task.gold(texts)
+            columns[name] = {**win_rate(golds, baseline), "gold": float(np.mean(golds)), **run.task.verdicts(texts),
+                             **columns[name]}
+    return [{"model": name, **columns[name]} for name in answers], answers
 
 
 def texts_of(tokenizer: Tokenizer, rollout: Rollout) -> list[tuple[str, bool]]:
@@ -812,7 +837,8 @@ def show_hacked(task: WorldTask, tokenizer, sft, policy, reward_model, config: P
     for i in np.argsort(-gain)[:count]:
         print(f"  {task.test[i].prompt}")
         for name, rollout, text, g in zip(("SFT", "PPO"), rollouts, texts, golds):
-            print(f"    {name:4s} score {rollout.scores[i]:6.2f}  gold {g[i]:5.1f}  KL {rollout.kl[i]:6.2f}   {text[i][0]}")
+            numbers = f"score {rollout.scores[i]:6.2f}  gold {g[i]:5.1f}  KL {rollout.kl[i]:6.2f}"
+            print(f"    {name:4s} {numbers}   {text[i][0]}")
 
 
 def show_answers(task, answers: dict[str, list[tuple[str, bool]]], count: int = 3):
@@ -848,15 +874,15 @@ def draw(rows: list[dict], folder: Path):
     axes[0].invert_yaxis()
     for run, label_ in (("ppo", "PPO"), ("ppo_ptx", "PPO-ptx")):
         log = [json.loads(line) for line in open(folder / f"{run}.jsonl")][1:]
-        for axis, key, title in zip(axes[1:], ("score", "kl", "pretrain_loss"), ("score", "KL to SFT, nats per answer", "held-out pretraining loss")):
+        for axis, key, title in ((axes[1], "score", "score by the reward model"),
+                                 (axes[2], "kl", "KL to SFT, nats per answer"),
+                                 (axes[3], "pretrain_loss", "held-out pretraining loss")):
             points = [(r["step"], r[key]) for r in log if key in r]
             axis.plot(*zip(*points), label=label_)
             axis.set_title(title)
             axis.set_xlabel("PPO iteration")
-    base = rows[0]["pretrain_loss"] if rows[0]["model"] == "GPT" else None
-    for name, value, style in (("GPT", base, ":"), ("SFT", next(r["pretrain_loss"] for r in rows if r["model"] == "SFT"), "--")):
-        if value is not None:
-            axes[3].axhline(value, color="grey", ls=style, lw=1, label=name)
+    for row, style in zip((row for row in rows if row["model"] in ("GPT", "SFT")), (":", "--")):
+        axes[3].axhline(row["pretrain_loss"], color="grey", ls=style, lw=1, label=row["model"])
     axes[1].legend()
     axes[3].legend()
     figure.savefig(folder / "ladder.png", dpi=110)
@@ -865,7 +891,7 @@ def draw(rows: list[dict], folder: Path):
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 9. Chat: chat                                                                                       [ChatGPT]
+# 9. Chat: chat, stream_reply                                                                         [ChatGPT]
 
 
 @dataclass(slots=True)
@@ -898,10 +924,11 @@ def chat(s: ChatSettings):
             messages = []
         elif text:
             messages.append({"role": "user", "content": text})
-            messages = [*remembered(model, tokenizer, system, messages, s.max_response)]
+            messages = remembered(tokenizer, system, messages, model.config.block_size - s.max_response)
             reply = ""
             try:
-                for piece in stream_reply(model, tokenizer, system + messages, s.max_response, s.temperature, generator):
+                for piece in stream_reply(model, tokenizer, system + messages, s.max_response, s.temperature,
+                                          generator):
                     print(piece, end="", flush=True)
                     reply += piece
             except KeyboardInterrupt:
@@ -910,14 +937,14 @@ def chat(s: ChatSettings):
             messages.append({"role": "assistant", "content": reply})
 
 
-def remembered(model: GPT, tokenizer: Tokenizer, system: list[dict], messages: list[dict], room: int) -> list[dict]:
-    """The newest turns that fit into the context with `room` tokens left to answer; says so when some do not."""
-    dropped = 0
-    while len(messages) > 1 and len(render_conversation(tokenizer, system + messages, reply=True)[0]) > model.config.block_size - room:
-        messages, dropped = messages[1:], dropped + 1
-    if dropped:
-        print(f"(the context is full: the {dropped} oldest turns are forgotten)")
-    return messages
+def remembered(tokenizer: Tokenizer, system: list[dict], messages: list[dict], limit: int) -> list[dict]:
+    """The newest turns that fit into `limit` tokens; says so when older ones do not."""
+    kept = messages
+    while len(render_conversation(tokenizer, system + kept, reply=True)[0]) > limit and forget_oldest(kept) != kept:
+        kept = forget_oldest(kept)
+    if kept != messages:
+        print(f"(the context is full: the oldest {len(messages) - len(kept)} turns are forgotten)")
+    return kept
 
 
 def stream_reply(model: GPT, tokenizer: Tokenizer, messages: list[dict], max_new_tokens: int, temperature: float,
@@ -934,8 +961,6 @@ def stream_reply(model: GPT, tokenizer: Tokenizer, messages: list[dict], max_new
         first = False
 
 
-# ----------------------------------------------------------------------------------------------------------
-# 10. Main
-
 if __name__ == "__main__":
-    command_line({"instructgpt": (InstructGPTSettings, instructgpt), "chat": (ChatSettings, chat)}, default="instructgpt")
+    command_line({"instructgpt": (InstructGPTSettings, instructgpt), "chat": (ChatSettings, chat)},
+                 default="instructgpt")

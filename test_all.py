@@ -8,6 +8,7 @@ float64, brute force, a closed form, tiktoken, transformers (where it is install
 """
 import ast
 import gzip
+import importlib
 import importlib.util
 import itertools
 import json
@@ -54,6 +55,13 @@ def tokenizer(world):
     return Tokenizer(train_bpe(data.web(world, 2000), 600))
 
 
+def optional(package):
+    """A peer to compare with. Without it the test is skipped, but not where CI should have installed it."""
+    if not importlib.util.find_spec(package):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{package} is not installed")
+    return importlib.import_module(package)
+
+
 def small_gpt(vocab_size=50, block_size=16, n_layer=2, n_head=2, n_embd=16, **options):
     return GPT(GPTConfig(vocab_size, block_size, n_layer, n_head, n_embd, **options))
 
@@ -80,7 +88,7 @@ def test_contents_equal_the_banners_and_name_what_exists(name):
     module = {"data": data, "gpt": gpt, "rlhf": rlhf}[name]
     for banner in banners:
         for named in banner.partition(": ")[2].split(", "):
-            assert " " in named or hasattr(module, named), f"{banner}: {named} does not exist"
+            assert hasattr(module, named), f"{banner}: {named} does not exist"
 
 
 def test_no_function_is_longer_than_a_screen_and_no_line_wider():
@@ -120,7 +128,7 @@ def naive_bpe(text, vocab_size):
 def test_bpe_equals_a_naive_trainer(seed):
     rng = random.Random(seed)
     alphabet = ["ab ", "aab", "abcde  \n", "aé日 1!'s"][seed % 4]
-    text = "".join(rng.choice(alphabet) for _ in range(400))
+    text = "".join(rng.choice(alphabet) for _ in range(data.MAX_CHUNK))
     assert train_bpe(text, 300) == naive_bpe(text, 300)
 
 
@@ -165,6 +173,11 @@ def test_saved_tokenizers_load(tokenizer):
         Path("bad.json").write_text(bad)
         with pytest.raises(UserError):
             Tokenizer.load("bad.json")
+
+
+def test_bpe_survives_a_word_of_a_million_letters():
+    ranks = train_bpe("a" * 1_000_000, 300)
+    assert Tokenizer(ranks).decode(Tokenizer(ranks).encode("aaaaa")) == "aaaaa" and b"a" * data.MAX_CHUNK in ranks
 
 
 def test_bpe_does_not_need_a_long_text():
@@ -355,7 +368,7 @@ def test_ranks_follow_the_rubric_and_equal_answers_tie(world):
     ask = data.Instruction("open qa", HELLO[:1], facts=(n, "home", 1))
     good, rude = f"{n} lives in {world.facts[n, 'home']}.", data.RUDE[0]
     answers = [(rude, True), (good, True), (good, True), ("I do not know.", True)]
-    assert data.label(world, ask, answers, random.Random(0), noise=0.0).ranks == [3, 0, 0, 2]
+    assert data.label(world, ask, answers, random.Random(0), noise=0.0).ranks == [2, 0, 0, 1]
 
 
 # -------------------------------------------------------------------------------------------- the model
@@ -459,14 +472,13 @@ def test_changing_a_token_leaves_earlier_logits_alone():
 
 
 def test_logits_equal_transformers():
-    if not importlib.util.find_spec("transformers"):
-        pytest.skip("transformers is not installed")
-    from transformers import GPT2Config, GPT2LMHeadModel
+    transformers = optional("transformers")
+    GPT2Config, GPT2LMHeadModel = transformers.GPT2Config, transformers.GPT2LMHeadModel
     model = small_gpt(n_layer=3).double()
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
-    theirs = GPT2LMHeadModel(GPT2Config(50, 16, 16, 3, 2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
-                                        bos_token_id=0, eos_token_id=0)).double()
+    theirs = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=16, n_layer=3, n_head=2, resid_pdrop=0,
+                                        embd_pdrop=0, attn_pdrop=0, bos_token_id=0, eos_token_id=0)).double()
     ours = {f"transformer.{n}": p.t() if "c_" in n and p.ndim == 2 else p for n, p in model.state_dict().items()}
     missing = theirs.load_state_dict(ours, strict=False)
     assert not missing.unexpected_keys and all("lm_head" in k for k in missing.missing_keys)
@@ -517,7 +529,8 @@ class PlusOne(GPT):
 
 def test_generation_with_a_policy_that_counts():
     model = PlusOne(GPTConfig(16, 8, 1, 1, 16))
-    torch.nn.init.eye_(model.wte.weight).mul_(1000)
+    with torch.no_grad():
+        torch.nn.init.eye_(model.wte.weight).mul_(1000)
     idx, lengths = torch.tensor([[3, 4, 5], [9, 0, 0]]), torch.tensor([3, 1])
     out = gpt.generate(model, idx, 5, lengths, stop_tokens=(8,), pad_token=0)
     assert out.tolist() == [[6, 7, 8, 0, 0], [10, 11, 12, 13, 14]]
@@ -626,7 +639,7 @@ def test_a_stopped_and_resumed_run_equals_one_that_was_not(capsys):
 
 
 def test_training_learns_and_accumulation_is_a_mean():
-    _, result = toy_run("a", 60, dropout=0.0)
+    _, result = toy_run("a", 250, dropout=0.0)
     assert result["loss"] < 1.0 < math.log(40)
     model = small_gpt()
     idx = torch.randint(50, (4, 9))
@@ -772,7 +785,7 @@ def policy(tokenizer):
     """A policy that often says <|end|>."""
     model = small_gpt(vocab_size=tokenizer.vocab_size, block_size=32).eval()
     with torch.no_grad():
-        model.ln_f.bias.copy_(model.wte.weight[tokenizer.end] * 300)
+        model.ln_f.bias.copy_(model.wte.weight[tokenizer.end] * 800)
         model.ln_f.weight.mul_(3)
     return model
 
@@ -959,13 +972,19 @@ def test_ppo_raises_the_reward(tokenizer, policy):
 
     torch.manual_seed(3)
     with torch.no_grad():
-        policy.ln_f.bias.add_(policy.wte.weight[token] * 280)
+        policy.ln_f.bias.add_(policy.wte.weight[token] * 700)
     config = rlhf.PPOConfig(iterations=25, batch_size=32, minibatches=4, max_response=6, kl_coef=0.0, lr=1e-3, value_lr=1e-3,
                             unfinished_score=0.0)
     prompts = lambda n: [[{"role": "user", "content": "word"}]] * n
     rlhf.train_ppo(policy, LikesA(policy), tokenizer, prompts, config, 0, Path("ppo.jsonl"))
     scores = [json.loads(line)["score"] for line in open("ppo.jsonl").readlines()[1:]]
     assert np.mean(scores[-5:]) > np.mean(scores[:5]) + 0.25
+
+
+def test_without_matplotlib_the_table_stands_and_the_way_to_the_figure_is_told(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    rlhf.draw([{"model": "GPT", "win": 0.5}], Path("runs"))
+    assert "pip install matplotlib" in capsys.readouterr().out
 
 
 def test_win_rate_counts_ties_as_half():
