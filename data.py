@@ -916,7 +916,7 @@ def _instruct(world: World, rng: random.Random, split: str, use_case: str) -> In
     say, goal, earlier = "", {}, []
     if use_case == "generation":
         n = rng.choice(world.people_of(split))
-        if rng.random() < .6:
+        if rng.random() < .5:
             topic = rng.choice(world.topics_of(n, split))
             prompt = rng.choice(("Write a sentence about {n}'s {t}.", "Say something about {n}'s {t}.",
                                  "Tell me about {n}'s {t}.", "Mention {n}'s {t}.")).format(n=n, t=topic)
@@ -979,10 +979,10 @@ def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> l
         answer = join_list(rng.sample(*instruction.items)) + "."
     elif instruction.facts:
         n, topic, count = instruction.facts
-        count = count if topic or count == 2 else rng.choice((1, 2, 3))
+        count = count if topic or count == 2 else rng.choice((1, 1, 2, 3))
         topics = [topic] if topic else rng.sample(list(TOPICS), count)
         answer = " ".join(world.state(rng, n, t) for t in topics)
-        if topic and rng.random() < .25:
+        if topic and rng.random() < .3:
             answer = world.facts[n, topic] + "."
     else:
         answer = instruction.say

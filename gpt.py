@@ -51,7 +51,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-import data
 from data import (SPECIAL_TOKENS, Batches, Tokenizer, UserError, World, atomic_write, command_line, load_text,
                   open_stream, right_pad, train_bpe, web, write_stream)
 
@@ -463,9 +462,12 @@ def set_lr(optimizers: list[torch.optim.Optimizer], share: float):
 def save_checkpoint(path: str | Path, model: nn.Module, tokenizer: Tokenizer, settings: dict, **state):
     """One file with all that a run needs: weights, configuration, tokenizer, and `state` (tensors, numbers, text
     and containers of these). `settings` says what the run was asked for; see `load_checkpoint`. Atomic."""
-    with atomic_write(path) as file:
-        torch.save({"config": dataclasses.asdict(model.config), "model": model.state_dict(),
-                    "tokenizer": tokenizer.to_json(), "settings": settings, **state}, file)
+    try:
+        with atomic_write(path) as file:
+            torch.save({"config": dataclasses.asdict(model.config), "model": model.state_dict(),
+                        "tokenizer": tokenizer.to_json(), "settings": settings, **state}, file)
+    except RuntimeError as error:       # what torch.save makes of a full disk
+        raise UserError(f"could not write {path} (is the disk full?): {error}") from None
 
 
 def load_checkpoint(path: str | Path, settings: dict | None = None) -> dict | None:
@@ -734,9 +736,9 @@ def pretrained(s: PretrainSettings, folder: Path) -> tuple[GPT, Tokenizer, dict,
 
 
 def fingerprint(source: str) -> str:
-    """What a text is called and what changes with it: size and date of its files, or the code of the world."""
+    """What a text is called and what changes with it: size and date of its files, or what the world writes."""
     if source == "world":
-        return "world " + hashlib.sha256(Path(data.__file__).read_bytes()).hexdigest()[:16]
+        return "world " + hashlib.sha256("".join(web(World(0), 500)).encode()).hexdigest()[:16]
     path = Path(source)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.exists() else []
     return " ".join([source, *(f"{p.stat().st_size}@{p.stat().st_mtime_ns}" for p in files)])[:2000]

@@ -23,7 +23,8 @@ al. 2019 (arXiv:1909.08593), from which it takes what it does not print; PPO (ar
 Departures from the paper, on purpose
     (1) Labelers are a written rubric with noise (data.py §8), prompts come from the world; 175B is 1M parameters.
     (2) Constants are scaled to a run of minutes; each one's comment gives the paper's.
-    (3) PPO starts from the SFT model itself; the paper trains a second one with 10 % pretraining data (C.3).
+    (3) One SFT model serves both as baseline and as PPO's start; the paper mixes 10 % pretraining data into the
+       second only (C.3).
     (4) What the paper does not print is taken from Stiennon et al. or its code: lambda = 0.95, the score on the
        last token, k1 as the KL term, value clipping, whitened advantages, a fixed score for unfinished answers.
 
@@ -60,9 +61,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data import (Batches, Comparison, Instruction, Tokenizer, UserError, World, atomic_write, command_line,
-                  demonstrate, gold, instructions, judge, label, load_comparisons, load_demonstrations,
-                  render_conversation, right_pad)
+from data import (LABEL_NOISE, Batches, Comparison, Instruction, Tokenizer, UserError, World, atomic_write,
+                  command_line, demonstrate, gold, instructions, judge, label, load_comparisons,
+                  load_demonstrations, render_conversation, right_pad)
 from gpt import (GPT, PretrainSettings, RunLog, evaluate, fingerprint, generate, generate_steps, load_checkpoint,
                  load_model, make_optimizers, mixed_precision, pretrained, print_table, save_checkpoint, schedule,
                  set_lr)
@@ -116,15 +117,17 @@ def to_tensors(rows: list[list[int]], pad: int, device) -> tuple[torch.Tensor, t
 
 @dataclass(slots=True)
 class SFTConfig:
-    epochs: int = 8              # paper: 16
+    epochs: int = 3              # paper: 16
     batch_size: int = 16         # demonstrations; paper: 32
     lr: float = 5e-4             # paper: 9.65e-6 at 1.3B; cosine to a tenth, no warm-up, as there
-    dropout: float = 0.1         # on residuals; paper: 0.2
+    dropout: float = 0.0         # on residuals; paper: 0.2, over many more epochs
+    mix: int = 4                 # pretraining windows per batch, as in the SFT run that PPO starts from (C.3, 10 %)
 
 
 def train_sft(model: GPT, tokenizer: Tokenizer, demonstrations: list[list[dict]], config: SFTConfig, seed: int,
-              log_path: Path) -> dict:
-    """Fine-tune on demonstrations, loss on the assistant's tokens only. Returns {"sft_loss"}."""
+              log_path: Path, pretraining: Batches) -> dict:
+    """Fine-tune on demonstrations, loss on the assistant's tokens only, with a little pretraining text mixed in.
+    Returns {"sft_loss"}."""
     warm_start(model, tokenizer)
     examples = [(ids, mask) for ids, mask in (fit(tokenizer, messages, model.config.block_size)
                                               for messages in demonstrations) if any(mask)]
@@ -138,10 +141,12 @@ def train_sft(model: GPT, tokenizer: Tokenizer, demonstrations: list[list[dict]]
         rng.shuffle(examples)
         for start in range(0, len(examples), config.batch_size):
             batch = examples[start:start + config.batch_size]
-            loss = sft_loss(model, tokenizer, batch)
             # ------------------------------------------------------------ one optimizer step
             set_lr(optimizers, schedule(step, steps, warmup=0))
+            loss = sft_loss(model, tokenizer, batch)
             loss.backward()
+            if config.mix:
+                lm_loss(model, pretraining).backward()
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
@@ -168,6 +173,13 @@ def sft_loss(model: GPT, tokenizer: Tokenizer, examples: list[tuple[list[int], l
     targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -1)             # -1: no loss on prompts and pads
     with mixed_precision(model.device):
         return model(ids[:, :-1], targets)[1]
+
+
+def lm_loss(model: GPT, batches: Batches):
+    """The pretraining loss on the next batch."""
+    x, y = (torch.from_numpy(a).to(model.device) for a in batches.next())                 # (B, T)
+    with mixed_precision(model.device):
+        return model(x, y)[1]
 
 
 def fit(tokenizer: Tokenizer, messages: list[dict], limit: int) -> tuple[list[int], list[int]]:
@@ -407,7 +419,7 @@ class PPOConfig:
     max_response: int = 32       # tokens; paper: 1,000
     lr: float = 3e-4             # of the policy, constant after 10 warm-up iterations from a tenth, as in the paper
     value_lr: float = 3e-4       # of the value network; paper: 9e-6
-    kl_coef: float = 0.05        # beta; paper: 0.02
+    kl_coef: float = 0.1         # beta; paper: 0.02
     ptx_coef: float = 0.0        # gamma, on the mean loss per token; paper: 27.8, of a loss whose unit it omits
     ptx_sequences: int = 8       # pretraining windows per minibatch; paper: 8 per episode
     cliprange: float = 0.2       # of the ratio; paper: 0.2
@@ -492,9 +504,7 @@ def ppo_step(policy: GPT, value_model: RewardModel, policy_optimizers: list, val
     if ptx is not None:
         # eq. (2), second term. "We compute the PPO gradients and pretraining gradients in consecutive steps and
         # accumulate them both into the gradient buffers" (C.4): two backward passes, one optimizer step
-        x, y = (torch.from_numpy(a).to(policy.device) for a in ptx.next())
-        with mixed_precision(policy.device):
-            ptx_loss = policy(x, y)[1]
+        ptx_loss = lm_loss(policy, ptx)
         (config.ptx_coef * ptx_loss).backward()
         info["ptx_loss"] = ptx_loss.item()
     with mixed_precision(policy.device):
@@ -568,12 +578,12 @@ class WorldTask:
 
     text = "world"
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, test_prompts: int = 480):
         self.world, self.seed = World(seed), seed
         rng = random.Random(seed)
-        prompts = instructions(self.world, "train", 240, seed=1)
+        prompts = instructions(self.world, "train", 800, seed=1)
         self.demonstrations = [demonstrate(self.world, prompt, rng) for prompt in prompts]
-        self.test = instructions(self.world, "test", 480, seed=2, distinct=True)
+        self.test = instructions(self.world, "test", test_prompts, seed=2, distinct=True)
         ideal = instructions(self.world, "train", 200, seed=3)
         known = next(i for i in ideal if i.use_case == "open qa" and i.facts)
         unknown = next(i for i in ideal if i.unknowable)
@@ -586,21 +596,31 @@ class WorldTask:
         base = 1000 * (seed + 4)
         return lambda n: [i.messages for i in instructions(self.world, "train", n, seed=base + next(counter))]
 
-    def compare(self, speakers: list[Speaker], count: int, split: str, seed: int,
-                careful: bool = False) -> list[Comparison]:
-        """Labelers rank K = 4..9 answers to each of `count` prompts, K/len(speakers) by each speaker. Equal answers
-        are shown once; a prompt with a single answer says nothing and is dropped. Careful labelers make no errors."""
-        rng = random.Random(f"compare {self.seed} {seed}")
+    def answers(self, speakers: list[Speaker], count: int, split: str, seed: int) -> list[tuple[Instruction, list]]:
+        """(prompt, its different answers) for `count` prompts: K = 4..9 answers each, K/len(speakers) by each
+        speaker. A labeler sees equal answers once."""
+        rng = random.Random(f"answers {self.seed} {seed}")
         prompts = instructions(self.world, split, count, seed=seed)
-        sizes = [rng.randint(4, 9) for _ in prompts]
-        answers = [[] for _ in prompts]
+        sizes, answers = [rng.randint(4, 9) for _ in prompts], [set() for _ in prompts]
         for number, speaker in enumerate(speakers):
             owners = [i for i, k in enumerate(sizes) for _ in range(number, k, len(speakers))]
             for owner, answer in zip(owners, speaker([prompts[i].messages for i in owners], seed + number)):
-                answers[owner].append(answer)
-        noise = {"noise": 0.0} if careful else {}
-        comparisons = [label(self.world, prompt, sorted(set(a)), rng, **noise) for prompt, a in zip(prompts, answers)]
+                answers[owner].add(answer)
+        return [(prompt, sorted(group)) for prompt, group in zip(prompts, answers)]
+
+    def rank(self, answered: list[tuple[Instruction, list]], seed: int, noise: float = LABEL_NOISE) -> list[Comparison]:
+        """One labeler ranks the answers to each prompt; noise 0 is the rubric itself. Prompts without a decided pair
+        say nothing and are dropped."""
+        rng = random.Random(f"rank {self.seed} {seed}")
+        comparisons = [label(self.world, prompt, answers, rng, noise) for prompt, answers in answered]
         return [c for c in comparisons if len(set(c.ranks)) > 1]
+
+    def agreement(self, answered: list[tuple[Instruction, list]]) -> float:
+        """How often two labelers order a pair of different answers alike."""
+        alike = [(one.ranks[i] < one.ranks[j]) == (two.ranks[i] < two.ranks[j])
+                 for one, two in zip(self.rank(answered, 1), self.rank(answered, 2))
+                 for i in range(len(one.ranks)) for j in range(i)]
+        return float(np.mean(alike)) if alike else 1.0
 
     def gold(self, answers: list[tuple[str, bool]]) -> list[float]:
         return [gold(self.world, prompt, *answer) for prompt, answer in zip(self.test, answers)]
@@ -612,20 +632,6 @@ class WorldTask:
         known = [v["refused"] for v, prompt in zip(verdicts, self.test) if not prompt.unknowable]
         unknown = [v["helpful"] for v, prompt in zip(verdicts, self.test) if prompt.unknowable]
         return {**shares, "refused": float(np.mean(known)), "admits": float(np.mean(unknown))}
-
-    def agreement(self, speaker: Speaker, seed: int) -> float:
-        """How often two labelers order a pair of different answers alike."""
-        rng, same, pairs = random.Random(seed), 0, 0
-        prompts = [prompt for prompt in self.test for _ in range(4)]
-        answers = speaker([prompt.messages for prompt in prompts], seed)
-        for start in range(0, len(prompts), 4):
-            shown = sorted(set(answers[start:start + 4]))
-            first, second = (label(self.world, prompts[start], shown, rng).ranks for _ in range(2))
-            for i in range(len(shown)):
-                for j in range(i):
-                    pairs += 1
-                    same += (first[i] < first[j]) == (second[i] < second[j])
-        return same / max(1, pairs)
 
     def memory_accuracy(self, speaker: Speaker, count: int = 200) -> float:
         """Held-out conversations in which something told in turn one is asked for in turn three: the share of
@@ -678,12 +684,13 @@ class InstructGPTSettings:
     comparisons: str | None = None    # your own comparisons
     name: str = "instructgpt"         # results go to runs/NAME
     pretrain_steps: int = 1000        # optimizer steps of pretraining
-    sft_epochs: int = 8               # passes over the demonstrations
+    sft_epochs: int = 3               # passes over the demonstrations
     comparison_prompts: int = 1000    # prompts that labelers rank answers to, in each of the two rounds
     iterations: int = 40              # batches of 128 episodes of the final PPO runs; half as many in round one
-    kl_coef: float = 0.05             # beta of eq. (2)
+    kl_coef: float = 0.1              # beta of eq. (2)
     ptx_coef: float = 1.0             # gamma of eq. (2) for PPO-ptx
     max_response: int = 32            # tokens
+    test_prompts: int = 480           # held-out prompts that every model answers
     seed: int = 0
     fresh: bool = False               # train every stage anew
 
@@ -694,7 +701,8 @@ class Pipeline:
 
     def __init__(self, s: InstructGPTSettings):
         self.s, self.folder, self.own = s, Path("runs") / s.name, bool(s.demonstrations or s.comparisons)
-        self.task = FileTask(s.demonstrations, s.comparisons, self.folder, s.seed) if self.own else WorldTask(s.seed)
+        self.task = (FileTask(s.demonstrations, s.comparisons, self.folder, s.seed) if self.own else
+                     WorldTask(s.seed, s.test_prompts))
         print("== 1. Pretraining: predict the next token")
         settings = PretrainSettings(data=s.data or str(self.task.text), steps=s.pretrain_steps, seed=s.seed,
                                     fresh=s.fresh)
@@ -719,7 +727,8 @@ class Pipeline:
     def train_sft(self):
         config, demonstrations = SFTConfig(epochs=self.s.sft_epochs), self.task.demonstrations
         self.stage("sft", f"2. SFT: imitate {len(demonstrations)} demonstrations", self.sft, dataclasses.asdict(config),
-                   lambda log: train_sft(self.sft, self.tokenizer, demonstrations, config, self.s.seed, log))
+                   lambda log: train_sft(self.sft, self.tokenizer, demonstrations, config, self.s.seed, log,
+                                         self.pretraining(config.mix)))
 
     def train_reward_model(self, name: str, title: str, rounds: list[list[Speaker]]) -> RewardModel:
         """rounds: for each round of comparisons, the speakers whose answers labelers rank."""
@@ -730,10 +739,11 @@ class Pipeline:
             if self.own:
                 comparisons, held_out = task.compared, {"accuracy": task.compared_test}
             else:
-                comparisons = [c for number, speakers in enumerate(rounds, start=10)
-                               for c in task.compare(speakers, self.s.comparison_prompts, "train", number)]
-                held_out = {name: task.compare(rounds[-1], 150, "test", 20, careful)
-                            for name, careful in (("accuracy", False), ("gold_accuracy", True))}
+                comparisons = [c for number, speakers in enumerate(rounds, start=10) for c in task.rank(
+                    task.answers(speakers, self.s.comparison_prompts, "train", number), number)]
+                answered = task.answers(rounds[-1], self.s.test_prompts // 3, "test", 20)
+                held_out = {"accuracy": task.rank(answered, 20), "gold_accuracy": task.rank(answered, 20, noise=0.0)}
+                print(f"two labelers agree on {task.agreement(answered):.1%} of the pairs (paper: 72.6 %)")
             info = train_reward_model(model, tokenizer, comparisons, task.demonstrations, RewardConfig(), self.s.seed,
                                       log)
             accuracies = {name: pair_accuracy(model, tokenizer, group) for name, group in held_out.items()}
@@ -744,8 +754,7 @@ class Pipeline:
 
     def train_ppo(self, name: str, title: str, config: PPOConfig, reward_model: RewardModel) -> GPT:
         policy, s = copy.deepcopy(self.sft), self.s
-        block_size = policy.config.block_size
-        ptx = Batches(self.train_stream, config.ptx_sequences, block_size, s.seed) if config.ptx_coef else None
+        ptx = self.pretraining(config.ptx_sequences) if config.ptx_coef else None
 
         def watch(model):
             return {"pretrain_loss": evaluate(model, self.tokenizer, self.val_stream, 8192)["loss"]}
@@ -754,6 +763,9 @@ class Pipeline:
                    lambda log: train_ppo(policy, reward_model, self.tokenizer, self.task.prompt_source(s.seed), config,
                                          s.seed, log, ptx, watch))
         return policy
+
+    def pretraining(self, sequences: int) -> Batches:
+        return Batches(self.train_stream, sequences, self.base.config.block_size, self.s.seed)
 
     def speaker(self, model: GPT) -> Speaker:
         return chat_speaker(model, self.tokenizer, self.s.max_response)
@@ -788,8 +800,7 @@ def instructgpt(s: InstructGPTSettings):
     if not run.own:
         for name in ("SFT", "PPO", "PPO-ptx"):
             print(f"told in turn one, asked in turn three, held-out conversations: {name} recalls "
-                  f"{task.memory_accuracy(run.speaker(chats[name])):.1%}")
-        print(f"two labelers agree on {task.agreement(run.speaker(run.sft), s.seed):.1%} of the pairs (paper: 72.6 %)")
+                  f"{task.memory_accuracy(run.speaker(chats[name]), min(200, s.test_prompts)):.1%}")
     show_answers(task, answers)
     draw(rows, run.folder)
     name = "" if s.name == InstructGPTSettings().name else f" --name {s.name}"

@@ -1000,7 +1000,8 @@ def run(*arguments, stdin="", timeout=300, **options):
 
 
 def test_the_whole_of_instructgpt_runs_is_reused_and_chats():
-    command = (HERE / "rlhf.py", "--pretrain-steps", 12, "--sft-epochs", 1, "--comparison-prompts", 24, "--iterations", 2)
+    command = (HERE / "rlhf.py", "--pretrain-steps", 12, "--sft-epochs", 1, "--comparison-prompts", 24, "--iterations", 2,
+               "--test-prompts", 24)
     done = run(*command)
     assert done.returncode == 0, done.stderr
     rows = {row["model"]: row for row in json.loads(Path("runs/instructgpt/table.json").read_text())}
