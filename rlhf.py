@@ -419,7 +419,7 @@ class PPOConfig:
     max_response: int = 32       # tokens; paper: 1,000
     lr: float = 3e-4             # of the policy, constant after 10 warm-up iterations from a tenth, as in the paper
     value_lr: float = 3e-4       # of the value network; paper: 9e-6
-    kl_coef: float = 0.05        # beta; paper: 0.02
+    kl_coef: float = 0.1         # beta; paper: 0.02
     ptx_coef: float = 0.0        # gamma, on the mean loss per token; paper: 27.8, of a loss whose unit it omits
     ptx_sequences: int = 8       # pretraining windows per minibatch; paper: 8 per episode
     cliprange: float = 0.2       # of the ratio; paper: 0.2
@@ -687,7 +687,7 @@ class InstructGPTSettings:
     sft_epochs: int = 3               # passes over the demonstrations
     comparison_prompts: int = 1000    # prompts that labelers rank answers to, in each of the two rounds
     iterations: int = 40              # batches of 128 episodes of the final PPO runs; half as many in round one
-    kl_coef: float = 0.05             # beta of eq. (2)
+    kl_coef: float = 0.1              # beta of eq. (2)
     ptx_coef: float = 1.0             # gamma of eq. (2) for PPO-ptx
     max_response: int = 32            # tokens
     test_prompts: int = 480           # held-out prompts that every model answers
