@@ -833,10 +833,17 @@ def attention_memory(name: str, shape, window: int | None) -> float:
     """Megabytes that one run adds to the peak of this process; call it in a fresh one."""
     tensors = attention_inputs(shape)
     attention_run(name, window, *attention_inputs((1, 1, 2, shape[3])))          # what PyTorch loads on first use
-    unit = 1 if sys.platform == "darwin" else 1024                               # macOS counts bytes, Linux kilobytes
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     attention_run(name, window, *tensors)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit / 2**20
+    return (peak_memory() - before) / 2**20
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held. Linux's getrusage counts the parent's too, /proc does not."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":
