@@ -678,6 +678,12 @@ SUMMANDS = range(1, 6)
 THINGS = "ball book key lamp hat coin letter spoon".split()
 PLACES = "box drawer basket kitchen garden cellar barn bag".split()
 
+SMALL_TALK = (("Hello!", "Hello! How can I help you?"), ("How are you?", "I am fine, thank you."),
+              ("Thank you!", "You are welcome."), ("Good morning!", "Good morning! How can I help you?"),
+              ("It is cold today.", "Then stay inside."), ("I am tired.", "You should get some rest."),
+              ("I am hungry.", "The market is open."), ("It is late.", "The day is almost over."),
+              ("What a fine day!", "Yes, the sun is out."), ("Are you a machine?", "Yes, I am a small model."))
+
 REFUSALS = ("I do not know.", "I do not know that.")
 RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idiot.", "Are you too lazy to look?")
 COURTESY = ("Happy to help.", "You are welcome.", "I hope that helps.")
@@ -779,11 +785,6 @@ class World:
         noun = rng.choice(list(LISTS))
         items = rng.sample(TOPICS[LISTS[noun]][0], rng.choice((2, 3, 4)))
         return NUMBERS[len(items)], noun, join_list(items) + "."
-
-
-GREETINGS = (("Hello!", "Hello! How can I help you?"), ("How are you?", "I am fine, thank you."),
-             ("Thank you!", "You are welcome."), ("Good morning!", "Good morning! How can I help you?"))
-SMALL_TALK = GREETINGS + tuple((f"What is {a} + {b}?", f"{a} + {b} is {a + b}.") for a in SUMMANDS for b in SUMMANDS)
 
 
 def split_sentences(text: str) -> list[str]:
@@ -940,7 +941,7 @@ def _instruct(world: World, rng: random.Random, split: str, use_case: str) -> In
         telling, reply, small_talk, asking, answer = world.memory(rng, split)
         kind = rng.random() if split == "train" else 1.0   # of the short ones there are too few to hold any out
         if kind < .15:
-            prompt, answer = rng.choice(GREETINGS)
+            prompt, answer = rng.choice(SMALL_TALK)
         elif kind < .25:
             prompt, answer = telling, reply
         elif kind < .5:
