@@ -98,52 +98,84 @@ def fused_attention(q, k, v, window: int | None = None):
     return FusedAttention.apply(q, k, v, window)
 
 
-class FusedAttention(torch.autograd.Function):
-    """Attention, one block of query rows at a time.
+TILE = 2 ** 21          # scores that are computed at once: 8 MB, which stay in the processor's cache
 
-    A block of rows sees all of its visible keys at once, so its softmax is complete and needs none of
-    FlashAttention's running maximum. Keys that no row of the block can see are skipped, not masked: a causal
-    block stops at its own last row, a windowed one also starts at the window. Only q, k, v and the output are
-    kept for the backward pass, which computes the probabilities again; so memory grows like T, and with a
-    window so does time.
+
+class FusedAttention(torch.autograd.Function):
+    """Attention by tiles of scores: time O(T^2), or O(T window); memory O(T).
+
+    Forward, a block of query rows meets all the keys it sees at once, so its softmax needs no running maximum.
+    Backward, a block of keys meets all the queries that see it: dK and dV of the block are then complete, and dQ
+    adds up. The probabilities are computed again from L = log2(sum of 2^scores), one number per row. Tiles, and
+    parts of tiles, that no one can see are skipped, not masked. Softmax is taken to base 2 (q carries the factor
+    log2 e): 2^x costs the processor half of e^x.
     """
 
     @staticmethod
     def forward(ctx, q, k, v, window):
         ctx.shape, ctx.window = q.shape, window
-        q, k, v = (x.reshape(-1, *x.shape[-2:]).contiguous() for x in (q, k, v))      # (B*nh, T, hs)
-        out = torch.empty_like(v)
-        for rows, keys, probabilities in _probability_blocks(q, k, window):
-            out[:, rows] = probabilities @ v[:, keys]
-        ctx.save_for_backward(q, k, v, out)
+        q, k, v = (x.reshape(-1, *x.shape[-2:]) for x in (q * (math.log2(math.e) / math.sqrt(q.size(-1))), k, v))
+        wide = torch.promote_types(q.dtype, torch.float32)     # bfloat16 goes into products, not into sums
+        out, L = torch.empty_like(v), q.new_empty(len(q), 1, q.size(1), dtype=wide)
+        for heads, start, stop, (buffer, _) in _tiles(q, window):
+            first = 0 if window is None else max(0, start - window + 1)          # the first key that any row sees
+            scores = _product(q[heads, start:stop], k[heads, first:stop], buffer).to(wide)       # (n, rows, keys)
+            doubtful = start if window is None else first                        # keys before it are seen by all
+            i, j = torch.arange(start, stop)[:, None], torch.arange(doubtful, stop)
+            scores[:, :, doubtful - first:].masked_fill_(_hidden(i, j, window).to(q.device), -math.inf)
+            top = scores.amax(-1, keepdim=True)                                  # (n, rows, 1)
+            scores.sub_(top).exp2_()
+            total = scores.sum(-1, keepdim=True)
+            out[heads, start:stop] = torch.bmm(scores.to(v.dtype), v[heads, first:stop]).div_(total)
+            L[heads, 0, start:stop] = (top + total.log2()).squeeze(-1)
+        ctx.save_for_backward(q, k, v, out, L)
         return out.view(ctx.shape)
 
     @staticmethod
     def backward(ctx, grad_out):
-        q, k, v, out = ctx.saved_tensors
-        grad_out = grad_out.reshape(out.shape).contiguous()
-        delta = (grad_out * out).sum(-1, keepdim=True)                                # (B*nh, T, 1)
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for rows, keys, probabilities in _probability_blocks(q, k, ctx.window):
-            dv[:, keys].baddbmm_(probabilities.transpose(1, 2), grad_out[:, rows])    # dV += P^T dO
-            dp = grad_out[:, rows] @ v[:, keys].transpose(1, 2)                       # dP = dO V^T
-            ds = dp.sub_(delta[:, rows]).mul_(probabilities)                          # dS = P * (dP - delta)
-            dq[:, rows] = ds @ k[:, keys]                                             # dQ = dS K / sqrt(hs)
-            dk[:, keys].baddbmm_(ds.transpose(1, 2), q[:, rows])                      # dK += dS^T Q / sqrt(hs)
-        scale = q.size(-1) ** -0.5
-        return dq.mul_(scale).view(ctx.shape), dk.mul_(scale).view(ctx.shape), dv.view(ctx.shape), None
+        (q, k, v, out, L), window, T = ctx.saved_tensors, ctx.window, ctx.shape[-2]
+        grad_out = grad_out.reshape(out.shape)
+        delta = (grad_out.to(L.dtype) * out).sum(-1)[:, None]                    # (B*nh, 1, T)
+        dq, dk, dv = torch.zeros_like(q, dtype=L.dtype), torch.empty_like(k), torch.empty_like(v)
+        for heads, start, stop, (buffer, other) in _tiles(q, window):
+            last = T if window is None else min(T, stop + window - 1)            # the last query that sees any key
+            queries, keys = (heads, slice(start, last)), (heads, slice(start, stop))
+            p = _product(k[keys], q[queries], buffer).to(L.dtype)                # (n, keys, queries): P^T
+            p.sub_(L[heads, :, start:last]).exp2_()
+            doubtful = stop if window is None else last                          # queries from it on see all keys
+            i, j = torch.arange(start, doubtful), torch.arange(start, stop)[:, None]
+            p[:, :, :doubtful - start].masked_fill_(_hidden(i, j, window).to(q.device), 0)
+            dv[keys] = torch.bmm(p.to(v.dtype), grad_out[queries])               # dV = P^T dO
+            ds = _product(v[keys], grad_out[queries], other).to(L.dtype)         # dP^T = V dO^T
+            ds = ds.sub_(delta[heads, :, start:last]).mul_(p).to(q.dtype)        # dS^T = P^T * (dP^T - delta)
+            dk[keys] = torch.bmm(ds, q[queries])                                 # dK = dS^T Q
+            dq[queries] += torch.bmm(ds.transpose(1, 2), k[keys])                # dQ = dS K
+        dk /= math.log2(math.e)                                                  # undoing what q carries, beside
+        dq /= math.sqrt(q.size(-1))                                              # the scale that dK needs and dQ lacks
+        return dq.to(q.dtype).view(ctx.shape), dk.view(ctx.shape), dv.view(ctx.shape), None
 
 
-def _probability_blocks(q, k, window, block: int = 64):
-    """Yields (rows, keys, softmax of their scores (B*nh, rows, keys)) for each block of query rows."""
-    T, scale = q.size(1), q.size(-1) ** -0.5
-    for start in range(0, T, block):
-        stop = min(start + block, T)
-        first = 0 if window is None else max(0, start - window + 1)
-        scores = torch.bmm(q[:, start:stop], k[:, first:stop].transpose(1, 2)).mul_(scale)
-        i, j = torch.arange(start, stop, device=q.device)[:, None], torch.arange(first, stop, device=q.device)
-        hidden = (j > i) if window is None else (j > i) | (j <= i - window)
-        yield slice(start, stop), slice(first, stop), scores.masked_fill_(hidden, -math.inf).softmax(dim=-1)
+def _tiles(q, window):
+    """Yields (a slice of the heads, start, stop of a block of positions, two buffers that hold a tile each)."""
+    n, T, _ = q.shape
+    reach = min(T, window or T)
+    block = 64 if reach <= 512 else 128                        # long blocks are faster, but waste more at their ends
+    together = min(n, max(1, TILE // (block * min(T, reach + block))))
+    buffers = q.new_empty(2, together * block * min(T, reach + block))      # asking for memory takes time: once only
+    for head in range(0, n, together):
+        for start in range(0, T, block):
+            yield slice(head, min(head + together, n)), start, min(start + block, T), buffers
+
+
+def _product(a, b, buffer):
+    """a (n, I, hs), b (n, J, hs) -> a b^T (n, I, J), written into the buffer."""
+    shape = len(a), a.size(1), b.size(1)
+    return torch.bmm(a, b.transpose(1, 2), out=buffer[:math.prod(shape)].view(shape))
+
+
+def _hidden(i, j, window):
+    """Where query i does not see key j."""
+    return (j > i) if window is None else (j > i) | (j <= i - window)
 
 
 # ----------------------------------------------------------------------------------------------------------

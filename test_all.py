@@ -420,6 +420,24 @@ def test_fused_attention_equals_the_equation(shape, window):
         assert torch.allclose(expected, ours, atol=1e-12)
 
 
+@pytest.mark.parametrize("window", [None, 5, 520])
+def test_fused_attention_of_many_heads_is_computed_in_groups(monkeypatch, window):
+    monkeypatch.setattr(gpt, "TILE", 2 * 128 * 600)                       # two of three heads fit, blocks of 64 or 128
+    test_fused_attention_equals_the_equation((1, 3, 600, 2), window)
+
+
+def test_fused_attention_in_bfloat16_rounds_only_what_it_multiplies():
+    q, k, v, grad = (torch.randn(2, 3, 200, 16) for _ in range(4))
+    results = []
+    for function, dtype in ((gpt.attention, torch.float32), (gpt.fused_attention, torch.bfloat16)):
+        inputs = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+        out = function(*inputs)
+        results.append([out, *torch.autograd.grad(out, inputs, grad.to(dtype))])
+    for expected, ours in zip(*results):
+        assert ours.dtype == torch.bfloat16
+        assert (expected - ours).norm() < 0.01 * expected.norm()          # bfloat16 has 8 bits: 2^-8 = 0.004
+
+
 @pytest.mark.parametrize("T, window", [(5, None), (66, None), (9, 3), (70, 5)])
 def test_fused_attention_gradients_by_finite_differences(T, window):
     inputs = [torch.randn(1, 1, T, 2, dtype=torch.float64, requires_grad=True) for _ in range(3)]
