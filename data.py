@@ -684,6 +684,8 @@ SMALL_TALK = (("Hello!", "Hello! How can I help you?"), ("How are you?", "I am f
               ("I am hungry.", "The market is open."), ("It is late.", "The day is almost over."),
               ("What a fine day!", "Yes, the sun is out."), ("Are you a machine?", "Yes, I am a small model."))
 
+ECHOED = [*THINGS, *PLACES, *GUESTS, *(v for values, _, _ in TOPICS.values() for v in values)]
+
 REFUSALS = ("I do not know.", "I do not know that.")
 RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idiot.", "Are you too lazy to look?")
 COURTESY = ("Happy to help.", "You are welcome.", "I hope that helps.")
@@ -753,14 +755,12 @@ class World:
         return f"{verb} me the {thing}.", f"Could you please {verb.lower()} me the {thing}?"
 
     def trip(self, rng, split) -> tuple[str, str]:
-        city, food = self.pick(rng, split, TOPICS["home"][0], TOPICS["food"][0])
-        n = rng.choice(GUESTS)
+        n, city, food = self.pick(rng, split, GUESTS, TOPICS["home"][0], TOPICS["food"][0])
         text = f"{n} took the train to {city}. {rng.choice(ASIDES)} {n} ate {food} and came home."
         return text, f"{n} went to {city} and ate {food}."
 
     def hiding(self, rng, split) -> tuple[str, str, str]:
-        thing, place = self.pick(rng, split, THINGS, PLACES)
-        n = rng.choice(GUESTS)
+        n, thing, place = self.pick(rng, split, GUESTS, THINGS, PLACES)
         return f"{n} put the {thing} in the {place}.", f"Where is the {thing}?", f"The {thing} is in the {place}."
 
     def sighting(self, rng, split) -> tuple[str, str, str]:
@@ -800,7 +800,7 @@ def join_list(items: list[str]) -> str:
 # 7. The world's web: web
 
 # Kinds of documents and their share of the web, in documents.
-WEB = {"story": .32, "forum": .19, "dialogue": .16, "workbook": .31, "sums": .02}
+WEB = {"story": .29, "forum": .17, "dialogue": .16, "workbook": .31, "echo": .05, "sums": .02}
 
 # A forum thread has a mood: (share, P(rude), P(true)). A reader of two polite answers can expect a third one,
 # which is what makes prompting work; a pure next-token predictor imitates all three.
@@ -810,7 +810,8 @@ MOODS = {"kind": (.40, .0, .85), "mixed": (.35, .2, .5), "mean": (.25, .6, .2)}
 def web(world: World, count: int, seed: int = 0) -> Iterator[str]:
     """`count` documents of the world's web. Facts are right in stories, and often wrong in the forum."""
     rng = random.Random(f"web {world.seed} {seed}")
-    writers = {"story": _story, "forum": _forum, "dialogue": _dialogue, "workbook": _workbook, "sums": _sums}
+    writers = {"story": _story, "forum": _forum, "dialogue": _dialogue, "workbook": _workbook, "echo": _echo,
+               "sums": _sums}
     for kind in rng.choices(list(WEB), weights=WEB.values(), k=count):
         yield writers[kind](world, rng)
 
@@ -865,6 +866,12 @@ def _workbook(world, rng):
         ("{} Which {} was it?", world.sighting), ("Can you name {} {}?", world.some_items)))
     items = (scene(rng, "train") for _ in range(rng.choice((1, 1, 1, 2))))
     return "\n".join(f"Q: {form.format(*question)}\nA: {answer}" for *question, answer in items)
+
+
+def _echo(world, rng):
+    """Somebody repeats what somebody says: where a model learns to look back."""
+    said = " ".join(rng.sample(ECHOED, rng.choice((3, 4, 5, 6))))
+    return "\n".join(f"{n} says: {said}." for n in rng.sample(GUESTS, 2))
 
 
 def _sums(world, rng):

@@ -303,6 +303,10 @@ class KVCache:
         self.empty = True                      # nothing read yet, so a prompt can use the fused path
         self.used = 0                          # slots in use: no row is longer
 
+    def select(self, rows):
+        """Keep only these rows of the batch."""
+        self.k, self.v, self.lengths = self.k[:, rows], self.v[:, rows], self.lengths[rows]
+
     def positions(self, T: int):
         return self.lengths[:, None] + torch.arange(T, device=self.lengths.device)      # (B, T)
 
@@ -348,63 +352,69 @@ def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None
     """(B, V) logits -> (B,) ids. All randomness of generation is here; temperature 0 takes the most likely."""
     if temperature == 0:
         return logits.argmax(dim=-1)
-    probabilities = truncate_logits(logits / temperature, top_k, top_p).softmax(dim=-1)
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+    cumulative = truncate_logits(logits / temperature, top_k, top_p).softmax(dim=-1).cumsum(dim=-1)      # (B, V)
+    # one random number per row finds its token; torch.multinomial draws one per token of the vocabulary
+    u = torch.rand(len(logits), 1, generator=generator, device=logits.device)                            # (B, 1)
+    u = u * cumulative[:, -1:] * (1 - torch.finfo(torch.float32).eps)          # stays below the sum when rounded
+    return torch.searchsorted(cumulative, u, right=True).squeeze(1)
 
 
 @torch.no_grad()
 def generate_steps(model: GPT, idx, max_new_tokens: int, lengths=None, temperature: float = 1.0,
-                   top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None):
+                   top_k: int | None = None, top_p: float | None = None, stop_tokens: tuple[int, ...] = (),
+                   pad_token: int = 0, generator: torch.Generator | None = None):
     """Yields, per step, the next token of every row (B,) and its log-probability (B,) under the model at this
     temperature, before any truncation. idx (B, P) holds prompts padded on the right, lengths (B,) their true
-    lengths (default: P).
+    lengths (default: P). A row ends with the first of its stop tokens; then come pad_token and 0.
 
     Positions are learned, so a full context cannot slide: when a row reaches the end of the context, every row
     keeps the last half of its context and is read anew.
     """
     was_training = model.training
     model.eval()
-    lengths = torch.full((idx.size(0),), idx.size(1), device=model.device) if lengths is None else lengths
+    B, device, limit = idx.size(0), model.device, model.config.block_size
+    lengths = torch.full((B,), idx.size(1), device=device) if lengths is None else lengths
     texts = [row[:n].tolist() for row, n in zip(idx, lengths)]
-    limit, cache = model.config.block_size, None
+    stops = torch.tensor(stop_tokens, dtype=torch.long, device=device)
+    going = torch.arange(B, device=device)                             # the rows that are still read, and
+    ended = torch.zeros(B, dtype=torch.bool, device=device)            # which of these have ended meanwhile
+    cache = None
     try:
         for _ in range(max_new_tokens):
             if cache is None or cache.used == limit:
                 keep = limit - 1 if cache is None else limit // 2
-                padded, kept = right_pad([text[-keep:] for text in texts], 0)
-                idx, kept = torch.from_numpy(padded).to(model.device), torch.from_numpy(kept).to(model.device)
-                cache = KVCache(model, len(texts), min(limit, idx.size(1) + max_new_tokens))
-                hidden = model.hidden(idx, cache)[torch.arange(len(texts)), kept - 1]            # (B, C)
+                padded, kept = right_pad([texts[i][-keep:] for i in going.tolist()], 0)
+                padded, kept = torch.from_numpy(padded).to(device), torch.from_numpy(kept).to(device)
+                cache = KVCache(model, len(going), min(limit, padded.size(1) + max_new_tokens))
+                hidden = model.hidden(padded, cache)[torch.arange(len(going)), kept - 1]         # (rows, C)
                 cache.lengths.copy_(kept)
             else:
                 hidden = model.hidden(tokens[:, None], cache)[:, -1]
-            logits = F.linear(hidden, model.wte.weight)                                          # (B, V)
-            tokens = sample_next_token(logits, temperature, top_k, top_p, generator)
+            logits = F.linear(hidden, model.wte.weight)                                          # (rows, V)
+            tokens = sample_next_token(logits, temperature, top_k, top_p, generator)             # (rows,)
             logprobs = F.log_softmax(logits / (temperature or 1), dim=-1).gather(1, tokens[:, None]).squeeze(1)
-            for text, token in zip(texts, tokens.tolist()):
-                text.append(token)
-            yield tokens, logprobs
+            all_tokens = torch.full((B,), pad_token, device=device)
+            all_tokens[going] = tokens.masked_fill(ended, pad_token)
+            yield all_tokens, logprobs.new_zeros(B).index_copy(0, going, logprobs.masked_fill(ended, 0.0))
+            for i, token in zip(going.tolist(), tokens.tolist()):
+                texts[i].append(token)
+            ended = ended | torch.isin(tokens, stops)
+            if ended.all():
+                return
+            if ended.sum() > len(going) // 4:              # reading on for nobody costs more than moving the others
+                rest = (~ended).nonzero().squeeze(1)
+                going, tokens, ended = going[rest], tokens[rest], ended[rest]
+                cache.select(rest)
     finally:
         model.train(was_training)
 
 
-def generate(model: GPT, idx, max_new_tokens: int, lengths=None, temperature: float = 1.0, top_k: int | None = None,
-             top_p: float | None = None, stop_tokens: tuple[int, ...] = (), pad_token: int = 0,
-             generator: torch.Generator | None = None, return_logprobs: bool = False):
-    """Continue every prompt: (B, P) -> (B, R), R <= max_new_tokens. A row ends with the first of its stop
-    tokens, and pad_token fills it up. With return_logprobs also (B, R) log-probabilities, 0 on the pads.
-    See `generate_steps` for the arguments."""
-    finished = torch.zeros(idx.size(0), dtype=torch.bool, device=idx.device)
-    stops = torch.tensor(stop_tokens, device=idx.device)
-    all_tokens, all_logprobs = [], []
-    for tokens, logprobs in generate_steps(model, idx, max_new_tokens, lengths, temperature, top_k, top_p, generator):
-        all_tokens.append(tokens.masked_fill(finished, pad_token))
-        all_logprobs.append(logprobs.masked_fill(finished, 0.0))
-        finished = finished | torch.isin(tokens, stops)
-        if finished.all():
-            break
-    tokens = torch.stack(all_tokens, dim=1)                                # (B, R)
-    return (tokens, torch.stack(all_logprobs, dim=1)) if return_logprobs else tokens
+def generate(model: GPT, idx, max_new_tokens: int, *args, return_logprobs: bool = False, **kwargs):
+    """Continue every prompt: (B, P) -> (B, R), R <= max_new_tokens. With return_logprobs also (B, R)
+    log-probabilities. The other arguments are those of `generate_steps`."""
+    tokens, logprobs = zip(*generate_steps(model, idx, max_new_tokens, *args, **kwargs))
+    tokens = torch.stack(tokens, dim=1)                                    # (B, R)
+    return (tokens, torch.stack(logprobs, dim=1)) if return_logprobs else tokens
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -464,7 +474,7 @@ def make_optimizers(model: nn.Module, lr: float, muon_lr: float | None = None, b
     rest = [p for n, p in parameters.items() if n not in muon]
     groups = [{"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
               {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
-    optimizers = [torch.optim.AdamW(groups, lr=lr, betas=betas)]
+    optimizers = [torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)]
     if muon:
         optimizers.append(Muon(muon.values(), lr=muon_lr))
     for optimizer in optimizers:

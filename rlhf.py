@@ -83,12 +83,23 @@ def whiten(x, mask):
     return (x - mean) / (masked_mean((x - mean) ** 2, mask) + 1e-8).sqrt() * mask
 
 
-def join_responses(prompts, lengths, responses, mask, pad: int):
-    """Prompts (B, P) padded on the right, their lengths (B,), responses and mask (B, R) -> ids (B, T): each
-    response right behind its own prompt, pads only at the end, T as long as the longest row needs."""
+def join_responses(prompts, lengths, ends, responses, pad: int):
+    """Prompts (B, P) padded on the right, their lengths and the ends of their responses (B,), responses (B, R) ->
+    ids (B, T): each response right behind its own prompt, pads only at the end, T as the longest row needs."""
     ids = F.pad(prompts, (0, responses.size(1)), value=pad)                               # (B, P + R)
     slots = lengths[:, None] + torch.arange(responses.size(1), device=ids.device)         # (B, R)
-    return ids.scatter(1, slots, responses)[:, :int((lengths + mask.sum(dim=1)).max())]
+    return ids.scatter(1, slots, responses)[:, :int(ends.max())]
+
+
+def hidden_states(model: GPT, ids, ends, groups: int = 3):
+    """model.hidden(ids) for rows that end at `ends` (B,), shorter and longer rows apart, so that the short ones do
+    not pay for the pads that the long ones need: (B, T) -> (B, T, C), zero where nobody may look."""
+    order = ends.argsort()
+    parts = []
+    for rows in order.chunk(groups):
+        T = int(ends[rows].max())
+        parts.append(F.pad(model.hidden(ids[rows, :T]), (0, 0, 0, ids.size(1) - T)))
+    return torch.cat(parts)[order.argsort()]                                              # in the old order again
 
 
 def response_states(hidden, lengths, R: int):
@@ -99,11 +110,14 @@ def response_states(hidden, lengths, R: int):
     return hidden[rows, states.clamp(max=hidden.size(1) - 1)]          # what is clamped lies behind the end
 
 
-def response_logprobs(model: GPT, ids, lengths, responses):
-    """log pi(y_t | x, y_<t) at temperature 1: ids (B, T), prompt lengths (B,), responses (B, R) -> (B, R)."""
-    states = response_states(model.hidden(ids), lengths, responses.size(1))               # (B, R, C)
-    logits = F.linear(states, model.wte.weight)                                           # (B, R, V)
-    return -F.cross_entropy(logits.flatten(0, 1), responses.flatten(), reduction="none").view_as(responses)
+def response_logprobs(model: GPT, ids, lengths, ends, responses):
+    """log pi(y_t | x, y_<t) at temperature 1: ids (B, T), the ends of prompts and of responses in them (B,),
+    responses (B, R) -> (B, R), 0 behind the end."""
+    states = response_states(hidden_states(model, ids, ends), lengths, responses.size(1))            # (B, R, C)
+    inside = torch.arange(responses.size(1), device=ids.device) < (ends - lengths)[:, None]         # (B, R)
+    logits = F.linear(states[inside], model.wte.weight)                                   # (N, V), N real tokens
+    logprobs = -F.cross_entropy(logits, responses[inside], reduction="none")              # (N,)
+    return logprobs.new_zeros(responses.shape).masked_scatter(inside, logprobs)
 
 
 def to_tensors(rows: list[list[int]], pad: int, device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -230,12 +244,12 @@ class RewardModel(nn.Module):
 
     def forward(self, ids, last):
         """ids (B, T) and the position of each last token (B,) -> scores (B,)."""
-        hidden = self.gpt.hidden(ids)                                                     # (B, T, C)
+        hidden = hidden_states(self.gpt, ids, last + 1)                                   # (B, T, C)
         return self.head(hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1)
 
-    def values(self, ids, lengths, R: int):
-        """What is still to come before each response token: ids (B, T), prompt lengths (B,) -> (B, R)."""
-        return self.head(response_states(self.gpt.hidden(ids), lengths, R)).squeeze(-1)
+    def values(self, ids, lengths, ends, R: int):
+        """What is still to come before each response token; arguments as in response_logprobs -> (B, R)."""
+        return self.head(response_states(hidden_states(self.gpt, ids, ends), lengths, R)).squeeze(-1)
 
 
 def ranking_loss(rewards, ranks=None):
@@ -351,7 +365,8 @@ def compute_gae(rewards, values, mask, gamma: float = 1.0, lam: float = 0.95):
 class Rollout:
     """A batch of answers by the policy and all that PPO needs to know of them."""
     ids: torch.Tensor            # (B, T) prompt and response, pads at the end
-    lengths: torch.Tensor        # (B,)   of the prompts
+    lengths: torch.Tensor        # (B,)   of the prompts, where the responses begin
+    ends: torch.Tensor           # (B,)   where the responses end
     responses: torch.Tensor      # (B, R)
     mask: torch.Tensor           # (B, R) 1 up to and including <|end|>
     ended: torch.Tensor          # (B,)   whether <|end|> came
@@ -384,16 +399,17 @@ def roll_out(policy: GPT, reference: GPT, reward_model: RewardModel, value_model
     ends = responses == tokenizer.end
     mask = (ends.cumsum(dim=1) - ends.long() == 0).float()             # 1 up to and including the first <|end|>
     ended = ends.any(dim=1)
-    ids = join_responses(prompt, lengths, responses, mask, tokenizer.pad)                 # (B, T)
+    ends = lengths + mask.sum(dim=1).long()                                               # (B,)
+    ids = join_responses(prompt, lengths, ends, responses, tokenizer.pad)                 # (B, T)
     # through the same function as in the update below, so that there the ratio starts at exactly 1
-    logprobs = response_logprobs(policy, ids, lengths, responses) * mask
-    ref_logprobs = response_logprobs(reference, ids, lengths, responses) * mask
-    scores = reward_model(ids, lengths + mask.sum(dim=1).long() - 1)                      # (B,)
+    logprobs = response_logprobs(policy, ids, lengths, ends, responses)
+    ref_logprobs = response_logprobs(reference, ids, lengths, ends, responses)
+    scores = reward_model(ids, ends - 1)                                                  # (B,)
     scores = torch.where(ended, scores, config.unfinished_score)
     rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.kl_coef)
-    values = value_model.values(ids, lengths, responses.size(1)) * mask
+    values = value_model.values(ids, lengths, ends, responses.size(1)) * mask
     advantages, returns = compute_gae(rewards, values, mask, lam=config.lam)
-    return Rollout(ids, lengths, responses, mask, ended, logprobs, ref_logprobs, scores, rewards, values, advantages,
+    return Rollout(ids, lengths, ends, responses, mask, ended, logprobs, ref_logprobs, scores, rewards, values, advantages,
                    returns)
 
 
@@ -497,7 +513,7 @@ def ppo_step(policy: GPT, value_model: RewardModel, policy_optimizers: list, val
     """One minibatch, one optimizer step of the policy and one of the value network. Returns what to log."""
     R = batch.responses.size(1)
     with mixed_precision(policy.device):
-        logprobs = response_logprobs(policy, batch.ids, batch.lengths, batch.responses)
+        logprobs = response_logprobs(policy, batch.ids, batch.lengths, batch.ends, batch.responses)
     advantages = whiten(batch.advantages, batch.mask)
     loss, info = policy_loss(logprobs, batch.logprobs, advantages, batch.mask, config.cliprange)
     loss.backward()
@@ -508,7 +524,7 @@ def ppo_step(policy: GPT, value_model: RewardModel, policy_optimizers: list, val
         (config.ptx_coef * ptx_loss).backward()
         info["ptx_loss"] = ptx_loss.item()
     with mixed_precision(policy.device):
-        values = value_model.values(batch.ids, batch.lengths, R)
+        values = value_model.values(batch.ids, batch.lengths, batch.ends, R)
     loss_v = value_loss(values, batch.values, batch.returns, batch.mask, config.cliprange_value)
     loss_v.backward()
     info["value_loss"] = loss_v.item()

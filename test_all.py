@@ -815,7 +815,7 @@ def towards(row):
 def test_responses_stand_right_behind_their_prompts():
     prompts, lengths = torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([3, 1])
     responses = torch.tensor([[7, 8, 0], [9, 0, 0]])
-    ids = rlhf.join_responses(prompts, lengths, responses, (responses > 0).float(), pad=0)
+    ids = rlhf.join_responses(prompts, lengths, torch.tensor([5, 2]), responses, pad=0)
     assert ids.tolist() == [[1, 2, 3, 7, 8], [4, 9, 0, 0, 0]]
 
 
@@ -833,12 +833,12 @@ def test_before_the_first_step_the_ratio_is_one_and_the_kl_to_itself_zero(tokeni
     rollout, *_ = toy_rollout(policy, tokenizer)
     for rows in (slice(None), torch.tensor([4, 1])):                    # whole batch and a shuffled minibatch
         batch = rollout[rows]
-        logprobs = rlhf.response_logprobs(policy, batch.ids, batch.lengths, batch.responses)
+        logprobs = rlhf.response_logprobs(policy, batch.ids, batch.lengths, batch.ends, batch.responses)
         _, info = rlhf.policy_loss(logprobs, batch.logprobs, batch.advantages, batch.mask)
         assert info["ratio"] == pytest.approx(1.0, abs=1e-6) and info["clipfrac"] == 0.0
         assert info["approx_kl"] == pytest.approx(0.0, abs=1e-6)
-    own = rlhf.response_logprobs(policy, rollout.ids, rollout.lengths, rollout.responses)
-    assert torch.equal(own * rollout.mask, rollout.logprobs)            # exactly
+    own = rlhf.response_logprobs(policy, rollout.ids, rollout.lengths, rollout.ends, rollout.responses)
+    assert torch.equal(own, rollout.logprobs)                           # exactly
 
 
 def test_rollouts_end_where_they_end(tokenizer, policy):
