@@ -990,7 +990,7 @@ def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> l
         count = count if topic or count == 2 else rng.choice((1, 1, 2, 3))
         topics = [topic] if topic else rng.sample(list(TOPICS), count)
         answer = " ".join(world.state(rng, n, t) for t in topics)
-        if topic and rng.random() < .3:
+        if topic and rng.random() < .5:
             answer = world.facts[n, topic] + "."
     else:
         answer = instruction.say

@@ -48,6 +48,7 @@ from __future__ import annotations
 import codecs
 import copy
 import dataclasses
+import hashlib
 import json
 import math
 import random
@@ -133,7 +134,7 @@ def to_tensors(rows: list[list[int]], pad: int, device) -> tuple[torch.Tensor, t
 class SFTConfig:
     epochs: int = 3              # paper: 16
     batch_size: int = 16         # demonstrations; paper: 32
-    lr: float = 5e-4             # paper: 9.65e-6 at 1.3B; cosine to a tenth, no warm-up, as there
+    lr: float = 1e-3             # paper: 9.65e-6 at 1.3B; cosine to a tenth, no warm-up, as there
     dropout: float = 0.0         # on residuals; paper: 0.2, over many more epochs
     mix: int = 4                 # pretraining windows per batch, as in the SFT run that PPO starts from (C.3, 10 %)
 
@@ -699,9 +700,9 @@ class InstructGPTSettings:
     demonstrations: str | None = None    # your own demonstrations (.json, .jsonl, .gz); see data.py section 5
     comparisons: str | None = None    # your own comparisons
     name: str = "instructgpt"         # results go to runs/NAME
-    pretrain_steps: int = 1000        # optimizer steps of pretraining
+    pretrain_steps: int = 1200        # optimizer steps of pretraining
     sft_epochs: int = 3               # passes over the demonstrations
-    comparison_prompts: int = 1000    # prompts that labelers rank answers to, in each of the two rounds
+    comparison_prompts: int = 1500    # prompts that labelers rank answers to, in each of the two rounds
     iterations: int = 40              # batches of 128 episodes of the final PPO runs; half as many in round one
     kl_coef: float = 0.1              # beta of eq. (2)
     ptx_coef: float = 1.0             # gamma of eq. (2) for PPO-ptx
@@ -723,7 +724,9 @@ class Pipeline:
         settings = PretrainSettings(data=s.data or str(self.task.text), steps=s.pretrain_steps, seed=s.seed,
                                     fresh=s.fresh)
         self.base, self.tokenizer, _, self.train_stream, self.val_stream = pretrained(settings, self.folder)
+        shown = hashlib.sha256(json.dumps(self.task.demonstrations).encode()).hexdigest()
         self.settings = {**dataclasses.asdict(settings), "fresh": False, "text": fingerprint(settings.data),
+                         "demonstrations": shown,
                          "own": [fingerprint(f) for f in (s.demonstrations, s.comparisons) if f]}
         self.sft = copy.deepcopy(self.base)
 
