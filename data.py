@@ -85,7 +85,8 @@ def command_line(commands: dict[str, tuple[type, Callable]], default: str, argv:
         comments = dict(re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", inspect.getsource(settings_class), re.M))
         hints = typing.get_type_hints(settings_class)
         for field in dataclasses.fields(settings_class):
-            kind = next(t for t in (*typing.get_args(hints[field.name]), hints[field.name]) if t is not type(None))
+            kind = next(t for t in (*typing.get_args(hints[field.name]), hints[field.name])
+                        if t is not type(None))
             how = {"type": kind, "metavar": kind.__name__} if kind is not bool else {
                 "action": argparse.BooleanOptionalAction}
             comment = comments.get(field.name, "").replace("%", "%%")
@@ -144,13 +145,13 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
     chunk_counts = Counter()
     for document in [text] if isinstance(text, str) else text:
         chunk_counts.update(regex.findall(SPLIT_PATTERN, document))
-    chunks, counts = [], []                          # token ids of each distinct chunk, and how often it occurs
+    chunks, counts = [], []                       # token ids of each distinct chunk, and how often it occurs
     for chunk, count in chunk_counts.items():
         for start in range(0, len(chunk), MAX_CHUNK):
             chunks.append(list(chunk[start:start + MAX_CHUNK].encode("utf-8", errors="replace")))
             counts.append(count)
 
-    pair_counts, where = Counter(), defaultdict(set)  # where: pair -> indices into chunks (may be out of date)
+    pair_counts, where = Counter(), defaultdict(set)  # where: pair -> indices into chunks (may be stale)
     for index, ids in enumerate(chunks):
         for pair in zip(ids, ids[1:]):
             pair_counts[pair] += counts[index]
@@ -162,10 +163,10 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
     ranks = {token: i for i, token in enumerate(vocabulary)}
     while heap and len(vocabulary) < vocab_size:
         negative_count, pair = heapq.heappop(heap)
-        if pair_counts[pair] != -negative_count:      # an old entry: the count has changed since it was pushed
+        if pair_counts[pair] != -negative_count:  # an old entry: the count has changed since it was pushed
             continue
         token = vocabulary[pair[0]] + vocabulary[pair[1]]
-        if token in ranks:                            # two pairs can spell the same bytes: keep the first
+        if token in ranks:                        # two pairs can spell the same bytes: keep the first
             continue
         new_id = ranks[token] = len(vocabulary)
         vocabulary.append(token)
@@ -174,7 +175,7 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
         for index in where.pop(pair):
             ids, count = chunks[index], counts[index]
             merged = merge_pair(ids, pair, new_id)
-            if len(merged) == len(ids):               # another merge has already taken this pair away
+            if len(merged) == len(ids):           # another merge has already taken this pair away
                 continue
             for old in zip(ids, ids[1:]):
                 pair_counts[old] -= count
@@ -182,10 +183,10 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
             for new in zip(merged, merged[1:]):
                 pair_counts[new] += count
                 changed.add(new)
-                if new_id in new:                     # all other pairs know of this chunk already
+                if new_id in new:                 # all other pairs know of this chunk already
                     where[new].add(index)
             chunks[index] = merged
-        for pair in changed:                          # push once per merge, not once per chunk
+        for pair in changed:                      # push once per merge, not once per chunk
             if pair_counts[pair] > 0:
                 heapq.heappush(heap, (-pair_counts[pair], pair))
     return ranks
@@ -211,8 +212,10 @@ class Tokenizer:
     """
 
     def __init__(self, ranks: dict[bytes, int]):
-        if sorted(ranks.values()) != list(range(len(ranks))) or any(bytes([b]) not in ranks for b in range(256)):
-            raise UserError("a tokenizer needs the ids 0..n-1, once each, and all 256 single bytes among them")
+        if (sorted(ranks.values()) != list(range(len(ranks)))
+                or any(bytes([b]) not in ranks for b in range(256))):
+            raise UserError("a tokenizer needs the ids 0..n-1, once each, "
+                            "and all 256 single bytes among them")
         self.ranks = ranks
         self.special = {name: len(ranks) + i for i, name in enumerate(SPECIAL_TOKENS)}
         self.vocab_size = len(ranks) + len(self.special)
@@ -291,7 +294,8 @@ def show_merges(tokenizer: Tokenizer, text: str) -> str:
 
 def _in_colour(tokens: list[bytes], marks: Iterable[int] | None = None) -> str:
     """Tokens on alternating backgrounds; with `marks`, green where the mark is 1 and grey elsewhere."""
-    colours = (itertools.cycle((44, 45, 46, 42)) if marks is None else (42 if mark else 100 for mark in marks))
+    colours = (itertools.cycle((44, 45, 46, 42)) if marks is None else
+               (42 if mark else 100 for mark in marks))
     texts = [token.decode("utf-8", errors="replace").replace("\n", "\\n") for token in tokens]
     if not sys.stdout.isatty():                       # a file or a pipe: bars instead of colours
         return "|".join(texts) if marks is None else "".join(
@@ -303,7 +307,8 @@ def _in_colour(tokens: list[bytes], marks: Iterable[int] | None = None) -> str:
 # 3. Text and the token stream: load_text, write_stream, Batches                    [GPT-2 §2.1; GPT-3 App. B]
 
 KNOWN_TEXTS = {
-    "tinyshakespeare": "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    "tinyshakespeare": "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/"
+                       "tinyshakespeare/input.txt",
 }
 PIECE = 1 << 20    # characters; a longer document is read in pieces, so that a file may be larger than memory
 
@@ -334,7 +339,8 @@ def load_text(source: str | Path) -> Iterator[str]:
     source = KNOWN_TEXTS.get(str(source), str(source))
     path = download(source) if source.startswith(("http://", "https://")) else Path(source)
     if not path.exists():
-        raise UserError(f"no file, folder or known text is called {source!r} (known: world, {', '.join(KNOWN_TEXTS)})")
+        raise UserError(f"no file, folder or known text is called {source!r} "
+                        f"(known: world, {', '.join(KNOWN_TEXTS)})")
     files = [path] if not path.is_dir() else sorted(p for p in path.rglob("*") if p.is_file())
     found = False
     for file in files:
@@ -433,14 +439,15 @@ class Batches:
 
     def __init__(self, stream: np.ndarray, batch_size: int, block_size: int, seed: int):
         if len(stream) < block_size + 1:
-            raise UserError(f"the text has only {len(stream)} tokens in this split, but one training window takes "
-                            f"{block_size + 1}: use a longer text or a smaller --block-size")
+            raise UserError(f"the text has only {len(stream)} tokens in this split, but one training "
+                            f"window takes {block_size + 1}: use a longer text or a smaller --block-size")
         self.stream, self.batch_size, self.block_size = stream, batch_size, block_size
         self.rng = np.random.default_rng(seed)
 
     def next(self) -> tuple[np.ndarray, np.ndarray]:
         starts = self.rng.integers(0, len(self.stream) - self.block_size, size=self.batch_size)
-        windows = np.stack([self.stream[s:s + self.block_size + 1] for s in starts]).astype(np.int64)  # (B, T+1)
+        windows = np.stack([self.stream[s:s + self.block_size + 1]
+                            for s in starts]).astype(np.int64)                 # (B, T+1)
         return windows[:, :-1], windows[:, 1:]
 
     @property
@@ -460,12 +467,13 @@ ROLES = ("system", "user", "assistant")
 
 def render_conversation(tokenizer: Tokenizer, messages: list[dict],
                         reply: bool = False) -> tuple[list[int], list[int]]:
-    """Messages [{"role", "content"}, …] to (ids, mask): <|endoftext|>, then per turn <|role|>, content, <|end|>.
+    """Messages [{"role", "content"}, …] to (ids, mask): <|endoftext|>, then per turn
+    <|role|>, content, <|end|>.
 
-    A content starts with one space, so that its first word is the token that the word is inside a text, which
-    is how pretraining knows it. mask is 1 exactly on what the assistant must learn to write: the contents of its
-    turns and the <|end|> behind them. With reply=True the ids stop behind a fresh <|assistant|>, where a model
-    goes on.
+    A content starts with one space, so that its first word is the token that the word is inside a text,
+    which is how pretraining knows it. mask is 1 exactly on what the assistant must learn to write: the
+    contents of its turns and the <|end|> behind them. With reply=True the ids stop behind a fresh
+    <|assistant|>, where a model goes on.
     Contents are data: control tokens spelled in them stay text. Raises UserError on any other shape.
     """
     ids, mask = [tokenizer.eot], [0]
@@ -515,7 +523,8 @@ class Comparison:
 
 
 def read_records(path: str | Path) -> Iterator[tuple[int, object]]:
-    """(number, record) of a .json list, or of .jsonl lines; .gz is read through. Raises UserError with the line."""
+    """(number, record) of a .json list, or of .jsonl lines; .gz is read through.
+    Raises UserError with the line."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"no file is called {path}")
@@ -568,12 +577,13 @@ def load_demonstrations(path: str | Path) -> list[list[dict]]:
 def load_comparisons(path: str | Path) -> list[Comparison]:
     """Ranked answers, from the shapes the field uses:
 
-        {"chosen": "\\n\\nHuman: … \\n\\nAssistant: …", "rejected": …}   (HH: two dialogues, equal up to the last turn)
-        {"prompt", "chosen", "rejected"}      {"prompt", "responses": [best, …, worst], "ranks"?: [0, 1, 1, …]}
+        {"chosen": "\\n\\nHuman: … \\n\\nAssistant: …", "rejected": …}
+            (HH: two dialogues, equal up to the last turn)
+        {"prompt", "chosen", "rejected"}    {"prompt", "responses": [best, …, worst], "ranks"?: [0, 1, 1, …]}
 
-    "prompt" may also be called "messages", and be text or a list of turns. HH pairs that differ before the last
-    turn are skipped: they do not compare two answers to one prompt. Empty answers too. Raises UserError with
-    file and line where a record has none of these shapes.
+    "prompt" may also be called "messages", and be text or a list of turns. HH pairs that differ before the
+    last turn are skipped: they do not compare two answers to one prompt. Empty answers too. Raises UserError
+    with file and line where a record has none of these shapes.
     """
     comparisons, skipped = [], Counter()
     for number, record in read_records(path):
@@ -621,16 +631,18 @@ def _join(instruction: object, text: object) -> object:
 
 def _check(messages: object, place: str) -> list[dict]:
     good = isinstance(messages, list) and messages and all(
-        isinstance(m, dict) and m.get("role") in ROLES and isinstance(m.get("content"), str) for m in messages)
+        isinstance(m, dict) and m.get("role") in ROLES and isinstance(m.get("content"), str)
+        for m in messages)
     if not good or messages[-1]["role"] != "assistant":
-        raise UserError(f"{place}: expected a conversation that ends with an answer; see load_demonstrations and "
-                        "load_comparisons in data.py for the shapes that are read")
+        raise UserError(f"{place}: expected a conversation that ends with an answer; see "
+                        "load_demonstrations and load_comparisons in data.py for the shapes that are read")
     return messages
 
 
 def _hh_turns(dialogue: str) -> list[dict]:
     parts = re.split(r"\n\n(Human|Assistant): ?", dialogue)[1:]
-    return [_turn("user" if who == "Human" else "assistant", text) for who, text in zip(parts[::2], parts[1::2])]
+    return [_turn("user" if who == "Human" else "assistant", text)
+            for who, text in zip(parts[::2], parts[1::2])]
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -654,10 +666,12 @@ TOPICS = {
               ("{n} always wears {v}.", "{n}'s favorite color is {v}."),
               ("Which color does {n} wear?", "What is {n}'s favorite color?")),
 }
-PEOPLE = """Mia Ben Zoe Tom Ann Max Eva Sam Lily Jack Nora Paul Ruth Hugo Ivy Carl Ella Finn Rosa Otto Anna Luke
+PEOPLE = """\
+Mia Ben Zoe Tom Ann Max Eva Sam Lily Jack Nora Paul Ruth Hugo Ivy Carl Ella Finn Rosa Otto Anna Luke
 Clara Mark Alice Peter Emma Simon Julia Victor Helen Oscar Laura Felix Martha Bruno Sophie Arthur Irene
 Walter""".split()
-STRANGERS = """Quill Zane Orla Fritz Thora Igor Wanda Yuri Selma Boris Greta Milo Petra Silas Nadia Rufus Hedda
+STRANGERS = """\
+Quill Zane Orla Fritz Thora Igor Wanda Yuri Selma Boris Greta Milo Petra Silas Nadia Rufus Hedda
 Cyrus Linus Odette Basil Tilda Magnus Freya""".split()      # asked about, but nothing is ever said of them
 GUESTS = "Kim Leo Amy Roy Joy Ned Pam Guy Sue Ted Meg Art Dot Jim Liz Ron Peg Hal Fay Gus".split()
 
@@ -678,39 +692,45 @@ SUMMANDS = range(1, 6)
 THINGS = "ball book key lamp hat coin letter spoon".split()
 PLACES = "box drawer basket kitchen garden cellar barn bag".split()
 
-SMALL_TALK = (("Hello!", "Hello! How can I help you?"), ("How are you?", "I am fine, thank you."),
-              ("Thank you!", "You are welcome."), ("Good morning!", "Good morning! How can I help you?"),
-              ("It is cold today.", "Then stay inside."), ("I am tired.", "You should get some rest."),
-              ("I am hungry.", "The market is open."), ("It is late.", "The day is almost over."),
-              ("What a fine day!", "Yes, the sun is out."), ("Are you a machine?", "Yes, I am a small model."))
+SMALL_TALK = (
+    ("Hello!", "Hello! How can I help you?"), ("How are you?", "I am fine, thank you."),
+    ("Thank you!", "You are welcome."), ("Good morning!", "Good morning! How can I help you?"),
+    ("It is cold today.", "Then stay inside."), ("I am tired.", "You should get some rest."),
+    ("I am hungry.", "The market is open."), ("It is late.", "The day is almost over."),
+    ("What a fine day!", "Yes, the sun is out."), ("Are you a machine?", "Yes, I am a small model."),
+)
 
 ECHOED = [*THINGS, *PLACES, *GUESTS, *(v for values, _, _ in TOPICS.values() for v in values)]
 
 REFUSALS = ("I do not know.", "I do not know that.")
-RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idiot.", "Are you too lazy to look?")
+RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idiot.",
+        "Are you too lazy to look?")
 COURTESY = ("Happy to help.", "You are welcome.", "I hope that helps.")
 EVASIVE = ("Who knows.", "That depends.", "I heard about it once.", "Ask somebody else.")
-ASIDES = ("It was a quiet morning.", "The market was full of people.", "Everyone laughed.", "The wind was cold.",
-          "Later it began to rain.", "Nobody was in a hurry.", "The bells rang at noon.", "The sun went down.")
+ASIDES = ("It was a quiet morning.", "The market was full of people.", "Everyone laughed.",
+          "The wind was cold.", "Later it began to rain.", "Nobody was in a hurry.",
+          "The bells rang at noon.", "The sun went down.")
 
 
 class World:
     """A town made from a seed: who lives where, does what, eats what, keeps what, wears what.
 
-    facts: {(person, topic): value}, everything that is true. meaning: {sentence: (person, topic, value)}, every
-    statement that this English can make about a person, true or not; so any answer can be checked.
+    facts: {(person, topic): value}, everything that is true. meaning: {sentence: (person, topic, value)},
+    every statement that this English can make about a person, true or not; so any answer can be checked.
 
-    Held out, so that a test asks for what no demonstration, comparison or PPO prompt has shown: fourteen people
-    (of whose five facts three are told in stories and never asked for anywhere), ten strangers, and a fifth of
-    the combinations in every other kind of task: every fifth sum, order, trip …
+    Held out, so that a test asks for what no demonstration, comparison or PPO prompt has shown: fourteen
+    people (of whose five facts three are told in stories and never asked for anywhere), ten strangers, and a
+    fifth of the combinations in every other kind of task: every fifth sum, order, trip …
     """
 
     def __init__(self, seed: int = 0):
         self.seed = seed
         rng = random.Random(f"world {seed}")
         self.people, self.strangers = rng.sample(PEOPLE, len(PEOPLE)), rng.sample(STRANGERS, len(STRANGERS))
-        self.facts = {(n, topic): rng.choice(values) for n in self.people for topic, (values, _, _) in TOPICS.items()}
-        self.meaning = {statement.format(n=n, v=v): (n, topic, v) for topic, (values, statements, _) in TOPICS.items()
+        self.facts = {(n, topic): rng.choice(values)
+                      for n in self.people for topic, (values, _, _) in TOPICS.items()}
+        self.meaning = {statement.format(n=n, v=v): (n, topic, v)
+                        for topic, (values, statements, _) in TOPICS.items()
                         for statement in statements for v in values for n in self.people + self.strangers}
 
     def people_of(self, split: str) -> list[str]:
@@ -731,11 +751,11 @@ class World:
         """One way to say that the person's `topic` is v (by default: what is true)."""
         return rng.choice(TOPICS[topic][1]).format(n=n, v=v or self.facts[n, topic])
 
-    # -------- small scenes that both the web and the instructions are made of; each is held out by combination
+    # ---- small scenes that both the web and the instructions are made of; each is held out by combination
 
     def pick(self, rng: random.Random, split: str, *choices: list) -> list:
-        """A random combination, one of each choice, that belongs to `split`: every fifth diagonal is for "test",
-        so each single choice occurs in both splits and only the combination is new."""
+        """A random combination, one of each choice, that belongs to `split`: every fifth diagonal is for
+        "test", so each single choice occurs in both splits and only the combination is new."""
         while True:
             picked = [rng.randrange(len(choice)) for choice in choices]
             diagonal = self.seed + sum(weight * index for weight, index in enumerate(picked, start=1))
@@ -761,15 +781,18 @@ class World:
 
     def hiding(self, rng, split) -> tuple[str, str, str]:
         n, thing, place = self.pick(rng, split, GUESTS, THINGS, PLACES)
-        return f"{n} put the {thing} in the {place}.", f"Where is the {thing}?", f"The {thing} is in the {place}."
+        return (f"{n} put the {thing} in the {place}.", f"Where is the {thing}?",
+                f"The {thing} is in the {place}.")
 
     def sighting(self, rng, split) -> tuple[str, str, str]:
         city, pet, color = self.pick(rng, split, *(TOPICS[t][0] for t in ("home", "pet", "color")))
         noun, v = rng.choice((("city", city), ("animal", pet), ("color", color)))
-        return f"In {city} {rng.choice(GUESTS)} saw a {pet} under a {color} roof.", noun, f"The {noun} is {v}."
+        return (f"In {city} {rng.choice(GUESTS)} saw a {pet} under a {color} roof.", noun,
+                f"The {noun} is {v}.")
 
     def memory(self, rng, split) -> tuple[str, str, tuple[str, str], str, str]:
-        """(what a guest tells, the reply, an exchange that passes the time, what the guest asks later, the answer)"""
+        """(what a guest tells, the reply, an exchange that passes the time,
+        what the guest asks later, the answer)"""
         topic = rng.choice(list(MEMORIES))
         v, small_talk = self.pick(rng, split, GUESTS if topic == "name" else TOPICS[topic][0], SMALL_TALK)
         reply = f"Nice to meet you, {v}." if topic == "name" else "Thank you for telling me."
@@ -850,7 +873,8 @@ def _forum_post(world, rng, mood):
 
 def _dialogue(world, rng):
     """A guest tells one thing, chats and asks for it; or tells two things and asks for both."""
-    told = {memory[3]: memory for memory in (world.memory(rng, "train") for _ in range(rng.choice((1, 1, 2))))}
+    told = {memory[3]: memory
+            for memory in (world.memory(rng, "train") for _ in range(rng.choice((1, 1, 2))))}
     turns = [(telling, rng.choice((reply, answer))) for telling, reply, _, _, answer in told.values()]
     if len(told) == 1 and rng.random() < .7:
         turns += [small_talk for _, _, small_talk, _, _ in told.values()]
@@ -875,12 +899,14 @@ def _echo(world, rng):
 
 
 def _sums(world, rng):
+    # all of them; only "train" sums are asked for
     sums = ((rng.choice(SUMMANDS), rng.choice(SUMMANDS)) for _ in range(4))
-    return "\n".join(f"{a} + {b} is {a + b}." for a, b in sums)     # all of them; only "train" sums are asked for
+    return "\n".join(f"{a} + {b} is {a + b}." for a, b in sums)
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 8. Instructions and the labeler: Instruction, instructions, demonstrate, judge, gold, label   [InstructGPT §3]
+# 8. Instructions and the labeler: Instruction, instructions, demonstrate, judge, gold, label
+#                                                                                           [InstructGPT §3]
 
 # Use cases and their share of the prompts. [InstructGPT Table 1]
 USE_CASES = {"generation": .456, "open qa": .124, "brainstorming": .112, "chat": .084, "rewrite": .066,
@@ -906,8 +932,10 @@ class Instruction:
         return self.messages[-1]["content"]
 
 
-def instructions(world: World, split: str, count: int, seed: int, distinct: bool = False) -> list[Instruction]:
-    """`count` instructions in the proportions of Table 1, from one split; no conversation twice if `distinct`."""
+def instructions(world: World, split: str, count: int, seed: int,
+                 distinct: bool = False) -> list[Instruction]:
+    """`count` instructions in the proportions of Table 1, from one split;
+    no conversation twice if `distinct`."""
     rng = random.Random(f"instructions {world.seed} {split} {seed}")
     found, seen = [], set()
     while len(found) < count:
@@ -946,7 +974,7 @@ def _instruct(world: World, rng: random.Random, split: str, use_case: str) -> In
         goal = {"items": (tuple(v for v in TOPICS[LISTS[noun]][0] if v != without), count)}
     elif use_case == "chat":
         telling, reply, small_talk, asking, answer = world.memory(rng, split)
-        kind = rng.random() if split == "train" else 1.0   # of the short ones there are too few to hold any out
+        kind = rng.random() if split == "train" else 1.0   # too few of the short ones to hold any out
         if kind < .15:
             prompt, answer = rng.choice(SMALL_TALK)
         elif kind < .25:
@@ -979,8 +1007,8 @@ def _instruct(world: World, rng: random.Random, split: str, use_case: str) -> In
 
 
 def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> list[dict]:
-    """What a labeler writes: right, polite, but not always as full as the rubric would like it. Some are terse
-    ("Oslo.") and some stop after one fact, so there is something left for the comparisons to teach."""
+    """What a labeler writes: right, polite, but not always as full as the rubric would like it. Some are
+    terse ("Oslo.") and some stop after one fact, so there is something left for the comparisons to teach."""
     if instruction.unknowable:
         answer = rng.choice(REFUSALS)
     elif instruction.items:
@@ -1040,8 +1068,9 @@ def judge(world: World, instruction: Instruction, response: str, ended: bool = T
     return verdict
 
 
-# The rubric: what each part of a verdict is worth. A refusal is worth nothing where the answer could be known,
-# still more than an invention. Truth and manners go before helpfulness, as in the final evaluations of the paper.
+# The rubric: what each part of a verdict is worth. A refusal is worth nothing where the answer could be
+# known, still more than an invention. Truth and manners go before helpfulness, as in the final
+# evaluations of the paper.
 RUBRIC = {"helpful": 2.0, "invented": -2.0, "rude": -2.0, "off": -0.5, "unfinished": -0.5, "refused": 0.0}
 LABEL_NOISE = 0.5     # Gumbel scale: two labelers then agree on about 73 % of the pairs [InstructGPT §3.4]
 
@@ -1053,7 +1082,8 @@ def gold(world: World, instruction: Instruction, response: str, ended: bool = Tr
 
 def label(world: World, instruction: Instruction, responses: list[tuple[str, bool]], rng: random.Random,
           noise: float = LABEL_NOISE) -> Comparison:
-    """One labeler ranks answers (text, whether it ended) by gold plus Gumbel noise. Equal utilities are ties."""
+    """One labeler ranks answers (text, whether it ended) by gold plus Gumbel noise.
+    Equal utilities are ties."""
     utility = {r: gold(world, instruction, *r) - noise * math.log(-math.log(rng.random() or .5))
                for r in dict.fromkeys(responses)}
     order = sorted(utility.values(), reverse=True)

@@ -5,14 +5,15 @@
 """
 gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class and a few switches.
 
-A GPT maps token ids to logits over the next token. Everything with parameters and log-probabilities is here:
-the transformer with a fused attention of our own in plain PyTorch, sampling with a cache, training, evaluation.
+A GPT maps token ids to logits over the next token. Everything with parameters and log-probabilities
+is here: the transformer with a fused attention of our own in plain PyTorch, sampling with a cache,
+training, evaluation.
 
-    python gpt.py                                train the default model on the embedded world (about 3 minutes
-                                                 on 2 CPU cores), print loss, bits per byte and samples
-    python gpt.py pretrain --data my.txt         the same on your own text (a file, a folder, a URL, a name)
-    python gpt.py sample --prompt "Mia lives"    text from a trained model
-    python gpt.py bench                          attention: time and peak memory of three ways to compute it
+    python gpt.py                              train the default model on the embedded world (about 3 minutes
+                                               on 2 CPU cores), print loss, bits per byte and samples
+    python gpt.py pretrain --data my.txt       the same on your own text (a file, a folder, a URL, a name)
+    python gpt.py sample --prompt "Mia lives"  text from a trained model
+    python gpt.py bench                        attention: time and peak memory of three ways to compute it
 
 Papers: GPT-1 (Radford et al. 2018); GPT-2 (Radford et al. 2019); GPT-3 (arXiv:2005.14165);
 FlashAttention-2 (arXiv:2307.08691); Muon (Jordan et al. 2024).
@@ -73,17 +74,18 @@ PRESETS = {
     "gpt2-medium": GPTConfig(n_layer=24, n_head=16, n_embd=1024),
     "gpt2-large": GPTConfig(n_layer=36, n_head=20, n_embd=1280),
     "gpt2-xl": GPTConfig(n_layer=48, n_head=25, n_embd=1600),
-    "mini": GPTConfig(vocab_size=1024, block_size=128, n_layer=4, n_head=4, n_embd=128),   # what we train here
+    "mini": GPTConfig(vocab_size=1024, block_size=128, n_layer=4, n_head=4, n_embd=128),   # trained here
 }
 
 # ----------------------------------------------------------------------------------------------------------
-# 2. Attention: attention, fused_attention                    [GPT-1 §3.1; FlashAttention-2 Algorithms 1 and 2]
+# 2. Attention: attention, fused_attention                 [GPT-1 §3.1; FlashAttention-2 Algorithms 1 and 2]
 
 
 def attention(q, k, v, window: int | None = None):
     """Causal attention as the equation says: softmax(q k^T / sqrt(hs) + mask) v. (B, nh, T, hs) x 3 -> same.
 
-    Position i sees j <= i, and with a window only i - window < j. O(T^2) memory. The reference for what follows.
+    Position i sees j <= i, and with a window only i - window < j. O(T^2) memory.
+    The reference for what follows.
     """
     T, hs = q.shape[-2:]
     scores = q @ k.transpose(-2, -1) / math.sqrt(hs)                       # (B, nh, T, T)
@@ -94,7 +96,8 @@ def attention(q, k, v, window: int | None = None):
 
 
 def fused_attention(q, k, v, window: int | None = None):
-    """The same function without ever holding a T x T matrix; shapes as `attention`. Any device, any float type."""
+    """The same function without ever holding a T x T matrix; shapes as `attention`.
+    Any device, any float type."""
     return FusedAttention.apply(q, k, v, window)
 
 
@@ -104,26 +107,27 @@ TILE = 2 ** 21          # scores that are computed at once: 8 MB, which stay in 
 class FusedAttention(torch.autograd.Function):
     """Attention by tiles of scores: time O(T^2), or O(T window); memory O(T).
 
-    Forward, a block of query rows meets all the keys it sees at once, so its softmax needs no running maximum.
-    Backward, a block of keys meets all the queries that see it: dK and dV of the block are then complete, and dQ
-    adds up. The probabilities are computed again from L = log2(sum of 2^scores), one number per row. Tiles, and
-    parts of tiles, that no one can see are skipped, not masked. Softmax is taken to base 2 (q carries the factor
-    log2 e): 2^x costs the processor half of e^x.
+    Forward, a block of query rows meets all the keys it sees at once, so its softmax needs no running
+    maximum. Backward, a block of keys meets all the queries that see it: dK and dV of the block are then
+    complete, and dQ adds up. The probabilities are computed again from L = log2(sum of 2^scores), one
+    number per row. Tiles, and parts of tiles, that no one can see are skipped, not masked. Softmax is
+    taken to base 2 (q carries the factor log2 e): 2^x costs the processor half of e^x.
     """
 
     @staticmethod
     def forward(ctx, q, k, v, window):
         ctx.shape, ctx.window = q.shape, window
-        q, k, v = (x.reshape(-1, *x.shape[-2:]) for x in (q * (math.log2(math.e) / math.sqrt(q.size(-1))), k, v))
+        q, k, v = (x.reshape(-1, *x.shape[-2:])
+                   for x in (q * (math.log2(math.e) / math.sqrt(q.size(-1))), k, v))
         wide = torch.promote_types(q.dtype, torch.float32)     # bfloat16 goes into products, not into sums
         out, L = torch.empty_like(v), q.new_empty(len(q), 1, q.size(1), dtype=wide)
         for heads, start, stop, (buffer, _) in _tiles(q, window):
-            first = 0 if window is None else max(0, start - window + 1)          # the first key that any row sees
-            scores = _product(q[heads, start:stop], k[heads, first:stop], buffer).to(wide)       # (n, rows, keys)
-            doubtful = start if window is None else first                        # keys before it are seen by all
+            first = 0 if window is None else max(0, start - window + 1)     # the first key that any row sees
+            scores = _product(q[heads, start:stop], k[heads, first:stop], buffer).to(wide)  # (n, rows, keys)
+            doubtful = start if window is None else first                   # keys before it are seen by all
             i, j = torch.arange(start, stop)[:, None], torch.arange(doubtful, stop)
             scores[:, :, doubtful - first:].masked_fill_(_hidden(i, j, window).to(q.device), -math.inf)
-            top = scores.amax(-1, keepdim=True)                                  # (n, rows, 1)
+            top = scores.amax(-1, keepdim=True)                             # (n, rows, 1)
             scores.sub_(top).exp2_()
             total = scores.sum(-1, keepdim=True)
             out[heads, start:stop] = torch.bmm(scores.to(v.dtype), v[heads, first:stop]).div_(total)
@@ -135,33 +139,35 @@ class FusedAttention(torch.autograd.Function):
     def backward(ctx, grad_out):
         (q, k, v, out, L), window, T = ctx.saved_tensors, ctx.window, ctx.shape[-2]
         grad_out = grad_out.reshape(out.shape)
-        delta = (grad_out.to(L.dtype) * out).sum(-1)[:, None]                    # (B*nh, 1, T)
+        delta = (grad_out.to(L.dtype) * out).sum(-1)[:, None]               # (B*nh, 1, T)
         dq, dk, dv = torch.zeros_like(q, dtype=L.dtype), torch.empty_like(k), torch.empty_like(v)
         for heads, start, stop, (buffer, other) in _tiles(q, window):
-            last = T if window is None else min(T, stop + window - 1)            # the last query that sees any key
+            last = T if window is None else min(T, stop + window - 1)       # the last query that sees any key
             queries, keys = (heads, slice(start, last)), (heads, slice(start, stop))
-            p = _product(k[keys], q[queries], buffer).to(L.dtype)                # (n, keys, queries): P^T
+            p = _product(k[keys], q[queries], buffer).to(L.dtype)           # (n, keys, queries): P^T
             p.sub_(L[heads, :, start:last]).exp2_()
-            doubtful = stop if window is None else last                          # queries from it on see all keys
+            doubtful = stop if window is None else last                     # queries from it on see all keys
             i, j = torch.arange(start, doubtful), torch.arange(start, stop)[:, None]
             p[:, :, :doubtful - start].masked_fill_(_hidden(i, j, window).to(q.device), 0)
-            dv[keys] = torch.bmm(p.to(v.dtype), grad_out[queries])               # dV = P^T dO
-            ds = _product(v[keys], grad_out[queries], other).to(L.dtype)         # dP^T = V dO^T
-            ds = ds.sub_(delta[heads, :, start:last]).mul_(p).to(q.dtype)        # dS^T = P^T * (dP^T - delta)
-            dk[keys] = torch.bmm(ds, q[queries])                                 # dK = dS^T Q
-            dq[queries] += torch.bmm(ds.transpose(1, 2), k[keys])                # dQ = dS K
-        dk /= math.log2(math.e)                                                  # undoing what q carries, beside
-        dq /= math.sqrt(q.size(-1))                                              # the scale that dK needs and dQ lacks
+            dv[keys] = torch.bmm(p.to(v.dtype), grad_out[queries])          # dV = P^T dO
+            ds = _product(v[keys], grad_out[queries], other).to(L.dtype)    # dP^T = V dO^T
+            ds = ds.sub_(delta[heads, :, start:last]).mul_(p).to(q.dtype)   # dS^T = P^T * (dP^T - delta)
+            dk[keys] = torch.bmm(ds, q[queries])                            # dK = dS^T Q
+            dq[queries] += torch.bmm(ds.transpose(1, 2), k[keys])           # dQ = dS K
+        # undoing what q carries, beside the scale that dK needs and dQ lacks
+        dk /= math.log2(math.e)
+        dq /= math.sqrt(q.size(-1))
         return dq.to(q.dtype).view(ctx.shape), dk.view(ctx.shape), dv.view(ctx.shape), None
 
 
 def _tiles(q, window):
-    """Yields (a slice of the heads, start, stop of a block of positions, two buffers that hold a tile each)."""
+    """Yields (a slice of the heads, start, stop of a block of positions,
+    two buffers that hold a tile each)."""
     n, T, _ = q.shape
     reach = min(T, window or T)
-    block = 64 if reach <= 512 else 128                        # long blocks are faster, but waste more at their ends
+    block = 64 if reach <= 512 else 128      # long blocks are faster, but waste more at their ends
     together = min(n, max(1, TILE // (block * min(T, reach + block))))
-    buffers = q.new_empty(2, together * block * min(T, reach + block))      # asking for memory takes time: once only
+    buffers = q.new_empty(2, together * block * min(T, reach + block))   # once: asking for memory takes time
     for head in range(0, n, together):
         for start in range(0, T, block):
             yield slice(head, min(head + together, n)), start, min(start + block, T), buffers
@@ -207,7 +213,8 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x):
-        # the tanh form of GELU, as in all code that OpenAI released: 0.5x(1 + tanh(sqrt(2/pi)(x + 0.044715x^3)))
+        # the tanh form of GELU, as in all code that OpenAI released:
+        # 0.5x(1 + tanh(sqrt(2/pi)(x + 0.044715x^3)))
         return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
 
 
@@ -234,13 +241,13 @@ class GPT(nn.Module):
         if config.n_embd % config.n_head:
             raise UserError(f"n_embd {config.n_embd} is not a multiple of n_head {config.n_head}")
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)      # token embeddings, also the output layer
-        self.wpe = nn.Embedding(config.block_size, config.n_embd)      # position embeddings
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)    # token embeddings, also the output layer
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)    # position embeddings
         self.dropout = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
         self.apply(self._init_weights)
-        nn.init.normal_(self.wpe.weight, std=0.01)                     # as in OpenAI's code
+        nn.init.normal_(self.wpe.weight, std=0.01)                   # as in OpenAI's code
         # 2 * n_layer sub-layers add to the residual stream; scaled down, their sum keeps the variance of one
         for name, parameter in self.named_parameters():
             if name.endswith("c_proj.weight"):
@@ -270,8 +277,8 @@ class GPT(nn.Module):
         return self.ln_f(x)
 
     def forward(self, idx, targets=None, cache: KVCache | None = None):
-        """(B, T) ids -> logits (B, T, V) for the token behind each position, and the loss if targets are given:
-        mean cross-entropy in nats over the targets (B, T) that are not -1."""
+        """(B, T) ids -> logits (B, T, V) for the token behind each position, and the loss if targets are
+        given: mean cross-entropy in nats over the targets (B, T) that are not -1."""
         logits = F.linear(self.hidden(idx, cache), self.wte.weight)    # the output layer is wte: tied weights
         loss = None
         if targets is not None:
@@ -333,8 +340,8 @@ class KVCache:
 
 
 def truncate_logits(logits, top_k: int | None = None, top_p: float | None = None):
-    """(B, V) -> (B, V) with -inf outside the k most likely tokens, and outside the smallest set of most likely
-    tokens whose probabilities reach top_p (nucleus sampling). The most likely token always stays."""
+    """(B, V) -> (B, V) with -inf outside the k most likely tokens, and outside the smallest set of most
+    likely tokens whose probabilities reach top_p (nucleus sampling). The most likely token always stays."""
     if top_k is not None:
         kth = logits.topk(min(top_k, logits.size(-1)), dim=-1).values[:, -1:]           # (B, 1)
         logits = logits.masked_fill(logits < kth, -math.inf)
@@ -349,13 +356,14 @@ def truncate_logits(logits, top_k: int | None = None, top_p: float | None = None
 
 def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
                       generator: torch.Generator | None = None):
-    """(B, V) logits -> (B,) ids. All randomness of generation is here; temperature 0 takes the most likely."""
+    """(B, V) logits -> (B,) ids. All randomness of generation is here;
+    temperature 0 takes the most likely."""
     if temperature == 0:
         return logits.argmax(dim=-1)
-    cumulative = truncate_logits(logits / temperature, top_k, top_p).softmax(dim=-1).cumsum(dim=-1)      # (B, V)
+    cumulative = truncate_logits(logits / temperature, top_k, top_p).softmax(dim=-1).cumsum(dim=-1)   # (B, V)
     # one random number per row finds its token; torch.multinomial draws one per token of the vocabulary
-    u = torch.rand(len(logits), 1, generator=generator, device=logits.device)                            # (B, 1)
-    u = u * cumulative[:, -1:] * (1 - torch.finfo(torch.float32).eps)          # stays below the sum when rounded
+    u = torch.rand(len(logits), 1, generator=generator, device=logits.device)                         # (B, 1)
+    u = u * cumulative[:, -1:] * (1 - torch.finfo(torch.float32).eps)   # stays below the sum when rounded
     return torch.searchsorted(cumulative, u, right=True).squeeze(1)
 
 
@@ -367,8 +375,8 @@ def generate_steps(model: GPT, idx, max_new_tokens: int, lengths=None, temperatu
     temperature, before any truncation. idx (B, P) holds prompts padded on the right, lengths (B,) their true
     lengths (default: P). A row ends with the first of its stop tokens; then come pad_token and 0.
 
-    Positions are learned, so a full context cannot slide: when a row reaches the end of the context, every row
-    keeps the last half of its context and is read anew.
+    Positions are learned, so a full context cannot slide: when a row reaches the end of the context, every
+    row keeps the last half of its context and is read anew.
     """
     was_training = model.training
     model.eval()
@@ -392,7 +400,8 @@ def generate_steps(model: GPT, idx, max_new_tokens: int, lengths=None, temperatu
                 hidden = model.hidden(tokens[:, None], cache)[:, -1]
             logits = F.linear(hidden, model.wte.weight)                                          # (rows, V)
             tokens = sample_next_token(logits, temperature, top_k, top_p, generator)             # (rows,)
-            logprobs = F.log_softmax(logits / (temperature or 1), dim=-1).gather(1, tokens[:, None]).squeeze(1)
+            logprobs = (F.log_softmax(logits / (temperature or 1), dim=-1)
+                        .gather(1, tokens[:, None]).squeeze(1))
             all_tokens = torch.full((B,), pad_token, device=device)
             all_tokens[going] = tokens.masked_fill(ended, pad_token)
             yield all_tokens, logprobs.new_zeros(B).index_copy(0, going, logprobs.masked_fill(ended, 0.0))
@@ -401,7 +410,7 @@ def generate_steps(model: GPT, idx, max_new_tokens: int, lengths=None, temperatu
             ended = ended | torch.isin(tokens, stops)
             if ended.all():
                 return
-            if ended.sum() > len(going) // 4:              # reading on for nobody costs more than moving the others
+            if ended.sum() > len(going) // 4:   # reading on for nobody costs more than moving the others
                 rest = (~ended).nonzero().squeeze(1)
                 going, tokens, ended = going[rest], tokens[rest], ended[rest]
                 cache.select(rest)
@@ -430,9 +439,9 @@ def orthogonalize(matrices, steps: int = 5):
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.size(1) > matrices.size(2)
     x = matrices.transpose(1, 2) if tall else matrices
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)                      # all singular values are now <= 1
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)               # all singular values are now <= 1
     for _ in range(steps):
-        gram = x @ x.transpose(1, 2)                                       # (N, rows, rows), rows the smaller side
+        gram = x @ x.transpose(1, 2)                                # (N, rows, rows), rows the smaller side
         x = torch.baddbmm(a * x, b * gram + c * gram @ gram, x)
     return x.transpose(1, 2) if tall else x
 
@@ -456,11 +465,11 @@ class Muon(torch.optim.Optimizer):
                     continue
                 buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
                 buffer.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(buffer, group["momentum"])            # Nesterov: look one step ahead
+                update = p.grad.lerp(buffer, group["momentum"])       # Nesterov: look one step ahead
                 by_shape.setdefault(p.shape, []).append((p, update))
             for (rows, columns), members in by_shape.items():
                 updates = orthogonalize(torch.stack([update for _, update in members]))
-                scale = group["lr"] * max(1, rows / columns) ** 0.5        # the same change per output, any shape
+                scale = group["lr"] * max(1, rows / columns) ** 0.5   # the same change per output, any shape
                 for (p, _), update in zip(members, updates):
                     p.sub_(update, alpha=scale)
 
@@ -484,7 +493,8 @@ def make_optimizers(model: nn.Module, lr: float, muon_lr: float | None = None, b
 
 
 def schedule(step: int, steps: int, warmup: int, final: float = 0.1) -> float:
-    """The share of the peak learning rate at a step: up linearly over `warmup`, then a cosine down to `final`."""
+    """The share of the peak learning rate at a step: up linearly over `warmup`,
+    then a cosine down to `final`."""
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
@@ -502,8 +512,9 @@ def set_lr(optimizers: list[torch.optim.Optimizer], share: float):
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, tokenizer: Tokenizer, settings: dict, **state):
-    """One file with all that a run needs: weights, configuration, tokenizer, and `state` (tensors, numbers, text
-    and containers of these). `settings` says what the run was asked for; see `load_checkpoint`. Atomic."""
+    """One file with all that a run needs: weights, configuration, tokenizer, and `state` (tensors,
+    numbers, text and containers of these). `settings` says what the run was asked for; see
+    `load_checkpoint`. Atomic."""
     try:
         with atomic_write(path) as file:
             torch.save({"config": dataclasses.asdict(model.config), "model": model.state_dict(),
@@ -513,7 +524,8 @@ def save_checkpoint(path: str | Path, model: nn.Module, tokenizer: Tokenizer, se
 
 
 def load_checkpoint(path: str | Path, settings: dict | None = None) -> dict | None:
-    """The content of a checkpoint with "model" as a state dict, "config" a GPTConfig, "tokenizer" a Tokenizer.
+    """The content of a checkpoint with "model" as a state dict, "config" a GPTConfig,
+    "tokenizer" a Tokenizer.
 
     With `settings`: None unless the file exists and was made with just these. Nothing in the file is executed
     (weights_only). Raises UserError for what is missing or not a checkpoint of ours.
@@ -529,7 +541,8 @@ def load_checkpoint(path: str | Path, settings: dict | None = None) -> dict | No
     except OSError:
         raise
     except Exception:           # a damaged file can fail in any way
-        raise UserError(f"{path} is not a checkpoint of papergpt, or it is damaged; delete it to start anew") from None
+        raise UserError(f"{path} is not a checkpoint of papergpt, or it is damaged; "
+                        "delete it to start anew") from None
     return content if settings in (None, content["settings"]) else None
 
 
@@ -562,10 +575,12 @@ class RunLog:
     def row(self, step: int, show: bool = True, **values: float):
         """Log a step. It replaces the live line (always on a terminal; in a file only rows with `show`)."""
         self.first_step = step - 1 if self.first_step is None else self.first_step
-        self.file.write(json.dumps({"step": step, **{k: round(float(v), 5) for k, v in values.items()}}) + "\n")
+        self.file.write(
+            json.dumps({"step": step, **{k: round(float(v), 5) for k, v in values.items()}}) + "\n")
         elapsed = time.time() - self.started
         left = elapsed / (step - self.first_step) * (self.steps - step)
-        line = f"step {step:5d}/{self.steps}  " + "  ".join(f"{name} {_short(value)}" for name, value in values.items())
+        line = f"step {step:5d}/{self.steps}  " + "  ".join(
+            f"{name} {_short(value)}" for name, value in values.items())
         line += f"  {elapsed:.0f} s" + (f", {left:.0f} s left" if left >= 1 else "")
         if sys.stdout.isatty():
             print("\r\x1b[K" + line[:shutil.get_terminal_size().columns - 1], end="", flush=True)
@@ -585,16 +600,19 @@ def _short(value: float) -> str:
 
 
 def print_table(rows: list[dict], path: str | Path | None = None):
-    """Rows as an aligned table; with a path also as a JSON list, so that scripts and the README can quote it."""
+    """Rows as an aligned table; with a path also as a JSON list,
+    so that scripts and the README can quote it."""
     if path:
         with atomic_write(path) as file:
             file.write(json.dumps(rows, indent=1).encode())
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [columns] + [[("" if (v := row.get(c)) is None else f"{v:.3f}" if isinstance(v, float) else str(v))
-                          for c in columns] for row in rows]
+    cells = [columns] + [
+        [("" if (v := row.get(c)) is None else f"{v:.3f}" if isinstance(v, float) else str(v))
+         for c in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     for line in cells:
-        print("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))))
+        print("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w)
+                        for i, (cell, w) in enumerate(zip(line, widths))))
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -615,13 +633,14 @@ class TrainConfig:
     seed: int = 0
 
 
-def train(model: GPT, tokenizer: Tokenizer, train_stream: np.ndarray, val_stream: np.ndarray, config: TrainConfig,
-          path: str | Path, settings: dict, fresh: bool = False) -> dict:
+def train(model: GPT, tokenizer: Tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
+          config: TrainConfig, path: str | Path, settings: dict, fresh: bool = False) -> dict:
     """Train by next-token prediction; returns {"loss", "bits_per_byte"} on the validation stream.
 
-    `path` is the checkpoint, written at every evaluation with all that decides the future: weights, optimizers,
-    step, the place in the data, random state. A run that was stopped goes on from it and ends as if it had not
-    been stopped; one that was finished is only loaded. `settings` must match, else training starts anew.
+    `path` is the checkpoint, written at every evaluation with all that decides the future: weights,
+    optimizers, step, the place in the data, random state. A run that was stopped goes on from it and
+    ends as if it had not been stopped; one that was finished is only loaded. `settings` must match,
+    else training starts anew.
     """
     path, device = Path(path), model.device
     optimizers = make_optimizers(model, config.lr, config.muon_lr, weight_decay=config.weight_decay)
@@ -663,13 +682,15 @@ def train(model: GPT, tokenizer: Tokenizer, train_stream: np.ndarray, val_stream
             training_time += time.time() - clock
             if step % config.eval_every == 0 or step == config.steps:
                 result = evaluate(model, tokenizer, val_stream)
-                save_checkpoint(path, model, tokenizer, settings, step=step, result=result, data=batches.state,
-                                rng=torch.get_rng_state(), optimizers=[o.state_dict() for o in optimizers])
+                save_checkpoint(path, model, tokenizer, settings, step=step, result=result,
+                                data=batches.state, rng=torch.get_rng_state(),
+                                optimizers=[o.state_dict() for o in optimizers])
             if step % 10 == 0 or step == config.steps:
                 evaluated = step % config.eval_every == 0 or step == config.steps
                 count = (step - 1) % 10 + 1
                 speed = tokens_per_step * count / training_time
-                extra = {"val_loss": result["loss"], "bits/byte": result["bits_per_byte"]} if evaluated else {}
+                extra = {"val_loss": result["loss"],
+                         "bits/byte": result["bits_per_byte"]} if evaluated else {}
                 log.row(step, show=evaluated, loss=loss_sum / count, **extra, **{"tokens/s": speed})
                 loss_sum = training_time = 0.0
             clock = time.time()
@@ -685,11 +706,12 @@ def mixed_precision(device):
 
 
 @torch.no_grad()
-def evaluate(model: GPT, tokenizer: Tokenizer, stream: np.ndarray, max_tokens: int = 32_768) -> dict[str, float]:
+def evaluate(model: GPT, tokenizer: Tokenizer, stream: np.ndarray,
+             max_tokens: int = 32_768) -> dict[str, float]:
     """{"loss": nats per token, "bits_per_byte"} over consecutive windows of a stream, dropout off.
 
-    Bits per byte = total nats / ln 2 / bytes of the text: unlike the loss it does not depend on the tokenizer.
-    A long stream is read at evenly spaced windows, about max_tokens in all.
+    Bits per byte = total nats / ln 2 / bytes of the text: unlike the loss it does not depend on the
+    tokenizer. A long stream is read at evenly spaced windows, about max_tokens in all.
     """
     was_training = model.training
     model.eval()
@@ -700,7 +722,8 @@ def evaluate(model: GPT, tokenizer: Tokenizer, stream: np.ndarray, max_tokens: i
     starts = starts[np.linspace(0, len(starts) - 1, min(len(starts), max(1, max_tokens // T))).astype(int)]
     nats, tokens, n_bytes = 0.0, 0, 0
     for chunk in np.array_split(starts, math.ceil(len(starts) / 32)):
-        windows = torch.from_numpy(np.stack([stream[s:s + T + 1] for s in chunk]).astype(np.int64)).to(model.device)
+        windows = torch.from_numpy(
+            np.stack([stream[s:s + T + 1] for s in chunk]).astype(np.int64)).to(model.device)
         x, y = windows[:, :-1], windows[:, 1:]
         nats += model(x, y)[1].item() * y.numel()
         tokens += y.numel()
@@ -742,7 +765,8 @@ def documents_of(source: str, seed: int) -> Iterator[str]:
 def pretrained(s: PretrainSettings, folder: Path) -> tuple[GPT, Tokenizer, dict, np.ndarray, np.ndarray]:
     """Tokenizer, token stream and model for some text, trained or reused; everything is kept in `folder`.
     Returns (model, tokenizer, {"loss", "bits_per_byte"}, train stream, validation stream)."""
-    for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "steps", "batch_size", "accumulate"):
+    for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd",
+                 "steps", "batch_size", "accumulate"):
         if getattr(s, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(s, name)}")
     settings = {k: v for k, v in dataclasses.asdict(s).items() if k not in ("name", "fresh")}
@@ -754,7 +778,7 @@ def pretrained(s: PretrainSettings, folder: Path) -> tuple[GPT, Tokenizer, dict,
         tokenizer = Tokenizer.load(tokenizer_file)
     else:
         started, sample, size = time.time(), [], 0
-        for document in documents_of(s.data, s.seed):           # ten megabytes are enough to learn merges from
+        for document in documents_of(s.data, s.seed):   # ten megabytes are enough to learn merges from
             sample.append(document)
             size += len(document)
             if size > 10_000_000:
@@ -764,25 +788,31 @@ def pretrained(s: PretrainSettings, folder: Path) -> tuple[GPT, Tokenizer, dict,
         known = {"made_from": made_from, **write_stream(documents_of(s.data, s.seed), tokenizer, folder)}
         with atomic_write(stream_file) as file:
             file.write(json.dumps(known).encode())
-        print(f"tokenizer of {tokenizer.vocab_size} and {known['train_tokens'] + known['val_tokens']:,} tokens from "
-              f"{known['bytes']:,} bytes in {known['documents']:,} documents, {time.time() - started:.1f} s")
-    train_stream, val_stream = (open_stream(folder / f"{split}.bin", known["dtype"]) for split in ("train", "val"))
+        print(f"tokenizer of {tokenizer.vocab_size} and "
+              f"{known['train_tokens'] + known['val_tokens']:,} tokens from {known['bytes']:,} bytes "
+              f"in {known['documents']:,} documents, {time.time() - started:.1f} s")
+    train_stream, val_stream = (open_stream(folder / f"{split}.bin", known["dtype"])
+                                for split in ("train", "val"))
     torch.manual_seed(s.seed)
     model_config = GPTConfig(tokenizer.vocab_size, s.block_size, s.n_layer, s.n_head, s.n_embd, s.dropout)
     model = GPT(model_config).to(pick_device())
-    print(f"model of {model.num_params():,} parameters: {s.n_layer} layers, {s.n_embd} wide, context {s.block_size}")
-    config = TrainConfig(steps=s.steps, batch_size=s.batch_size, accumulate=s.accumulate, lr=s.lr, muon_lr=s.muon_lr,
-                         warmup=min(50, s.steps // 10), seed=s.seed)
-    result = train(model, tokenizer, train_stream, val_stream, config, folder / "pretrain.pt", settings, s.fresh)
+    print(f"model of {model.num_params():,} parameters: "
+          f"{s.n_layer} layers, {s.n_embd} wide, context {s.block_size}")
+    config = TrainConfig(steps=s.steps, batch_size=s.batch_size, accumulate=s.accumulate, lr=s.lr,
+                         muon_lr=s.muon_lr, warmup=min(50, s.steps // 10), seed=s.seed)
+    result = train(model, tokenizer, train_stream, val_stream, config,
+                   folder / "pretrain.pt", settings, s.fresh)
     return model, tokenizer, result, train_stream, val_stream
 
 
 def fingerprint(source: str) -> str:
-    """What a text is called and what changes with it: size and date of its files, or what the world writes."""
+    """What a text is called and what changes with it: size and date of its files,
+    or what the world writes."""
     if source == "world":
         return "world " + hashlib.sha256("".join(web(World(0), 500)).encode()).hexdigest()[:16]
     path = Path(source)
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.exists() else []
+    files = (sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else
+             [path] if path.exists() else [])
     return " ".join([source, *(f"{p.stat().st_size}@{p.stat().st_mtime_ns}" for p in files)])[:2000]
 
 
@@ -837,7 +867,7 @@ def bench(s: BenchSettings):
     for shape, window in ATTENTION_CASES:
         names = ["pytorch", "ours"] if shape[2] > 4096 else ["equation", "pytorch", "ours"]
         tensors, seconds = attention_inputs(shape), {name: [] for name in names}
-        for _ in range(s.repeats + 1):                 # in turns, so that a slow moment of the machine hits all of them
+        for _ in range(s.repeats + 1):   # in turns, so that a slow moment of the machine hits all of them
             for name in names:
                 started = time.perf_counter()
                 attention_run(name, window, *tensors)
@@ -845,7 +875,7 @@ def bench(s: BenchSettings):
         row = {"B, nh, T, hs": str(shape), "window": window}
         for name in names:
             row[f"{name} ms"] = round(1000 * float(np.median(seconds[name][1:])), 1)
-        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:      # a fresh process each
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:  # a fresh process each
             for name in names:
                 row[f"{name} MB"] = round(pool.apply(attention_memory, (name, shape, window)))
         row["ours / pytorch"] = round(row["ours ms"] / row["pytorch ms"], 2)
@@ -874,14 +904,15 @@ def attention_run(name: str, window: int | None, q, k, v, grad):
 def attention_memory(name: str, shape, window: int | None) -> float:
     """Megabytes that one run adds to the peak of this process; call it in a fresh one."""
     tensors = attention_inputs(shape)
-    attention_run(name, window, *attention_inputs((1, 1, 2, shape[3])))          # what PyTorch loads on first use
+    attention_run(name, window, *attention_inputs((1, 1, 2, shape[3])))   # what PyTorch loads on first use
     before = peak_memory()
     attention_run(name, window, *tensors)
     return (peak_memory() - before) / 2**20
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has held. Linux's getrusage counts the parent's too, /proc does not."""
+    """The most bytes that this process has held.
+    Linux's getrusage counts the parent's too, /proc does not."""
     status = Path("/proc/self/status")
     if status.exists():
         return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])

@@ -5,28 +5,30 @@
 """
 rlhf.py: from a text predictor to an assistant. SFT -> reward model -> PPO-ptx -> chat.
 
-    python rlhf.py          the whole of InstructGPT on the embedded world, from a blank model, offline: trains,
-                            then prints the ladder GPT < GPT prompted < SFT < PPO, the alignment tax, a figure,
-                            and three prompts answered at every stage (about 8 minutes on 2 CPU cores)
-    python rlhf.py chat     talk to the result
+    python rlhf.py        the whole of InstructGPT on the embedded world, from a blank model, offline: trains,
+                          then prints the ladder GPT < GPT prompted < SFT < PPO, the alignment tax, a figure,
+                          and three prompts answered at every stage (about 8 minutes on 2 CPU cores)
+    python rlhf.py chat   talk to the result
 
     python rlhf.py --demonstrations FILE --comparisons FILE     the same steps on your own data
 
-Papers: InstructGPT (Ouyang et al. 2022, arXiv:2203.02155); Stiennon et al. 2020 (arXiv:2009.01325) and Ziegler et
-al. 2019 (arXiv:1909.08593), from which it takes what it does not print; PPO (arXiv:1707.06347); GAE
-(arXiv:1506.02438).
+Papers: InstructGPT (Ouyang et al. 2022, arXiv:2203.02155); Stiennon et al. 2020 (arXiv:2009.01325) and
+Ziegler et al. 2019 (arXiv:1909.08593), from which it takes what it does not print; PPO (arXiv:1707.06347);
+GAE (arXiv:1506.02438).
 
-    reward model   loss = - 1/C(K,2) E [ log sigmoid( r(x, y_w) - r(x, y_l) ) ]                             eq. (1)
+    reward model   loss = - 1/C(K,2) E [ log sigmoid( r(x, y_w) - r(x, y_l) ) ]                      eq. (1)
     policy         objective = E_(x,y)~pi [ r(x, y) - beta log( pi(y|x) / pi_SFT(y|x) ) ]
-                               + gamma E_x~pretrain [ log pi(x) ]                                           eq. (2)
+                               + gamma E_x~pretrain [ log pi(x) ]                                    eq. (2)
 
 Departures from the paper, on purpose
-    (1) Labelers are a written rubric with noise (data.py §8), prompts come from the world; 175B is 1M parameters.
+    (1) Labelers are a written rubric with noise (data.py §8), prompts come from the world;
+        175B is 1M parameters.
     (2) Constants are scaled to a run of minutes; each one's comment gives the paper's.
-    (3) One SFT model serves both as baseline and as PPO's start; the paper mixes 10 % pretraining data into the
-       second only (C.3).
-    (4) What the paper does not print is taken from Stiennon et al. or its code: lambda = 0.95, the score on the
-       last token, k1 as the KL term, value clipping, whitened advantages, a fixed score for unfinished answers.
+    (3) One SFT model serves both as baseline and as PPO's start; the paper mixes 10 % pretraining data into
+        the second only (C.3).
+    (4) What the paper does not print is taken from Stiennon et al. or its code: lambda = 0.95, the
+        score on the last token, k1 as the KL term, value clipping, whitened advantages, a fixed score
+        for unfinished answers.
 
 Contents
     1. Masks and log-probabilities: masked_mean, whiten, join_responses, response_logprobs
@@ -40,8 +42,8 @@ Contents
     9. Chat: chat, stream_reply
 
 Letters: B batch, T time, P prompt length, R response length, K ranked responses, C = n_embd, V vocabulary.
-x prompt, y response. A *score* is one number per response, from the reward model; a *reward* is one number per
-token, after the KL penalty.
+x prompt, y response. A *score* is one number per response, from the reward model; a *reward* is one number
+per token, after the KL penalty.
 """
 from __future__ import annotations
 
@@ -65,9 +67,9 @@ import torch.nn.functional as F
 from data import (LABEL_NOISE, Batches, Comparison, Instruction, Tokenizer, UserError, World, atomic_write,
                   command_line, demonstrate, gold, instructions, judge, label, load_comparisons,
                   load_demonstrations, render_conversation, right_pad)
-from gpt import (GPT, PretrainSettings, RunLog, evaluate, fingerprint, generate, generate_steps, load_checkpoint,
-                 load_model, make_optimizers, mixed_precision, pretrained, print_table, save_checkpoint, schedule,
-                 set_lr)
+from gpt import (GPT, PretrainSettings, RunLog, evaluate, fingerprint, generate, generate_steps,
+                 load_checkpoint, load_model, make_optimizers, mixed_precision, pretrained, print_table,
+                 save_checkpoint, schedule, set_lr)
 
 # ----------------------------------------------------------------------------------------------------------
 # 1. Masks and log-probabilities: masked_mean, whiten, join_responses, response_logprobs
@@ -85,27 +87,29 @@ def whiten(x, mask):
 
 
 def join_responses(prompts, lengths, ends, responses, pad: int):
-    """Prompts (B, P) padded on the right, their lengths and the ends of their responses (B,), responses (B, R) ->
-    ids (B, T): each response right behind its own prompt, pads only at the end, T as the longest row needs."""
+    """Prompts (B, P) padded on the right, their lengths and the ends of their responses (B,),
+    responses (B, R) -> ids (B, T): each response right behind its own prompt, pads only at the end,
+    T as the longest row needs."""
     ids = F.pad(prompts, (0, responses.size(1)), value=pad)                               # (B, P + R)
     slots = lengths[:, None] + torch.arange(responses.size(1), device=ids.device)         # (B, R)
     return ids.scatter(1, slots, responses)[:, :int(ends.max())]
 
 
 def hidden_states(model: GPT, ids, ends, groups: int = 3):
-    """model.hidden(ids) for rows that end at `ends` (B,), shorter and longer rows apart, so that the short ones do
-    not pay for the pads that the long ones need: (B, T) -> (B, T, C), zero where nobody may look."""
+    """model.hidden(ids) for rows that end at `ends` (B,), shorter and longer rows apart, so that the short
+    ones do not pay for the pads that the long ones need: (B, T) -> (B, T, C), zero where nobody may look."""
     order = ends.argsort()
     parts = []
     for rows in order.chunk(groups):
         T = int(ends[rows].max())
         parts.append(F.pad(model.hidden(ids[rows, :T]), (0, 0, 0, ids.size(1) - T)))
-    return torch.cat(parts)[order.argsort()]                                              # in the old order again
+    return torch.cat(parts)[order.argsort()]      # in the old order again
 
 
 def response_states(hidden, lengths, R: int):
-    """(B, T, C) -> (B, R, C): the state *before* each response token, the one that predicts it. Token t of the
-    response stands at lengths + t, so its state is at lengths + t - 1. The only off-by-one of this file."""
+    """(B, T, C) -> (B, R, C): the state *before* each response token, the one that predicts it.
+    Token t of the response stands at lengths + t, so its state is at lengths + t - 1.
+    The only off-by-one of this file."""
     rows = torch.arange(hidden.size(0), device=hidden.device)[:, None]
     states = lengths[:, None] - 1 + torch.arange(R, device=hidden.device)                 # (B, R)
     return hidden[rows, states.clamp(max=hidden.size(1) - 1)]          # what is clamped lies behind the end
@@ -114,10 +118,10 @@ def response_states(hidden, lengths, R: int):
 def response_logprobs(model: GPT, ids, lengths, ends, responses):
     """log pi(y_t | x, y_<t) at temperature 1: ids (B, T), the ends of prompts and of responses in them (B,),
     responses (B, R) -> (B, R), 0 behind the end."""
-    states = response_states(hidden_states(model, ids, ends), lengths, responses.size(1))            # (B, R, C)
-    inside = torch.arange(responses.size(1), device=ids.device) < (ends - lengths)[:, None]         # (B, R)
-    logits = F.linear(states[inside], model.wte.weight)                                   # (N, V), N real tokens
-    logprobs = -F.cross_entropy(logits, responses[inside], reduction="none")              # (N,)
+    states = response_states(hidden_states(model, ids, ends), lengths, responses.size(1))       # (B, R, C)
+    inside = torch.arange(responses.size(1), device=ids.device) < (ends - lengths)[:, None]     # (B, R)
+    logits = F.linear(states[inside], model.wte.weight)                               # (N, V), N real tokens
+    logprobs = -F.cross_entropy(logits, responses[inside], reduction="none")          # (N,)
     return logprobs.new_zeros(responses.shape).masked_scatter(inside, logprobs)
 
 
@@ -136,13 +140,13 @@ class SFTConfig:
     batch_size: int = 16         # demonstrations; paper: 32
     lr: float = 1e-3             # paper: 9.65e-6 at 1.3B; cosine to a tenth, no warm-up, as there
     dropout: float = 0.0         # on residuals; paper: 0.2, over many more epochs
-    mix: int = 4                 # pretraining windows per batch, as in the SFT run that PPO starts from (C.3, 10 %)
+    mix: int = 4                 # pretraining windows per batch; paper: 10 %, for PPO's start only (C.3)
 
 
-def train_sft(model: GPT, tokenizer: Tokenizer, demonstrations: list[list[dict]], config: SFTConfig, seed: int,
-              log_path: Path, pretraining: Batches) -> dict:
-    """Fine-tune on demonstrations, loss on the assistant's tokens only, with a little pretraining text mixed in.
-    Returns {"sft_loss"}."""
+def train_sft(model: GPT, tokenizer: Tokenizer, demonstrations: list[list[dict]], config: SFTConfig,
+              seed: int, log_path: Path, pretraining: Batches) -> dict:
+    """Fine-tune on demonstrations, loss on the assistant's tokens only, with a little pretraining
+    text mixed in. Returns {"sft_loss"}."""
     warm_start(model, tokenizer)
     examples = [(ids, mask) for ids, mask in (fit(tokenizer, messages, model.config.block_size)
                                               for messages in demonstrations) if any(mask)]
@@ -177,7 +181,8 @@ def train_sft(model: GPT, tokenizer: Tokenizer, demonstrations: list[list[dict]]
 @torch.no_grad()
 def warm_start(model: GPT, tokenizer: Tokenizer):
     """The control tokens have never been read: give each the mean embedding of text that plays its part."""
-    for name, text in (("<|system|>", "\n\n"), ("<|user|>", "\nQ:"), ("<|assistant|>", "A:"), ("<|end|>", "\n")):
+    for name, text in (("<|system|>", "\n\n"), ("<|user|>", "\nQ:"),
+                       ("<|assistant|>", "A:"), ("<|end|>", "\n")):
         model.wte.weight[tokenizer.special[name]] = model.wte.weight[tokenizer.encode(text)].mean(dim=0)
 
 
@@ -219,7 +224,8 @@ def set_dropout(model: nn.Module, p: float):
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 3. Step 2, comparisons: RewardConfig, RewardModel, ranking_loss, train_reward_model   [InstructGPT §3.5, C.2]
+# 3. Step 2, comparisons: RewardConfig, RewardModel, ranking_loss, train_reward_model
+#                                                                                    [InstructGPT §3.5, C.2]
 
 
 @dataclass(slots=True)
@@ -236,7 +242,7 @@ class RewardModel(nn.Module):
         super().__init__()
         self.gpt = copy.deepcopy(gpt)
         self.head = nn.Linear(gpt.config.n_embd, 1)
-        nn.init.normal_(self.head.weight, std=1 / math.sqrt(gpt.config.n_embd + 1))       # Stiennon et al. B.1
+        nn.init.normal_(self.head.weight, std=1 / math.sqrt(gpt.config.n_embd + 1))     # Stiennon et al. B.1
         nn.init.zeros_(self.head.bias)
 
     @property
@@ -256,8 +262,8 @@ class RewardModel(nn.Module):
 def ranking_loss(rewards, ranks=None):
     """InstructGPT eq. (1): rewards (B, K), best first -> scalar.
 
-    All C(K,2) pairs of a prompt are one batch element with weight 1/C(K,2). ranks (B, K), if given, says the order:
-    lower is better, equal is a tie and no pair, -1 marks an empty place.
+    All C(K,2) pairs of a prompt are one batch element with weight 1/C(K,2). ranks (B, K), if given, says the
+    order: lower is better, equal is a tie and no pair, -1 marks an empty place.
 
         r_i - r_j, K = 3, best first      [ .  x  x ]
         x marks the pairs that count      [ .  .  x ]
@@ -265,16 +271,17 @@ def ranking_loss(rewards, ranks=None):
     """
     if ranks is None:
         ranks = torch.arange(rewards.size(1), device=rewards.device).expand_as(rewards)
-    better = (ranks[:, :, None] < ranks[:, None, :]) & (ranks[:, :, None] >= 0)           # (B, K, K)
-    margins = rewards[:, :, None] - rewards[:, None, :]                                   # (B, K, K)
-    pairs = better.sum(dim=(1, 2))                                                        # (B,) C(K,2) less ties
-    losses = -(F.logsigmoid(margins) * better).sum(dim=(1, 2)) / pairs.clamp(min=1)       # (B,)
+    better = (ranks[:, :, None] < ranks[:, None, :]) & (ranks[:, :, None] >= 0)        # (B, K, K)
+    margins = rewards[:, :, None] - rewards[:, None, :]                                # (B, K, K)
+    pairs = better.sum(dim=(1, 2))                                                     # (B,) C(K,2) less ties
+    losses = -(F.logsigmoid(margins) * better).sum(dim=(1, 2)) / pairs.clamp(min=1)    # (B,)
     return losses.sum() / (pairs > 0).sum().clamp(min=1)
 
 
 def comparison_scores(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Comparison]):
     """scores and ranks, both (B, K), of a few comparisons; empty places have rank -1."""
-    sequences = [fit(tokenizer, [*c.messages, {"role": "assistant", "content": response}], model.config.block_size)[0]
+    sequences = [fit(tokenizer, [*c.messages, {"role": "assistant", "content": response}],
+                     model.config.block_size)[0]
                  for c in comparisons for response in c.responses]
     ids, lengths = to_tensors(sequences, tokenizer.pad, model.gpt.device)
     with mixed_precision(model.gpt.device):
@@ -285,7 +292,8 @@ def comparison_scores(model: RewardModel, tokenizer: Tokenizer, comparisons: lis
 
 
 def train_reward_model(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Comparison],
-                       demonstrations: list[list[dict]], config: RewardConfig, seed: int, log_path: Path) -> dict:
+                       demonstrations: list[list[dict]], config: RewardConfig, seed: int,
+                       log_path: Path) -> dict:
     """One epoch over comparisons, one prompt with all its pairs as one element; then shift the scores so that
     demonstrations score 0 on average (C.2): only differences of scores mean anything. Returns {"rm_loss"}."""
     comparisons = random.Random(seed).sample(comparisons, len(comparisons))
@@ -334,14 +342,15 @@ def pair_accuracy(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Co
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 4. Step 3, answers and their rewards: token_rewards, compute_gae, Rollout, roll_out         [InstructGPT §3.5]
+# 4. Step 3, answers and their rewards: token_rewards, compute_gae, Rollout, roll_out     [InstructGPT §3.5]
 
 
 def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
     """(B,) scores and (B, R) log-probabilities -> (B, R) rewards.
 
-    Every token pays kl_coef (beta) times its log-ratio to the SFT model, k1 = log pi - log pi_SFT; the score lands
-    on the response's last token, which is <|end|> if it ended. Rewards are constants: no gradient flows.
+    Every token pays kl_coef (beta) times its log-ratio to the SFT model, k1 = log pi - log pi_SFT;
+    the score lands on the response's last token, which is <|end|> if it ended. Rewards are
+    constants: no gradient flows.
     """
     rewards = -kl_coef * (logprobs - ref_logprobs) * mask                                 # (B, R)
     last = mask.sum(dim=1).long() - 1                                                     # (B,)
@@ -349,9 +358,10 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
 
 
 def compute_gae(rewards, values, mask, gamma: float = 1.0, lam: float = 0.95):
-    """Generalized advantage estimation over one response = one episode. All (B, R) -> advantages, returns (B, R).
+    """Generalized advantage estimation over one response = one episode.
+    All (B, R) -> advantages, returns (B, R).
 
-        delta_t = r_t + gamma V_{t+1} - V_t          A_t = delta_t + gamma lam A_{t+1}          V after the end = 0
+        delta_t = r_t + gamma V_{t+1} - V_t       A_t = delta_t + gamma lam A_{t+1}       V after the end = 0
     """
     advantages, following, next_value = torch.zeros_like(rewards), 0.0, 0.0
     values = values * mask
@@ -389,16 +399,18 @@ class Rollout:
 
 
 @torch.no_grad()
-def roll_out(policy: GPT, reference: GPT, reward_model: RewardModel, value_model: RewardModel, tokenizer: Tokenizer,
-             prompts: list[list[dict]], config: PPOConfig, generator: torch.Generator) -> Rollout:
+def roll_out(policy: GPT, reference: GPT, reward_model: RewardModel, value_model: RewardModel,
+             tokenizer: Tokenizer, prompts: list[list[dict]], config: PPOConfig,
+             generator: torch.Generator) -> Rollout:
     """Answer the prompts at temperature 1 from the whole distribution (a truncated one is not pi, and the KL
     estimate would turn negative), score the answers and spread the reward over their tokens."""
-    rows = [prompt_ids(tokenizer, messages, policy.config.block_size - config.max_response) for messages in prompts]
+    rows = [prompt_ids(tokenizer, messages, policy.config.block_size - config.max_response)
+            for messages in prompts]
     prompt, lengths = to_tensors(rows, tokenizer.pad, policy.device)                      # (B, P), (B,)
     responses = generate(policy, prompt, config.max_response, lengths, stop_tokens=(tokenizer.end,),
                          pad_token=tokenizer.pad, generator=generator)                    # (B, R)
     ends = responses == tokenizer.end
-    mask = (ends.cumsum(dim=1) - ends.long() == 0).float()             # 1 up to and including the first <|end|>
+    mask = (ends.cumsum(dim=1) - ends.long() == 0).float()        # 1 up to and including the first <|end|>
     ended = ends.any(dim=1)
     ends = lengths + mask.sum(dim=1).long()                                               # (B,)
     ids = join_responses(prompt, lengths, ends, responses, tokenizer.pad)                 # (B, T)
@@ -410,13 +422,13 @@ def roll_out(policy: GPT, reference: GPT, reward_model: RewardModel, value_model
     rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.kl_coef)
     values = value_model.values(ids, lengths, ends, responses.size(1)) * mask
     advantages, returns = compute_gae(rewards, values, mask, lam=config.lam)
-    return Rollout(ids, lengths, ends, responses, mask, ended, logprobs, ref_logprobs, scores, rewards, values, advantages,
-                   returns)
+    return Rollout(ids, lengths, ends, responses, mask, ended, logprobs, ref_logprobs, scores, rewards,
+                   values, advantages, returns)
 
 
 def prompt_ids(tokenizer: Tokenizer, messages: list[dict], limit: int) -> list[int]:
-    """A conversation up to a fresh <|assistant|>; if it is too long, old turns go first, then the front of what
-    is left."""
+    """A conversation up to a fresh <|assistant|>; if it is too long, old turns go first,
+    then the front of what is left."""
     ids, _ = render_conversation(tokenizer, messages, reply=True)
     while len(ids) > limit and (shorter := forget_oldest(messages)) != messages:
         messages = shorter
@@ -434,10 +446,10 @@ class PPOConfig:
     batch_size: int = 128        # episodes per batch; paper: 512
     minibatches: int = 4         # per batch, one optimizer step each, one inner epoch; paper: 8 of 64
     max_response: int = 32       # tokens; paper: 1,000
-    lr: float = 3e-4             # of the policy, constant after 10 warm-up iterations from a tenth, as in the paper
+    lr: float = 3e-4             # policy: constant after 10 warm-up iterations from a tenth, as in the paper
     value_lr: float = 3e-4       # of the value network; paper: 9e-6
     kl_coef: float = 0.1         # beta; paper: 0.02
-    ptx_coef: float = 0.0        # gamma, on the mean loss per token; paper: 27.8, of a loss whose unit it omits
+    ptx_coef: float = 0.0        # gamma, on the mean loss per token; paper: 27.8, of a loss of unstated unit
     ptx_sequences: int = 8       # pretraining windows per minibatch; paper: 8 per episode
     cliprange: float = 0.2       # of the ratio; paper: 0.2
     cliprange_value: float = 0.2
@@ -457,28 +469,29 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2
     loss = -masked_mean(torch.minimum(unclipped, clipped), mask)
     with torch.no_grad():
         info = {"ratio": masked_mean(ratio, mask).item(),
-                "approx_kl": masked_mean(ratio - 1 - log_ratio, mask).item(),             # k3 of pi_old to pi: >= 0
+                "approx_kl": masked_mean(ratio - 1 - log_ratio, mask).item(),       # k3 of pi_old to pi: >= 0
                 "clipfrac": masked_mean((clipped < unclipped).float(), mask).item()}
     return loss, info
 
 
 def value_loss(values, old_values, returns, mask, cliprange: float = 0.2):
-    """Half the squared error, of the value or of the value clipped to old +- cliprange, whichever is worse."""
+    """Half the squared error, of the value or of the value clipped to old +- cliprange,
+    whichever is worse."""
     clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
     return 0.5 * masked_mean(torch.maximum((values - returns) ** 2, (clipped - returns) ** 2), mask)
 
 
-def train_ppo(policy: GPT, reward_model: RewardModel, tokenizer: Tokenizer, next_prompts: Callable[[int], list],
-              config: PPOConfig, seed: int, log_path: Path, ptx: Batches | None = None,
-              watch: Callable[[GPT], dict] = lambda policy: {}) -> dict:
+def train_ppo(policy: GPT, reward_model: RewardModel, tokenizer: Tokenizer,
+              next_prompts: Callable[[int], list], config: PPOConfig, seed: int, log_path: Path,
+              ptx: Batches | None = None, watch: Callable[[GPT], dict] = lambda policy: {}) -> dict:
     """PPO (ptx_coef 0) or PPO-ptx, in place; the policy ends with its exponential moving average.
 
-    next_prompts(n) gives n conversations to answer, ptx the pretraining windows, watch(policy) more numbers for
-    the log every few iterations. Returns the last row of the log. Without ptx, the same code runs without its
-    second backward pass.
+    next_prompts(n) gives n conversations to answer, ptx the pretraining windows, watch(policy) more numbers
+    for the log every few iterations. Returns the last row of the log. Without ptx, the same code runs without
+    its second backward pass.
     """
     reference, value_model = copy.deepcopy(policy), RewardModel(policy)
-    value_model.load_state_dict(reward_model.state_dict())             # the value network starts as the reward model
+    value_model.load_state_dict(reward_model.state_dict())    # the value network starts as the reward model
     average = copy.deepcopy(policy)
     policy_optimizers = make_optimizers(policy, config.lr, betas=(0.9, 0.95))
     value_optimizers = make_optimizers(value_model, config.value_lr, betas=(0.9, 0.95))
@@ -488,18 +501,20 @@ def train_ppo(policy: GPT, reward_model: RewardModel, tokenizer: Tokenizer, next
     shuffler = torch.Generator().manual_seed(seed)
     log = RunLog(log_path, dataclasses.asdict(config), config.iterations)
     for model in (policy, value_model, reference, average):
-        model.eval()                                                   # no dropout, or the ratio is not 1
+        model.eval()                                          # no dropout, or the ratio is not 1
     for iteration in range(1, config.iterations + 1):
         set_lr(policy_optimizers + value_optimizers, min(1.0, 0.1 + 0.9 * (iteration - 1) / 10))
-        rollout = roll_out(policy, reference, reward_model, value_model, tokenizer, next_prompts(config.batch_size),
-                           config, generator)
+        rollout = roll_out(policy, reference, reward_model, value_model, tokenizer,
+                           next_prompts(config.batch_size), config, generator)
         infos = []
         for rows in torch.randperm(config.batch_size, generator=shuffler).chunk(config.minibatches):
-            infos.append(ppo_step(policy, value_model, policy_optimizers, value_optimizers, rollout[rows], config, ptx))
+            infos.append(ppo_step(policy, value_model, policy_optimizers, value_optimizers,
+                                  rollout[rows], config, ptx))
             for mean, weight in zip(average.parameters(), policy.parameters()):
                 mean.data.lerp_(weight.data, 1 - config.ema_decay)
         last = iteration == config.iterations
-        row = {"score": rollout.scores.mean(), "kl": rollout.kl.mean(), "reward": rollout.rewards.sum(dim=1).mean(),
+        row = {"score": rollout.scores.mean(), "kl": rollout.kl.mean(),
+               "reward": rollout.rewards.sum(dim=1).mean(),
                "length": rollout.mask.sum(dim=1).mean(), "ended": rollout.ended.float().mean(),
                **{name: np.mean([info[name] for info in infos]) for name in infos[0]},
                **(watch(policy) if iteration % 10 == 0 or last else {})}
@@ -509,8 +524,8 @@ def train_ppo(policy: GPT, reward_model: RewardModel, tokenizer: Tokenizer, next
     return {name: float(value) for name, value in row.items()}
 
 
-def ppo_step(policy: GPT, value_model: RewardModel, policy_optimizers: list, value_optimizers: list, batch: Rollout,
-             config: PPOConfig, ptx: Batches | None) -> dict:
+def ppo_step(policy: GPT, value_model: RewardModel, policy_optimizers: list, value_optimizers: list,
+             batch: Rollout, config: PPOConfig, ptx: Batches | None) -> dict:
     """One minibatch, one optimizer step of the policy and one of the value network. Returns what to log."""
     R = batch.responses.size(1)
     with mixed_precision(policy.device):
@@ -519,8 +534,8 @@ def ppo_step(policy: GPT, value_model: RewardModel, policy_optimizers: list, val
     loss, info = policy_loss(logprobs, batch.logprobs, advantages, batch.mask, config.cliprange)
     loss.backward()
     if ptx is not None:
-        # eq. (2), second term. "We compute the PPO gradients and pretraining gradients in consecutive steps and
-        # accumulate them both into the gradient buffers" (C.4): two backward passes, one optimizer step
+        # eq. (2), second term. "We compute the PPO gradients and pretraining gradients in consecutive steps
+        # and accumulate them both into the gradient buffers" (C.4): two backward passes, one optimizer step
         ptx_loss = lm_loss(policy, ptx)
         (config.ptx_coef * ptx_loss).backward()
         info["ptx_loss"] = ptx_loss.item()
@@ -540,27 +555,30 @@ def ppo_step(policy: GPT, value_model: RewardModel, policy_optimizers: list, val
 # ----------------------------------------------------------------------------------------------------------
 # 6. Answers and how good they are: chat_speaker, forum_speaker, win_rate
 
-# A speaker answers conversations: (list of message lists, seed) -> list of (text, whether it ended by itself).
+# A speaker answers conversations:
+# (list of message lists, seed) -> list of (text, whether it ended by itself).
 Speaker = Callable[[list[list[dict]], int], list[tuple[str, bool]]]
 
 
 def chat_speaker(model: GPT, tokenizer: Tokenizer, max_new_tokens: int = 32) -> Speaker:
     """A fine-tuned model, asked through the chat format, at temperature 1."""
     def speak(conversations, seed):
-        rows = [prompt_ids(tokenizer, messages, model.config.block_size - max_new_tokens) for messages in conversations]
+        rows = [prompt_ids(tokenizer, messages, model.config.block_size - max_new_tokens)
+                for messages in conversations]
         return _answer(model, tokenizer, rows, (tokenizer.end,), max_new_tokens, seed)
     return speak
 
 
 def forum_speaker(model: GPT, tokenizer: Tokenizer, shots: list[list[dict]] = (),
                   max_new_tokens: int = 32) -> Speaker:
-    """A language model that knows nothing of chat, asked in the form it has read: a thread of Q: and A: lines.
-    `shots` are conversations with good answers to put in front: the paper's "GPT (prompted)"."""
+    """A language model that knows nothing of chat, asked in the form it has read: a thread of Q: and A:
+    lines. `shots` are conversations with good answers to put in front: the paper's "GPT (prompted)"."""
     newline = tokenizer.encode("\n")[0]
 
     def thread(messages):
         turns = [message for conversation in (*shots, messages) for message in conversation]
-        text = "\n".join(("A: " if m["role"] == "assistant" else "Q: ") + m["content"] for m in turns) + "\nA:"
+        text = "\n".join(("A: " if m["role"] == "assistant" else "Q: ") + m["content"]
+                         for m in turns) + "\nA:"
         return [tokenizer.eot, *tokenizer.encode(text)][-(model.config.block_size - max_new_tokens):]
 
     return lambda conversations, seed: _answer(model, tokenizer, [thread(m) for m in conversations],
@@ -571,8 +589,8 @@ def _answer(model, tokenizer, rows, stops, max_new_tokens, seed) -> list[tuple[s
     generator, answers = torch.Generator(model.device).manual_seed(seed), []
     for start in range(0, len(rows), 256):
         prompts, lengths = to_tensors(rows[start:start + 256], tokenizer.pad, model.device)
-        for row in generate(model, prompts, max_new_tokens, lengths, stop_tokens=stops, pad_token=tokenizer.pad,
-                            generator=generator).tolist():
+        for row in generate(model, prompts, max_new_tokens, lengths, stop_tokens=stops,
+                            pad_token=tokenizer.pad, generator=generator).tolist():
             end = next((i for i, token in enumerate(row) if token in stops), None)
             text = tokenizer.decode(token for token in row[:end] if token != tokenizer.pad)
             answers.append((text.strip(), end is not None))
@@ -586,12 +604,12 @@ def win_rate(scores: list[float], baseline: list[float]) -> dict[str, float]:
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 7. Where prompts and labels come from: WorldTask, FileTask                       [InstructGPT §3.2-3.4, Table 6]
+# 7. Where prompts and labels come from: WorldTask, FileTask                 [InstructGPT §3.2-3.4, Table 6]
 
 
 class WorldTask:
-    """Prompts, demonstrations and comparisons from the embedded world, each set of its own [Table 6], and a gold
-    rubric that the training never sees: only the noisy labelers' ranks."""
+    """Prompts, demonstrations and comparisons from the embedded world, each set of its own [Table 6], and a
+    gold rubric that the training never sees: only the noisy labelers' ranks."""
 
     text = "world"
 
@@ -613,7 +631,8 @@ class WorldTask:
         base = 1000 * (seed + 4)
         return lambda n: [i.messages for i in instructions(self.world, "train", n, seed=base + next(counter))]
 
-    def answers(self, speakers: list[Speaker], count: int, split: str, seed: int) -> list[tuple[Instruction, list]]:
+    def answers(self, speakers: list[Speaker], count: int, split: str,
+                seed: int) -> list[tuple[Instruction, list]]:
         """(prompt, its different answers) for `count` prompts: K = 4..9 answers each, K/len(speakers) by each
         speaker. A labeler sees equal answers once."""
         rng = random.Random(f"answers {self.seed} {seed}")
@@ -625,9 +644,10 @@ class WorldTask:
                 answers[owner].add(answer)
         return [(prompt, sorted(group)) for prompt, group in zip(prompts, answers)]
 
-    def rank(self, answered: list[tuple[Instruction, list]], seed: int, noise: float = LABEL_NOISE) -> list[Comparison]:
-        """One labeler ranks the answers to each prompt; noise 0 is the rubric itself. Prompts without a decided pair
-        say nothing and are dropped."""
+    def rank(self, answered: list[tuple[Instruction, list]], seed: int,
+             noise: float = LABEL_NOISE) -> list[Comparison]:
+        """One labeler ranks the answers to each prompt; noise 0 is the rubric itself.
+        Prompts without a decided pair say nothing and are dropped."""
         rng = random.Random(f"rank {self.seed} {seed}")
         comparisons = [label(self.world, prompt, answers, rng, noise) for prompt, answers in answered]
         return [c for c in comparisons if len(set(c.ranks)) > 1]
@@ -643,9 +663,11 @@ class WorldTask:
         return [gold(self.world, prompt, *answer) for prompt, answer in zip(self.test, answers)]
 
     def verdicts(self, answers: list[tuple[str, bool]]) -> dict[str, float]:
-        """Shares among the test prompts: helpful (mean 0..1), invented, rude; refused where it was knowable."""
+        """Shares among the test prompts: helpful (mean 0..1), invented, rude;
+        refused where it was knowable."""
         verdicts = [judge(self.world, prompt, *answer) for prompt, answer in zip(self.test, answers)]
-        shares = {part: float(np.mean([v[part] for v in verdicts])) for part in ("helpful", "invented", "rude", "off")}
+        shares = {part: float(np.mean([v[part] for v in verdicts]))
+                  for part in ("helpful", "invented", "rude", "off")}
         known = [v["refused"] for v, prompt in zip(verdicts, self.test) if not prompt.unknowable]
         unknown = [v["helpful"] for v, prompt in zip(verdicts, self.test) if prompt.unknowable]
         return {**shares, "refused": float(np.mean(known)), "admits": float(np.mean(unknown))}
@@ -656,26 +678,30 @@ class WorldTask:
         drawn = instructions(self.world, "test", 30 * count, seed=5)
         cases = list({str(i.messages): i for i in drawn if len(i.messages) == 5}.values())[:count]
         replies = speaker([case.messages for case in cases], 6)
-        return float(np.mean([judge(self.world, case, *reply)["helpful"] == 1 for case, reply in zip(cases, replies)]))
+        return float(np.mean([judge(self.world, case, *reply)["helpful"] == 1
+                              for case, reply in zip(cases, replies)]))
 
 
 class FileTask:
-    """Demonstrations and comparisons from files. No rubric knows which answer is good, so the table reports what the
-    reward model thinks, on prompts that it was not trained on."""
+    """Demonstrations and comparisons from files. No rubric knows which answer is good, so the table reports
+    what the reward model thinks, on prompts that it was not trained on."""
 
     def __init__(self, demonstrations: str | None, comparisons: str | None, folder: Path, seed: int):
         if not comparisons:
-            raise UserError("--comparisons is missing: a reward model cannot be trained from demonstrations alone")
+            raise UserError("--comparisons is missing: "
+                            "a reward model cannot be trained from demonstrations alone")
         rng, compared = random.Random(seed), load_comparisons(comparisons)
         shown = load_demonstrations(demonstrations) if demonstrations else [
-            [*c.messages, {"role": "assistant", "content": c.responses[c.ranks.index(min(c.ranks))]}] for c in compared]
+            [*c.messages, {"role": "assistant", "content": c.responses[c.ranks.index(min(c.ranks))]}]
+            for c in compared]
         rng.shuffle(compared)
         rng.shuffle(shown)
         cut_c, cut_d = -(-len(compared) * 4 // 5), -(-len(shown) * 9 // 10)
         self.compared, self.compared_test = compared[:cut_c], compared[cut_c:]
         self.demonstrations = shown[:cut_d]
         self.test = [Instruction("own", c.messages) for c in self.compared_test]
-        self.prompts = [c.messages for c in self.compared] + [messages[:-1] for messages in self.demonstrations]
+        self.prompts = ([c.messages for c in self.compared]
+                        + [messages[:-1] for messages in self.demonstrations])
         read = self.demonstrations + [[*c.messages, {"role": "assistant", "content": response}]
                                       for c in self.compared for response in c.responses]
         texts = ["\n\n".join(message["content"] for message in messages) for messages in read]
@@ -691,19 +717,19 @@ class FileTask:
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 8. InstructGPT, the whole: instructgpt                                               [InstructGPT Fig. 2, §4]
+# 8. InstructGPT, the whole: instructgpt                                            [InstructGPT Fig. 2, §4]
 
 
 @dataclass(slots=True)
 class InstructGPTSettings:
-    data: str | None = None           # pretraining text (default: the embedded world, or the text of your own files)
+    data: str | None = None           # pretraining text (default: the embedded world or your own files' text)
     demonstrations: str | None = None    # your own demonstrations (.json, .jsonl, .gz); see data.py section 5
     comparisons: str | None = None    # your own comparisons
     name: str = "instructgpt"         # results go to runs/NAME
     pretrain_steps: int = 1200        # optimizer steps of pretraining
     sft_epochs: int = 3               # passes over the demonstrations
     comparison_prompts: int = 1500    # prompts that labelers rank answers to, in each of the two rounds
-    iterations: int = 40              # batches of 128 episodes of the final PPO runs; half as many in round one
+    iterations: int = 40              # batches of 128 episodes, final PPO runs; half as many in round one
     kl_coef: float = 0.1              # beta of eq. (2)
     ptx_coef: float = 1.0             # gamma of eq. (2) for PPO-ptx
     max_response: int = 32            # tokens
@@ -713,8 +739,8 @@ class InstructGPTSettings:
 
 
 class Pipeline:
-    """The stages of one run. Each is kept in runs/NAME/<stage>.pt together with the settings of all the stages that
-    it builds on; one whose file matches is loaded instead of trained."""
+    """The stages of one run. Each is kept in runs/NAME/<stage>.pt together with the settings of all the
+    stages that it builds on; one whose file matches is loaded instead of trained."""
 
     def __init__(self, s: InstructGPTSettings):
         self.s, self.folder, self.own = s, Path("runs") / s.name, bool(s.demonstrations or s.comparisons)
@@ -745,7 +771,8 @@ class Pipeline:
 
     def train_sft(self):
         config, demonstrations = SFTConfig(epochs=self.s.sft_epochs), self.task.demonstrations
-        self.stage("sft", f"2. SFT: imitate {len(demonstrations)} demonstrations", self.sft, dataclasses.asdict(config),
+        self.stage("sft", f"2. SFT: imitate {len(demonstrations)} demonstrations", self.sft,
+                   dataclasses.asdict(config),
                    lambda log: train_sft(self.sft, self.tokenizer, demonstrations, config, self.s.seed, log,
                                          self.pretraining(config.mix)))
 
@@ -761,10 +788,11 @@ class Pipeline:
                 comparisons = [c for number, speakers in enumerate(rounds, start=10) for c in task.rank(
                     task.answers(speakers, self.s.comparison_prompts, "train", number), number)]
                 answered = task.answers(rounds[-1], self.s.test_prompts // 3, "test", 20)
-                held_out = {"accuracy": task.rank(answered, 20), "gold_accuracy": task.rank(answered, 20, noise=0.0)}
+                held_out = {"accuracy": task.rank(answered, 20),
+                            "gold_accuracy": task.rank(answered, 20, noise=0.0)}
                 print(f"two labelers agree on {task.agreement(answered):.1%} of the pairs (paper: 72.6 %)")
-            info = train_reward_model(model, tokenizer, comparisons, task.demonstrations, RewardConfig(), self.s.seed,
-                                      log)
+            info = train_reward_model(model, tokenizer, comparisons, task.demonstrations, RewardConfig(),
+                                      self.s.seed, log)
             accuracies = {name: pair_accuracy(model, tokenizer, group) for name, group in held_out.items()}
             return {"prompts": len(comparisons), **info, **accuracies}
 
@@ -779,8 +807,8 @@ class Pipeline:
             return {"pretrain_loss": evaluate(model, self.tokenizer, self.val_stream, 8192)["loss"]}
 
         self.stage(name, title, policy, dataclasses.asdict(config),
-                   lambda log: train_ppo(policy, reward_model, self.tokenizer, self.task.prompt_source(s.seed), config,
-                                         s.seed, log, ptx, watch))
+                   lambda log: train_ppo(policy, reward_model, self.tokenizer,
+                                         self.task.prompt_source(s.seed), config, s.seed, log, ptx, watch))
         return policy
 
     def pretraining(self, sequences: int) -> Batches:
@@ -799,8 +827,8 @@ def instructgpt(s: InstructGPTSettings):
     ppo = PPOConfig(iterations=s.iterations, kl_coef=s.kl_coef, max_response=s.max_response)
     ptx = dataclasses.replace(ppo, ptx_coef=s.ptx_coef)
     short = dataclasses.replace(ppo, iterations=max(1, s.iterations // 2))
-    reward_model = run.train_reward_model("reward1", "3. Reward model, round one: only SFT answers are compared",
-                                          [[run.speaker(run.sft)]])
+    reward_model = run.train_reward_model(
+        "reward1", "3. Reward model, round one: only SFT answers are compared", [[run.speaker(run.sft)]])
     first = run.train_ppo("ppo1", "4. PPO, round one: a short run", short, reward_model)
     if not run.own:
         show_hacked(task, tokenizer, run.sft, first, reward_model, ppo)
@@ -811,8 +839,9 @@ def instructgpt(s: InstructGPTSettings):
     policy_ptx = run.train_ppo("ppo_ptx", "7. PPO-ptx: pretraining gradients mixed in", ptx, reward_model)
 
     print("\n== 8. The ladder, on held-out prompts, everything sampled at temperature 1")
-    speakers = {} if run.own else {"GPT": forum_speaker(run.base, tokenizer, max_new_tokens=s.max_response),
-                                   "GPT prompted": forum_speaker(run.base, tokenizer, task.shots, s.max_response)}
+    speakers = {} if run.own else {
+        "GPT": forum_speaker(run.base, tokenizer, max_new_tokens=s.max_response),
+        "GPT prompted": forum_speaker(run.base, tokenizer, task.shots, s.max_response)}
     chats = {"SFT": run.sft, "PPO round one": first, "PPO": policy, "PPO-ptx": policy_ptx}
     rows, answers = ladder(run, speakers, chats, reward_model, ppo)
     print_table(rows, run.folder / "table.json")
@@ -831,7 +860,8 @@ def ladder(run: Pipeline, speakers: dict[str, Speaker], chats: dict[str, GPT], r
     """Every model answers every held-out prompt once. Returns (rows of the table, {model: answers})."""
     conversations = [prompt.messages for prompt in run.task.test]
     answers = {name: speaker(conversations, 1) for name, speaker in speakers.items()}
-    columns = {name: {"pretrain_loss": evaluate(run.base, run.tokenizer, run.val_stream)["loss"]} for name in speakers}
+    columns = {name: {"pretrain_loss": evaluate(run.base, run.tokenizer, run.val_stream)["loss"]}
+               for name in speakers}
     for name, model in chats.items():
         rollout = roll_out(model, run.sft, reward_model, reward_model, run.tokenizer, conversations, config,
                            torch.Generator(model.device).manual_seed(2))
@@ -842,8 +872,8 @@ def ladder(run: Pipeline, speakers: dict[str, Speaker], chats: dict[str, GPT], r
         baseline = run.task.gold(run.speaker(run.sft)(conversations, 3))       # another sample of SFT
         for name, texts in answers.items():
             golds = run.task.gold(texts)
-            columns[name] = {**win_rate(golds, baseline), "gold": float(np.mean(golds)), **run.task.verdicts(texts),
-                             **columns[name]}
+            columns[name] = {**win_rate(golds, baseline), "gold": float(np.mean(golds)),
+                             **run.task.verdicts(texts), **columns[name]}
     return [{"model": name, **columns[name]} for name in answers], answers
 
 
@@ -861,7 +891,8 @@ def show_hacked(task: WorldTask, tokenizer, sft, policy, reward_model, config: P
     golds = [np.array(task.gold(text)) for text in texts]
     print("what the reward model of round one thinks, and what is true:")
     for name, rollout, g in zip(("SFT", "PPO round one"), rollouts, golds):
-        print(f"  {name:14s} score {rollout.scores.mean():6.2f}   gold {g.mean():6.2f}   KL {rollout.kl.mean():6.2f}")
+        print(f"  {name:14s} score {rollout.scores.mean():6.2f}   "
+              f"gold {g.mean():6.2f}   KL {rollout.kl.mean():6.2f}")
     gain = (rollouts[1].scores - rollouts[0].scores).cpu().numpy() - (golds[1] - golds[0])
     print("the answers that gained most in score beyond what they gained in gold:")
     for i in np.argsort(-gain)[:count]:
@@ -921,7 +952,7 @@ def draw(rows: list[dict], folder: Path):
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 9. Chat: chat, stream_reply                                                                         [ChatGPT]
+# 9. Chat: chat, stream_reply                                                                      [ChatGPT]
 
 
 @dataclass(slots=True)
@@ -970,15 +1001,16 @@ def chat(s: ChatSettings):
 def remembered(tokenizer: Tokenizer, system: list[dict], messages: list[dict], limit: int) -> list[dict]:
     """The newest turns that fit into `limit` tokens; says so when older ones do not."""
     kept = messages
-    while len(render_conversation(tokenizer, system + kept, reply=True)[0]) > limit and forget_oldest(kept) != kept:
+    while (len(render_conversation(tokenizer, system + kept, reply=True)[0]) > limit
+           and forget_oldest(kept) != kept):
         kept = forget_oldest(kept)
     if kept != messages:
         print(f"(the context is full: the oldest {len(messages) - len(kept)} turns are forgotten)")
     return kept
 
 
-def stream_reply(model: GPT, tokenizer: Tokenizer, messages: list[dict], max_new_tokens: int, temperature: float,
-                 generator: torch.Generator):
+def stream_reply(model: GPT, tokenizer: Tokenizer, messages: list[dict], max_new_tokens: int,
+                 temperature: float, generator: torch.Generator):
     """Yields the answer piece by piece; a character that spans tokens comes when it is whole."""
     ids = prompt_ids(tokenizer, messages, model.config.block_size - max_new_tokens)
     decoder, first = codecs.getincrementaldecoder("utf-8")("replace"), True
