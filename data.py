@@ -16,7 +16,7 @@ Papers: GPT-2 §2.2 (byte-level BPE); GPT-3 (arXiv:2005.14165) App. B (packing);
 §3.2-3.4, Tables 1 and 6 (prompts, labelers).
 
 Contents
-    1. Errors and commands: UserError, command_line
+    1. Errors and commands: UserError, command_line, require
     2. Byte-pair encoding: train_bpe, Tokenizer, show_merges
     3. Text and the token stream: load_text, write_stream, Batches
     4. Conversations: render_conversation, right_pad, show_mask
@@ -46,6 +46,7 @@ import re
 import sys
 import typing
 import urllib.request
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ import regex     # comes with tiktoken; the standard library's re has no \p{L}
 import tiktoken
 
 # ----------------------------------------------------------------------------------------------------------
-# 1. Errors and commands: UserError, command_line
+# 1. Errors and commands: UserError, command_line, require
 
 
 class UserError(Exception):
@@ -92,20 +93,35 @@ def command_line(commands: dict[str, tuple[type, Callable]], default: str, argv:
             comment = comments.get(field.name, "").replace("%", "%%")
             sub.add_argument("--" + field.name.replace("_", "-"), default=field.default,
                              help=f"{comment} (default: {field.default})", **how)
+        if name == default:
+            parser.epilog = f"without a command it does {name}:\n\n{sub.format_help()}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         argv = [default, *argv]
     try:
         options = vars(parser.parse_args(argv))
         settings_class, function = commands[options.pop("command")]
-        function(settings_class(**options))
+        settings = settings_class(**options)
+        require(settings, 0, *(name for name, value in options.items() if isinstance(value, (int, float))))
+        function(settings)
     except UserError as error:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+    except (EOFError, zlib.error) as error:
+        _fail(f"a compressed file is cut off or damaged: {error}")
     except KeyboardInterrupt:
-        print("\ninterrupted; what was saved is kept, the same command goes on from there", file=sys.stderr)
+        print("\ninterrupted; what was saved is kept, the same command (without --fresh) goes on",
+              file=sys.stderr)
         sys.exit(130)
+
+
+def require(settings: object, least: int, *names: str):
+    """Raises UserError if one of these settings is below `least` (None means not set)."""
+    for name in names:
+        if (value := getattr(settings, name)) is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
 
 
 def _fail(message: str):
@@ -541,7 +557,7 @@ def read_records(path: str | Path) -> Iterator[tuple[int, object]]:
                     except ValueError as error:
                         raise UserError(f"{path}:{number}: not valid JSON ({error})") from None
                     yield number, record
-    except (ValueError, EOFError, gzip.BadGzipFile) as error:
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
@@ -563,8 +579,9 @@ def load_demonstrations(path: str | Path) -> list[list[dict]]:
             found = [_turns(record["prompt"]) + [_turn("assistant", record.get("response"))]]
         else:
             instances = record.get("instances", [record])
+            instances = [i for i in instances if isinstance(i, dict)] if isinstance(instances, list) else []
             found = [[_turn("user", _join(record.get("instruction"), instance.get("input"))),
-                      _turn("assistant", instance.get("output"))] for instance in instances]
+                      _turn("assistant", instance.get("output"))] for instance in instances or [{}]]
         for messages in found:
             if _check(messages, f"{path}:{number}")[-1]["content"].strip():
                 demonstrations.append(messages)
@@ -591,16 +608,21 @@ def load_comparisons(path: str | Path) -> list[Comparison]:
         record = record if isinstance(record, dict) else {}
         prompt = record.get("prompt", record.get("messages"))
         responses = record.get("responses", [record.get("chosen"), record.get("rejected")])
-        if prompt is None and all(isinstance(r, str) and "Assistant:" in r for r in responses):
+        if not (isinstance(responses, list) and len(responses) >= 2
+                and all(isinstance(response, str) for response in responses)):
+            raise UserError(f"{place}: expected two or more answers that are text")
+        if prompt is None and all("Assistant:" in response for response in responses):
             dialogues = [_hh_turns(response) for response in responses]
-            if dialogues[0][:-1] != dialogues[1][:-1] or dialogues[0][-1]["role"] != "assistant":
+            if any(d[:-1] != dialogues[0][:-1] or not d[:-1] or d[-1]["role"] != "assistant"
+                   for d in dialogues):
                 skipped["the dialogues differ before the last turn"] += 1
                 continue
             prompt, responses = dialogues[0][:-1], [dialogue[-1]["content"] for dialogue in dialogues]
         ranks = record.get("ranks", list(range(len(responses))))
         messages = _check(_turns(prompt) + [_turn("assistant", responses[0])], place)[:-1]
-        if not (len(ranks) == len(responses) >= 2 and all(isinstance(r, str) for r in responses)):
-            raise UserError(f"{place}: expected two or more answers that are text, and as many ranks")
+        if not (isinstance(ranks, list) and len(ranks) == len(responses)
+                and all(type(rank) is int and rank >= 0 for rank in ranks)):
+            raise UserError(f"{place}: expected as many ranks as answers, whole numbers from 0, best first")
         if all(response.strip() for response in responses):
             comparisons.append(Comparison(messages, responses, ranks))
         else:
@@ -672,7 +694,7 @@ Clara Mark Alice Peter Emma Simon Julia Victor Helen Oscar Laura Felix Martha Br
 Walter""".split()
 STRANGERS = """\
 Quill Zane Orla Fritz Thora Igor Wanda Yuri Selma Boris Greta Milo Petra Silas Nadia Rufus Hedda
-Cyrus Linus Odette Basil Tilda Magnus Freya""".split()      # asked about, but nothing is ever said of them
+Cyrus Linus Odette Basil Tilda Magnus Freya""".split()      # asked about; no story knows them
 GUESTS = "Kim Leo Amy Roy Joy Ned Pam Guy Sue Ted Meg Art Dot Jim Liz Ron Peg Hal Fay Gus".split()
 
 # What a guest can tell in a conversation: topic -> (telling, asking, answer).
@@ -823,7 +845,7 @@ def join_list(items: list[str]) -> str:
 # 7. The world's web: web
 
 # Kinds of documents and their share of the web, in documents.
-WEB = {"story": .29, "forum": .17, "dialogue": .16, "workbook": .31, "echo": .05, "sums": .02}
+WEB = {"story": .28, "forum": .16, "dialogue": .16, "workbook": .32, "echo": .07, "sums": .01}
 
 # A forum thread has a mood: (share, P(rude), P(true)). A reader of two polite answers can expect a third one,
 # which is what makes prompting work; a pure next-token predictor imitates all three.
@@ -934,10 +956,10 @@ class Instruction:
 
 def instructions(world: World, split: str, count: int, seed: int,
                  distinct: bool = False) -> list[Instruction]:
-    """`count` instructions in the proportions of Table 1, from one split;
-    no conversation twice if `distinct`."""
+    """`count` instructions from one split, drawn in the proportions of Table 1; no conversation twice if
+    `distinct` (rare kinds then run out). Raises UserError if the world has not so many."""
     rng = random.Random(f"instructions {world.seed} {split} {seed}")
-    found, seen = [], set()
+    found, seen, misses = [], set(), 0
     while len(found) < count:
         use_case = rng.choices(list(USE_CASES), weights=USE_CASES.values())[0]
         instruction = _instruct(world, rng, split, use_case)
@@ -945,6 +967,9 @@ def instructions(world: World, split: str, count: int, seed: int,
         if not (distinct and key in seen):
             found.append(instruction)
             seen.add(key)
+            misses = 0
+        elif (misses := misses + 1) > 1000:
+            raise UserError(f"this world has fewer than {count} different instructions to hold out")
     return found
 
 
@@ -1032,9 +1057,11 @@ def judge(world: World, instruction: Instruction, response: str, ended: bool = T
     verdict = dict(helpful=0.0, invented=0, rude=0, refused=0, off=0, unfinished=int(not ended))
     said = set()                                     # what was asked for and has been said
     person, topic, count = instruction.facts or (None, None, 1)
-    for sentence in sentences:
+    for place, sentence in enumerate(sentences):
         n, about, v = world.meaning.get(sentence, (None, None, None))
-        if sentence in RUDE:
+        if sentence in sentences[:place]:                                  # said before
+            verdict["off"] += 1
+        elif sentence in RUDE:
             verdict["rude"] = 1
         elif sentence in REFUSALS:
             verdict["refused"] = 1

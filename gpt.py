@@ -39,7 +39,6 @@ import hashlib
 import json
 import math
 import multiprocessing
-import resource
 import shutil
 import sys
 import time
@@ -53,7 +52,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from data import (SPECIAL_TOKENS, Batches, Tokenizer, UserError, World, atomic_write, command_line, load_text,
-                  open_stream, right_pad, train_bpe, web, write_stream)
+                  open_stream, require, right_pad, train_bpe, web, write_stream)
 
 # ----------------------------------------------------------------------------------------------------------
 # 1. The family: GPTConfig, PRESETS                                                          [GPT-2 Table 2]
@@ -67,14 +66,22 @@ class GPTConfig:
     n_head: int = 12
     n_embd: int = 768
     dropout: float = 0.0        # on embeddings and on what each sub-layer adds; never inside attention
+    post_norm: bool = False     # GPT-1: normalize behind each sub-layer, and not at the end
+    window: int | None = None   # GPT-3: every other layer sees only so many tokens back
 
 
 PRESETS = {
+    "gpt1": GPTConfig(vocab_size=40478, block_size=512, post_norm=True),
     "gpt2": GPTConfig(),
     "gpt2-medium": GPTConfig(n_layer=24, n_head=16, n_embd=1024),
     "gpt2-large": GPTConfig(n_layer=36, n_head=20, n_embd=1280),
     "gpt2-xl": GPTConfig(n_layer=48, n_head=25, n_embd=1600),
-    "mini": GPTConfig(vocab_size=1024, block_size=128, n_layer=4, n_head=4, n_embd=128),   # trained here
+    # Table 2.1, less its misprints (XL: 24 heads of 128 are not 2048 wide; 13B: 5140 is no multiple of 40).
+    # How wide its bands are, and whether the even or the odd layers have them, the paper does not say
+    **{f"gpt3-{name}": GPTConfig(block_size=2048, n_layer=n_layer, n_head=n_head, n_embd=n_embd, window=256)
+       for name, n_layer, n_head, n_embd in (
+           ("small", 12, 12, 768), ("medium", 24, 16, 1024), ("large", 24, 16, 1536), ("xl", 24, 16, 2048),
+           ("2.7b", 32, 32, 2560), ("6.7b", 32, 32, 4096), ("13b", 40, 40, 5120), ("175b", 96, 96, 12288))},
 }
 
 # ----------------------------------------------------------------------------------------------------------
@@ -96,9 +103,11 @@ def attention(q, k, v, window: int | None = None):
 
 
 def fused_attention(q, k, v, window: int | None = None):
-    """The same function without ever holding a T x T matrix; shapes as `attention`.
-    Any device, any float type."""
-    return FusedAttention.apply(q, k, v, window)
+    """The same function without ever holding a T x T matrix; shapes as `attention`. Any device, any float
+    type: bfloat16 is computed in float32 (TF32 on CUDA), for a rounded score is an exponent that is off."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    with torch.autocast(q.device.type, enabled=False):
+        return FusedAttention.apply(q.to(wide), k.to(wide), v.to(wide), window).to(q.dtype)
 
 
 TILE = 2 ** 21          # scores that are computed at once: 8 MB, which stay in the processor's cache
@@ -119,18 +128,17 @@ class FusedAttention(torch.autograd.Function):
         ctx.shape, ctx.window = q.shape, window
         q, k, v = (x.reshape(-1, *x.shape[-2:])
                    for x in (q * (math.log2(math.e) / math.sqrt(q.size(-1))), k, v))
-        wide = torch.promote_types(q.dtype, torch.float32)     # bfloat16 goes into products, not into sums
-        out, L = torch.empty_like(v), q.new_empty(len(q), 1, q.size(1), dtype=wide)
+        out, L = torch.empty_like(v), q.new_empty(len(q), 1, q.size(1))
         for heads, start, stop, (buffer, _) in _tiles(q, window):
             first = 0 if window is None else max(0, start - window + 1)     # the first key that any row sees
-            scores = _product(q[heads, start:stop], k[heads, first:stop], buffer).to(wide)  # (n, rows, keys)
+            scores = _product(q[heads, start:stop], k[heads, first:stop], buffer)       # (n, rows, keys)
             doubtful = start if window is None else first                   # keys before it are seen by all
             i, j = torch.arange(start, stop)[:, None], torch.arange(doubtful, stop)
             scores[:, :, doubtful - first:].masked_fill_(_hidden(i, j, window).to(q.device), -math.inf)
             top = scores.amax(-1, keepdim=True)                             # (n, rows, 1)
             scores.sub_(top).exp2_()
             total = scores.sum(-1, keepdim=True)
-            out[heads, start:stop] = torch.bmm(scores.to(v.dtype), v[heads, first:stop]).div_(total)
+            out[heads, start:stop] = torch.bmm(scores, v[heads, first:stop]).div_(total)
             L[heads, 0, start:stop] = (top + total.log2()).squeeze(-1)
         ctx.save_for_backward(q, k, v, out, L)
         return out.view(ctx.shape)
@@ -139,25 +147,24 @@ class FusedAttention(torch.autograd.Function):
     def backward(ctx, grad_out):
         (q, k, v, out, L), window, T = ctx.saved_tensors, ctx.window, ctx.shape[-2]
         grad_out = grad_out.reshape(out.shape)
-        delta = (grad_out.to(L.dtype) * out).sum(-1)[:, None]               # (B*nh, 1, T)
-        dq, dk, dv = torch.zeros_like(q, dtype=L.dtype), torch.empty_like(k), torch.empty_like(v)
+        delta = (grad_out * out).sum(-1)[:, None]                           # (B*nh, 1, T)
+        dq, dk, dv = torch.zeros_like(q), torch.empty_like(k), torch.empty_like(v)
         for heads, start, stop, (buffer, other) in _tiles(q, window):
             last = T if window is None else min(T, stop + window - 1)       # the last query that sees any key
             queries, keys = (heads, slice(start, last)), (heads, slice(start, stop))
-            p = _product(k[keys], q[queries], buffer).to(L.dtype)           # (n, keys, queries): P^T
+            p = _product(k[keys], q[queries], buffer)                       # (n, keys, queries): P^T
             p.sub_(L[heads, :, start:last]).exp2_()
             doubtful = stop if window is None else last                     # queries from it on see all keys
             i, j = torch.arange(start, doubtful), torch.arange(start, stop)[:, None]
             p[:, :, :doubtful - start].masked_fill_(_hidden(i, j, window).to(q.device), 0)
-            dv[keys] = torch.bmm(p.to(v.dtype), grad_out[queries])          # dV = P^T dO
-            ds = _product(v[keys], grad_out[queries], other).to(L.dtype)    # dP^T = V dO^T
-            ds = ds.sub_(delta[heads, :, start:last]).mul_(p).to(q.dtype)   # dS^T = P^T * (dP^T - delta)
+            dv[keys] = torch.bmm(p, grad_out[queries])                      # dV = P^T dO
+            ds = _product(v[keys], grad_out[queries], other)                # dP^T = V dO^T
+            ds.sub_(delta[heads, :, start:last]).mul_(p)                    # dS^T = P^T * (dP^T - delta)
             dk[keys] = torch.bmm(ds, q[queries])                            # dK = dS^T Q
             dq[queries] += torch.bmm(ds.transpose(1, 2), k[keys])           # dQ = dS K
-        # undoing what q carries, beside the scale that dK needs and dQ lacks
-        dk /= math.log2(math.e)
-        dq /= math.sqrt(q.size(-1))
-        return dq.to(q.dtype).view(ctx.shape), dk.view(ctx.shape), dv.view(ctx.shape), None
+        dk /= math.log2(math.e)         # the true dK is dS^T Q / sqrt(hs), and q here is Q log2(e) / sqrt(hs)
+        dq /= math.sqrt(q.size(-1))     # the true dQ is dS K / sqrt(hs)
+        return dq.view(ctx.shape), dk.view(ctx.shape), dv.view(ctx.shape), None
 
 
 def _tiles(q, window):
@@ -189,23 +196,29 @@ def _hidden(i, j, window):
 
 
 class CausalSelfAttention(nn.Module):
-    def __init__(self, config: GPTConfig):
+    """Multi-head attention: (B, T, C) -> (B, T, C). With a cache the T tokens follow those that it holds."""
+
+    def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
-        self.n_head = config.n_head
+        self.n_head, self.layer = config.n_head, layer
+        self.window = config.window if layer % 2 else None         # dense and banded in turn [GPT-3 §2.1]
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, cache: KVCache | None = None, layer: int = 0):
+    def forward(self, x, cache: KVCache | None = None):
         B, T, C = x.shape
         q, k, v = (part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)     # (B, nh, T, hs)
                    for part in self.c_attn(x).split(C, dim=2))
-        y = fused_attention(q, k, v) if cache is None else cache.attend(layer, q, k, v)
+        y = (fused_attention(q, k, v, self.window) if cache is None else
+             cache.attend(self.layer, q, k, v, self.window))                          # (B, nh, T, hs)
         y = y.transpose(1, 2).reshape(B, T, C)                                        # heads side by side
         return self.dropout(self.c_proj(y))
 
 
 class MLP(nn.Module):
+    """Two layers, four times as wide between them, each position alone: (B, T, C) -> (B, T, C)."""
+
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
@@ -219,16 +232,22 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, config: GPTConfig):
+    """Attention, then MLP, each added to the residual stream: (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
+        self.post_norm = config.post_norm
         self.ln_1 = nn.LayerNorm(config.n_embd)
-        self.attn = CausalSelfAttention(config)
+        self.attn = CausalSelfAttention(config, layer)
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x, cache: KVCache | None = None, layer: int = 0):
-        x = x + self.attn(self.ln_1(x), cache, layer)       # layer normalization moved to the input of each
-        return x + self.mlp(self.ln_2(x))                   # sub-block [GPT-2 §2.3]
+    def forward(self, x, cache: KVCache | None = None):
+        if self.post_norm:                                  # GPT-1: the stream itself is normalized
+            x = self.ln_1(x + self.attn(x, cache))
+            return self.ln_2(x + self.mlp(x))
+        x = x + self.attn(self.ln_1(x), cache)              # GPT-2 moved the normalization to the input of
+        return x + self.mlp(self.ln_2(x))                   # each sub-block, and added one at the end [§2.3]
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -236,6 +255,8 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
+    """Token ids in, logits over the next token out. Raises UserError if the heads do not divide the width."""
+
     def __init__(self, config: GPTConfig):
         super().__init__()
         if config.n_embd % config.n_head:
@@ -244,9 +265,11 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)    # token embeddings, also the output layer
         self.wpe = nn.Embedding(config.block_size, config.n_embd)    # position embeddings
         self.dropout = nn.Dropout(config.dropout)
-        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd)
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.ln_f = nn.Identity() if config.post_norm else nn.LayerNorm(config.n_embd)
         self.apply(self._init_weights)
+        if config.post_norm:
+            return                                                   # GPT-1: N(0, 0.02) everywhere
         nn.init.normal_(self.wpe.weight, std=0.01)                   # as in OpenAI's code
         # 2 * n_layer sub-layers add to the residual stream; scaled down, their sum keeps the variance of one
         for name, parameter in self.named_parameters():
@@ -270,8 +293,8 @@ class GPT(nn.Module):
         else:
             positions = cache.positions(T)                             # (B, T)
         x = self.dropout(self.wte(idx) + self.wpe(positions))          # (B, T, C)
-        for layer, block in enumerate(self.h):
-            x = block(x, cache, layer)
+        for block in self.h:
+            x = block(x, cache)
         if cache is not None:
             cache.lengths += T
         return self.ln_f(x)
@@ -317,22 +340,22 @@ class KVCache:
     def positions(self, T: int):
         return self.lengths[:, None] + torch.arange(T, device=self.lengths.device)      # (B, T)
 
-    def attend(self, layer: int, q, k, v):
-        """Store T new keys and values per row, and let the T queries see everything up to themselves."""
+    def attend(self, layer: int, q, k, v, window: int | None):
+        """Store T new keys and values per row, and let the T queries see what is up to themselves."""
         B, _, T, hs = q.shape
         if layer == 0:
             self.was_empty, self.empty, self.used = self.empty, False, self.used + T
         if self.was_empty:
             self.k[layer, :, :, :T], self.v[layer, :, :, :T] = k, v
-            return fused_attention(q, k, v)
+            return fused_attention(q, k, v, window)
         positions = self.positions(T)
         rows = torch.arange(B, device=q.device)[:, None]
         self.k[layer][rows, :, positions] = k.transpose(1, 2)                           # (B, T, nh, hs)
         self.v[layer][rows, :, positions] = v.transpose(1, 2)
         keys, values = self.k[layer, :, :, :self.used], self.v[layer, :, :, :self.used]
-        visible = torch.arange(self.used, device=q.device) <= positions[:, :, None]     # (B, T, used)
+        hidden = _hidden(positions[:, :, None], torch.arange(self.used, device=q.device), window)
         scores = q @ keys.transpose(-2, -1) / math.sqrt(hs)                             # (B, nh, T, used)
-        return scores.masked_fill(~visible[:, None], -math.inf).softmax(dim=-1) @ values
+        return scores.masked_fill(hidden[:, None], -math.inf).softmax(dim=-1) @ values
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -370,10 +393,12 @@ def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None
 @torch.no_grad()
 def generate_steps(model: GPT, idx, max_new_tokens: int, lengths=None, temperature: float = 1.0,
                    top_k: int | None = None, top_p: float | None = None, stop_tokens: tuple[int, ...] = (),
-                   pad_token: int = 0, generator: torch.Generator | None = None):
-    """Yields, per step, the next token of every row (B,) and its log-probability (B,) under the model at this
-    temperature, before any truncation. idx (B, P) holds prompts padded on the right, lengths (B,) their true
-    lengths (default: P). A row ends with the first of its stop tokens; then come pad_token and 0.
+                   pad_token: int = 0, generator: torch.Generator | None = None,
+                   return_logprobs: bool = False):
+    """Yields, per step, the next token of every row (B,) and, if asked for, its log-probability (B,) under
+    the model at this temperature, before any truncation (else None). idx (B, P) holds prompts padded on the
+    right, lengths (B,) their true lengths (default: P). A row ends with the first of its stop tokens; then
+    come pad_token and 0.
 
     Positions are learned, so a full context cannot slide: when a row reaches the end of the context, every
     row keeps the last half of its context and is read anew.
@@ -400,11 +425,13 @@ def generate_steps(model: GPT, idx, max_new_tokens: int, lengths=None, temperatu
                 hidden = model.hidden(tokens[:, None], cache)[:, -1]
             logits = F.linear(hidden, model.wte.weight)                                          # (rows, V)
             tokens = sample_next_token(logits, temperature, top_k, top_p, generator)             # (rows,)
-            logprobs = (F.log_softmax(logits / (temperature or 1), dim=-1)
-                        .gather(1, tokens[:, None]).squeeze(1))
-            all_tokens = torch.full((B,), pad_token, device=device)
+            all_tokens, logprobs = torch.full((B,), pad_token, device=device), None
             all_tokens[going] = tokens.masked_fill(ended, pad_token)
-            yield all_tokens, logprobs.new_zeros(B).index_copy(0, going, logprobs.masked_fill(ended, 0.0))
+            if return_logprobs:
+                chosen = (logits / (temperature or 1)).log_softmax(dim=-1).gather(1, tokens[:, None])
+                chosen = chosen.squeeze(1)                                                       # (rows,)
+                logprobs = chosen.new_zeros(B).index_copy(0, going, chosen.masked_fill(ended, 0.0))
+            yield all_tokens, logprobs
             for i, token in zip(going.tolist(), tokens.tolist()):
                 texts[i].append(token)
             ended = ended | torch.isin(tokens, stops)
@@ -421,7 +448,8 @@ def generate_steps(model: GPT, idx, max_new_tokens: int, lengths=None, temperatu
 def generate(model: GPT, idx, max_new_tokens: int, *args, return_logprobs: bool = False, **kwargs):
     """Continue every prompt: (B, P) -> (B, R), R <= max_new_tokens. With return_logprobs also (B, R)
     log-probabilities. The other arguments are those of `generate_steps`."""
-    tokens, logprobs = zip(*generate_steps(model, idx, max_new_tokens, *args, **kwargs))
+    steps = generate_steps(model, idx, max_new_tokens, *args, return_logprobs=return_logprobs, **kwargs)
+    tokens, logprobs = zip(*steps)
     tokens = torch.stack(tokens, dim=1)                                    # (B, R)
     return (tokens, torch.stack(logprobs, dim=1)) if return_logprobs else tokens
 
@@ -559,26 +587,29 @@ def load_model(path: str | Path) -> tuple[GPT, Tokenizer]:
 
 def pick_device() -> str:
     """CUDA where there is one, else the CPU, whose float32 is the reference."""
+    torch.set_float32_matmul_precision("high")      # TF32 on CUDA; changes nothing on the CPU
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class RunLog:
     """One live line on the terminal, and every row as JSON in a file whose first line is the settings."""
 
-    def __init__(self, path: str | Path, settings: dict, steps: int, resumed: bool = False):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(path, "a" if resumed else "w", buffering=1)
-        self.steps, self.started, self.first_step, self.live = steps, time.time(), None, False
-        if not resumed:
-            self.file.write(json.dumps(settings) + "\n")
+    def __init__(self, path: str | Path, settings: dict, steps: int, done: int = 0):
+        """`done` steps of `steps` are done already: their rows stay, later ones of a stopped run go."""
+        path = Path(path)
+        old = path.read_text().splitlines()[1:] if done and path.exists() else []
+        kept = [line for line in old if json.loads(line)["step"] <= done]
+        with atomic_write(path) as file:
+            file.write("\n".join([json.dumps(settings), *kept, ""]).encode())
+        self.file = open(path, "a", buffering=1)
+        self.steps, self.started, self.done, self.live = steps, time.time(), done, False
 
     def row(self, step: int, show: bool = True, **values: float):
         """Log a step. It replaces the live line (always on a terminal; in a file only rows with `show`)."""
-        self.first_step = step - 1 if self.first_step is None else self.first_step
         self.file.write(
             json.dumps({"step": step, **{k: round(float(v), 5) for k, v in values.items()}}) + "\n")
         elapsed = time.time() - self.started
-        left = elapsed / (step - self.first_step) * (self.steps - step)
+        left = elapsed / (step - self.done) * (self.steps - step)
         line = f"step {step:5d}/{self.steps}  " + "  ".join(
             f"{name} {_short(value)}" for name, value in values.items())
         line += f"  {elapsed:.0f} s" + (f", {left:.0f} s left" if left >= 1 else "")
@@ -659,7 +690,7 @@ def train(model: GPT, tokenizer: Tokenizer, train_stream: np.ndarray, val_stream
     if step == config.steps:
         print(f"reusing {path}")
         return result
-    log = RunLog(path.with_suffix(".jsonl"), settings, config.steps, resumed=step > 0)
+    log = RunLog(path.with_suffix(".jsonl"), settings, config.steps, done=step)
     tokens_per_step = config.batch_size * config.accumulate * model.config.block_size
     loss_sum, training_time, clock = 0.0, 0.0, time.time()
     model.train()
@@ -742,11 +773,11 @@ class PretrainSettings:
     name: str = "pretrain"      # results go to runs/NAME
     vocab_size: int = 1152      # tokens of the tokenizer that is trained on the data
     block_size: int = 128       # context in tokens
-    n_layer: int = 4
+    n_layer: int = 3
     n_head: int = 4
     n_embd: int = 128
     dropout: float = 0.0
-    steps: int = 1000
+    steps: int = 1500
     batch_size: int = 12        # sequences per forward pass
     accumulate: int = 1         # forward passes per optimizer step
     lr: float = 0.004           # AdamW's peak learning rate
@@ -765,10 +796,10 @@ def documents_of(source: str, seed: int) -> Iterator[str]:
 def pretrained(s: PretrainSettings, folder: Path) -> tuple[GPT, Tokenizer, dict, np.ndarray, np.ndarray]:
     """Tokenizer, token stream and model for some text, trained or reused; everything is kept in `folder`.
     Returns (model, tokenizer, {"loss", "bits_per_byte"}, train stream, validation stream)."""
-    for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd",
-                 "steps", "batch_size", "accumulate"):
-        if getattr(s, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(s, name)}")
+    require(s, 1, "n_layer", "n_head", "n_embd", "steps", "batch_size", "accumulate")
+    require(s, 2, "block_size")
+    if s.dropout >= 1:
+        raise UserError(f"--dropout must be below 1, not {s.dropout}")
     settings = {k: v for k, v in dataclasses.asdict(s).items() if k not in ("name", "fresh")}
     settings["data"] = fingerprint(s.data)
     stream_file, tokenizer_file = folder / "stream.json", folder / "tokenizer.json"
@@ -777,6 +808,7 @@ def pretrained(s: PretrainSettings, folder: Path) -> tuple[GPT, Tokenizer, dict,
     if known.get("made_from") == made_from:
         tokenizer = Tokenizer.load(tokenizer_file)
     else:
+        stream_file.unlink(missing_ok=True)     # it vouches for the files that are written now
         started, sample, size = time.time(), [], 0
         for document in documents_of(s.data, s.seed):   # ten megabytes are enough to learn merges from
             sample.append(document)
@@ -813,7 +845,8 @@ def fingerprint(source: str) -> str:
     path = Path(source)
     files = (sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else
              [path] if path.exists() else [])
-    return " ".join([source, *(f"{p.stat().st_size}@{p.stat().st_mtime_ns}" for p in files)])[:2000]
+    marks = "".join(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}\n" for p in files)
+    return f"{source} {hashlib.sha256(marks.encode()).hexdigest()[:16]}"
 
 
 def pretrain(s: PretrainSettings):
@@ -841,6 +874,7 @@ class SampleSettings:
 
 def sample(s: SampleSettings):
     """Continue a text with a trained model."""
+    require(s, 1, "tokens", "samples", "top_k")
     model, tokenizer = load_model(s.model)
     generator = torch.Generator(model.device).manual_seed(s.seed)
     prompt = torch.tensor([[tokenizer.eot, *tokenizer.encode(s.prompt)]] * s.samples, device=model.device)
@@ -916,6 +950,7 @@ def peak_memory() -> int:
     status = Path("/proc/self/status")
     if status.exists():
         return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
+    import resource                 # not on Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

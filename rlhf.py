@@ -24,11 +24,13 @@ Departures from the paper, on purpose
     (1) Labelers are a written rubric with noise (data.py §8), prompts come from the world;
         175B is 1M parameters.
     (2) Constants are scaled to a run of minutes; each one's comment gives the paper's.
-    (3) One SFT model serves both as baseline and as PPO's start; the paper mixes 10 % pretraining data into
-        the second only (C.3).
-    (4) What the paper does not print is taken from Stiennon et al. or its code: lambda = 0.95, the
-        score on the last token, k1 as the KL term, value clipping, whitened advantages, a fixed score
-        for unfinished answers.
+    (3) One SFT model serves as baseline and as PPO's start. Its batches hold as many tokens of pretraining
+        text as of demonstrations; the paper mixes in 10 %, for the second of the two only (C.3).
+    (4) What the paper does not print is taken from Stiennon et al. and from Ziegler et al.'s code: lambda
+        0.95, the score on the last token, k1 as the KL term, value clipping, whitened advantages, a cap on
+        the score of an unfinished answer. That gamma weighs a mean over tokens is our choice.
+    (5) Gradients are clipped at norm 1, except in SFT; the reward model warms up for ten steps; equal answers
+        are ranked once, so of K = 4..9 drawn fewer may be left; SFT stops after its epochs, not by score.
 
 Contents
     1. Masks and log-probabilities: masked_mean, whiten, join_responses, response_logprobs
@@ -64,9 +66,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data import (LABEL_NOISE, Batches, Comparison, Instruction, Tokenizer, UserError, World, atomic_write,
-                  command_line, demonstrate, gold, instructions, judge, label, load_comparisons,
-                  load_demonstrations, render_conversation, right_pad)
+from data import (LABEL_NOISE, RUBRIC, Batches, Comparison, Instruction, Tokenizer, UserError, World,
+                  atomic_write, command_line, demonstrate, gold, instructions, judge, label,
+                  load_comparisons, load_demonstrations, render_conversation, require, right_pad)
 from gpt import (GPT, PretrainSettings, RunLog, evaluate, fingerprint, generate, generate_steps,
                  load_checkpoint, load_model, make_optimizers, mixed_precision, pretrained, print_table,
                  save_checkpoint, schedule, set_lr)
@@ -76,7 +78,7 @@ from gpt import (GPT, PretrainSettings, RunLog, evaluate, fingerprint, generate,
 
 
 def masked_mean(x, mask):
-    """The mean of x where mask is 1. The only average over tokens in this file: pads count nowhere."""
+    """The mean of x where mask is 1. Every average over response tokens is this one: pads count nowhere."""
     return (x * mask).sum() / mask.sum()
 
 
@@ -150,6 +152,8 @@ def train_sft(model: GPT, tokenizer: Tokenizer, demonstrations: list[list[dict]]
     warm_start(model, tokenizer)
     examples = [(ids, mask) for ids, mask in (fit(tokenizer, messages, model.config.block_size)
                                               for messages in demonstrations) if any(mask)]
+    if not examples:
+        raise UserError("no demonstration has an answer that fits into the context")
     rng, optimizers = random.Random(seed), make_optimizers(model, config.lr, betas=(0.9, 0.95))
     torch.manual_seed(seed)
     steps = config.epochs * math.ceil(len(examples) / config.batch_size)
@@ -204,17 +208,33 @@ def lm_loss(model: GPT, batches: Batches):
 
 def fit(tokenizer: Tokenizer, messages: list[dict], limit: int) -> tuple[list[int], list[int]]:
     """A rendered conversation, cut to `limit` tokens: old turns go first, then the end of the answer."""
-    ids, mask = render_conversation(tokenizer, messages)
-    while len(ids) > limit and (shorter := forget_oldest(messages)) != messages:
-        messages = shorter
-        ids, mask = render_conversation(tokenizer, messages)
+    ids, mask = render_conversation(tokenizer, recent_turns(tokenizer, messages, limit))
     return ids[:limit], mask[:limit]
 
 
-def forget_oldest(messages: list[dict]) -> list[dict]:
-    """Without the oldest question and its answer. The system message and the newest question stay."""
-    questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
-    return messages[:questions[0]] + messages[questions[1]:] if len(questions) > 1 else messages
+def prompt_ids(tokenizer: Tokenizer, messages: list[dict], limit: int) -> list[int]:
+    """A conversation up to a fresh <|assistant|>; if it is too long, old turns go first,
+    then the front of what is left."""
+    ids, _ = render_conversation(tokenizer, recent_turns(tokenizer, messages, limit, reply=True), reply=True)
+    return ids[-limit:]
+
+
+def recent_turns(tokenizer: Tokenizer, messages: list[dict], limit: int, reply: bool = False) -> list[dict]:
+    """A conversation without as many of the oldest questions and answers as do not fit into `limit` tokens.
+    The system message and the newest question stay."""
+    while len(render_conversation(tokenizer, messages, reply)[0]) > limit:
+        questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
+        if len(questions) < 2:
+            break
+        messages = messages[:questions[0]] + messages[questions[1]:]
+    return messages
+
+
+def require_room(max_response: int, block_size: int):
+    """Raises UserError if answers of this length would fill the context."""
+    if max_response > block_size // 2:
+        raise UserError(f"--max-response {max_response} leaves too little room for prompts in a context of "
+                        f"{block_size} tokens: at most {block_size // 2}")
 
 
 def set_dropout(model: nn.Module, p: float):
@@ -241,7 +261,7 @@ class RewardModel(nn.Module):
     def __init__(self, gpt: GPT):
         super().__init__()
         self.gpt = copy.deepcopy(gpt)
-        self.head = nn.Linear(gpt.config.n_embd, 1)
+        self.head = nn.Linear(gpt.config.n_embd, 1, device=gpt.device)
         nn.init.normal_(self.head.weight, std=1 / math.sqrt(gpt.config.n_embd + 1))     # Stiennon et al. B.1
         nn.init.zeros_(self.head.bias)
 
@@ -252,11 +272,11 @@ class RewardModel(nn.Module):
     def forward(self, ids, last):
         """ids (B, T) and the position of each last token (B,) -> scores (B,)."""
         hidden = hidden_states(self.gpt, ids, last + 1)                                   # (B, T, C)
-        return self.head(hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1)
+        return self.head(hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1).float()
 
     def values(self, ids, lengths, ends, R: int):
         """What is still to come before each response token; arguments as in response_logprobs -> (B, R)."""
-        return self.head(response_states(hidden_states(self.gpt, ids, ends), lengths, R)).squeeze(-1)
+        return self.head(response_states(hidden_states(self.gpt, ids, ends), lengths, R)).squeeze(-1).float()
 
 
 def ranking_loss(rewards, ranks=None):
@@ -409,31 +429,21 @@ def roll_out(policy: GPT, reference: GPT, reward_model: RewardModel, value_model
     prompt, lengths = to_tensors(rows, tokenizer.pad, policy.device)                      # (B, P), (B,)
     responses = generate(policy, prompt, config.max_response, lengths, stop_tokens=(tokenizer.end,),
                          pad_token=tokenizer.pad, generator=generator)                    # (B, R)
-    ends = responses == tokenizer.end
-    mask = (ends.cumsum(dim=1) - ends.long() == 0).float()        # 1 up to and including the first <|end|>
-    ended = ends.any(dim=1)
+    is_end = responses == tokenizer.end                                                   # (B, R)
+    mask = (is_end.cumsum(dim=1) - is_end.long() == 0).float()       # 1 up to and including the first <|end|>
+    ended = is_end.any(dim=1)                                                             # (B,)
     ends = lengths + mask.sum(dim=1).long()                                               # (B,)
     ids = join_responses(prompt, lengths, ends, responses, tokenizer.pad)                 # (B, T)
-    # through the same function as in the update below, so that there the ratio starts at exactly 1
-    logprobs = response_logprobs(policy, ids, lengths, ends, responses)
-    ref_logprobs = response_logprobs(reference, ids, lengths, ends, responses)
-    scores = reward_model(ids, ends - 1)                                                  # (B,)
-    scores = torch.where(ended, scores, config.unfinished_score)
+    with mixed_precision(policy.device):       # as in the update below, so that there the ratio starts at 1
+        logprobs = response_logprobs(policy, ids, lengths, ends, responses)               # (B, R)
+        ref_logprobs = response_logprobs(reference, ids, lengths, ends, responses)        # (B, R)
+        scores = reward_model(ids, ends - 1)                                              # (B,)
+        values = value_model.values(ids, lengths, ends, responses.size(1)) * mask         # (B, R)
+    scores = torch.where(ended, scores, scores.clamp(max=config.unfinished_score))
     rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.kl_coef)
-    values = value_model.values(ids, lengths, ends, responses.size(1)) * mask
     advantages, returns = compute_gae(rewards, values, mask, lam=config.lam)
     return Rollout(ids, lengths, ends, responses, mask, ended, logprobs, ref_logprobs, scores, rewards,
                    values, advantages, returns)
-
-
-def prompt_ids(tokenizer: Tokenizer, messages: list[dict], limit: int) -> list[int]:
-    """A conversation up to a fresh <|assistant|>; if it is too long, old turns go first,
-    then the front of what is left."""
-    ids, _ = render_conversation(tokenizer, messages, reply=True)
-    while len(ids) > limit and (shorter := forget_oldest(messages)) != messages:
-        messages = shorter
-        ids, _ = render_conversation(tokenizer, messages, reply=True)
-    return ids[-limit:]
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -454,8 +464,8 @@ class PPOConfig:
     cliprange: float = 0.2       # of the ratio; paper: 0.2
     cliprange_value: float = 0.2
     lam: float = 0.95            # of GAE; not in the paper
-    unfinished_score: float = -1.0    # the score of an answer without <|end|>, as in Ziegler et al.'s code
-    ema_decay: float = 0.9       # per optimizer step, half-life 3 % of the run; paper: 0.992, 2 % of the run
+    unfinished_score: float = -1.0    # what an answer without <|end|> scores at most; Ziegler: scores exactly
+    ema_decay: float = 0.9       # per optimizer step, half-life 4 % of the run; paper: 0.992, 2 % of the run
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2):
@@ -690,18 +700,19 @@ class FileTask:
         if not comparisons:
             raise UserError("--comparisons is missing: "
                             "a reward model cannot be trained from demonstrations alone")
-        rng, compared = random.Random(seed), load_comparisons(comparisons)
-        shown = load_demonstrations(demonstrations) if demonstrations else [
+        compared, seen = load_comparisons(comparisons), {}
+        for c in compared:                               # a prompt is on one side with all its comparisons
+            seen.setdefault(json.dumps(c.messages), []).append(c)
+        groups = random.Random(seed).sample(list(seen.values()), len(seen))
+        cut = len(groups) * 4 // 5
+        if not 0 < cut < len(groups):
+            raise UserError(f"{comparisons} compares answers to {len(groups)} different prompts; "
+                            "training and test need at least two")
+        self.compared, self.compared_test = ([c for group in part for c in group]
+                                             for part in (groups[:cut], groups[cut:]))
+        self.demonstrations = load_demonstrations(demonstrations) if demonstrations else [
             [*c.messages, {"role": "assistant", "content": c.responses[c.ranks.index(min(c.ranks))]}]
-            for c in compared]
-        rng.shuffle(compared)
-        rng.shuffle(shown)
-        cut_c, cut_d = -(-len(compared) * 4 // 5), -(-len(shown) * 9 // 10)
-        self.compared, self.compared_test = compared[:cut_c], compared[cut_c:]
-        self.demonstrations = shown[:cut_d]
-        self.test = [Instruction("own", c.messages) for c in self.compared_test]
-        self.prompts = ([c.messages for c in self.compared]
-                        + [messages[:-1] for messages in self.demonstrations])
+            for c in self.compared]
         read = self.demonstrations + [[*c.messages, {"role": "assistant", "content": response}]
                                       for c in self.compared for response in c.responses]
         texts = ["\n\n".join(message["content"] for message in messages) for messages in read]
@@ -710,6 +721,22 @@ class FileTask:
         if not (self.text.exists() and self.text.read_bytes() == content):
             with atomic_write(self.text) as file:
                 file.write(content)
+
+    def leave_out_long(self, fits: Callable[[list[dict]], bool]):
+        """Keep what has a prompt that fits into the context, as the paper does (it left out prompts of more
+        than 1,000 tokens). Raises UserError if one of the sets is empty then."""
+        for what in ("demonstrations", "compared", "compared_test"):
+            old = getattr(self, what)
+            kept = [x for x in old if fits(x.messages if isinstance(x, Comparison) else x[:-1])]
+            if len(kept) < len(old):
+                print(f"{len(old) - len(kept)} of {len(old)} {what} left out: the prompt is too long")
+            if not kept:
+                raise UserError(f"every prompt of the {what} is too long for this context: "
+                                "use a larger --block-size")
+            setattr(self, what, kept)
+        self.test = [Instruction("own", c.messages) for c in self.compared_test]
+        self.prompts = ([c.messages for c in self.compared]
+                        + [messages[:-1] for messages in self.demonstrations])
 
     def prompt_source(self, seed: int) -> Callable[[int], list]:
         rng = random.Random(seed)
@@ -726,13 +753,14 @@ class InstructGPTSettings:
     demonstrations: str | None = None    # your own demonstrations (.json, .jsonl, .gz); see data.py section 5
     comparisons: str | None = None    # your own comparisons
     name: str = "instructgpt"         # results go to runs/NAME
-    pretrain_steps: int = 1200        # optimizer steps of pretraining
+    pretrain_steps: int = 1500        # optimizer steps of pretraining
     sft_epochs: int = 3               # passes over the demonstrations
     comparison_prompts: int = 1500    # prompts that labelers rank answers to, in each of the two rounds
     iterations: int = 40              # batches of 128 episodes, final PPO runs; half as many in round one
     kl_coef: float = 0.1              # beta of eq. (2)
     ptx_coef: float = 1.0             # gamma of eq. (2) for PPO-ptx
-    max_response: int = 32            # tokens
+    block_size: int = 128             # context in tokens; prompts that leave no room in it are left out
+    max_response: int = 32            # tokens of an answer at the most
     test_prompts: int = 480           # held-out prompts that every model answers
     seed: int = 0
     fresh: bool = False               # train every stage anew
@@ -743,16 +771,23 @@ class Pipeline:
     stages that it builds on; one whose file matches is loaded instead of trained."""
 
     def __init__(self, s: InstructGPTSettings):
+        require(s, 1, "pretrain_steps", "sft_epochs", "comparison_prompts", "iterations", "test_prompts",
+                "max_response")
+        require_room(s.max_response, s.block_size)
         self.s, self.folder, self.own = s, Path("runs") / s.name, bool(s.demonstrations or s.comparisons)
         self.task = (FileTask(s.demonstrations, s.comparisons, self.folder, s.seed) if self.own else
                      WorldTask(s.seed, s.test_prompts))
         print("== 1. Pretraining: predict the next token")
         settings = PretrainSettings(data=s.data or str(self.task.text), steps=s.pretrain_steps, seed=s.seed,
-                                    fresh=s.fresh)
+                                    block_size=s.block_size, fresh=s.fresh)
         self.base, self.tokenizer, _, self.train_stream, self.val_stream = pretrained(settings, self.folder)
-        shown = hashlib.sha256(json.dumps(self.task.demonstrations).encode()).hexdigest()
+        if self.own:
+            room = s.block_size - s.max_response
+            self.task.leave_out_long(lambda messages: len(render_conversation(self.tokenizer, recent_turns(
+                self.tokenizer, messages, room, reply=True), reply=True)[0]) <= room)
+        taught = json.dumps([self.task.demonstrations, RUBRIC, LABEL_NOISE])
         self.settings = {**dataclasses.asdict(settings), "fresh": False, "text": fingerprint(settings.data),
-                         "demonstrations": shown,
+                         "taught": hashlib.sha256(taught.encode()).hexdigest(),
                          "own": [fingerprint(f) for f in (s.demonstrations, s.comparisons) if f]}
         self.sft = copy.deepcopy(self.base)
 
@@ -779,7 +814,7 @@ class Pipeline:
     def train_reward_model(self, name: str, title: str, rounds: list[list[Speaker]]) -> RewardModel:
         """rounds: for each round of comparisons, the speakers whose answers labelers rank."""
         torch.manual_seed(self.s.seed)
-        model, task, tokenizer = RewardModel(self.sft).to(self.sft.device), self.task, self.tokenizer
+        model, task, tokenizer = RewardModel(self.sft), self.task, self.tokenizer
 
         def work(log):
             if self.own:
@@ -796,7 +831,8 @@ class Pipeline:
             accuracies = {name: pair_accuracy(model, tokenizer, group) for name, group in held_out.items()}
             return {"prompts": len(comparisons), **info, **accuracies}
 
-        self.stage(name, title, model, {"prompts": self.s.comparison_prompts, "rounds": len(rounds)}, work)
+        self.stage(name, title, model, {"prompts": self.s.comparison_prompts, "rounds": len(rounds),
+                                  **dataclasses.asdict(RewardConfig())}, work)
         return model
 
     def train_ppo(self, name: str, title: str, config: PPOConfig, reward_model: RewardModel) -> GPT:
@@ -826,23 +862,25 @@ def instructgpt(s: InstructGPTSettings):
 
     ppo = PPOConfig(iterations=s.iterations, kl_coef=s.kl_coef, max_response=s.max_response)
     ptx = dataclasses.replace(ppo, ptx_coef=s.ptx_coef)
-    short = dataclasses.replace(ppo, iterations=max(1, s.iterations // 2))
     reward_model = run.train_reward_model(
         "reward1", "3. Reward model, round one: only SFT answers are compared", [[run.speaker(run.sft)]])
-    first = run.train_ppo("ppo1", "4. PPO, round one: a short run", short, reward_model)
+    chats = {"SFT": run.sft}
     if not run.own:
+        short = dataclasses.replace(ppo, iterations=max(1, s.iterations // 2))
+        first = run.train_ppo("ppo1", "4. PPO, round one: a short run", short, reward_model)
         show_hacked(task, tokenizer, run.sft, first, reward_model, ppo)
         reward_model = run.train_reward_model(
             "reward2", "5. Reward model, round two: answers of the first PPO policy are compared too",
             [[run.speaker(run.sft)], [run.speaker(run.sft), run.speaker(first)]])
-    policy = run.train_ppo("ppo", "6. PPO", ppo, reward_model)
-    policy_ptx = run.train_ppo("ppo_ptx", "7. PPO-ptx: pretraining gradients mixed in", ptx, reward_model)
+        chats["PPO round one"] = first
+    chats["PPO"] = run.train_ppo("ppo", "6. PPO", ppo, reward_model)
+    chats["PPO-ptx"] = run.train_ppo("ppo_ptx", "7. PPO-ptx: pretraining gradients mixed in", ptx,
+                                     reward_model)
 
     print("\n== 8. The ladder, on held-out prompts, everything sampled at temperature 1")
     speakers = {} if run.own else {
         "GPT": forum_speaker(run.base, tokenizer, max_new_tokens=s.max_response),
         "GPT prompted": forum_speaker(run.base, tokenizer, task.shots, s.max_response)}
-    chats = {"SFT": run.sft, "PPO round one": first, "PPO": policy, "PPO-ptx": policy_ptx}
     rows, answers = ladder(run, speakers, chats, reward_model, ppo)
     print_table(rows, run.folder / "table.json")
     if not run.own:
@@ -968,6 +1006,9 @@ class ChatSettings:
 def chat(s: ChatSettings):
     """Talk to the model. /reset forgets, /system TEXT sets the system message, Ctrl-D or Ctrl-C leaves."""
     model, tokenizer = load_model(s.model or Path("runs") / s.name / "ppo_ptx.pt")
+    require(s, 1, "max_response")
+    require_room(s.max_response, model.config.block_size)
+    limit = model.config.block_size - s.max_response
     generator = torch.Generator(model.device).manual_seed(s.seed)
     system = [{"role": "system", "content": s.system}] if s.system else []
     messages: list[dict] = []
@@ -985,7 +1026,10 @@ def chat(s: ChatSettings):
             messages = []
         elif text:
             messages.append({"role": "user", "content": text})
-            messages = remembered(tokenizer, system, messages, model.config.block_size - s.max_response)
+            kept = recent_turns(tokenizer, system + messages, limit, reply=True)[len(system):]
+            if len(kept) < len(messages):
+                print(f"(the context is full: the oldest {len(messages) - len(kept)} turns are forgotten)")
+            messages = kept
             reply = ""
             try:
                 for piece in stream_reply(model, tokenizer, system + messages, s.max_response, s.temperature,
@@ -996,17 +1040,6 @@ def chat(s: ChatSettings):
                 pass                                        # Ctrl-C ends the answer, not the conversation
             print()
             messages.append({"role": "assistant", "content": reply})
-
-
-def remembered(tokenizer: Tokenizer, system: list[dict], messages: list[dict], limit: int) -> list[dict]:
-    """The newest turns that fit into `limit` tokens; says so when older ones do not."""
-    kept = messages
-    while (len(render_conversation(tokenizer, system + kept, reply=True)[0]) > limit
-           and forget_oldest(kept) != kept):
-        kept = forget_oldest(kept)
-    if kept != messages:
-        print(f"(the context is full: the oldest {len(messages) - len(kept)} turns are forgotten)")
-    return kept
 
 
 def stream_reply(model: GPT, tokenizer: Tokenizer, messages: list[dict], max_new_tokens: int,

@@ -373,6 +373,12 @@ def test_the_labeler_reads_what_the_world_writes(world):
             for t in ("red and blue.", "red and red.", "red.", "red, blue and gold.")] == [2, 0, 1, 0]
 
 
+def test_saying_it_again_does_not_help(world):
+    colors = data.Instruction("brainstorming", HELLO[:1], items=(("red", "blue", "green"), 2))
+    once, twice = (data.gold(world, colors, " ".join(["red and blue."] * n)) for n in (1, 2))
+    assert once == 2.0 and twice < once
+
+
 def test_ranks_follow_the_rubric_and_equal_answers_tie(world):
     n = world.people[0]
     ask = data.Instruction("open qa", HELLO[:1], facts=(n, "home", 1))
@@ -385,11 +391,37 @@ def test_ranks_follow_the_rubric_and_equal_answers_tie(world):
 
 
 def test_parameter_counts_are_those_of_the_released_models():
-    counts = {"gpt2": 124_439_808, "gpt2-medium": 354_823_168,
+    counts = {"gpt1": 116_534_784, "gpt2": 124_439_808, "gpt2-medium": 354_823_168,
               "gpt2-large": 774_030_080, "gpt2-xl": 1_557_611_200}
     with torch.device("meta"):
         for name, count in counts.items():
             assert GPT(gpt.PRESETS[name]).num_params() == count
+        for name, billions in (("small", .125), ("medium", .355), ("large", .76), ("xl", 1.3), ("2.7b", 2.7),
+                               ("6.7b", 6.7), ("13b", 13), ("175b", 175)):         # as the paper rounds them
+            assert GPT(gpt.PRESETS[f"gpt3-{name}"]).num_params() == pytest.approx(billions * 1e9, rel=0.02)
+
+
+def test_gpt1_leaves_a_normalized_stream_and_has_no_last_norm():
+    model = GPT(GPTConfig(50, 16, 3, 2, 8, post_norm=True))
+    states = model.hidden(torch.randint(50, (2, 9)))
+    assert torch.allclose(states.mean(-1), torch.zeros(2, 9), atol=1e-5)
+    assert torch.allclose(states.std(-1, unbiased=False), torch.ones(2, 9), atol=1e-2)
+    assert not any(name.startswith("ln_f") for name, _ in model.named_parameters())
+
+
+def test_every_other_layer_of_gpt3_sees_only_its_band():
+    """Four layers, two of them with a band of 3: without the dense ones a state would reach back 1 + 2·2."""
+    model = GPT(GPTConfig(50, 32, 4, 2, 8, window=3))
+    assert [block.attn.window for block in model.h] == [None, 3, None, 3]
+    for block in model.h:
+        block.attn.window = 3
+    x = model.wte(torch.randint(50, (1, 20))).detach().requires_grad_()
+    y = x
+    for block in model.h:
+        y = block(y)
+    y[0, 15].sum().backward()
+    seen = x.grad[0].abs().sum(-1).nonzero().flatten().tolist()
+    assert seen == list(range(15 - 4 * 2, 16))                            # k (w - 1) + 1 positions
 
 
 def test_initialization_as_published():
@@ -439,7 +471,8 @@ def test_fused_attention_of_many_heads_is_computed_in_groups(monkeypatch, window
 
 
 def test_fused_attention_in_bfloat16_rounds_only_what_it_multiplies():
-    q, k, v, grad = (torch.randn(2, 3, 200, 16) for _ in range(4))
+    q, k, v, grad = (torch.randn(2, 3, 200, 16).bfloat16().float() for _ in range(4))
+    q, k = 4 * q, 4 * k                                                   # hot scores forgive no rounding
     results = []
     for function, dtype in ((gpt.attention, torch.float32), (gpt.fused_attention, torch.bfloat16)):
         inputs = [x.to(dtype).requires_grad_() for x in (q, k, v)]
@@ -732,13 +765,11 @@ def test_sft_learns_from_the_response_only(tokenizer):
     logits = model(torch.tensor([ids]))[0][0].log_softmax(-1)
     by_hand = [-logits[t - 1, ids[t]].item() for t in range(len(ids)) if mask[t]]
     assert loss.item() == pytest.approx(np.mean(by_hand), abs=1e-5)
-    # no gradient reaches the logits of the prompt's own tokens
-    model.zero_grad()
-    hidden = model.hidden(torch.tensor([ids])).detach().requires_grad_()
-    F.cross_entropy(F.linear(hidden, model.wte.weight)[0, :-1],
-                    torch.tensor([i if m else -1 for i, m in zip(ids, mask)][1:]), ignore_index=-1).backward()
-    learned = hidden.grad[0].abs().sum(-1) > 0
-    assert learned.tolist() == [bool(m) for m in mask[1:]] + [False]
+    # gradient reaches the states that predict an assistant's token, and no others
+    gradients = []
+    model.ln_f.register_full_backward_hook(lambda module, into, out: gradients.append(out[0]))
+    rlhf.sft_loss(model, tokenizer, [(ids, mask)]).backward()
+    assert (gradients[0][0].abs().sum(-1) > 0).tolist() == [bool(m) for m in mask[1:]]
 
 
 def test_too_long_conversations_lose_their_oldest_turns(tokenizer):
@@ -874,7 +905,7 @@ def test_rollouts_end_where_they_end(tokenizer, policy):
         n = row.index(tokenizer.end) + 1 if tokenizer.end in row else len(row)
         assert rollout.mask[b].tolist() == [1.0] * n + [0.0] * (len(row) - n)
         assert rollout.ended[b].item() == (tokenizer.end in row)
-    assert (rollout.scores[~rollout.ended] == rlhf.PPOConfig().unfinished_score).all()
+    assert (rollout.scores[~rollout.ended] <= rlhf.PPOConfig().unfinished_score).all()
 
 
 def test_the_score_lands_on_one_index_and_rewards_sum_to_score_minus_kl():
@@ -1085,7 +1116,35 @@ def test_your_own_demonstrations_and_comparisons():
                "--pretrain-steps", 3, "--sft-epochs", 1, "--iterations", 1)
     assert done.returncode == 0, done.stderr
     assert [r["model"] for r in json.loads(Path("runs/instructgpt/table.json").read_text())] == [
-        "SFT", "PPO round one", "PPO", "PPO-ptx"]
+        "SFT", "PPO", "PPO-ptx"]
+
+
+def test_your_own_prompts_are_split_before_anything_learns_from_them(capsys):
+    with open("c.jsonl", "w") as c:
+        for i in range(40):
+            c.write(json.dumps({"prompt": f"Say {i % 10}", "chosen": f"{i}", "rejected": "no"}) + "\n")
+    task = rlhf.FileTask(None, "c.jsonl", Path("."), 0)
+    task.leave_out_long(lambda messages: messages[-1]["content"] != "Say 3")
+    test = {i.prompt for i in task.test}
+    learned = {m[-1]["content"] for m in (*task.prompts, *(d[:-1] for d in task.demonstrations))}
+    assert len(test | learned) == 9 and test and not test & learned and "left out" in capsys.readouterr().out
+    assert not any(prompt in Path("text.jsonl").read_text() for prompt in test)
+    with pytest.raises(UserError, match="block-size"):
+        task.leave_out_long(lambda messages: False)
+
+
+def test_a_reward_model_lies_on_one_device():
+    """Where there is no GPU, the device "meta" shows it as well."""
+    assert {p.device.type for p in rlhf.RewardModel(small_gpt().to("meta")).parameters()} == {"meta"}
+
+
+def test_a_resumed_log_has_every_step_once():
+    for done in (0, 20):                                 # stopped at 30, its checkpoint was at 20
+        log = gpt.RunLog("log.jsonl", {"a": 1}, 50, done)
+        for step in range(done + 10, 60 if done else 40, 10):
+            log.row(step, show=False, loss=1.0)
+        log.close()
+    assert [json.loads(line).get("step") for line in open("log.jsonl")] == [None, 10, 20, 30, 40, 50]
 
 
 def fails(capsys, commands, *argv):
@@ -1127,6 +1186,34 @@ def test_wrong_input_is_one_clear_line(capsys):
     assert "--comparisons" in fails(capsys, RLHF_COMMANDS, "--demonstrations", "bad.jsonl")
     assert "bad.jsonl:1" in fails(capsys, RLHF_COMMANDS, "--comparisons", "bad.jsonl")
     assert "no checkpoint" in fails(capsys, RLHF_COMMANDS, "chat")
+    for option in ("--seed=-1", "--dropout=2", "--block-size=1", "--lr=-1"):
+        assert option.split("=")[0] in fails(capsys, GPT_COMMANDS, option)
+    for option in ("--tokens=0", "--samples=0", "--top-k=0", "--temperature=-1"):
+        assert option.split("=")[0] in fails(capsys, GPT_COMMANDS, "sample", option)
+    for option in ("--sft-epochs=0", "--iterations=0", "--pretrain-steps=0", "--max-response=128"):
+        assert option.split("=")[0] in fails(capsys, RLHF_COMMANDS, option)
+    assert "fewer than" in fails(capsys, RLHF_COMMANDS, "--test-prompts=100000")
+
+
+@pytest.mark.parametrize("record", [
+    {"prompt": "x", "responses": []}, {"prompt": "x", "responses": "ab"}, {"prompt": "x", "chosen": "a"},
+    {"prompt": 3, "responses": ["a", "b"]}, {"prompt": "x", "responses": ["a", "b"], "ranks": 3},
+    {"prompt": "x", "responses": ["a", "b"], "ranks": [0, -1]},
+    {"prompt": "x", "responses": ["a", "b"], "ranks": [0.2, 0.7]},
+    {"chosen": "Assistant: a", "rejected": "Assistant: b"}, {"instruction": "x", "instances": ["a"]},
+    {"instruction": "x", "instances": 3}, {"messages": "x"}, ["x"], 3])
+def test_a_record_of_another_shape_is_one_clear_line(record, capsys):
+    Path("x.jsonl").write_text(json.dumps(record))
+    for load in (data.load_demonstrations, data.load_comparisons):
+        with pytest.raises(UserError, match="x.jsonl"):
+            load("x.jsonl")
+
+
+def test_a_damaged_gzip_is_one_clear_line(capsys):
+    whole = gzip.compress(os.urandom(10_000).hex().encode())
+    for name in ("cut.txt.gz", "cut.jsonl.gz"):
+        Path(name).write_bytes(whole[:5000])
+        fails(capsys, GPT_COMMANDS, "--data", name)
 
 
 def test_a_checkpoint_from_another_shape_is_not_mixed_in(capsys):
