@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["numpy", "torch", "tiktoken"]
+# dependencies = ["torch==2.13.0", "numpy", "tiktoken"]
 # ///
 """
 data.py: text in, integers out. Knows nothing of models.
@@ -108,7 +108,7 @@ def command_line(commands: dict[str, tuple[type, Callable]], default: str, argv:
     except UserError as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+        _fail(": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error))
     except (EOFError, zlib.error) as error:
         _fail(f"a compressed file is cut off or damaged: {error}")
     except KeyboardInterrupt:
@@ -833,6 +833,7 @@ class World:
 
 
 def split_sentences(text: str) -> list[str]:
+    """"Mia bakes. Does Ben?" -> ["Mia bakes.", "Does Ben?"] """
     return re.findall(r"[^\s.?!][^.?!]*[.?!]?", text)
 
 
@@ -1124,6 +1125,7 @@ def label(world: World, instruction: Instruction, responses: list[tuple[str, boo
 
 @dataclass(slots=True)
 class ShowSettings:
+    """Options of `python data.py`."""
     data: str = "world"         # the embedded world, or a file, a folder, a URL or a known name
     vocab_size: int = 1152      # tokens of the tokenizer that is trained on it
     seed: int = 0

@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["numpy", "torch", "tiktoken"]
+# dependencies = ["torch==2.13.0", "numpy", "tiktoken"]
 # ///
 """
 gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class and a few switches.
@@ -60,6 +60,7 @@ from data import (SPECIAL_TOKENS, Batches, Tokenizer, UserError, World, atomic_w
 
 @dataclass(slots=True)
 class GPTConfig:
+    """The shape of a model; the defaults are GPT-2's smallest."""
     vocab_size: int = 50257
     block_size: int = 1024      # context length in tokens
     n_layer: int = 12
@@ -530,6 +531,7 @@ def schedule(step: int, steps: int, warmup: int, final: float = 0.1) -> float:
 
 
 def set_lr(optimizers: list[torch.optim.Optimizer], share: float):
+    """Every group to this share of its peak rate."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
@@ -652,6 +654,7 @@ def print_table(rows: list[dict], path: str | Path | None = None):
 
 @dataclass(slots=True)
 class TrainConfig:
+    """How to train on a token stream."""
     steps: int = 1000           # optimizer steps
     batch_size: int = 12        # sequences per forward pass
     accumulate: int = 1         # forward passes per optimizer step
@@ -676,17 +679,8 @@ def train(model: GPT, tokenizer: Tokenizer, train_stream: np.ndarray, val_stream
     path, device = Path(path), model.device
     optimizers = make_optimizers(model, config.lr, config.muon_lr, weight_decay=config.weight_decay)
     batches = Batches(train_stream, config.batch_size, model.config.block_size, config.seed)
-    step, result = 0, None
     torch.manual_seed(config.seed)
-    if not fresh and (saved := load_checkpoint(path, settings)):
-        model.load_state_dict(saved["model"])
-        step, result = saved["step"], saved["result"]
-        if step < config.steps:
-            print(f"going on from step {step} of {path}")
-        for optimizer, state in zip(optimizers, saved["optimizers"]):
-            optimizer.load_state_dict(state)
-        batches.state = saved["data"]
-        torch.set_rng_state(saved["rng"])
+    step, result = (0, None) if fresh else resume(path, settings, model, optimizers, batches)
     if step == config.steps:
         print(f"reusing {path}")
         return result
@@ -730,6 +724,22 @@ def train(model: GPT, tokenizer: Tokenizer, train_stream: np.ndarray, val_stream
     return result
 
 
+def resume(path: Path, settings: dict, model: GPT, optimizers: list,
+           batches: Batches) -> tuple[int, dict | None]:
+    """Put everything back to where a checkpoint with these settings left it: (its step, its result).
+    (0, None) without one."""
+    saved = load_checkpoint(path, settings)
+    if saved is None:
+        return 0, None
+    print(f"{path} stands at step {saved['step']}")
+    model.load_state_dict(saved["model"])
+    for optimizer, state in zip(optimizers, saved["optimizers"]):
+        optimizer.load_state_dict(state)
+    batches.state = saved["data"]
+    torch.set_rng_state(saved["rng"])
+    return saved["step"], saved["result"]
+
+
 def mixed_precision(device):
     """bfloat16 matrix products on CUDA, where they are fast and safe; plain float32 everywhere else."""
     kind = torch.device(device).type
@@ -769,6 +779,7 @@ def evaluate(model: GPT, tokenizer: Tokenizer, stream: np.ndarray,
 
 @dataclass(slots=True)
 class PretrainSettings:
+    """Options of `python gpt.py pretrain`."""
     data: str = "world"         # a file, a folder, a URL, "tinyshakespeare", or the embedded "world"
     name: str = "pretrain"      # results go to runs/NAME
     vocab_size: int = 1152      # tokens of the tokenizer that is trained on the data
@@ -862,6 +873,7 @@ def pretrain(s: PretrainSettings):
 
 @dataclass(slots=True)
 class SampleSettings:
+    """Options of `python gpt.py sample`."""
     model: str = "runs/pretrain/pretrain.pt"    # a checkpoint
     prompt: str = ""            # the text to continue
     tokens: int = 100           # how many tokens to write
@@ -886,6 +898,7 @@ def sample(s: SampleSettings):
 
 @dataclass(slots=True)
 class BenchSettings:
+    """Options of `python gpt.py bench`."""
     repeats: int = 5            # timed runs of each; the median counts
 
 

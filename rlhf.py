@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["numpy", "torch", "tiktoken"]
+# dependencies = ["torch==2.13.0", "numpy", "tiktoken"]
 # ///
 """
 rlhf.py: from a text predictor to an assistant. SFT -> reward model -> PPO-ptx -> chat.
@@ -128,6 +128,7 @@ def response_logprobs(model: GPT, ids, lengths, ends, responses):
 
 
 def to_tensors(rows: list[list[int]], pad: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of ids -> (B, T) padded on the right, and their lengths (B,)."""
     ids, lengths = right_pad(rows, pad)
     return torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device)
 
@@ -138,6 +139,7 @@ def to_tensors(rows: list[list[int]], pad: int, device) -> tuple[torch.Tensor, t
 
 @dataclass(slots=True)
 class SFTConfig:
+    """Constants of supervised fine-tuning."""
     epochs: int = 3              # paper: 16
     batch_size: int = 16         # demonstrations; paper: 32
     lr: float = 1e-3             # paper: 9.65e-6 at 1.3B; cosine to a tenth, no warm-up, as there
@@ -238,6 +240,7 @@ def require_room(max_response: int, block_size: int):
 
 
 def set_dropout(model: nn.Module, p: float):
+    """Change the dropout of a model that exists."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = p
@@ -250,6 +253,7 @@ def set_dropout(model: nn.Module, p: float):
 
 @dataclass(slots=True)
 class RewardConfig:
+    """Constants of reward model training."""
     batch_size: int = 8          # prompts, each with all of its C(K,2) pairs; paper: 64
     lr: float = 6e-4             # paper: 9e-6; cosine to a tenth
     # one epoch, as in the paper: "multiple epochs quickly overfit"
@@ -452,6 +456,7 @@ def roll_out(policy: GPT, reference: GPT, reward_model: RewardModel, value_model
 
 @dataclass(slots=True)
 class PPOConfig:
+    """Constants of PPO-ptx; with ptx_coef 0 it is PPO."""
     iterations: int = 40         # batches of episodes; paper: 500
     batch_size: int = 128        # episodes per batch; paper: 512
     minibatches: int = 4         # per batch, one optimizer step each, one inner epoch; paper: 8 of 64
@@ -749,6 +754,7 @@ class FileTask:
 
 @dataclass(slots=True)
 class InstructGPTSettings:
+    """Options of `python rlhf.py`."""
     data: str | None = None           # pretraining text (default: the embedded world or your own files' text)
     demonstrations: str | None = None    # your own demonstrations (.json, .jsonl, .gz); see data.py section 5
     comparisons: str | None = None    # your own comparisons
@@ -916,6 +922,7 @@ def ladder(run: Pipeline, speakers: dict[str, Speaker], chats: dict[str, GPT], r
 
 
 def texts_of(tokenizer: Tokenizer, rollout: Rollout) -> list[tuple[str, bool]]:
+    """The answers of a rollout as (text, whether it ended by itself)."""
     return [(tokenizer.decode(ids[m.bool() & (ids != tokenizer.end)]).strip(), bool(ended))
             for ids, m, ended in zip(rollout.responses.cpu(), rollout.mask.cpu(), rollout.ended)]
 
@@ -995,6 +1002,7 @@ def draw(rows: list[dict], folder: Path):
 
 @dataclass(slots=True)
 class ChatSettings:
+    """Options of `python rlhf.py chat`."""
     name: str = "instructgpt"       # the run whose model answers
     model: str | None = None        # a checkpoint file instead (default: runs/NAME/ppo_ptx.pt)
     system: str | None = None       # a system message to begin with
