@@ -17,7 +17,7 @@ Papers: GPT-2 §2.2 (byte-level BPE); GPT-3 (arXiv:2005.14165) App. B (packing);
 
 Contents
     1. Errors and commands: UserError, command_line, require
-    2. Byte-pair encoding: train_bpe, Tokenizer, show_merges
+    2. Byte-pair encoding: train_bpe, Tokenizer, GPT1Tokenizer, show_merges
     3. Text and the token stream: load_text, write_stream, Batches
     4. Conversations: render_conversation, right_pad, show_mask
     5. The reader's own data: load_demonstrations, load_comparisons
@@ -45,6 +45,7 @@ import random
 import re
 import sys
 import typing
+import unicodedata
 import urllib.request
 import zlib
 from collections import Counter, defaultdict
@@ -130,7 +131,7 @@ def _fail(message: str):
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 2. Byte-pair encoding: train_bpe, Tokenizer, show_merges                                     [GPT-2 §2.2]
+# 2. Byte-pair encoding: train_bpe, Tokenizer, GPT1Tokenizer, show_merges          [GPT-2 §2.2; GPT-1 §4.1]
 
 # GPT-2's rule for where merges may not reach: contractions | letters | digits | other signs | white space.
 # One leading space belongs to the word behind it. Possessive quantifiers (++) keep the regex linear.
@@ -278,6 +279,55 @@ class Tokenizer:
     def load(path: str | Path) -> Tokenizer:
         return Tokenizer.from_json(Path(path).read_text(encoding="utf-8", errors="replace"))
 
+    def pairs(self) -> list[tuple[bytes, bytes]]:
+        """The two parts that each merge joins, first learned first: what is left of a token's bytes when all
+        earlier merges have been applied to them."""
+        vocabulary = sorted(self.ranks, key=self.ranks.get)
+        pairs = []
+        for rank, token in enumerate(vocabulary[256:], start=256):
+            parts = [bytes([byte]) for byte in token]
+            while len(parts) > 2:
+                ranks = [self.ranks.get(a + b, rank) for a, b in zip(parts, parts[1:])]
+                i = ranks.index(min(ranks))
+                parts[i:i + 2] = [parts[i] + parts[i + 1]]
+            pairs.append(tuple(parts))
+        return pairs
+
+    def to_huggingface(self, folder: Path):
+        """vocab.json, merges.txt and tokenizer_config.json, from which transformers makes the same tokenizer.
+        Raises UserError if the 256 bytes are not the first tokens."""
+        if any(rank < 256 and len(token) > 1 for token, rank in self.ranks.items()):
+            raise UserError("this tokenizer cannot be exported: its first 256 tokens are not the bytes")
+        written = {byte: character for character, byte in printable_bytes().items()}
+        spell = lambda token: "".join(written[byte] for byte in token)
+        special = {str(i): {"content": name, "special": True, "normalized": False, "lstrip": False,
+                            "rstrip": False, "single_word": False} for name, i in self.special.items()}
+        files = {"vocab.json": json.dumps({**{spell(t): i for t, i in self.ranks.items()}, **self.special}),
+                 "merges.txt": "\n".join(["#version: 0.2",
+                                          *(f"{spell(a)} {spell(b)}" for a, b in self.pairs())]),
+                 "tokenizer_config.json": json.dumps({
+                     "tokenizer_class": "GPT2Tokenizer", "added_tokens_decoder": special,
+                     "pad_token": "<|pad|>",
+                     **{f"{part}_token": "<|endoftext|>" for part in ("bos", "eos", "unk")}})}
+        for name, content in files.items():
+            with atomic_write(Path(folder) / name) as file:
+                file.write(content.encode())
+
+    @staticmethod
+    def from_huggingface(folder: Path) -> Tokenizer:
+        """The tokenizer of a GPT-2 folder (vocab.json and merges.txt). Raises UserError if it is none."""
+        byte_of = printable_bytes()
+        read = lambda token: bytes(byte_of[character] for character in token)
+        try:
+            vocabulary = json.loads((Path(folder) / "vocab.json").read_text(encoding="utf-8"))
+            merges = [line.split() for line in
+                      (Path(folder) / "merges.txt").read_text(encoding="utf-8").splitlines()
+                      if line and not line.startswith("#version")]
+            tokens = [*byte_of, *(a + b for a, b in merges)]
+            return Tokenizer({read(token): vocabulary[token] for token in tokens})
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{folder}: vocab.json and merges.txt are not those of GPT-2") from None
+
     @staticmethod
     def gpt2() -> Tokenizer:
         """GPT-2's own 50,257 tokens, from tiktoken, which downloads them once. Our extra control tokens come
@@ -288,6 +338,60 @@ class Tokenizer:
             raise UserError("GPT-2's vocabulary is not on this machine and could not be downloaded "
                             f"({type(error).__name__}); connect once, or set TIKTOKEN_CACHE_DIR to a folder "
                             "that holds it") from None
+
+
+def printable_bytes() -> dict[str, int]:
+    """GPT-2's way to write any bytes in a text file: {character: byte}. Bytes that are printable characters
+    stand for themselves, the others for characters from 256 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {**{chr(byte): byte for byte in printable},
+            **{chr(256 + i): byte for i, byte in enumerate(others)}}
+
+
+class GPT1Tokenizer:
+    """GPT-1's: lower-cased words, merges of characters, </w> at the end of a word. Case and spacing are lost,
+    and a character that it does not know is <unk>: what GPT-2's bytes did away with.
+
+    The released code also ran ftfy and spaCy; here a word ends at white space and punctuation stands alone,
+    as in transformers.
+    """
+    eot = None
+
+    def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]):
+        self.vocabulary, self.tokens = vocabulary, {i: token for token, i in vocabulary.items()}
+        self.order = {tuple(pair): i for i, pair in enumerate(merges)}
+        self.vocab_size = len(vocabulary)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text."""
+        text = unicodedata.normalize("NFD", text).lower()
+        text = regex.sub(r"\p{Mn}|\p{C}(?<!\s)", "", text)                 # accents and control characters
+        words = regex.findall(r"[\p{P}$+<=>^`|~]|\p{Han}|[^\s\p{P}$+<=>^`|~\p{Han}]+", text)
+        tokens = [token for word in words for token in self._merge(word)]
+        return [self.vocabulary.get(token, self.vocabulary["<unk>"]) for token in tokens]
+
+    def _merge(self, word: str) -> list[str]:
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while pairs := [pair for pair in zip(parts, parts[1:]) if pair in self.order]:
+            pair = min(pairs, key=self.order.get)
+            parts = merge_pair(parts, pair, "".join(pair))
+        return parts
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids, in lower case, with a space behind every word."""
+        return "".join(self.tokens[int(i)] for i in ids).replace("</w>", " ").strip()
+
+    @staticmethod
+    def from_huggingface(folder: Path) -> GPT1Tokenizer:
+        """The tokenizer of a GPT-1 folder (vocab.json and merges.txt). Raises UserError if it is none."""
+        try:
+            vocabulary = json.loads((Path(folder) / "vocab.json").read_text(encoding="utf-8"))
+            lines = (Path(folder) / "merges.txt").read_text(encoding="utf-8").splitlines()
+            merges = [tuple(line.split()) for line in lines if len(line.split()) == 2]
+            return GPT1Tokenizer({str(token): int(i) for token, i in vocabulary.items()}, merges)
+        except (ValueError, TypeError, AttributeError):
+            raise UserError(f"{folder}: vocab.json and merges.txt are not those of GPT-1") from None
 
 
 def show_merges(tokenizer: Tokenizer, text: str) -> str:

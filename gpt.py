@@ -23,11 +23,12 @@ Contents
     2. Attention: attention, fused_attention
     3. The block: CausalSelfAttention, MLP, Block
     4. The model: GPT, KVCache
-    5. Sampling: sample_next_token, generate, generate_steps
+    5. Sampling: sample_next_token, generate, generate_steps, beam_search
     6. Optimizers: Muon, make_optimizers, schedule
     7. Checkpoints and logs: save_checkpoint, load_checkpoint, RunLog
     8. Training and evaluation: train, evaluate
-    9. Commands: pretrain, sample, bench
+    9. Weights of the real world: load_pretrained, export_pretrained
+    10. Commands: pretrain, sample, sizes, export, bench
 
 Letters: B batch, T time (tokens), C = n_embd, nh heads, hs = C / nh head size, V vocabulary, P prompt length,
 R response length. idx are token ids.
@@ -51,8 +52,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data import (SPECIAL_TOKENS, Batches, Tokenizer, UserError, World, atomic_write, command_line, load_text,
-                  open_stream, require, right_pad, train_bpe, web, write_stream)
+from data import (SPECIAL_TOKENS, Batches, GPT1Tokenizer, Tokenizer, UserError, World, atomic_write,
+                  command_line, load_text, open_stream, require, right_pad, train_bpe, web, write_stream)
 
 # ----------------------------------------------------------------------------------------------------------
 # 1. The family: GPTConfig, PRESETS                                                          [GPT-2 Table 2]
@@ -360,7 +361,7 @@ class KVCache:
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 5. Sampling: sample_next_token, generate, generate_steps
+# 5. Sampling: sample_next_token, generate, generate_steps, beam_search
 
 
 def truncate_logits(logits, top_k: int | None = None, top_p: float | None = None):
@@ -453,6 +454,43 @@ def generate(model: GPT, idx, max_new_tokens: int, *args, return_logprobs: bool 
     tokens, logprobs = zip(*steps)
     tokens = torch.stack(tokens, dim=1)                                    # (B, R)
     return (tokens, torch.stack(logprobs, dim=1)) if return_logprobs else tokens
+
+
+@torch.no_grad()
+def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4, alpha: float = 0.6,
+                stop_token: int | None = None) -> list[int]:
+    """The most likely continuation of one prompt, ids (P,), that keeping the best `beams` at each step finds.
+
+    Hypotheses are compared by log P / ((5 + n) / 6)^alpha, n their length, so that short ones do not always
+    win; beams 4 and alpha 0.6 are GPT-3's [§2.4]. Raises UserError if the context is too small.
+    """
+    if len(idx) + max_new_tokens > model.config.block_size:
+        raise UserError(f"{len(idx)} + {max_new_tokens} tokens do not fit into a context of "
+                        f"{model.config.block_size}")
+    penalty = lambda n: ((5 + n) / 6) ** alpha
+    cache, tokens = KVCache(model, 1, len(idx) + max_new_tokens), idx[None]
+    alive, finished = [(0.0, [])], []                                      # (log P, ids so far)
+    for _ in range(max_new_tokens):
+        logits = F.linear(model.hidden(tokens, cache)[:, -1], model.wte.weight)               # (alive, V)
+        scores = torch.tensor([[score] for score, _ in alive], device=logits.device)          # (alive, 1)
+        totals = scores + logits.log_softmax(dim=-1)
+        best, places = totals.flatten().topk(min(2 * beams, totals.numel()))
+        parents, grown = [], []
+        for rank, (score, place) in enumerate(zip(best.tolist(), places.tolist())):
+            parent, token = divmod(place, logits.size(1))
+            ids = alive[parent][1] + [token]
+            if token == stop_token:
+                finished += [(score / penalty(len(ids)), ids)] if rank < beams else []
+            elif len(grown) < beams:
+                parents.append(parent)
+                grown.append((score, ids))
+        alive = grown
+        # no living one can still win: log P only falls, and the penalty never exceeds that of the full length
+        if not alive or finished and max(finished)[0] >= alive[0][0] / penalty(max_new_tokens):
+            break
+        cache.select(torch.tensor(parents, device=model.device))
+        tokens = torch.tensor([ids[-1:] for _, ids in alive], device=model.device)
+    return max(finished + [(score / penalty(len(ids)), ids) for score, ids in alive])[1]
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -577,7 +615,10 @@ def load_checkpoint(path: str | Path, settings: dict | None = None) -> dict | No
 
 
 def load_model(path: str | Path) -> tuple[GPT, Tokenizer]:
-    """A trained GPT and its tokenizer. Raises UserError if file and shape do not fit."""
+    """A trained GPT and its tokenizer, from a checkpoint or a Hugging Face folder.
+    Raises UserError if file and shape do not fit."""
+    if Path(path).is_dir():
+        return load_pretrained(path)
     content = load_checkpoint(path)
     model = GPT(content["config"])
     try:
@@ -774,7 +815,87 @@ def evaluate(model: GPT, tokenizer: Tokenizer, stream: np.ndarray,
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 9. Commands: pretrain, sample, bench
+# 9. Weights of the real world: load_pretrained, export_pretrained
+
+# Hugging Face's names are OpenAI's, and so are ours, but for these two of GPT-1.
+RENAMED = {"tokens_embed.weight": "wte.weight", "positions_embed.weight": "wpe.weight"}
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")      # OpenAI kept them as (inputs, outputs)
+
+
+def load_pretrained(folder: str | Path) -> tuple[GPT, Tokenizer | GPT1Tokenizer]:
+    """GPT-2 or GPT-1 from a Hugging Face folder: config.json, pytorch_model.bin or model.safetensors (the
+    second needs the safetensors library), vocab.json and merges.txt. Without these two, the tokenizer is
+    GPT-2's own. Nothing in the files is executed. Raises UserError for what is missing or does not fit."""
+    folder = Path(folder)
+    try:
+        c = json.loads((folder / "config.json").read_text())
+        first = c["model_type"] == "openai-gpt"
+        config = GPTConfig(c["vocab_size"], c["n_positions"], c["n_layer"], c["n_head"], c["n_embd"],
+                           post_norm=first)
+        known = c["model_type"] in ("gpt2", "openai-gpt") and c.get("n_inner") in (None, 4 * c["n_embd"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{folder}/config.json is not that of a GPT") from None
+    if not known:
+        raise UserError(f"{folder} holds a {c['model_type']} of a form that is not GPT-1's or GPT-2's")
+    state = {}
+    for name, tensor in _read_tensors(folder).items():
+        name = name.removeprefix("transformer.")
+        name = RENAMED.get(name, name)
+        if name != "lm_head.weight" and not name.endswith((".attn.bias", "masked_bias", "position_ids")):
+            state[name] = tensor.t() if name.endswith(TRANSPOSED) else tensor
+    model = GPT(config)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first_line = str(error).splitlines()[1].strip()
+        raise UserError(f"{folder}: the weights do not fit its config.json ({first_line})") from None
+    if not (folder / "vocab.json").exists() and not first:
+        return model.to(pick_device()).eval(), Tokenizer.gpt2()
+    kind = GPT1Tokenizer if first else Tokenizer
+    return model.to(pick_device()).eval(), kind.from_huggingface(folder)
+
+
+def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    plain, safe = folder / "pytorch_model.bin", folder / "model.safetensors"
+    if safe.exists():
+        try:
+            from safetensors.torch import load_file
+            return load_file(safe)
+        except ImportError:
+            if not plain.exists():
+                raise UserError(f"to read {safe}: pip install safetensors") from None
+        except Exception:           # the library has an error of its own, outside of the usual ones
+            raise UserError(f"{safe} is damaged") from None
+    try:
+        return torch.load(plain, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception:               # a damaged file can fail in any way
+        raise UserError(f"{plain} is not a file of plain tensors, or it is damaged") from None
+
+
+def export_pretrained(model: GPT, tokenizer: Tokenizer, folder: str | Path):
+    """Write a GPT-2 folder for load_pretrained and for transformers' AutoModelForCausalLM and AutoTokenizer.
+    Raises UserError for what GPT-2's form cannot hold: post-norm (GPT-1) and bands (GPT-3)."""
+    c, folder = model.config, Path(folder)
+    if c.post_norm or c.window:
+        raise UserError("only models of GPT-2's form can be exported")
+    tokenizer.to_huggingface(folder)
+    config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": c.vocab_size,
+              "n_positions": c.block_size, "n_ctx": c.block_size, "n_layer": c.n_layer, "n_head": c.n_head,
+              "n_embd": c.n_embd, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
+              **{f"{part}_pdrop": c.dropout for part in ("attn", "embd", "resid")},
+              "tie_word_embeddings": True, "bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot}
+    state = {f"transformer.{name}": (tensor.t() if name.endswith(TRANSPOSED) else tensor).contiguous().cpu()
+             for name, tensor in model.state_dict().items()}
+    with atomic_write(folder / "config.json") as file:
+        file.write(json.dumps(config, indent=1).encode())
+    with atomic_write(folder / "pytorch_model.bin") as file:
+        torch.save(state, file)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 10. Commands: pretrain, sample, sizes, export, bench
 
 
 @dataclass(slots=True)
@@ -874,7 +995,7 @@ def pretrain(s: PretrainSettings):
 @dataclass(slots=True)
 class SampleSettings:
     """Options of `python gpt.py sample`."""
-    model: str = "runs/pretrain/pretrain.pt"    # a checkpoint
+    model: str = "runs/pretrain/pretrain.pt"    # a checkpoint, or a folder from Hugging Face
     prompt: str = ""            # the text to continue
     tokens: int = 100           # how many tokens to write
     samples: int = 1            # how many texts
@@ -889,11 +1010,75 @@ def sample(s: SampleSettings):
     require(s, 1, "tokens", "samples", "top_k")
     model, tokenizer = load_model(s.model)
     generator = torch.Generator(model.device).manual_seed(s.seed)
-    prompt = torch.tensor([[tokenizer.eot, *tokenizer.encode(s.prompt)]] * s.samples, device=model.device)
+    start = [] if tokenizer.eot is None else [tokenizer.eot]                  # GPT-1 has no such token
+    ids = start + tokenizer.encode(s.prompt)
+    if not ids:
+        raise UserError("this model needs a --prompt to begin with")
+    prompt = torch.tensor([ids] * s.samples, device=model.device)
     for row in generate(model, prompt, s.tokens, temperature=s.temperature, top_k=s.top_k, top_p=s.top_p,
-                        stop_tokens=(tokenizer.eot,), pad_token=tokenizer.eot, generator=generator).tolist():
+                        stop_tokens=tuple(start), generator=generator).tolist():
         text = tokenizer.decode(row[:row.index(tokenizer.eot)] if tokenizer.eot in row else row)
         print(s.prompt + text + ("\n---" if s.samples > 1 else ""))
+
+
+@dataclass(slots=True)
+class SizesSettings:
+    """Options of `python gpt.py sizes`."""
+    batch_size: int = 1         # sequences per step, for the memory of activations
+
+
+# What the papers print: parameters, and tokens of pretraining where they say.
+PRINTED = {"gpt1": ("117M", None), "gpt2": ("117M", None), "gpt2-medium": ("345M", None),
+           "gpt2-large": ("762M", None), "gpt2-xl": ("1542M", None), "gpt3-small": ("125M", 300e9),
+           "gpt3-medium": ("350M", 300e9), "gpt3-large": ("760M", 300e9), "gpt3-xl": ("1.3B", 300e9),
+           "gpt3-2.7b": ("2.7B", 300e9), "gpt3-6.7b": ("6.7B", 300e9), "gpt3-13b": ("13.0B", 300e9),
+           "gpt3-175b": ("175.0B", 300e9)}
+
+
+def sizes(s: SizesSettings):
+    """The papers' models in numbers: parameters, memory, compute, none of it allocated. [GPT-3 App. D]"""
+    rows = []
+    for name, config in PRESETS.items():
+        with torch.device("meta"):
+            model = GPT(config)
+        (paper, tokens), n = PRINTED[name], model.num_params()
+        flops = flops_per_token(model)
+        rows.append({"model": name, "paper": paper, "parameters": f"{n:,}",
+                     "weights GB": 4 * n / 1e9, "training GB": 16 * n / 1e9,
+                     "activations GB": 4 * s.batch_size * activations(config) / 1e9,
+                     "GFLOP/token": flops / 1e9,
+                     "training FLOP": f"{flops * tokens:.2e}" if tokens else None})
+    print_table(rows, Path("runs") / "sizes" / "table.json")
+    print("float32; training: weights, gradients and AdamW's two moments; activations: what a training step\n"
+          f"keeps for its backward pass, {s.batch_size} full sequence(s); GFLOP: forward and backward")
+
+
+def flops_per_token(model: GPT) -> float:
+    """Forward and backward: 6 per weight that multiplies (all but the positions), and attention's two
+    products over half of the context on average, 6 C T per layer (less where a layer has a band)."""
+    c = model.config
+    seen = sum(min(c.block_size / 2, block.attn.window or math.inf) for block in model.h)
+    return 6 * (model.num_params() - model.wpe.weight.numel()) + 12 * c.n_embd * seen
+
+
+def activations(c: GPTConfig) -> int:
+    """Numbers that one sequence keeps for the backward pass: per token and layer 17 C (each sub-layer's input
+    and its normalized form; q, k, v and the output of attention, also side by side; the MLP's 4 C twice),
+    the last state and its normalized form, and the log-probabilities."""
+    return c.block_size * (c.n_layer * 17 * c.n_embd + 2 * c.n_embd + c.vocab_size)
+
+
+@dataclass(slots=True)
+class ExportSettings:
+    """Options of `python gpt.py export`."""
+    model: str = "runs/pretrain/pretrain.pt"    # a checkpoint
+    folder: str = "runs/export"                 # where to write config.json, weights and tokenizer
+
+
+def export(s: ExportSettings):
+    """Write a trained model as a folder that transformers opens."""
+    export_pretrained(*load_model(s.model), s.folder)
+    print(f"{s.folder}: AutoModelForCausalLM.from_pretrained and AutoTokenizer.from_pretrained open it")
 
 
 @dataclass(slots=True)
@@ -969,4 +1154,5 @@ def peak_memory() -> int:
 
 if __name__ == "__main__":
     command_line({"pretrain": (PretrainSettings, pretrain), "sample": (SampleSettings, sample),
+                  "sizes": (SizesSettings, sizes), "export": (ExportSettings, export),
                   "bench": (BenchSettings, bench)}, default="pretrain")

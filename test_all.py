@@ -16,6 +16,7 @@ import math
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -542,21 +543,161 @@ def test_changing_a_token_leaves_earlier_logits_alone():
     assert torch.equal(a[:, :9], b[:, :9]) and not torch.equal(a[:, 9], b[:, 9])
 
 
-def test_logits_equal_transformers():
+def peer(form, dtype=torch.float32, vocab_size=50, n_positions=16, n_layer=3, n_head=2, n_embd=16):
+    """transformers' GPT-2 or OpenAI-GPT with random weights that are large enough to show every mistake."""
     transformers = optional("transformers")
-    GPT2Config, GPT2LMHeadModel = transformers.GPT2Config, transformers.GPT2LMHeadModel
-    model = small_gpt(n_layer=3).double()
+    shape = dict(vocab_size=vocab_size, n_positions=n_positions, n_embd=n_embd, n_layer=n_layer,
+                 n_head=n_head, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=0, eos_token_id=0)
+    theirs = (transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape)) if form == "gpt2" else
+              transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**shape)))
+    for p in theirs.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return theirs.to(dtype).eval()
+
+
+def from_peer(theirs):
+    """Through the files, as a reader would."""
+    theirs.save_pretrained("peer")
+    shutil.copy(theirs_vocabulary(theirs.config.model_type), "peer/vocab.json")
+    Path("peer/merges.txt").write_text("#version: 0.2\n")
+    return gpt.load_pretrained("peer")[0].to(next(theirs.parameters()).dtype).train()
+
+
+def theirs_vocabulary(model_type):
+    tokens = list(data.printable_bytes()) if model_type == "gpt2" else ["<unk>", "a", "a</w>"]
+    Path("vocabulary.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    return "vocabulary.json"
+
+
+@pytest.mark.parametrize("form", ["gpt2", "openai-gpt"])
+@pytest.mark.parametrize("shape", [{}, {"n_layer": 1, "n_head": 4, "n_embd": 24},
+                                   {"vocab_size": 131, "n_head": 1}])
+@pytest.mark.parametrize("dtype, atol", [(torch.float32, 1e-4), (torch.float64, 1e-8)])
+def test_logits_and_gradients_equal_transformers(form, shape, dtype, atol, monkeypatch):
+    theirs = peer(form, dtype, **shape)
+    ours = from_peer(theirs)
+    idx = torch.randint(50, (3, 13))
+    targets = idx.roll(-1, 1)
+    targets[1, 6:] = -1                                                   # a short row, padded on the right
+    mask = torch.ones_like(idx)
+    mask[1, 7:] = 0
+    expected = theirs(idx, attention_mask=mask).logits
+    F.cross_entropy(expected.flatten(0, 1), targets.flatten(), ignore_index=-1).backward()
+    gradients = {gpt.RENAMED.get(n := name.removeprefix("transformer."), n): p.grad
+                 for name, p in theirs.named_parameters()}
+    for attention in (gpt.fused_attention, gpt.attention):                # our fused path, and the equation
+        monkeypatch.setattr(gpt, "fused_attention", attention)
+        ours.zero_grad()
+        logits, loss = ours(idx, targets)
+        assert torch.allclose(logits[mask > 0], expected[mask > 0], atol=atol)
+        loss.backward()
+        for name, p in ours.named_parameters():
+            theirs_grad = gradients[name].t() if name.endswith(gpt.TRANSPOSED) else gradients[name]
+            assert torch.allclose(p.grad, theirs_grad, atol=atol), name
+
+
+@pytest.mark.parametrize("form", ["gpt2", "openai-gpt"])
+def test_greedy_generation_equals_transformers(form):
+    theirs = peer(form, n_positions=64)
+    ours, idx = from_peer(theirs), torch.randint(50, (3, 7))
+    theirs.generation_config.eos_token_id = None                          # no stopping
+    expected = theirs.generate(idx, max_new_tokens=40, do_sample=False, pad_token_id=0,
+                               attention_mask=torch.ones_like(idx))
+    assert torch.equal(gpt.generate(ours, idx, 40, temperature=0), expected[:, 7:])
+
+
+@pytest.mark.parametrize("beams", [1, 2, 5])
+def test_beam_search_equals_transformers(beams):
+    theirs = peer("gpt2", n_positions=32)
+    ours, idx = from_peer(theirs).eval(), torch.randint(50, (7,))
+    theirs.generation_config.eos_token_id = None
+    expected = theirs.generate(idx[None], max_new_tokens=12, do_sample=False, num_beams=beams, pad_token_id=0)
+    assert gpt.beam_search(ours, idx, 12, beams) == expected[0, 7:].tolist()
+
+
+def test_a_beam_as_wide_as_everything_is_exhaustive_search():
+    model, idx, alpha = small_gpt(4, 16).eval(), torch.tensor([1, 3]), 0.6
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    best = {}
+    for n in (1, 2, 3, 4):
+        for ids in itertools.product(range(4), repeat=n):                 # 0 ends a text, and only its end
+            if 0 not in ids[:-1] and (n == 4 or ids[-1] == 0):
+                log_p = model(torch.tensor([[*idx.tolist(), *ids]]))[0][0].log_softmax(-1)
+                score = sum(log_p[1 + t, token].item() for t, token in enumerate(ids))
+                best[score / ((5 + n) / 6) ** alpha] = list(ids)
+    assert gpt.beam_search(model, idx, 4, beams=4 ** 4, alpha=alpha, stop_token=0) == best[max(best)]
+    greedy = gpt.generate(model, idx[None], 4, temperature=0)[0].tolist()
+    assert gpt.beam_search(model, idx, 4, beams=1) == greedy
+
+
+def test_an_exported_model_says_the_same_in_transformers(tokenizer):
+    transformers = optional("transformers")
+    model = small_gpt(tokenizer.vocab_size, 64).eval()
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
-    theirs = GPT2LMHeadModel(GPT2Config(
-        vocab_size=50, n_positions=16, n_embd=16, n_layer=3, n_head=2, resid_pdrop=0, embd_pdrop=0,
-        attn_pdrop=0, bos_token_id=0, eos_token_id=0)).double()
-    ours = {f"transformer.{n}": p.t() if "c_" in n and p.ndim == 2 else p
-            for n, p in model.state_dict().items()}
-    missing = theirs.load_state_dict(ours, strict=False)
-    assert not missing.unexpected_keys and all("lm_head" in k for k in missing.missing_keys)
-    idx = torch.randint(50, (2, 13))
-    assert torch.allclose(model(idx)[0], theirs(idx).logits, atol=1e-10)
+    gpt.export_pretrained(model, tokenizer, "ours")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained("ours")
+    their_tokenizer = transformers.AutoTokenizer.from_pretrained("ours")
+    for text in ("Mia lives in Oslo. What's 1234 + 5?", "  two  spaces\n\nü 🙂 中文\t", "I'LL, I'll", ""):
+        assert their_tokenizer(text)["input_ids"] == tokenizer.encode(text)
+        assert their_tokenizer.decode(tokenizer.encode(text), clean_up_tokenization_spaces=False) == text
+    assert their_tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == list(tokenizer.special.values())
+    idx = torch.tensor([tokenizer.encode("Mia lives in")])
+    theirs.generation_config.eos_token_id = None
+    expected = theirs.generate(idx, max_new_tokens=30, do_sample=False, pad_token_id=0)[0, idx.size(1):]
+    assert torch.equal(gpt.generate(model, idx, 30, temperature=0)[0], expected)
+    again, same_tokenizer = gpt.load_pretrained("ours")                   # and back, bit for bit
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters()))
+    assert same_tokenizer.ranks == tokenizer.ranks and again.config == model.config
+
+
+def test_gpt1_tokenizer_equals_transformers():
+    transformers = optional("transformers")
+    letters = "abcdefghijklmnopqrstuvwxyz.,!?'-0123456789"
+    merges = [("t", "h"), ("th", "e</w>"), ("a", "n"), ("an", "d</w>"), ("i", "n"), ("in", "g</w>"),
+              ("e", "r</w>")]
+    tokens = ["<unk>", *letters, *(c + "</w>" for c in letters), *(a + b for a, b in merges)]
+    Path("vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    Path("merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+    theirs = transformers.OpenAIGPTTokenizer.from_pretrained(".")
+    ours = data.GPT1Tokenizer.from_huggingface(Path("."))
+    for text in ("The singer and the king, singing!", "Café naïve", "it's 3.5 - or\t4\n?", "", "ü中 x",
+                 "a-b...c"):
+        assert ours.encode(text) == theirs(text, add_special_tokens=False)["input_ids"], text
+    assert ours.decode(ours.encode("The King!")) == "the king !"
+
+
+def test_a_folder_that_is_no_gpt_is_a_clear_message(tokenizer):
+    gpt.export_pretrained(small_gpt(tokenizer.vocab_size), tokenizer, "m")
+    good = {path.name: path.read_bytes() for path in Path("m").iterdir()}
+    bad_shape = good["config.json"].replace(b'"n_embd": 16', b'"n_embd": 32')
+    bert = good["config.json"].replace(b'"gpt2"', b'"bert"')
+    for name, content, word in (("config.json", b"{", "not that of a GPT"), ("config.json", bert, "bert"),
+                                ("config.json", bad_shape, "do not fit"), ("merges.txt", b"x", "not those"),
+                                ("pytorch_model.bin", b"junk", "damaged")):
+        (Path("m") / name).write_bytes(content)
+        with pytest.raises(UserError, match=word):
+            gpt.load_pretrained("m")
+        (Path("m") / name).write_bytes(good[name])
+    with pytest.raises(UserError, match="GPT-2's form"):
+        gpt.export_pretrained(small_gpt(tokenizer.vocab_size, post_norm=True), tokenizer, "m")
+
+
+def test_activation_memory_is_what_autograd_keeps():
+    config, kept = GPTConfig(64, 96, 3, 4, 32), {}
+    model = GPT(config)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def keep(x):
+        if x.is_floating_point() and x.untyped_storage().data_ptr() not in weights:
+            kept[x.untyped_storage().data_ptr()] = x
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        model(*torch.randint(64, (2, 1, 96)))
+    numbers = sum(x.untyped_storage().nbytes() // 4 for x in kept.values())
+    assert gpt.activations(config) == pytest.approx(numbers, rel=0.03)
 
 
 def test_too_many_tokens_is_a_clear_message():
