@@ -463,7 +463,7 @@ class PPOConfig:
     max_response: int = 32       # tokens; paper: 1,000
     lr: float = 3e-4             # policy: constant after 10 warm-up iterations from a tenth, as in the paper
     value_lr: float = 3e-4       # of the value network; paper: 9e-6
-    kl_coef: float = 0.1         # beta; paper: 0.02
+    kl_coef: float = 0.3         # beta; paper: 0.02
     ptx_coef: float = 0.0        # gamma, on the mean loss per token; paper: 27.8, of a loss of unstated unit
     ptx_sequences: int = 8       # pretraining windows per minibatch; paper: 8 per episode
     cliprange: float = 0.2       # of the ratio; paper: 0.2
@@ -763,7 +763,7 @@ class InstructGPTSettings:
     sft_epochs: int = 3               # passes over the demonstrations
     comparison_prompts: int = 1500    # prompts that labelers rank answers to, in each of the two rounds
     iterations: int = 40              # batches of 128 episodes, final PPO runs; half as many in round one
-    kl_coef: float = 0.1              # beta of eq. (2)
+    kl_coef: float = 0.3              # beta of eq. (2); a third of it in round one
     ptx_coef: float = 1.0             # gamma of eq. (2) for PPO-ptx
     block_size: int = 128             # context in tokens; prompts that leave no room in it are left out
     max_response: int = 32            # tokens of an answer at the most
@@ -872,7 +872,8 @@ def instructgpt(s: InstructGPTSettings):
         "reward1", "3. Reward model, round one: only SFT answers are compared", [[run.speaker(run.sft)]])
     chats = {"SFT": run.sft}
     if not run.own:
-        short = dataclasses.replace(ppo, iterations=max(1, s.iterations // 2))
+        # a longer leash than later, so that what the reward model does not know comes to light
+        short = dataclasses.replace(ppo, iterations=max(1, s.iterations // 2), kl_coef=s.kl_coef / 3)
         first = run.train_ppo("ppo1", "4. PPO, round one: a short run", short, reward_model)
         show_hacked(task, tokenizer, run.sft, first, reward_model, ppo)
         reward_model = run.train_reward_model(
