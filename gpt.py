@@ -5,14 +5,15 @@
 """
 gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class and a few switches.
 
-A GPT maps token ids to logits over the next token. Everything with parameters and log-probabilities
-is here: the transformer with a fused attention of our own in plain PyTorch, sampling with a cache,
-training, evaluation.
+A GPT maps token ids to logits over the next token. Here are the transformer, with a fused attention of our
+own in plain PyTorch, sampling with a cache, training, evaluation, and the door to published weights.
 
     python gpt.py                              train the default model on the embedded world (about 3 minutes
                                                on 2 CPU cores), print loss, bits per byte and samples
     python gpt.py pretrain --data my.txt       the same on your own text (a file, a folder, a URL, a name)
-    python gpt.py sample --prompt "Mia lives"  text from a trained model
+    python gpt.py sample --prompt "Mia lives"  text from a trained model, or from a Hugging Face folder
+    python gpt.py export                       a trained model as a folder that transformers opens
+    python gpt.py sizes                        the papers' models: parameters, memory, compute
     python gpt.py bench                        attention: time and peak memory of three ways to compute it
 
 Papers: GPT-1 (Radford et al. 2018); GPT-2 (Radford et al. 2019); GPT-3 (arXiv:2005.14165);
