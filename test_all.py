@@ -1219,7 +1219,7 @@ def test_ppo_raises_the_reward(tokenizer, policy):
 
 
 def test_without_matplotlib_the_table_stands_and_the_way_to_the_figure_is_told(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", "safetensors", None)
     rlhf.draw([{"model": "GPT", "win": 0.5}], Path("runs"))
     assert "pip install matplotlib" in capsys.readouterr().out
 
@@ -1386,7 +1386,9 @@ def test_ctrl_c_keeps_the_last_checkpoint():
     Path("text.txt").write_text("some text to learn from. " * 2000)
     command = [sys.executable, str(HERE / "gpt.py"), "--data", "text.txt", "--steps", "100000",
                "--n-embd", "16", "--n-layer", "1", "--block-size", "16"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               # a job in the background of a script is born deaf to Ctrl-C
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     checkpoint, deadline = Path("runs/pretrain/pretrain.pt"), time.time() + 120
     while not checkpoint.exists() and time.time() < deadline:
         time.sleep(0.1)
