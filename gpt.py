@@ -36,6 +36,7 @@ R response length. idx are token ids.
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -113,7 +114,7 @@ def fused_attention(q, k, v, window: int | None = None):
         return FusedAttention.apply(q.to(wide), k.to(wide), v.to(wide), window).to(q.dtype)
 
 
-TILE = 2 ** 21          # scores that are computed at once: 8 MB, which stay in the processor's cache
+TILE = 2 ** 21          # scores that are computed at once: 8 MB, which should stay in the processor's cache
 
 
 class FusedAttention(torch.autograd.Function):
@@ -123,15 +124,15 @@ class FusedAttention(torch.autograd.Function):
     maximum. Backward, a block of keys meets all the queries that see it: dK and dV of the block are then
     complete, and dQ adds up. The probabilities are computed again from L = log2(sum of 2^scores), one
     number per row. Tiles, and parts of tiles, that no one can see are skipped, not masked. Softmax is
-    taken to base 2 (q carries the factor log2 e): 2^x costs the processor half of e^x.
+    taken to base 2 (q carries the factor log2 e), because processors compute 2^x faster than e^x.
     """
 
     @staticmethod
     def forward(ctx, q, k, v, window):
         ctx.shape, ctx.window = q.shape, window
-        q, k, v = (x.reshape(-1, *x.shape[-2:])
-                   for x in (q * (math.log2(math.e) / math.sqrt(q.size(-1))), k, v))
-        out, L = torch.empty_like(v), q.new_empty(len(q), 1, q.size(1))
+        q = q * (math.log2(math.e) / math.sqrt(q.size(-1)))
+        q, k, v = (x.reshape(-1, *x.shape[-2:]) for x in (q, k, v))         # (B*nh, T, hs)
+        out, L = torch.empty_like(v), q.new_empty(len(q), 1, q.size(1))     # (B*nh, T, hs), (B*nh, 1, T)
         for heads, start, stop, (buffer, _) in _tiles(q, window):
             first = 0 if window is None else max(0, start - window + 1)     # the first key that any row sees
             scores = _product(q[heads, start:stop], k[heads, first:stop], buffer)       # (n, rows, keys)
@@ -155,8 +156,8 @@ class FusedAttention(torch.autograd.Function):
         for heads, start, stop, (buffer, other) in _tiles(q, window):
             last = T if window is None else min(T, stop + window - 1)       # the last query that sees any key
             queries, keys = (heads, slice(start, last)), (heads, slice(start, stop))
-            p = _product(k[keys], q[queries], buffer)                       # (n, keys, queries): P^T
-            p.sub_(L[heads, :, start:last]).exp2_()
+            p = _product(k[keys], q[queries], buffer)                       # (n, keys, queries): S^T
+            p.sub_(L[heads, :, start:last]).exp2_()                         # P^T = 2^(S^T - L)
             doubtful = stop if window is None else last                     # queries from it on see all keys
             i, j = torch.arange(start, doubtful), torch.arange(start, stop)[:, None]
             p[:, :, :doubtful - start].masked_fill_(_hidden(i, j, window).to(q.device), 0)
@@ -393,6 +394,17 @@ def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None
     return torch.searchsorted(cumulative, u, right=True).squeeze(1)
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off inside this block; behind it, whatever it was before."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 @torch.no_grad()
 def generate_steps(model: GPT, idx, max_new_tokens: int, lengths=None, temperature: float = 1.0,
                    top_k: int | None = None, top_p: float | None = None, stop_tokens: tuple[int, ...] = (),
@@ -406,8 +418,6 @@ def generate_steps(model: GPT, idx, max_new_tokens: int, lengths=None, temperatu
     Positions are learned, so a full context cannot slide: when a row reaches the end of the context, every
     row keeps the last half of its context and is read anew.
     """
-    was_training = model.training
-    model.eval()
     B, device, limit = idx.size(0), model.device, model.config.block_size
     lengths = torch.full((B,), idx.size(1), device=device) if lengths is None else lengths
     texts = [row[:n].tolist() for row, n in zip(idx, lengths)]
@@ -415,7 +425,7 @@ def generate_steps(model: GPT, idx, max_new_tokens: int, lengths=None, temperatu
     going = torch.arange(B, device=device)                             # the rows that are still read, and
     ended = torch.zeros(B, dtype=torch.bool, device=device)            # which of these have ended meanwhile
     cache = None
-    try:
+    with evaluating(model):
         for _ in range(max_new_tokens):
             if cache is None or cache.used == limit:
                 keep = limit - 1 if cache is None else limit // 2
@@ -444,8 +454,6 @@ def generate_steps(model: GPT, idx, max_new_tokens: int, lengths=None, temperatu
                 rest = (~ended).nonzero().squeeze(1)
                 going, tokens, ended = going[rest], tokens[rest], ended[rest]
                 cache.select(rest)
-    finally:
-        model.train(was_training)
 
 
 def generate(model: GPT, idx, max_new_tokens: int, *args, return_logprobs: bool = False, **kwargs):
@@ -472,7 +480,8 @@ def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4, alpha: flo
     cache, tokens = KVCache(model, 1, len(idx) + max_new_tokens), idx[None]
     alive, finished = [(0.0, [])], []                                      # (log P, ids so far)
     for _ in range(max_new_tokens):
-        logits = F.linear(model.hidden(tokens, cache)[:, -1], model.wte.weight)               # (alive, V)
+        with evaluating(model):
+            logits = F.linear(model.hidden(tokens, cache)[:, -1], model.wte.weight)           # (alive, V)
         scores = torch.tensor([[score] for score, _ in alive], device=logits.device)          # (alive, 1)
         totals = scores + logits.log_softmax(dim=-1)
         best, places = totals.flatten().topk(min(2 * beams, totals.numel()))
@@ -580,39 +589,49 @@ def set_lr(optimizers: list[torch.optim.Optimizer], share: float):
 # 7. Checkpoints and logs: save_checkpoint, load_checkpoint, RunLog
 
 
-def save_checkpoint(path: str | Path, model: nn.Module, tokenizer: Tokenizer, settings: dict, **state):
-    """One file with all that a run needs: weights, configuration, tokenizer, and `state` (tensors,
-    numbers, text and containers of these). `settings` says what the run was asked for; see
-    `load_checkpoint`. Atomic."""
+def save_tensors(path: str | Path, content: dict):
+    """Tensors, numbers, text and containers of these, as one file that appears whole or not at all."""
     try:
         with atomic_write(path) as file:
-            torch.save({"config": dataclasses.asdict(model.config), "model": model.state_dict(),
-                        "tokenizer": tokenizer.to_json(), "settings": settings, **state}, file)
+            torch.save(content, file)
     except RuntimeError as error:       # what torch.save makes of a full disk
         raise UserError(f"could not write {path} (is the disk full?): {error}") from None
 
 
-def load_checkpoint(path: str | Path, settings: dict | None = None) -> dict | None:
-    """The content of a checkpoint with "model" as a state dict, "config" a GPTConfig,
-    "tokenizer" a Tokenizer.
+def load_tensors(path: str | Path) -> dict:
+    """What save_tensors wrote. Nothing in the file is executed (weights_only)."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception:                   # a damaged file can fail in any way
+        raise UserError(f"{path} is not a checkpoint, or it is damaged; delete it to start anew") from None
 
-    With `settings`: None unless the file exists and was made with just these. Nothing in the file is executed
-    (weights_only). Raises UserError for what is missing or not a checkpoint of ours.
+
+def save_checkpoint(path: str | Path, model: nn.Module, tokenizer: Tokenizer, settings: dict, **state):
+    """One file with all that a run needs: weights, configuration, tokenizer, and `state`.
+    `settings` says what the run was asked for; see `load_checkpoint`."""
+    save_tensors(path, {"config": dataclasses.asdict(model.config), "model": model.state_dict(),
+                        "tokenizer": tokenizer.to_json(), "settings": settings, **state})
+
+
+def load_checkpoint(path: str | Path, settings: dict | None = None) -> dict | None:
+    """The content of a checkpoint: "model" is a state dict, "config" a GPTConfig, "tokenizer" a Tokenizer.
+
+    With `settings`: None unless the file exists and was made with just these. Raises UserError for what is
+    missing or not a checkpoint of ours.
     """
     if not Path(path).exists():
         if settings is not None:
             return None
         raise UserError(f"no checkpoint at {path}; `python gpt.py` or `python rlhf.py` makes one")
+    content = load_tensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
         content["config"] = GPTConfig(**content["config"])
         content["tokenizer"] = Tokenizer.from_json(content["tokenizer"])
-    except OSError:
-        raise
-    except Exception:           # a damaged file can fail in any way
-        raise UserError(f"{path} is not a checkpoint of papergpt, or it is damaged; "
-                        "delete it to start anew") from None
-    return content if settings in (None, content["settings"]) else None
+        return content if settings in (None, content["settings"]) else None
+    except (KeyError, TypeError):
+        raise UserError(f"{path} is not a checkpoint of papergpt; delete it to start anew") from None
 
 
 def load_model(path: str | Path) -> tuple[GPT, Tokenizer]:
@@ -697,7 +716,7 @@ def print_table(rows: list[dict], path: str | Path | None = None):
 @dataclass(slots=True)
 class TrainConfig:
     """How to train on a token stream."""
-    steps: int = 1000           # optimizer steps
+    steps: int = 1500           # optimizer steps
     batch_size: int = 12        # sequences per forward pass
     accumulate: int = 1         # forward passes per optimizer step
     lr: float = 0.004           # AdamW's peak rate: embeddings, gains, biases
@@ -796,8 +815,6 @@ def evaluate(model: GPT, tokenizer: Tokenizer, stream: np.ndarray,
     Bits per byte = total nats / ln 2 / bytes of the text: unlike the loss it does not depend on the
     tokenizer. A long stream is read at evenly spaced windows, about max_tokens in all.
     """
-    was_training = model.training
-    model.eval()
     T = min(model.config.block_size, len(stream) - 1)
     if T < 1:
         raise UserError("the validation text is too short: it needs at least two tokens")
@@ -808,10 +825,10 @@ def evaluate(model: GPT, tokenizer: Tokenizer, stream: np.ndarray,
         windows = torch.from_numpy(
             np.stack([stream[s:s + T + 1] for s in chunk]).astype(np.int64)).to(model.device)
         x, y = windows[:, :-1], windows[:, 1:]
-        nats += model(x, y)[1].item() * y.numel()
+        with evaluating(model):
+            nats += model(x, y)[1].item() * y.numel()
         tokens += y.numel()
         n_bytes += len(tokenizer.decode_bytes(i for i in y.flatten().tolist() if i < len(tokenizer.ranks)))
-    model.train(was_training)
     return {"loss": nats / tokens, "bits_per_byte": nats / math.log(2) / max(1, n_bytes)}
 
 
@@ -867,12 +884,7 @@ def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
                 raise UserError(f"to read {safe}: pip install safetensors") from None
         except Exception:           # the library has an error of its own, outside of the usual ones
             raise UserError(f"{safe} is damaged") from None
-    try:
-        return torch.load(plain, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception:               # a damaged file can fail in any way
-        raise UserError(f"{plain} is not a file of plain tensors, or it is damaged") from None
+    return load_tensors(plain)
 
 
 def export_pretrained(model: GPT, tokenizer: Tokenizer, folder: str | Path):
@@ -891,8 +903,7 @@ def export_pretrained(model: GPT, tokenizer: Tokenizer, folder: str | Path):
              for name, tensor in model.state_dict().items()}
     with atomic_write(folder / "config.json") as file:
         file.write(json.dumps(config, indent=1).encode())
-    with atomic_write(folder / "pytorch_model.bin") as file:
-        torch.save(state, file)
+    save_tensors(folder / "pytorch_model.bin", state)
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -923,6 +934,7 @@ WORLD_DOCUMENTS = 25_000
 
 
 def documents_of(source: str, seed: int) -> Iterator[str]:
+    """The documents of a text, or of the world."""
     return web(World(seed), WORLD_DOCUMENTS) if source == "world" else load_text(source)
 
 
@@ -1018,8 +1030,9 @@ def sample(s: SampleSettings):
     prompt = torch.tensor([ids] * s.samples, device=model.device)
     for row in generate(model, prompt, s.tokens, temperature=s.temperature, top_k=s.top_k, top_p=s.top_p,
                         stop_tokens=tuple(start), generator=generator).tolist():
-        text = tokenizer.decode(row[:row.index(tokenizer.eot)] if tokenizer.eot in row else row)
-        print(s.prompt + text + ("\n---" if s.samples > 1 else ""))
+        row = row[:row.index(tokenizer.eot)] if tokenizer.eot in row else row
+        text = tokenizer.decode(ids[len(start):] + row)
+        print(text + ("\n---" if s.samples > 1 else ""))
 
 
 @dataclass(slots=True)
@@ -1123,6 +1136,7 @@ def attention_inputs(shape) -> list[torch.Tensor]:
 
 
 def attention_run(name: str, window: int | None, q, k, v, grad):
+    """Forward and backward once: the equation, PyTorch's attention, or ours."""
     if name == "equation":
         out = attention(q, k, v, window)
     elif name == "ours":
