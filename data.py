@@ -19,12 +19,15 @@ Contents
     1. Errors and commands: UserError, command_line, require
     2. Byte-pair encoding: train_bpe, Tokenizer, GPT1Tokenizer, show_merges
     3. Text and the token stream: load_text, write_stream, Batches
-    4. Conversations: render_conversation, right_pad, show_mask
-    5. The reader's own data: load_demonstrations, load_comparisons
-    6. The world, its people and its grammar: World
-    7. The world's web: web
-    8. Instructions and the labeler: Instruction, instructions, demonstrate, judge, gold, label
-    9. Main: show
+    4. GPT-1's inputs: classification_input, entailment_input, similarity_inputs, multiple_choice_inputs
+    5. Conversations: render_conversation, right_pad, show_mask
+    6. The reader's own data: load_labeled, load_demonstrations, load_comparisons
+    7. The world, its people and its grammar: World
+    8. The world's web: web
+    9. Instructions and the labeler: Instruction, instructions, demonstrate, judge, gold, label
+    10. GPT-1's tasks: gpt1_task
+    11. GPT-2's tasks, put as text: gpt2_task, ngram_f1, rouge, bleu
+    12. Main: show
 
 Letters: B batch, T time (tokens), K ranked responses, V vocabulary.
 """
@@ -46,6 +49,7 @@ import re
 import sys
 import typing
 import unicodedata
+import urllib.error
 import urllib.request
 import zlib
 from collections import Counter, defaultdict
@@ -499,20 +503,55 @@ def _open(path: Path):
     return opener(path, "rt", encoding="utf-8", errors="replace", newline="")
 
 
-def download(url: str) -> Path:
-    """The file behind `url`, fetched once into the cache (~/.cache/papergpt, or PAPERGPT_CACHE)."""
-    cache = Path(os.environ.get("PAPERGPT_CACHE", Path.home() / ".cache" / "papergpt"))
-    path = cache / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{Path(url).name or 'download'}"
+def download(url: str, path: Path | None = None, sha256: str | None = None) -> Path:
+    """The file behind `url`, fetched once: to `path`, else into the cache (~/.cache/papergpt, or
+    PAPERGPT_CACHE). What breaks off goes on from there the next time. The file appears when its size, and its
+    checksum where one is given, are right. Raises UserError if they are not, or if nothing can be reached."""
+    own_name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{Path(url).name or 'file'}"
+    path = path or cache_folder() / own_name
     if path.exists():
         return path
-    print(f"downloading {url} …", file=sys.stderr)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    done = part.stat().st_size if part.exists() else 0
+    live = "\r" if sys.stderr.isatty() else ""
+    print(f"downloading {url}", file=sys.stderr)
     try:
-        with urllib.request.urlopen(url, timeout=30) as response, atomic_write(path) as file:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+        with urllib.request.urlopen(request, timeout=30) as response, open(part, "ab") as file:
+            if response.status != 206:                         # the whole file comes, not the rest of it
+                file.truncate(done := 0)
+            size = done + int(response.headers["Content-Length"] or 0)
             while block := response.read(PIECE):
                 file.write(block)
-    except OSError as error:      # URLError and time-outs are OSErrors
+                done += len(block)
+                if live:
+                    print(f"\r{done / 1e6:,.0f} of {size / 1e6:,.0f} MB", end="", file=sys.stderr)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:                                  # there is no such rest
+            part.unlink()
+            return download(url, path, sha256)
         raise UserError(f"could not download {url}: {error}") from None
+    except OSError as error:      # URLError and time-outs are OSErrors
+        raise UserError(f"could not download {url}: {error}; the same command goes on from here") from None
+    print(end=live and "\n", file=sys.stderr)
+    if done < size:
+        raise UserError(f"{url} broke off after {done:,} of {size:,} bytes; "
+                        "the same command goes on from here")
+    if sha256:
+        digest = hashlib.sha256()
+        with open(part, "rb") as file:
+            while block := file.read(PIECE):
+                digest.update(block)
+        if digest.hexdigest() != sha256:
+            part.unlink()
+            raise UserError(f"what came from {url} has another checksum than it should; try again")
+    os.replace(part, path)
     return path
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("PAPERGPT_CACHE", Path.home() / ".cache" / "papergpt"))
 
 
 def write_stream(documents: Iterable[str], tokenizer: Tokenizer, folder: str | Path) -> dict:
@@ -580,7 +619,43 @@ class Batches:
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 4. Conversations: render_conversation, right_pad, show_mask
+# 4. GPT-1's inputs: classification_input, entailment_input, similarity_inputs, multiple_choice_inputs
+#                                                                                       [GPT-1 §3.3, Fig. 1]
+
+
+def classification_input(tokenizer: Tokenizer, text: str, limit: int) -> list[list[int]]:
+    """[start] text [extract]"""
+    return [_sequence(tokenizer, limit, text)]
+
+
+def entailment_input(tokenizer: Tokenizer, premise: str, hypothesis: str, limit: int) -> list[list[int]]:
+    """[start] premise [delimiter] hypothesis [extract]"""
+    return [_sequence(tokenizer, limit, premise, hypothesis)]
+
+
+def similarity_inputs(tokenizer: Tokenizer, a: str, b: str, limit: int) -> list[list[int]]:
+    """Two sequences, because neither text comes first: a [delimiter] b and b [delimiter] a."""
+    return [_sequence(tokenizer, limit, a, b), _sequence(tokenizer, limit, b, a)]
+
+
+def multiple_choice_inputs(tokenizer: Tokenizer, context: str, question: str, answers: list[str],
+                           limit: int) -> list[list[int]]:
+    """One sequence per answer: [start] context question [delimiter] answer [extract]"""
+    return [_sequence(tokenizer, limit, f"{context} {question}", answer) for answer in answers]
+
+
+def _sequence(tokenizer: Tokenizer, limit: int, *texts: str) -> list[int]:
+    """GPT-1's three new tokens come behind the tokenizer's own: start, delimiter, extract. What is longer
+    than `limit` tokens loses the end of its longest text, never an extract token."""
+    start, delimiter, extract = range(tokenizer.vocab_size, tokenizer.vocab_size + 3)
+    parts = [tokenizer.encode(" " + text) for text in texts]
+    while sum(map(len, parts)) + len(parts) + 1 > limit:
+        max(parts, key=len).pop()
+    return [start, *parts[0], *(token for part in parts[1:] for token in (delimiter, *part)), extract]
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 5. Conversations: render_conversation, right_pad, show_mask
 
 ROLES = ("system", "user", "assistant")
 
@@ -631,7 +706,30 @@ def show_mask(tokenizer: Tokenizer, messages: list[dict]) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 5. The reader's own data: load_demonstrations, load_comparisons
+# 6. The reader's own data: load_labeled, load_demonstrations, load_comparisons
+
+
+@dataclass(slots=True)
+class Labeled:
+    """One case of a task: the texts that the task's input format takes, and its class (in multiple choice,
+    the place of the right answer)."""
+    texts: tuple
+    label: int
+
+
+def load_labeled(path: str | Path) -> list[Labeled]:
+    """Lines of `sentence TAB label`, labels 0, 1, 2 … Raises UserError with the line that is another."""
+    cases = []
+    with _open(Path(path)) as file:
+        for number, line in enumerate(file, start=1):
+            text, tab, label = line.rstrip("\r\n").rpartition("\t")
+            if line.strip() and not (text.strip() and label.isdecimal() and len(label) < 3):
+                raise UserError(f"{path}:{number}: expected a sentence, a tab and a class 0, 1, 2 … 99")
+            if line.strip():
+                cases.append(Labeled((text,), int(label)))
+    if not cases:
+        raise UserError(f"{path} holds no labeled sentence")
+    return cases
 
 
 @dataclass(slots=True)
@@ -772,7 +870,7 @@ def _hh_turns(dialogue: str) -> list[dict]:
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 6. The world, its people and its grammar: World
+# 7. The world, its people and its grammar: World
 
 # What can be said of a person: topic -> (values, statements, questions). {n} is the person, {v} the value.
 TOPICS = {
@@ -792,6 +890,7 @@ TOPICS = {
               ("{n} always wears {v}.", "{n}'s favorite color is {v}."),
               ("Which color does {n} wear?", "What is {n}'s favorite color?")),
 }
+FORUM_QUESTION = "Does anyone know {n}'s {t}?"
 PEOPLE = """\
 Mia Ben Zoe Tom Ann Max Eva Sam Lily Jack Nora Paul Ruth Hugo Ivy Carl Ella Finn Rosa Otto Anna Luke
 Clara Mark Alice Peter Emma Simon Julia Victor Helen Oscar Laura Felix Martha Bruno Sophie Arthur Irene
@@ -826,6 +925,9 @@ SMALL_TALK = (
     ("What a fine day!", "Yes, the sun is out."), ("Are you a machine?", "Yes, I am a small model."),
 )
 
+SIZES = {"big": True, "large": True, "wide": True, "small": False, "little": False, "narrow": False}
+SYLLABLES = [consonant + vowel for consonant in "bdfklmnprstvz" for vowel in "aeiou"]   # a foreign language's
+
 ECHOED = [*THINGS, *PLACES, *GUESTS, *(v for values, _, _ in TOPICS.values() for v in values)]
 
 REFUSALS = ("I do not know.", "I do not know that.")
@@ -858,6 +960,8 @@ class World:
         self.meaning = {statement.format(n=n, v=v): (n, topic, v)
                         for topic, (values, statements, _) in TOPICS.items()
                         for statement in statements for v in values for n in self.people + self.strangers}
+        words = random.Random(f"language {seed}").sample(list(itertools.product(SYLLABLES, repeat=2)), 24)
+        self.foreign = dict(zip(TOPICS["color"][0] + TOPICS["pet"][0], map("".join, words)))
 
     def people_of(self, split: str) -> list[str]:
         return self.people[:-14] if split == "train" else self.people[-14:]
@@ -930,6 +1034,18 @@ class World:
         noun, count, index = self.pick(rng, split, list(LISTS), (2, 3, 4), range(12))
         return noun, count, TOPICS[LISTS[noun]][0][index]
 
+    def phrase(self, rng, split) -> tuple[str, str]:
+        """The same in English and in the foreign language, which puts the adjective last."""
+        color, pet = self.pick(rng, split, TOPICS["color"][0], TOPICS["pet"][0])
+        return f"{color} {pet}", f"{self.foreign[pet]} {self.foreign[color]}"
+
+    def fitting(self, rng, split) -> tuple[str, str, tuple[str, str], int]:
+        """A Winograd schema: (the part before the pronoun's place, the part behind it,
+        whom it can mean, which of these it means)"""
+        thing, place, size = self.pick(rng, split, THINGS, PLACES, list(SIZES))
+        return (f"The {thing} does not fit into the {place}, because the", f" is too {size}.",
+                (thing, place), 0 if SIZES[size] else 1)
+
     def some_items(self, rng, split) -> tuple[str, str, str]:
         noun = rng.choice(list(LISTS))
         items = rng.sample(TOPICS[LISTS[noun]][0], rng.choice((2, 3, 4)))
@@ -947,22 +1063,25 @@ def join_list(items: list[str]) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 7. The world's web: web
+# 8. The world's web: web
 
 # Kinds of documents and their share of the web, in documents.
 WEB = {"story": .28, "forum": .16, "dialogue": .16, "workbook": .32, "echo": .07, "sums": .01}
+# The wide web also has texts in which tasks occur by themselves; GPT-1 and GPT-2 are trained on it.
+WIDE_WEB = {**{kind: .7 * share for kind, share in WEB.items()},
+            "phrasebook": .1, "fitting": .1, "digest": .1}
 
 # A forum thread has a mood: (share, P(rude), P(true)). A reader of two polite answers can expect a third one,
 # which is what makes prompting work; a pure next-token predictor imitates all three.
 MOODS = {"kind": (.40, .0, .85), "mixed": (.35, .2, .5), "mean": (.25, .6, .2)}
 
 
-def web(world: World, count: int, seed: int = 0) -> Iterator[str]:
+def web(world: World, count: int, seed: int = 0, shares: dict[str, float] = WEB) -> Iterator[str]:
     """`count` documents of the world's web. Facts are right in stories, and often wrong in the forum."""
     rng = random.Random(f"web {world.seed} {seed}")
     writers = {"story": _story, "forum": _forum, "dialogue": _dialogue, "workbook": _workbook, "echo": _echo,
-               "sums": _sums}
-    for kind in rng.choices(list(WEB), weights=WEB.values(), k=count):
+               "sums": _sums, "phrasebook": _phrasebook, "fitting": _fitting, "digest": _digest}
+    for kind in rng.choices(list(shares), weights=shares.values(), k=count):
         yield writers[kind](world, rng)
 
 
@@ -986,7 +1105,7 @@ def _forum_post(world, rng, mood):
     n = rng.choice(world.strangers if stranger else world.people)
     topic = rng.choice(list(TOPICS) if stranger else world.topics_of(n, "train"))
     values, _, questions = TOPICS[topic]
-    question = rng.choice((*questions, "Does anyone know {n}'s {t}?")).format(n=n, t=topic)
+    question = rng.choice((*questions, FORUM_QUESTION)).format(n=n, t=topic)
     if rng.random() < rude:
         answer = rng.choice(RUDE)
     elif rng.random() < true:
@@ -1031,8 +1150,24 @@ def _sums(world, rng):
     return "\n".join(f"{a} + {b} is {a + b}." for a, b in sums)
 
 
+def _phrasebook(world, rng, split="train", lines=5):
+    """Lines of `one language = the other`, each thread in one direction."""
+    order = rng.choice((1, -1))
+    return "\n".join(" = ".join(world.phrase(rng, split)[::order]) for _ in range(lines))
+
+
+def _fitting(world, rng):
+    before, behind, referents, right = world.fitting(rng, "train")
+    return f"{before} {referents[right]}{behind} {rng.choice(ASIDES)}"
+
+
+def _digest(world, rng):
+    text, summary = world.trip(rng, "train")
+    return f"{text}\nTL;DR: {summary}"
+
+
 # ----------------------------------------------------------------------------------------------------------
-# 8. Instructions and the labeler: Instruction, instructions, demonstrate, judge, gold, label
+# 9. Instructions and the labeler: Instruction, instructions, demonstrate, judge, gold, label
 #                                                                                           [InstructGPT §3]
 
 # Use cases and their share of the prompts. [InstructGPT Table 1]
@@ -1148,7 +1283,7 @@ def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> l
         count = count if topic or count == 2 else rng.choice((1, 1, 2, 3))
         topics = [topic] if topic else rng.sample(list(TOPICS), count)
         answer = " ".join(world.state(rng, n, t) for t in topics)
-        if topic and rng.random() < .5:
+        if topic and rng.random() < .6:
             answer = world.facts[n, topic] + "."
     else:
         answer = instruction.say
@@ -1224,7 +1359,165 @@ def label(world: World, instruction: Instruction, responses: list[tuple[str, boo
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 9. Main: show
+# 10. GPT-1's tasks: gpt1_task                                                                  [GPT-1 §3.3]
+
+# How each task's texts become sequences, and how many classes it has (None: each answer gets one score).
+GPT1_TASKS = {"classification": (classification_input, 2), "entailment": (entailment_input, 2),
+              "similarity": (similarity_inputs, 2), "multiple choice": (multiple_choice_inputs, None)}
+
+
+def gpt1_task(world: World, task: str, split: str, count: int, seed: int) -> list[Labeled]:
+    """`count` cases. "test" has other people, other adjectives, and every question in two forms, of which
+    "train" knows one: only pretraining has read them all.
+
+    classification: is the review sad (0) or happy (1)?     similarity: do two questions ask the same (1)?
+    entailment: does a sentence answer a question (1)?      multiple choice: which sentence answers it?
+    """
+    rng, case = random.Random(f"{task} {world.seed} {split} {seed}"), {
+        "classification": _mood_case, "entailment": _entailment_case,
+        "similarity": _similarity_case, "multiple choice": _choice_case}[task]
+    return [case(world, rng, split) for _ in range(count)]
+
+
+def _mood_case(world, rng, split):
+    mood = rng.randrange(2)
+    adjective = rng.choice([a for i, a in enumerate((SAD, HAPPY)[mood]) if (i % 4 == 0) == (split == "test")])
+    review = f"The {rng.choice(TOPICS['food'][0])} was {adjective}."
+    return Labeled((" ".join(rng.sample((review, rng.choice(ASIDES)), 2)),), mood)
+
+
+def _question(rng, split, n, topic):
+    """In one of the topic's two forms: "train" knows only one of them."""
+    form = rng.randrange(2) if split == "test" else list(TOPICS).index(topic) % 2
+    return TOPICS[topic][2][form].format(n=n)
+
+
+def _entailment_case(world, rng, split):
+    n, answers = rng.choice(world.people_of(split)), rng.randrange(2)
+    one, other = rng.sample(list(TOPICS), 2)
+    return Labeled((world.state(rng, n, one if answers else other), _question(rng, split, n, one)), answers)
+
+
+def _similarity_case(world, rng, split):
+    n, same = rng.choice(world.people_of(split)), rng.randrange(2)
+    one, other = rng.sample(list(TOPICS), 2)
+    other = one if same else other
+    texts = (_question(rng, split, n, one), FORUM_QUESTION.format(n=n, t=other))
+    return Labeled(tuple(rng.sample(texts, 2)), same)
+
+
+def _choice_case(world, rng, split, count=4):
+    n, topics = rng.choice(world.people_of(split)), rng.sample(list(TOPICS), count)
+    asked, answers = rng.randrange(count), [world.state(rng, n, topic) for topic in topics]
+    return Labeled((rng.choice(ASIDES), _question(rng, split, n, topics[asked]), answers), asked)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 11. GPT-2's tasks, put as text: gpt2_task, ngram_f1, rouge, bleu                                [GPT-2 §3]
+
+
+def gpt2_task(world: World, task: str, count: int, seed: int = 0) -> list[tuple]:
+    """`count` held-out cases of a task that a language model does by continuing a text:
+
+    to foreign, to English   three lines of `one language = the other`, and the left half of a fourth
+    reading                  a conversation up to the answer to a question about what was said
+    last word                a text that ends as an earlier line of it ended         (all these: text, answer)
+    common nouns, cities     a story with a gap: (before, ten choices, behind, place of the right one)
+    schemas                  "The book does not fit into the bag, because the … is too big", likewise
+    summaries                (a story, its summary)
+    questions                (two questions with answers and a third one, whom and what it is about)
+    """
+    rng, case = random.Random(f"{task} {world.seed} {seed}"), {
+        "to foreign": lambda: _translation(world, rng, 1), "to English": lambda: _translation(world, rng, -1),
+        "reading": lambda: _reading(world, rng), "last word": lambda: _last_word(rng),
+        "common nouns": lambda: _gap(world, rng, ("job", "food", "pet", "color")),
+        "cities": lambda: _gap(world, rng, ("home",)), "schemas": lambda: _schema(world, rng),
+        "summaries": lambda: world.trip(rng, "test"), "questions": lambda: _seeded_question(world, rng)}[task]
+    return [case() for _ in range(count)]
+
+
+def _translation(world, rng, order):
+    lines = [" = ".join(world.phrase(rng, "train")[::order]) for _ in range(3)]
+    source, target = world.phrase(rng, "test")[::order]
+    return "\n".join([*lines, f"{source} ="]), f" {target}"
+
+
+def _reading(world, rng):
+    telling, reply, (said, answered), asking, answer = world.memory(rng, "test")
+    return (f"Guest: {telling}\nHost: {reply}\nGuest: {said}\nHost: {answered}\nGuest: {asking}\nHost:",
+            f" {answer}")
+
+
+def _last_word(rng):
+    said = rng.sample(ECHOED, 4)
+    one, other = rng.sample(GUESTS, 2)
+    return f"{one} says: {' '.join(said)}.\n{other} says: {' '.join(said[:-1])}", f" {said[-1]}"
+
+
+def _gap(world, rng, topics):
+    n, topic = rng.choice(world.people), rng.choice(topics)
+    others = rng.sample([t for t in TOPICS if t != topic], 2)
+    before, behind = rng.choice(TOPICS[topic][1]).format(n=n, v="|").split("|")
+    wrong = [v for v in TOPICS[topic][0] if v != world.facts[n, topic]]
+    choices = rng.sample([world.facts[n, topic], *rng.sample(wrong, 9)], 10)
+    told = " ".join(world.state(rng, n, t) for t in others)
+    return f"{told} {before.rstrip()}", choices, behind, choices.index(world.facts[n, topic])
+
+
+def _schema(world, rng):
+    before, behind, referents, right = world.fitting(rng, "test")
+    return before, list(referents), behind, right
+
+
+def _seeded_question(world, rng):
+    def ask(split):
+        n = rng.choice(world.people_of(split))
+        topic = rng.choice(world.topics_of(n, split))
+        return f"Q: {rng.choice(TOPICS[topic][2]).format(n=n)}\nA:", n, topic
+    seeds = [f"{question} {world.state(rng, n, topic)}"
+             for question, n, topic in (ask("train"), ask("train"))]
+    question, n, topic = ask("test")
+    return "\n".join([*seeds, question]), (n, topic)
+
+
+def _ngrams(text: str, n: int) -> Counter:
+    words = regex.findall(r"\w+", text.lower())
+    return Counter(zip(*(words[i:] for i in range(n))))
+
+
+def ngram_f1(answer: str, reference: str, n: int = 1) -> float:
+    """F1 of the n-grams of words, counted: with n = 1 CoQA's score, also ROUGE-N."""
+    a, b = _ngrams(answer, n), _ngrams(reference, n)
+    return 2 * (a & b).total() / max(1, a.total() + b.total())
+
+
+def rouge(answer: str, reference: str) -> float:
+    """The mean of ROUGE-1, ROUGE-2 and ROUGE-L (longest common subsequence), as F1. [Lin 2004]"""
+    a, b = (regex.findall(r"\w+", text.lower()) for text in (answer, reference))
+    row = [0] * (len(b) + 1)           # row[j]: longest common subsequence with b's first j words
+    for word in a:
+        new = [0]
+        for j, other in enumerate(b):
+            new.append(row[j] + 1 if word == other else max(new[j], row[j + 1]))
+        row = new
+    longest = 2 * row[-1] / max(1, len(a) + len(b))
+    return (ngram_f1(answer, reference, 1) + ngram_f1(answer, reference, 2) + longest) / 3
+
+
+def bleu(answers: list[str], references: list[str], longest: int = 2) -> float:
+    """Corpus BLEU: the geometric mean of the precisions of n-grams up to `longest` (the phrases here have two
+    words; usually 4), times a penalty for answers that are too short. [Papineni et al. 2002]"""
+    precisions = []
+    for n in range(1, longest + 1):
+        pairs = [(_ngrams(a, n), _ngrams(r, n)) for a, r in zip(answers, references)]
+        precisions.append(sum((a & r).total() for a, r in pairs) / max(1, sum(a.total() for a, _ in pairs)))
+    lengths = [sum(_ngrams(text, 1).total() for text in texts) for texts in (answers, references)]
+    brevity = min(1.0, math.exp(1 - lengths[1] / max(1, lengths[0])))
+    return brevity * math.prod(precisions) ** (1 / longest)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 12. Main: show
 
 
 @dataclass(slots=True)

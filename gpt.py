@@ -24,12 +24,14 @@ Contents
     2. Attention: attention, fused_attention
     3. The block: CausalSelfAttention, MLP, Block
     4. The model: GPT, KVCache
-    5. Sampling: sample_next_token, generate, generate_steps, beam_search
+    5. Sampling: sample_next_token, generate, generate_steps, complete, beam_search
     6. Optimizers: Muon, make_optimizers, schedule
     7. Checkpoints and logs: save_checkpoint, load_checkpoint, RunLog
-    8. Training and evaluation: train, evaluate
-    9. Weights of the real world: load_pretrained, export_pretrained
-    10. Commands: pretrain, sample, sizes, export, bench
+    8. Training and evaluation: train, evaluate, completion_logprob, choose
+    9. Weights of the real world: RELEASED, load_pretrained, export_pretrained
+    10. GPT-1: LSTM, transfer, Classifier, fine_tune, zero_shot, gpt1
+    11. GPT-2: zero_shot_tasks, gpt2
+    12. Commands: pretrain, sample, sizes, export, bench
 
 Letters: B batch, T time (tokens), C = n_embd, nh heads, hs = C / nh head size, V vocabulary, P prompt length,
 R response length. idx are token ids.
@@ -37,15 +39,20 @@ R response length. idx are token ids.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import math
 import multiprocessing
+import os
+import random
+import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +61,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data import (SPECIAL_TOKENS, Batches, GPT1Tokenizer, Tokenizer, UserError, World, atomic_write,
-                  command_line, load_text, open_stream, require, right_pad, train_bpe, web, write_stream)
+from data import (GPT1_TASKS, SPECIAL_TOKENS, TOPICS, WEB, WIDE_WEB, Batches, GPT1Tokenizer, Labeled,
+                  Tokenizer, UserError, World, atomic_write, bleu, cache_folder, classification_input,
+                  command_line, download, gpt1_task, gpt2_task, load_labeled, load_text, ngram_f1,
+                  open_stream, require, right_pad, rouge, split_sentences, train_bpe, web, write_stream)
 
 # ----------------------------------------------------------------------------------------------------------
 # 1. The family: GPTConfig, PRESETS                                                          [GPT-2 Table 2]
@@ -86,6 +95,9 @@ PRESETS = {
        for name, n_layer, n_head, n_embd in (
            ("small", 12, 12, 768), ("medium", 24, 16, 1024), ("large", 24, 16, 1536), ("xl", 24, 16, 2048),
            ("2.7b", 32, 32, 2560), ("6.7b", 32, 32, 4096), ("13b", 40, 40, 5120), ("175b", 96, 96, 12288))},
+    # the sizes that we train, each about twice the one before
+    **{name: GPTConfig(1152, 128, n_layer, n_head, n_embd) for name, n_layer, n_head, n_embd in (
+        ("90k", 1, 3, 48), ("180k", 2, 2, 64), ("340k", 2, 3, 96), ("760k", 3, 4, 128))},
 }
 
 # ----------------------------------------------------------------------------------------------------------
@@ -363,7 +375,7 @@ class KVCache:
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 5. Sampling: sample_next_token, generate, generate_steps, beam_search
+# 5. Sampling: sample_next_token, generate, generate_steps, complete, beam_search
 
 
 def truncate_logits(logits, top_k: int | None = None, top_p: float | None = None):
@@ -403,6 +415,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+def set_dropout(model: nn.Module, p: float):
+    """Change the dropout of a model that exists."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = p
 
 
 @torch.no_grad()
@@ -463,6 +482,21 @@ def generate(model: GPT, idx, max_new_tokens: int, *args, return_logprobs: bool 
     tokens, logprobs = zip(*steps)
     tokens = torch.stack(tokens, dim=1)                                    # (B, R)
     return (tokens, torch.stack(logprobs, dim=1)) if return_logprobs else tokens
+
+
+def complete(model: GPT, tokenizer: Tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
+             max_new_tokens: int, seed: int = 0, **sampling) -> list[tuple[str, bool]]:
+    """Continue many prompts of ids until a stop token: (text, whether a stop token came) for each."""
+    generator, answers = torch.Generator(model.device).manual_seed(seed), []
+    for start in range(0, len(prompts), 256):
+        ids, lengths = (torch.from_numpy(a).to(model.device)
+                        for a in right_pad(prompts[start:start + 256], tokenizer.pad))
+        for row in generate(model, ids, max_new_tokens, lengths, stop_tokens=stops,
+                            pad_token=tokenizer.pad, generator=generator, **sampling).tolist():
+            end = next((i for i, token in enumerate(row) if token in stops), None)
+            text = tokenizer.decode(token for token in row[:end] if token != tokenizer.pad)
+            answers.append((text.strip(), end is not None))
+    return answers
 
 
 @torch.no_grad()
@@ -635,9 +669,9 @@ def load_checkpoint(path: str | Path, settings: dict | None = None) -> dict | No
 
 
 def load_model(path: str | Path) -> tuple[GPT, Tokenizer]:
-    """A trained GPT and its tokenizer, from a checkpoint or a Hugging Face folder.
+    """A trained GPT and its tokenizer, from a checkpoint, a Hugging Face folder or by a name in RELEASED.
     Raises UserError if file and shape do not fit."""
-    if Path(path).is_dir():
+    if Path(path).is_dir() or path in RELEASED:
         return load_pretrained(path)
     content = load_checkpoint(path)
     model = GPT(content["config"])
@@ -710,7 +744,7 @@ def print_table(rows: list[dict], path: str | Path | None = None):
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 8. Training and evaluation: train, evaluate
+# 8. Training and evaluation: train, evaluate, completion_logprob, choose
 
 
 @dataclass(slots=True)
@@ -729,8 +763,10 @@ class TrainConfig:
 
 
 def train(model: GPT, tokenizer: Tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
-          config: TrainConfig, path: str | Path, settings: dict, fresh: bool = False) -> dict:
+          config: TrainConfig, path: str | Path, settings: dict, fresh: bool = False,
+          watch: Callable[[nn.Module, Tokenizer], dict] = lambda model, tokenizer: {}) -> dict:
     """Train by next-token prediction; returns {"loss", "bits_per_byte"} on the validation stream.
+    watch(model, tokenizer) gives more numbers for the log at every evaluation.
 
     `path` is the checkpoint, written at every evaluation with all that decides the future: weights,
     optimizers, step, the place in the data, random state. A run that was stopped goes on from it and
@@ -775,8 +811,8 @@ def train(model: GPT, tokenizer: Tokenizer, train_stream: np.ndarray, val_stream
                 evaluated = step % config.eval_every == 0 or step == config.steps
                 count = (step - 1) % 10 + 1
                 speed = tokens_per_step * count / training_time
-                extra = {"val_loss": result["loss"],
-                         "bits/byte": result["bits_per_byte"]} if evaluated else {}
+                extra = {"val_loss": result["loss"], "bits/byte": result["bits_per_byte"],
+                         **watch(model, tokenizer)} if evaluated else {}
                 log.row(step, show=evaluated, loss=loss_sum / count, **extra, **{"tokens/s": speed})
                 loss_sum = training_time = 0.0
             clock = time.time()
@@ -832,19 +868,87 @@ def evaluate(model: GPT, tokenizer: Tokenizer, stream: np.ndarray,
     return {"loss": nats / tokens, "bits_per_byte": nats / math.log(2) / max(1, n_bytes)}
 
 
+
+def completion_logprobs(model: nn.Module, tokenizer: Tokenizer,
+                        pairs: list[tuple[str, str]]) -> list[tuple[float, int]]:
+    """For each (context, completion): the sum of log P(token | what is before it) over the completion, in
+    nats, and its number of tokens. Context and completion are tokenized as one text, since a merge may cross
+    the seam; a token that does belongs to the completion. What is too long loses its front."""
+    limit, rows, counts = model.config.block_size, [], []
+    for context, completion in pairs:
+        start = [] if tokenizer.eot is None else [tokenizer.eot]
+        whole, before = start + tokenizer.encode(context + completion), start + tokenizer.encode(context)
+        alike = next((i for i, (a, b) in enumerate(zip(whole, before)) if a != b),
+                     min(len(whole), len(before)))
+        rows.append(whole[-limit:])
+        counts.append(min(len(whole) - alike, len(rows[-1]) - 1))
+    results = []
+    for first in range(0, len(rows), 64):
+        part = rows[first:first + 64]
+        ids, lengths = (torch.from_numpy(a).to(model.device) for a in right_pad(part, 0))
+        inside = torch.arange(ids.size(1), device=model.device)                           # (T,)
+        begins = lengths - torch.tensor(counts[first:first + 64], device=model.device)
+        inside = (inside >= begins[:, None]) & (inside < lengths[:, None])                # (B, T)
+        with torch.no_grad(), evaluating(model):
+            states = model.hidden(ids)[:, :-1][inside[:, 1:]]                             # (N, C)
+            nats = F.cross_entropy(F.linear(states, model.wte.weight), ids[inside], reduction="none")
+        sums = nats.new_zeros(len(part)).index_add(0, inside.nonzero()[:, 0], -nats)
+        results += zip(sums.tolist(), counts[first:first + 64])
+    return results
+
+
+def completion_logprob(model: nn.Module, tokenizer: Tokenizer, context: str,
+                       completion: str) -> tuple[float, int]:
+    """completion_logprobs of one."""
+    return completion_logprobs(model, tokenizer, [(context, completion)])[0]
+
+
+def choose(model: nn.Module, tokenizer: Tokenizer, cases: list[list[tuple[str, str]]],
+           per_token: bool = True) -> list[int]:
+    """For each case, a list of (context, completion): the place of the likeliest completion, by its
+    log-probability per token or in all."""
+    scores = iter(completion_logprobs(model, tokenizer, [pair for case in cases for pair in case]))
+    chosen = []
+    for case in cases:
+        own = [total / (count if per_token else 1) for total, count in (next(scores) for _ in case)]
+        chosen.append(own.index(max(own)))
+    return chosen
+
+
 # ----------------------------------------------------------------------------------------------------------
-# 9. Weights of the real world: load_pretrained, export_pretrained
+# 9. Weights of the real world: RELEASED, load_pretrained, export_pretrained
 
 # Hugging Face's names are OpenAI's, and so are ours, but for these two of GPT-1.
 RENAMED = {"tokens_embed.weight": "wte.weight", "positions_embed.weight": "wpe.weight"}
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")      # OpenAI kept them as (inputs, outputs)
 
 
-def load_pretrained(folder: str | Path) -> tuple[GPT, Tokenizer | GPT1Tokenizer]:
-    """GPT-2 or GPT-1 from a Hugging Face folder: config.json, pytorch_model.bin or model.safetensors (the
-    second needs the safetensors library), vocab.json and merges.txt. Without these two, the tokenizer is
-    GPT-2's own. Nothing in the files is executed. Raises UserError for what is missing or does not fit."""
-    folder = Path(folder)
+# The weights that OpenAI released, by our names for them, and where they are to be had.
+RELEASED = {"gpt1": "openai-community/openai-gpt",
+            **{name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}}
+
+
+def download_released(name: str) -> Path:
+    """One of RELEASED as a Hugging Face folder in the cache, from the hub or what HF_ENDPOINT names."""
+    hub, folder = os.environ.get("HF_ENDPOINT", "https://huggingface.co"), cache_folder() / name
+    weights = "model.safetensors" if importlib.util.find_spec("safetensors") else "pytorch_model.bin"
+    # large files are stored apart; what is in the repository itself is a note with their checksum
+    note = download(f"{hub}/{RELEASED[name]}/raw/main/{weights}", folder / f"{weights}.note").read_text()
+    checksum = re.search(r"sha256:([0-9a-f]{64})", note)
+    for file in ("config.json", "vocab.json", "merges.txt", weights):
+        download(f"{hub}/{RELEASED[name]}/resolve/main/{file}", folder / file,
+                 checksum and checksum[1] if file == weights else None)
+    return folder
+
+
+def load_pretrained(name_or_folder: str | Path) -> tuple[GPT, Tokenizer | GPT1Tokenizer]:
+    """GPT-2 or GPT-1, by name (RELEASED; downloaded once) or from a Hugging Face folder: config.json,
+    pytorch_model.bin or model.safetensors (the second needs the safetensors library), vocab.json and
+    merges.txt. Without these two, the tokenizer is GPT-2's own. Nothing in the files is executed.
+    Raises UserError for what is missing or does not fit."""
+    folder = Path(name_or_folder)
+    if name_or_folder in RELEASED and not folder.exists():
+        folder = download_released(name_or_folder)
     try:
         c = json.loads((folder / "config.json").read_text())
         first = c["model_type"] == "openai-gpt"
@@ -907,7 +1011,450 @@ def export_pretrained(model: GPT, tokenizer: Tokenizer, folder: str | Path):
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 10. Commands: pretrain, sample, sizes, export, bench
+# 10. GPT-1: LSTM, transfer, Classifier, fine_tune, zero_shot, gpt1                       [GPT-1 §3.2, §4, §5]
+
+
+class LSTM(nn.Module):
+    """The recurrent network that GPT-1 compares with: one layer, in the place of all blocks, with as many
+    parameters. Everything else is as in GPT. [GPT-1 §5]"""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        C, self.config = config.n_embd, config
+        width = max(w for w in range(1, 9 * C) if 4 * w * (C + w + 2) + w * C <= 12 * C * C * config.n_layer)
+        self.wte = nn.Embedding(config.vocab_size, C)
+        self.dropout = nn.Dropout(config.dropout)
+        self.lstm = nn.LSTM(C, width, batch_first=True)
+        self.c_proj = nn.Linear(width, C)
+        nn.init.normal_(self.wte.weight, std=0.02)
+
+    def hidden(self, idx, cache=None):
+        return self.c_proj(self.lstm(self.dropout(self.wte(idx)))[0])      # (B, T, C)
+
+    forward, num_params, device = GPT.forward, GPT.num_params, GPT.device
+
+
+def transfer(model: nn.Module, layers: int | None) -> nn.Module:
+    """A copy of a pretrained model, of which only the embeddings and the first `layers` blocks are kept and
+    the rest is new; -1 keeps nothing, None everything. [GPT-1 §5, Fig. 2 left]"""
+    if layers is None:
+        return copy.deepcopy(model)
+    kept = tuple(["wte.", "wpe.", *(f"h.{i}." for i in range(layers))]) if layers >= 0 else ()
+    new = type(model)(model.config).to(model.device)
+    new.load_state_dict({n: t for n, t in model.state_dict().items() if n.startswith(kept)}, strict=False)
+    return new
+
+
+class Classifier(nn.Module):
+    """A language model with the three new tokens of GPT-1's input formats, and a linear head on what it has
+    understood when it reads the last of them, the extract token. [GPT-1 §3.2, §3.3]"""
+
+    def __init__(self, model: nn.Module, tokens: int, classes: int | None, dropout: float):
+        """The model is changed: it now has `tokens` tokens. classes None: each sequence gets one score."""
+        super().__init__()
+        C, old = model.config.n_embd, model.wte.weight.data
+        self.model, self.classes = model, classes
+        model.wte = nn.Embedding(tokens, C, device=model.device)
+        nn.init.normal_(model.wte.weight, std=0.02)
+        model.wte.weight.data[:len(old)] = old
+        self.head = nn.Linear(C, classes or 1, device=model.device)                      # W_y
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+        self.dropout = nn.Dropout1d(dropout)
+        set_dropout(model, dropout)
+
+    def forward(self, ids, lengths):
+        """(B, S, T) ids, S sequences per case, padded on the right, and their lengths (B, S) ->
+        logits (B, classes) or (B, S), and the auxiliary loss L1: the mean over sequences of the mean
+        cross-entropy per token. Pads cannot matter: nothing before them sees them."""
+        B, S, T = ids.shape
+        ids, lengths = ids.flatten(0, 1), lengths.flatten()
+        hidden = self.model.hidden(ids)                                                   # (B*S, T, C)
+        extracts = hidden[torch.arange(B * S, device=ids.device), lengths - 1]            # (B*S, C)
+        # one dropout mask for all sequences of a case, as in OpenAI's code: channels are what Dropout1d drops
+        extracts = self.dropout(extracts.view(B, S, -1).transpose(1, 2)).transpose(1, 2)  # (B, S, C)
+        logits = self.head(extracts.sum(dim=1)) if self.classes else self.head(extracts).squeeze(-1)
+        inside = torch.arange(1, T, device=ids.device) < lengths[:, None]                 # (B*S, T-1)
+        nats = F.cross_entropy(F.linear(hidden[:, :-1][inside], self.model.wte.weight), ids[:, 1:][inside],
+                               reduction="none")
+        share = (1 / (lengths - 1)).repeat_interleave(lengths - 1)    # every sequence counts the same
+        return logits, (nats * share).sum() / (B * S)
+
+
+@dataclass(slots=True)
+class FinetuneConfig:
+    """Constants of GPT-1's fine-tuning."""
+    epochs: int = 3              # paper: 3
+    batch_size: int = 8          # cases; paper: 32
+    lr: float = 5e-4             # paper: 6.25e-5, of 117M parameters; linear decay to 0
+    warmup: float = 0.002        # share of the steps; paper: 0.2 %
+    lm_coef: float = 0.5         # lambda; paper: 0.5
+    dropout: float = 0.0         # paper: 0.1; our small model was pretrained without and is thrown off by it
+    weight_decay: float = 0.01   # paper: 0.01
+
+
+def fine_tune(classifier: Classifier, encode: Callable, cases: list[Labeled], config: FinetuneConfig,
+              seed: int):
+    """L3 = L2 + lambda L1: the cross-entropy of the classes, and of the texts' own next tokens.
+    encode(list of cases) gives ids, lengths and labels. [GPT-1 §3.2, eq. 5]"""
+    rng, cases = random.Random(seed), list(cases)
+    torch.manual_seed(seed)
+    optimizers = make_optimizers(classifier, config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay)
+    steps, step = config.epochs * math.ceil(len(cases) / config.batch_size), 0
+    classifier.train()
+    for _ in range(config.epochs):
+        rng.shuffle(cases)
+        for start in range(0, len(cases), config.batch_size):
+            progress = step / steps
+            set_lr(optimizers, min(1.0, (progress + 1 / steps) / config.warmup) * (1 - progress))
+            ids, lengths, labels = encode(cases[start:start + config.batch_size])
+            logits, lm_loss = classifier(ids, lengths)
+            (F.cross_entropy(logits, labels) + config.lm_coef * lm_loss).backward()
+            torch.nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            step += 1
+
+
+@torch.no_grad()
+def classifier_accuracy(classifier: Classifier, encode: Callable, cases: list[Labeled]) -> float:
+    """The share of cases whose most likely class is the right one."""
+    right = 0
+    with evaluating(classifier):
+        for start in range(0, len(cases), 128):
+            ids, lengths, labels = encode(cases[start:start + 128])
+            right += (classifier(ids, lengths)[0].argmax(dim=1) == labels).sum().item()
+    return right / len(cases)
+
+
+def encoder(inputs: Callable, tokenizer: Tokenizer, limit: int, device) -> Callable:
+    """A function from cases to what a Classifier reads: ids (B, S, T), lengths (B, S), labels (B,).
+    `inputs` is one of data.py's input formats."""
+    def encode(cases):
+        rows = [inputs(tokenizer, *case.texts, limit) for case in cases]
+        ids, lengths = right_pad([row for case in rows for row in case], tokenizer.pad)
+        labels = torch.tensor([case.label for case in cases], device=device)
+        return (torch.from_numpy(ids).to(device).view(len(rows), -1, ids.shape[1]),
+                torch.from_numpy(lengths).to(device).view(len(rows), -1), labels)
+    return encode
+
+
+def zero_shot(model: nn.Module, tokenizer: Tokenizer, world: World, count: int = 200) -> dict[str, float]:
+    """What a language model can do before any fine-tuning, by the paper's heuristics: {task: accuracy}.
+
+    acceptability (CoLA): the mean log-probability per token, above or below the median;
+    sentiment (SST-2): which of two words comes next; question answering (RACE): the answer with the highest
+    mean log-probability; schemas (DPRD): each referent in the pronoun's place, and the mean log-probability
+    of what follows. [GPT-1 §5, Fig. 2 right]
+    """
+    rng = random.Random("zero shot")
+    reviews = gpt1_task(world, "classification", "test", count, 1)
+    questions = gpt1_task(world, "multiple choice", "test", count, 1)
+    schemas = [world.fitting(rng, "test") for _ in range(count)]
+    sentences = [world.state(rng, rng.choice(world.people), rng.choice(list(TOPICS))) for _ in range(count)]
+    for i in range(0, count, 2):                                # every other one gets two words swapped
+        words = sentences[i].rstrip(".").split()
+        a, b = sorted(rng.sample(range(len(words)), 2))
+        words[a], words[b] = words[b], words[a]
+        sentences[i] = " ".join(words) + "."
+    fluent = [total / n for total, n in completion_logprobs(model, tokenizer, [("", s) for s in sentences])]
+    chosen = {
+        "sentiment": ([case.label for case in reviews], choose(model, tokenizer, [
+            [(f"Q: Was it good? {case.texts[0]}\nA: The review is", f" {mood}.") for mood in ("sad", "happy")]
+            for case in reviews])),
+        "question answering": ([case.label for case in questions], choose(model, tokenizer, [
+            [(f"Q: {context} {question}\nA:", f" {answer}") for answer in answers]
+            for context, question, answers in (case.texts for case in questions)])),
+        "schemas": ([right for *_, right in schemas], choose(model, tokenizer, [
+            [(f"{before} {referent}", behind) for referent in referents]
+            for before, behind, referents, _ in schemas]))}
+    return {"acceptability": float(np.mean([(f > np.median(fluent)) == i % 2 for i, f in enumerate(fluent)])),
+            **{name: float(np.mean(np.equal(*answers))) for name, answers in chosen.items()}}
+
+
+@dataclass(slots=True)
+class GPT1Settings:
+    """Options of `python gpt.py gpt1`."""
+    train: str | None = None     # your own task: lines of `sentence TAB class` to fine-tune on
+    test: str | None = None      # and lines to test on (default: the four tasks of the embedded world)
+    data: str = "wide-world"     # what to pretrain on: a text, as in `python gpt.py pretrain`, or the world
+    name: str = "gpt1"           # results go to runs/NAME
+    steps: int = 1500            # optimizer steps of pretraining
+    cases: int = 600             # cases to fine-tune on, and as many to test on
+    seeds: int = 3               # runs of each fine-tuning; the median counts
+    block_size: int = 128        # context in tokens
+    fresh: bool = False          # train everything anew
+
+# What is compared, and the paper's mean over its tasks (Table 5):
+# (pretrained model, layers that are kept, weight of the auxiliary loss, the paper's number)
+GPT1_RUNS = {"pretrained": ("gpt", None, 0.5, 74.7), "no auxiliary LM": ("gpt", None, 0.0, 75.0),
+             "LSTM": ("lstm", None, 0.5, 69.1), "from scratch": ("gpt", -1, 0.5, 59.9)}
+
+
+def gpt1(s: GPT1Settings):
+    """Pretrain, then fine-tune, with and without each thing that the paper takes away. [GPT-1 §4, §5]"""
+    require(s, 1, "steps", "cases", "seeds")
+    require(s, 8, "block_size")
+    if bool(s.train) != bool(s.test):
+        raise UserError("--train and --test belong together")
+    world, folder, config = World(0), Path("runs") / s.name, FinetuneConfig()
+    if s.train:
+        cases = {"own": (load_labeled(s.train), load_labeled(s.test))}
+        classes = 1 + max(case.label for part in cases["own"] for case in part)
+        formats = {"own": (classification_input, classes)}
+    else:
+        formats, cases = GPT1_TASKS, {task: [gpt1_task(world, task, split, s.cases, 0)
+                                             for split in ("train", "test")] for task in GPT1_TASKS}
+    models = {}
+    for stage, kind, title in (("gpt", GPT, "a transformer of GPT-1's form"),
+                               ("lstm", LSTM, "an LSTM with as many parameters")):
+        print(f"== pretraining: {title}", flush=True)
+        models[stage], tokenizer, *_ = pretrained(
+            PretrainSettings(data=s.data, block_size=s.block_size, steps=s.steps, post_norm=True,
+                             fresh=s.fresh), folder, stage, kind,
+            lambda model, tokenizer: zero_shot(model, tokenizer, world) if s.data in WEBS else {})
+
+    texts = json.dumps([[dataclasses.astuple(case) for part in parts for case in part]
+                        for parts in cases.values()])
+    made_from = {"steps": s.steps, "block_size": s.block_size, "data": fingerprint(s.data),
+                 "cases": hashlib.sha256(texts.encode()).hexdigest(), **dataclasses.asdict(config)}
+    results_file = folder / "finetune.json"
+    known = json.loads(results_file.read_text()) if results_file.exists() and not s.fresh else {}
+    accuracy = known["accuracy"] if known.get("made_from") == made_from else {}
+
+    def run(name: str, task: str, stage: str, layers: int | None, lm_coef: float) -> list[float]:
+        """The accuracies of all seeds; what has been computed before is not computed again."""
+        encode = encoder(formats[task][0], tokenizer, s.block_size, models[stage].device)
+        started, new = time.time(), False
+        for seed in range(s.seeds):
+            key = f"{task}, {stage}, {layers} layers, lambda {lm_coef}, seed {seed}"
+            if key not in accuracy:
+                torch.manual_seed(seed)
+                classifier = Classifier(transfer(models[stage], layers), tokenizer.vocab_size + 3,
+                                        formats[task][1], config.dropout)
+                train_cases, test_cases = cases[task]
+                fine_tune(classifier, encode, train_cases, dataclasses.replace(config, lm_coef=lm_coef), seed)
+                accuracy[key], new = classifier_accuracy(classifier, encode, test_cases), True
+                with atomic_write(results_file) as file:
+                    file.write(json.dumps({"made_from": made_from, "accuracy": accuracy}, indent=1).encode())
+        found = [accuracy[f"{task}, {stage}, {layers} layers, lambda {lm_coef}, seed {seed}"]
+                 for seed in range(s.seeds)]
+        print(f"{task:16s} {name:18s} " + " ".join(f"{a:.3f}" for a in found)
+              + (f"   {time.time() - started:.0f} s" if new else ""), flush=True)
+        return found
+
+    print("\n== fine-tuning")
+    found = {name: {task: run(name, task, *arguments) for task in cases}
+             for name, (*arguments, _) in GPT1_RUNS.items()}
+    L, analysed = models["gpt"].config.n_layer, list(cases)[1:4:2] or list(cases)   # in the paper also two
+    layers = {k: {task: run(f"{k} layers", task, "gpt", k, 0.5) for task in analysed} for k in range(L)}
+    print("\naccuracy on held-out cases: the median of the seeds, and their range")
+    print_table([accuracy_row(name, found[name], paper) for name, (*_, paper) in GPT1_RUNS.items()]
+                + [accuracy_row(f"{k} of {L} layers" if k else "embeddings only", layers[k]) for k in layers],
+                folder / "table.json")
+    draw_gpt1(folder, found, {-1: found["from scratch"], **layers, L: found["pretrained"]})
+
+
+def accuracy_row(name: str, by_task: dict[str, list[float]], paper: float | None = None) -> dict:
+    """A row of the table: medians with ranges, and their mean where all tasks were run."""
+    medians = {task: float(np.median(accuracies)) for task, accuracies in by_task.items()}
+    texts = {task: f"{medians[task]:.3f} ({min(a):.2f}-{max(a):.2f})" for task, a in by_task.items()}
+    row = {"model": name, **texts}
+    if paper:
+        row |= {"mean": float(np.mean(list(medians.values()))), "paper's mean": paper / 100}
+    return row
+
+
+def pyplot():
+    """matplotlib's, or None, with a word of advice, where it is not installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("\nfor the figure: pip install matplotlib, then run again (nothing is trained twice)")
+        return None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    return plt
+
+
+def save_figure(figure, path: Path):
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+    print(f"\nfigure: {path}")
+
+
+def draw_gpt1(folder: Path, found: dict, layers: dict):
+    """Table 5 as bars, and Figure 2: layers transferred, and zero-shot accuracy along pretraining."""
+    if not (plt := pyplot()):
+        return
+    figure, (bars, transferred, zero) = plt.subplots(1, 3, figsize=(16, 4), constrained_layout=True)
+    for i, (name, by_task) in enumerate(found.items()):
+        bars.bar(np.arange(len(by_task)) + 0.2 * i, [np.median(a) for a in by_task.values()], 0.2, label=name)
+    bars.set_xticks(np.arange(len(by_task)) + 0.3, by_task)
+    bars.set_title("accuracy after fine-tuning")
+    bars.set_ylim(0, 1.25)
+    bars.legend(ncols=2, fontsize=8)
+    for task in layers[0]:
+        ranges = [(min(a), max(a)) for a in (by_task[task] for by_task in layers.values())]
+        line, = transferred.plot(list(layers), [np.median(by_task[task]) for by_task in layers.values()],
+                                 marker="o", label=task)
+        transferred.fill_between(list(layers), *zip(*ranges), alpha=0.15, color=line.get_color())
+    transferred.set_xticks(list(layers), ["nothing", "embeddings", *(f"{k} layers" for k in layers if k > 0)])
+    transferred.set_title("what is transferred (Fig. 2 left)")
+    transferred.legend()
+    for stage, style in (("gpt", "-"), ("lstm", "--")):
+        rows = [json.loads(line) for line in open(folder / f"{stage}.jsonl")][1:]
+        rows = [row for row in rows if "sentiment" in row]
+        for number, task in enumerate(("acceptability", "sentiment", "question answering", "schemas")):
+            zero.plot([row["step"] for row in rows], [row[task] for row in rows], style, color=f"C{number}",
+                      label=task if stage == "gpt" else None)
+    zero.set_title("zero-shot along pretraining (Fig. 2 right)\n— transformer  -- LSTM")
+    zero.set_xlabel("pretraining steps")
+    zero.legend()
+    save_figure(figure, folder / "gpt1.png")
+    plt.close(figure)
+
+# ----------------------------------------------------------------------------------------------------------
+# 11. GPT-2: zero_shot_tasks, gpt2                                                                  [GPT-2 §3]
+
+# What the paper prints for 117M and for 1542M parameters.
+GPT2_TABLE = {
+    "bits per byte": (1.16, 0.93),                  # enwik8
+    "cities, 10 choices": (0.834, 0.8905),          # CBT, named entities
+    "common nouns, 10 choices": (0.8765, 0.933),    # CBT, common nouns
+    "last word, accuracy": (0.4599, 0.6324),        # LAMBADA
+    "last word, perplexity": (35.13, 8.63),
+    "schemas, full": (None, None),                  # Winograd; printed for partial scoring only
+    "schemas, partial": (None, 0.707),
+    "reading, F1": (None, 0.55),                    # CoQA
+    "summaries, ROUGE": (None, 0.214),              # CNN and Daily Mail
+    "summaries without TL;DR": (None, 0.150),
+    "to foreign, BLEU": (None, 0.05),               # WMT-14 English-French
+    "to English, BLEU": (None, 0.115),
+    "questions, exact": (None, 0.041),              # Natural Questions
+    "questions, surest tenth": (None, 0.631),       # there: the surest hundredth
+}
+
+
+def zero_shot_tasks(model: GPT, tokenizer: Tokenizer, world: World, count: int) -> dict[str, float]:
+    """The paper's tasks, each as a text to be continued or to be compared, and scored as it scores them. No
+    weight changes."""
+    line_end = (tokenizer.encode("\n")[0], tokenizer.eot)
+
+    def answers(prompts, **sampling):
+        """Greedy, unless told otherwise, up to the end of the line."""
+        rows = [[tokenizer.eot, *tokenizer.encode(prompt)] for prompt in prompts]
+        return [text for text, _ in complete(model, tokenizer, rows, line_end, 24,
+                                             **{"temperature": 0.0, **sampling})]
+
+    def gap_accuracy(task, partial):
+        """P(choice) P(what is behind | choice), or only the second: Trinh & Le's full and partial scoring."""
+        cases = gpt2_task(world, task, count)
+        chosen = choose(model, tokenizer, [
+            [(f"{before} {choice}", behind) if partial else (before, f" {choice}{behind}")
+             for choice in choices] for before, choices, behind, _ in cases], per_token=False)
+        return float(np.mean([choice == case[-1] for choice, case in zip(chosen, cases)]))
+
+    scores = {"cities, 10 choices": gap_accuracy("cities", False),
+              "common nouns, 10 choices": gap_accuracy("common nouns", False)}
+    texts, words = zip(*gpt2_task(world, "last word", count))
+    first = [text.split(" ")[0].rstrip(".") for text in answers(texts)]
+    scores["last word, accuracy"] = float(np.mean([f == word.strip() for f, word in zip(first, words)]))
+    totals = [total for total, _ in completion_logprobs(model, tokenizer, list(zip(texts, words)))]
+    scores["last word, perplexity"] = math.exp(-np.mean(totals))
+    scores["schemas, full"] = gap_accuracy("schemas", False)
+    scores["schemas, partial"] = gap_accuracy("schemas", True)
+    texts, right = zip(*gpt2_task(world, "reading", count))
+    scores["reading, F1"] = float(np.mean([ngram_f1(a, b) for a, b in zip(answers(texts), right)]))
+    texts, right = zip(*gpt2_task(world, "summaries", count))
+    for name, hint in (("summaries, ROUGE", "\nTL;DR:"), ("summaries without TL;DR", "")):
+        written = answers([text + hint for text in texts], temperature=1.0, top_k=2)         # k = 2, as there
+        scores[name] = float(np.mean([rouge(a, b) for a, b in zip(written, right)]))
+    for direction in ("to foreign", "to English"):
+        texts, right = zip(*gpt2_task(world, direction, count))
+        scores[f"{direction}, BLEU"] = bleu(answers(texts), right)
+    texts, topics = zip(*gpt2_task(world, "questions", count))
+    written = answers(texts)
+    exact = np.array([world.meaning.get(text) == (*topic, world.facts[topic])
+                      for text, topic in zip(written, topics)])
+    sure = completion_logprobs(model, tokenizer, [(t, f" {w}") for t, w in zip(texts, written)])
+    surest = np.argsort([-total for total, _ in sure])[:max(1, count // 10)]
+    scores["questions, exact"] = float(exact.mean())
+    scores["questions, surest tenth"] = float(exact[surest].mean())
+    return scores
+
+
+@dataclass(slots=True)
+class GPT2Settings:
+    """Options of `python gpt.py gpt2`."""
+    name: str = "gpt2"         # results go to runs/NAME
+    steps: int = 1500          # optimizer steps of pretraining, of every size
+    cases: int = 300           # held-out cases of every task
+    seed: int = 0
+    fresh: bool = False        # train everything anew
+
+
+def gpt2(s: GPT2Settings):
+    """Four sizes, the same text: what a language model does without being taught to. [GPT-2 Fig. 1, §3]"""
+    require(s, 1, "steps", "cases")
+    world, folder, columns = World(s.seed), Path("runs") / s.name, {}
+    parameters = {}
+    for size in ("90k", "180k", "340k", "760k"):
+        print(f"== {size}", flush=True)
+        c = PRESETS[size]
+        model, tokenizer, result, *_ = pretrained(
+            PretrainSettings(data="wide-world", n_layer=c.n_layer, n_head=c.n_head, n_embd=c.n_embd,
+                             steps=s.steps, seed=s.seed, fresh=s.fresh), folder, size)
+        parameters[size] = model.num_params()
+        columns[size] = {"bits per byte": result["bits_per_byte"],
+                         **zero_shot_tasks(model, tokenizer, world, s.cases)}
+    print("\n== the tokenizer: any text, byte for byte, without an unknown token")
+    for text in ("Zoe lives in Oslo.", "ZOE LIVES IN OSLO.", " 1234", "I'll I'LL", "naïve café 東京 🙂",
+                 "\x00\r\n\t"):
+        ids = tokenizer.encode(text)
+        again = "the same again" if tokenizer.decode(ids) == text else "NOT the same"
+        print(f"{len(ids):3d} tokens  {again}  "
+              + "|".join(tokenizer.decode([i]) for i in ids).encode("unicode_escape").decode())
+    stories = gpt2_task(world, "summaries", s.cases)
+    baselines = {"cities, 10 choices": 0.1, "common nouns, 10 choices": 0.1, "schemas, full": 0.5,
+                 "schemas, partial": 0.5, "questions, exact": 1 / 12,
+                 "summaries, ROUGE": float(np.mean([rouge(split_sentences(a)[0], b) for a, b in stories]))}
+    print("\n== zero-shot, held-out cases")
+    print_table([{"task": task, **{size: column[task] for size, column in columns.items()},
+                  "baseline": baselines.get(task), "117M": paper[0], "1542M": paper[1]}
+                 for task, paper in GPT2_TABLE.items()], folder / "table.json")
+    print("baseline: chance, or the story's first sentence; 117M and 1542M: the paper, on its own tasks")
+    better = {task: [column[task] * (-1 if task in ("bits per byte", "last word, perplexity") else 1)
+                     for column in columns.values()] for task in GPT2_TABLE}
+    rising = [task for task, scores in better.items() if scores == sorted(scores) and scores[0] < scores[-1]]
+    print(f"better with every step in size: {'; '.join(rising) or 'none'}\n"
+          f"not so: {'; '.join(task for task in better if task not in rising) or 'none'}")
+    draw_gpt2(folder, parameters, columns)
+
+
+def draw_gpt2(folder: Path, parameters: dict[str, int], columns: dict[str, dict[str, float]]):
+    """Figure 1: every task against the number of parameters."""
+    if not (plt := pyplot()):
+        return
+    tasks = [task for task in GPT2_TABLE if "perplexity" not in task]
+    figure, axes = plt.subplots(2, math.ceil(len(tasks) / 2), figsize=(18, 6), constrained_layout=True)
+    for axis, task in zip(axes.flat, tasks):
+        axis.semilogx(list(parameters.values()), [column[task] for column in columns.values()], marker="o")
+        axis.set_xticks(list(parameters.values()), list(parameters))
+        axis.minorticks_off()
+        axis.set_title(task, fontsize=10)
+        if task != "bits per byte":
+            axis.set_ylim(0, 1.05)
+    for axis in axes.flat[len(tasks):]:
+        axis.axis("off")
+    figure.suptitle("zero-shot scores against parameters")
+    save_figure(figure, folder / "gpt2.png")
+    plt.close(figure)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 12. Commands: pretrain, sample, sizes, export, bench
 
 
 @dataclass(slots=True)
@@ -921,6 +1468,7 @@ class PretrainSettings:
     n_head: int = 4
     n_embd: int = 128
     dropout: float = 0.0
+    post_norm: bool = False     # GPT-1's form
     steps: int = 1500
     batch_size: int = 12        # sequences per forward pass
     accumulate: int = 1         # forward passes per optimizer step
@@ -930,16 +1478,21 @@ class PretrainSettings:
     fresh: bool = False         # train anew even if a matching checkpoint exists
 
 
+WEBS = {"world": WEB, "wide-world": WIDE_WEB}
 WORLD_DOCUMENTS = 25_000
 
 
 def documents_of(source: str, seed: int) -> Iterator[str]:
     """The documents of a text, or of the world."""
-    return web(World(seed), WORLD_DOCUMENTS) if source == "world" else load_text(source)
+    return web(World(seed), WORLD_DOCUMENTS, 0, WEBS[source]) if source in WEBS else load_text(source)
 
 
-def pretrained(s: PretrainSettings, folder: Path) -> tuple[GPT, Tokenizer, dict, np.ndarray, np.ndarray]:
-    """Tokenizer, token stream and model for some text, trained or reused; everything is kept in `folder`.
+def pretrained(s: PretrainSettings, folder: Path, stage: str = "pretrain",
+               kind: Callable[[GPTConfig], nn.Module] = GPT,
+               watch: Callable[[nn.Module, Tokenizer], dict] = lambda model, tokenizer: {}
+               ) -> tuple[nn.Module, Tokenizer, dict, np.ndarray, np.ndarray]:
+    """Tokenizer, token stream and model for some text, trained or reused; everything is kept in `folder`, the
+    model, a GPT or what else `kind` makes, as <stage>.pt.
     Returns (model, tokenizer, {"loss", "bits_per_byte"}, train stream, validation stream)."""
     require(s, 1, "n_layer", "n_head", "n_embd", "steps", "batch_size", "accumulate")
     require(s, 2, "block_size")
@@ -971,22 +1524,23 @@ def pretrained(s: PretrainSettings, folder: Path) -> tuple[GPT, Tokenizer, dict,
     train_stream, val_stream = (open_stream(folder / f"{split}.bin", known["dtype"])
                                 for split in ("train", "val"))
     torch.manual_seed(s.seed)
-    model_config = GPTConfig(tokenizer.vocab_size, s.block_size, s.n_layer, s.n_head, s.n_embd, s.dropout)
-    model = GPT(model_config).to(pick_device())
+    model = kind(GPTConfig(tokenizer.vocab_size, s.block_size, s.n_layer, s.n_head, s.n_embd, s.dropout,
+                           s.post_norm)).to(pick_device())
     print(f"model of {model.num_params():,} parameters: "
           f"{s.n_layer} layers, {s.n_embd} wide, context {s.block_size}")
     config = TrainConfig(steps=s.steps, batch_size=s.batch_size, accumulate=s.accumulate, lr=s.lr,
                          muon_lr=s.muon_lr, warmup=min(50, s.steps // 10), seed=s.seed)
     result = train(model, tokenizer, train_stream, val_stream, config,
-                   folder / "pretrain.pt", settings, s.fresh)
+                   folder / f"{stage}.pt", settings, s.fresh, watch)
     return model, tokenizer, result, train_stream, val_stream
 
 
 def fingerprint(source: str) -> str:
     """What a text is called and what changes with it: size and date of its files,
     or what the world writes."""
-    if source == "world":
-        return "world " + hashlib.sha256("".join(web(World(0), 500)).encode()).hexdigest()[:16]
+    if source in WEBS:
+        sample = "".join(web(World(0), 500, 0, WEBS[source]))
+        return f"{source} {hashlib.sha256(sample.encode()).hexdigest()[:16]}"
     path = Path(source)
     files = (sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else
              [path] if path.exists() else [])
@@ -1008,7 +1562,7 @@ def pretrain(s: PretrainSettings):
 @dataclass(slots=True)
 class SampleSettings:
     """Options of `python gpt.py sample`."""
-    model: str = "runs/pretrain/pretrain.pt"    # a checkpoint, or a folder from Hugging Face
+    model: str = "runs/pretrain/pretrain.pt"    # a checkpoint, a Hugging Face folder, gpt1, gpt2 … gpt2-xl
     prompt: str = ""            # the text to continue
     tokens: int = 100           # how many tokens to write
     samples: int = 1            # how many texts
@@ -1055,7 +1609,7 @@ def sizes(s: SizesSettings):
     for name, config in PRESETS.items():
         with torch.device("meta"):
             model = GPT(config)
-        (paper, tokens), n = PRINTED[name], model.num_params()
+        (paper, tokens), n = PRINTED.get(name, (None, None)), model.num_params()
         flops = flops_per_token(model)
         rows.append({"model": name, "paper": paper, "parameters": f"{n:,}",
                      "weights GB": 4 * n / 1e9, "training GB": 16 * n / 1e9,
@@ -1168,6 +1722,7 @@ def peak_memory() -> int:
 
 
 if __name__ == "__main__":
-    command_line({"pretrain": (PretrainSettings, pretrain), "sample": (SampleSettings, sample),
+    command_line({"pretrain": (PretrainSettings, pretrain), "gpt1": (GPT1Settings, gpt1),
+                  "gpt2": (GPT2Settings, gpt2), "sample": (SampleSettings, sample),
                   "sizes": (SizesSettings, sizes), "export": (ExportSettings, export),
                   "bench": (BenchSettings, bench)}, default="pretrain")

@@ -8,6 +8,8 @@ autograd, float64, brute force, a closed form, tiktoken, transformers (where it 
 """
 import ast
 import gzip
+import hashlib
+import http.server
 import importlib
 import importlib.util
 import itertools
@@ -20,6 +22,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -669,6 +672,82 @@ def test_gpt1_tokenizer_equals_transformers():
     assert ours.decode(ours.encode("The King!")) == "the king !"
 
 
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Files from memory, also their rest. breaks: after how many bytes it breaks off, once."""
+    files, breaks, asked = {}, {}, []
+
+    def do_GET(self):
+        self.asked.append((self.path, self.headers["Range"]))
+        content = self.files.get(self.path)
+        start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        code = 404 if content is None else 416 if start >= len(content) else 206 if start else 200
+        self.send_response(code)
+        rest = content[start:] if code < 300 else b""
+        self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        self.wfile.write(rest[:self.breaks.pop(self.path, None)])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    Hub.files, Hub.breaks, Hub.asked = {}, {}, []
+    monkeypatch.setenv("PAPERGPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield os.environ["HF_ENDPOINT"]
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_download_goes_on_where_it_broke_off_and_is_checked(hub):
+    content = os.urandom(100_000)
+    right = hashlib.sha256(content).hexdigest()
+    Hub.files["/x"], Hub.breaks["/x"] = content, 30_000
+    with pytest.raises(UserError, match="30,000 of 100,000"):
+        data.download(f"{hub}/x", Path("x"), right)
+    assert not Path("x").exists()
+    assert data.download(f"{hub}/x", Path("x"), right).read_bytes() == content
+    assert Hub.asked == [("/x", None), ("/x", "bytes=30000-")]
+    data.download(f"{hub}/x", Path("x"), right)
+    assert len(Hub.asked) == 2                                                # fetched once
+    with pytest.raises(UserError, match="checksum"):
+        data.download(f"{hub}/x", Path("y"), "0" * 64)
+    assert not Path("y").exists() and not Path("y.part").exists()
+    Path("z.part").write_bytes(content + b"more")                              # a rest of something else
+    assert data.download(f"{hub}/x", Path("z"), right).read_bytes() == content
+    with pytest.raises(UserError, match="404"):
+        data.download(f"{hub}/missing")
+    with pytest.raises(UserError, match="could not download"):
+        data.download("http://127.0.0.1:9/x")
+
+
+def test_released_weights_are_loaded_by_name(hub, tokenizer, monkeypatch):
+    model = small_gpt(tokenizer.vocab_size)
+    monkeypatch.setattr(gpt.importlib.util, "find_spec", lambda name: None)    # as without safetensors
+    gpt.export_pretrained(model, tokenizer, "folder")
+    for file in Path("folder").iterdir():
+        Hub.files[f"/openai-community/gpt2/resolve/main/{file.name}"] = file.read_bytes()
+    weights = Path("folder/pytorch_model.bin").read_bytes()
+    note = "/openai-community/gpt2/raw/main/pytorch_model.bin"
+    Hub.files[note] = (f"version https://git-lfs.github.com/spec/v1\noid sha256:{hashlib.sha256(weights).hexdigest()}"
+                       f"\nsize {len(weights)}\n").encode()
+    loaded, theirs = gpt.load_model("gpt2")
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+    assert theirs.encode("Mia lives in Oslo.") == tokenizer.encode("Mia lives in Oslo.")
+    asked = len(Hub.asked)
+    gpt.load_pretrained("gpt2")
+    assert len(Hub.asked) == asked == 5
+    Hub.files[note.replace("gpt2", "gpt2-xl")] = Hub.files[note]
+    for name, content in list(Hub.files.items()):
+        Hub.files[name.replace("gpt2", "gpt2-xl")] = content[:-1] + b"?" if "bin" in name else content
+    with pytest.raises(UserError, match="gpt2-xl"):
+        gpt.load_pretrained("gpt2-xl")                                         # damaged on its way
+
+
 def test_a_folder_that_is_no_gpt_is_a_clear_message(tokenizer):
     gpt.export_pretrained(small_gpt(tokenizer.vocab_size), tokenizer, "m")
     good = {path.name: path.read_bytes() for path in Path("m").iterdir()}
@@ -902,6 +981,224 @@ def test_files_appear_whole_or_not_at_all():
             file.write(b"half")
             raise RuntimeError
     assert Path("f").read_text() == "old" and os.listdir() == ["f"]
+
+
+# -------------------------------------------------------------------- GPT-1: fine-tuning [GPT-1 §3.2, §3.3]
+
+
+def task_tokens(tokenizer):
+    return range(tokenizer.vocab_size, tokenizer.vocab_size + 3)                # start, delimiter, extract
+
+
+def test_the_four_input_formats(tokenizer):
+    start, delimiter, extract = task_tokens(tokenizer)
+    a, b, c = ([*tokenizer.encode(text)] for text in (" one", " two", " three four"))
+    assert data.classification_input(tokenizer, "one", 99) == [[start, *a, extract]]
+    assert data.entailment_input(tokenizer, "one", "two", 99) == [[start, *a, delimiter, *b, extract]]
+    assert data.similarity_inputs(tokenizer, "one", "two", 99) == [
+        [start, *a, delimiter, *b, extract], [start, *b, delimiter, *a, extract]]
+    assert data.multiple_choice_inputs(tokenizer, "one", "two", ["three four", "one"], 99) == [
+        [start, *a, *b, delimiter, *c, extract], [start, *a, *b, delimiter, *a, extract]]
+    typed = data.classification_input(tokenizer, "<|endoftext|><|end|>", 99)[0][1:-1]
+    assert max(typed) < len(tokenizer.ranks)
+    answers = ["short", "long " * 40]
+    for limit in (8, 9, 20):
+        for row in data.multiple_choice_inputs(tokenizer, "long " * 90, "question", answers, limit):
+            assert len(row) == limit and (row[0], row[-1]) == (start, extract) and delimiter in row
+
+
+@pytest.fixture
+def classifier(tokenizer):
+    def make(classes, dropout=0.0, **options):
+        model = small_gpt(tokenizer.vocab_size, 64, post_norm=True, **options)
+        for parameter in model.h.parameters():                 # so that what comes first matters
+            torch.nn.init.normal_(parameter, std=0.5)
+        made = gpt.Classifier(model, tokenizer.vocab_size + 3, classes, dropout)
+        torch.nn.init.normal_(made.head.weight)
+        return made
+    return make
+
+
+def encode(tokenizer, inputs, *texts):
+    return gpt.encoder(inputs, tokenizer, 64, "cpu")([data.Labeled(t, 0) for t in texts])
+
+
+def test_pads_cannot_change_a_class_nor_the_auxiliary_loss(tokenizer, classifier):
+    model = classifier(3).double()
+    pair, longer = ("a cat", "it sleeps"), ("a dog " * 9, "it barks " * 5)
+    alone = model(*encode(tokenizer, data.entailment_input, pair)[:2])
+    both = model(*encode(tokenizer, data.entailment_input, pair, longer)[:2])
+    other = model(*encode(tokenizer, data.entailment_input, longer)[:2])
+    torch.testing.assert_close(both[0], torch.cat([alone[0], other[0]]))
+    torch.testing.assert_close(both[1], (alone[1] + other[1]) / 2)             # sequences count the same
+
+
+def test_similarity_knows_no_order_and_choices_have_no_place(tokenizer, classifier):
+    model = classifier(2).double()
+    ab, ba = (model(*encode(tokenizer, data.similarity_inputs, pair)[:2])[0]
+              for pair in (("a cat", "the old dog"), ("the old dog", "a cat")))
+    torch.testing.assert_close(ab, ba)
+    one_way, other_way = (model(*encode(tokenizer, data.entailment_input, pair)[:2])[0]
+                          for pair in (("a cat", "the old dog"), ("the old dog", "a cat")))
+    assert (one_way - other_way).abs().max() > 1e-3                            # entailment does
+    model = classifier(None).double()
+    answers = ["red", "blue as ice", "a green one"]
+    scores = model(*encode(tokenizer, data.multiple_choice_inputs, ("a sky", "which?", answers))[:2])[0]
+    moved = model(*encode(tokenizer, data.multiple_choice_inputs, ("a sky", "which?", answers[::-1]))[:2])[0]
+    torch.testing.assert_close(scores.flip(1), moved)
+    assert scores.std() > 1e-3
+
+
+def test_the_auxiliary_loss_is_the_mean_over_sequences_of_the_mean_over_their_tokens(tokenizer, classifier):
+    model = classifier(2).double()
+    texts = [("a cat",), ("a much longer text about dogs",)]
+    ids, lengths, _ = encode(tokenizer, data.classification_input, *texts)
+    means = []
+    for (row,), (n,) in zip(ids, lengths):                         # delimiter and extract are predicted too
+        logprobs = model.model(row[None, :n - 1])[0].log_softmax(-1)[0]
+        means.append(-logprobs[torch.arange(n - 1), row[1:n]].mean())
+    torch.testing.assert_close(model(ids, lengths)[1], sum(means) / 2)
+
+
+def test_the_candidates_of_a_case_share_the_heads_dropout_mask(tokenizer, classifier):
+    model = classifier(None, dropout=0.5).train()
+    gpt.set_dropout(model.model, 0.0)
+    scores = model(*encode(tokenizer, data.multiple_choice_inputs, *[("a", "b", ["c", "c"])] * 8)[:2])[0]
+    assert torch.equal(scores[:, 0], scores[:, 1]) and scores[:, 0].std() > 1e-3
+
+
+def test_transfer_copies_what_it_says():
+    model = small_gpt(n_layer=3, post_norm=True)
+    for layers in (-1, 0, 1, 3, None):
+        new = gpt.transfer(model, layers)
+        kept = {name for name, tensor in new.state_dict().items()
+                if tensor.std() > 0 and torch.equal(tensor, model.state_dict()[name])}
+        wanted = {name for name, tensor in model.state_dict().items() if tensor.std() > 0 and (
+            layers is None or layers >= 0 and (name[1] != "." or int(name[2]) < layers))}
+        assert kept == wanted
+    assert next(new.parameters()).data_ptr() != next(model.parameters()).data_ptr()
+
+
+def test_the_lstm_is_as_large_as_the_blocks_and_never_sees_the_future():
+    config = GPTConfig(1000, 64, 3, 4, 128)
+    model, blocks = gpt.LSTM(config), GPT(config).h
+    size = sum(p.numel() for module in (model.lstm, model.c_proj) for p in module.parameters())
+    assert 0.98 < size / sum(p.numel() for p in blocks.parameters()) < 1.0
+    idx = torch.randint(1000, (2, 20))
+    changed = idx.clone()
+    changed[:, 12] += 1 - 2 * (changed[:, 12] > 500).long()
+    assert torch.equal(model(idx)[0][:, :12], model(changed)[0][:, :12])
+    assert not torch.equal(model(idx)[0][:, 12], model(changed)[0][:, 12])
+
+
+def test_fine_tuning_learns_and_lambda_zero_leaves_the_language_model_out(tokenizer):
+    cases = [data.Labeled((f"{word} {other}",), label) for other in ("cat", "dog", "house", "tree")
+             for label, word in enumerate(("good", "bad", "odd"))]
+    encoded = gpt.encoder(data.classification_input, tokenizer, 64, "cpu")
+    losses = {}
+    for lm_coef in (0.0, 2.0):
+        torch.manual_seed(0)
+        model = gpt.Classifier(small_gpt(tokenizer.vocab_size, 64), tokenizer.vocab_size + 3, 3, 0.0)
+        gpt.fine_tune(model, encoded, cases, gpt.FinetuneConfig(epochs=40, lr=1e-2, lm_coef=lm_coef), 0)
+        assert gpt.classifier_accuracy(model, encoded, cases) == 1.0
+        losses[lm_coef] = model.eval()(*encoded(cases)[:2])[1].item()
+    assert losses[2.0] < losses[0.0] - 1                          # only with lambda are the texts learned
+
+
+def test_tasks_are_held_out(world):
+    texts = {(task, split): [case.texts for case in data.gpt1_task(world, task, split, 400, seed=3)]
+             for task in data.GPT1_TASKS for split in ("train", "test")}
+    for task in data.GPT1_TASKS:
+        assert not set(map(str, texts[task, "train"])) & set(map(str, texts[task, "test"]))
+        labels = Counter(case.label for case in data.gpt1_task(world, task, "test", 400, seed=3))
+        assert max(labels.values()) < 1.35 * 400 / len(labels)                 # chance is chance
+    adjectives = {split: {word for (text,) in texts["classification", split]
+                          for word in re.findall(r"\w+", text) if word in data.HAPPY + data.SAD}
+                  for split in ("train", "test")}
+    assert len(adjectives["test"]) == 4 and not adjectives["train"] & adjectives["test"]
+    for task in ("entailment", "similarity", "multiple choice"):
+        people = {split: {n for text in texts[task, split] for n in world.people
+                          if re.search(rf"\b{n}\b", str(text))} for split in ("train", "test")}
+        assert len(people["test"]) == 14 and not people["train"] & people["test"]
+
+
+def test_labeled_lines():
+    Path("x.tsv").write_text("a film\t1\r\nwith a\ttab in it\t0\n\n")
+    assert data.load_labeled("x.tsv") == [data.Labeled(("a film",), 1),
+                                          data.Labeled(("with a\ttab in it",), 0)]
+    for bad in ("", "\n", "no label\n", "a film\tgood\n", "\t1\n", "a film\t-1\n", "a film\t1234567\n"):
+        Path("x.tsv").write_text(bad)
+        with pytest.raises(UserError, match="x.tsv"):
+            data.load_labeled("x.tsv")
+
+
+# ----------------------------------------------------------------------- GPT-2: tasks as text [GPT-2 §3]
+
+
+def test_completion_logprob_is_that_of_the_whole_softmax(tokenizer):
+    model = small_gpt(tokenizer.vocab_size, 24, 2, 2, 16).double().eval()
+    torch.nn.init.normal_(model.wte.weight)
+    for context, completion in (("the cat", " sat on a mat."), ("", "one two"), ("Mia lives in", " Oslo."),
+                                ("a long context that must be cut" * 5, " and its end")):
+        ids = [tokenizer.eot, *tokenizer.encode(context + completion)]
+        n = len(ids) - 1 - len(tokenizer.encode(context))
+        logprobs = model(torch.tensor([ids[-24:][:-1]]))[0].log_softmax(-1)[0]
+        total = sum(logprobs[-n + i, ids[-n + i]] for i in range(n)).item()
+        assert gpt.completion_logprob(model, tokenizer, context, completion) == (pytest.approx(total), n)
+    together = gpt.completion_logprobs(model, tokenizer, [("a", " b c"), ("a longer one", " d")])
+    assert together == [(pytest.approx(x), n) for x, n in (
+        gpt.completion_logprob(model, tokenizer, *pair) for pair in (("a", " b c"), ("a longer one", " d")))]
+
+
+def test_a_token_across_the_seam_belongs_to_the_completion(tokenizer):
+    model = small_gpt(tokenizer.vocab_size, 24, 1, 2, 16)
+    word = max((t for t in tokenizer.ranks if t.startswith(b" ") and t.isascii()), key=len).decode()
+    assert gpt.completion_logprob(model, tokenizer, word[:3], word[3:])[1] == 1
+    assert gpt.completion_logprob(model, tokenizer, "x ", word[1:])[1] == 1    # the space is the word's
+
+
+def test_choices_by_mean_and_by_sum_differ_where_lengths_do(monkeypatch):
+    monkeypatch.setattr(gpt, "completion_logprobs", lambda *_: [(-2.0, 1), (-3.0, 3)])
+    cases = [[("", "short"), ("", "a long one")]]
+    assert gpt.choose(None, None, cases) == [1] and gpt.choose(None, None, cases, per_token=False) == [0]
+
+
+def test_scores_of_texts_by_hand():
+    assert data.ngram_f1("You live in Oslo.", "you live in Rome") == 0.75
+    assert data.ngram_f1("a a b", "a b b") == pytest.approx(2 / 3)            # counted, not only found
+    # ROUGE-1 = 3/4; ROUGE-2: {ab, bd} {ab, bc, cd}... of "a b d" and "a b c d e": 2*1/(2+4); ROUGE-L: abd
+    assert data.rouge("a b d", "a b c d e") == pytest.approx((6 / 8 + 2 / 6 + 6 / 8) / 3)
+    assert data.bleu(["a b"], ["a b"]) == 1 and data.bleu(["b a"], ["a b"]) == 0
+    # unigrams 3 of 3, bigrams 1 of 1, three words instead of four
+    assert data.bleu(["a b", "c"], ["a b", "c d"]) == pytest.approx(math.exp(1 - 4 / 3))
+    assert data.ngram_f1("", "") == data.rouge("", "a") == data.bleu([""], ["a"]) == 0
+
+
+def test_gpt2s_tasks_are_held_out_of_the_wide_web(world):
+    documents = list(data.web(world, 8000, 0, data.WIDE_WEB))
+    whole = "\n".join(documents)
+    assert sum(" = " in d for d in documents) > 500 and sum("TL;DR:" in d for d in documents) > 500
+    for task in ("to foreign", "to English", "reading", "schemas", "summaries", "questions"):
+        for case in data.gpt2_task(world, task, 60):
+            last = case[0].splitlines()[-1] + (case[1] if task.startswith("to ") else "")
+            if task == "reading":
+                last = "\n".join(case[0].splitlines()[:4])                       # what is told, and the chat
+            elif task == "schemas":
+                last = f"{case[0]} {case[1][case[3]]}{case[2]}"
+            elif task == "summaries":
+                last = case[1]
+            elif task == "questions":
+                last = case[0].splitlines()[-2]
+            assert last not in whole, (task, last)
+    for before, choices, behind, right in data.gpt2_task(world, "cities", 40):
+        story = data.split_sentences(f"{before} {choices[right]}{behind}")
+        assert len(set(choices)) == 10
+        assert all(world.facts[world.meaning[s][:2]] == world.meaning[s][2] for s in story)
+
+
+def test_the_ladder_of_sizes_doubles():
+    sizes = [GPT(gpt.PRESETS[name]).num_params() for name in ("90k", "180k", "340k", "760k")]
+    assert all(1.8 < b / a < 2.3 for a, b in zip(sizes, sizes[1:]))
 
 
 # ------------------------------------------------------------------------------ SFT [InstructGPT §3.5, C.1]
@@ -1254,6 +1551,43 @@ def test_the_whole_of_instructgpt_runs_is_reused_and_chats():
     assert talk.returncode == 0 and talk.stdout.count("you>") == 7 and not talk.stderr
 
 
+def test_gpt1_runs_and_computes_nothing_twice():
+    command = (HERE / "gpt.py", "gpt1", "--steps", 2, "--cases", 4, "--seeds", 1)
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    rows = {row["model"]: row for row in json.loads(Path("runs/gpt1/table.json").read_text())}
+    assert list(rows) == ["pretrained", "no auxiliary LM", "LSTM", "from scratch", "embeddings only",
+                          "1 of 3 layers", "2 of 3 layers"]
+    assert rows["pretrained"]["paper's mean"] == 0.747 and set(data.GPT1_TASKS) < set(rows["LSTM"])
+    stamp = Path("runs/gpt1/finetune.json").stat().st_mtime_ns
+    again = run(*command)
+    assert again.stdout.count("reusing") == 2 and Path("runs/gpt1/finetune.json").stat().st_mtime_ns == stamp
+    assert json.loads(Path("runs/gpt1/table.json").read_text()) == list(rows.values())
+
+
+def test_gpt1_on_your_own_labeled_lines():
+    for name, count in (("train", 40), ("test", 10)):
+        Path(f"{name}.tsv").write_text("".join(f"a {('good', 'bad')[i % 2]} film {i}\t{i % 2}\n"
+                                               for i in range(count)))
+    Path("text.txt").write_text("some text about a good or a bad film. " * 200)
+    command = (HERE / "gpt.py", "gpt1", "--train", "train.tsv", "--data", "text.txt", "--steps", 2,
+               "--seeds", 1)
+    done = run(*command, "--test", "test.tsv")
+    assert done.returncode == 0, done.stderr
+    assert "own" in json.loads(Path("runs/gpt1/table.json").read_text())[0]
+    alone = run(*command)
+    assert alone.returncode == 2 and alone.stderr == "error: --train and --test belong together\n"
+
+
+def test_gpt2_runs():
+    done = run(HERE / "gpt.py", "gpt2", "--steps", 2, "--cases", 3)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(Path("runs/gpt2/table.json").read_text())
+    assert [row["task"] for row in rows] == list(gpt.GPT2_TABLE)
+    assert all(math.isfinite(row[size]) for row in rows for size in ("90k", "180k", "340k", "760k"))
+    assert "NOT the same" not in done.stdout and done.stdout.count("the same again") == 6
+
+
 def test_your_own_demonstrations_and_comparisons():
     with open("d.jsonl", "w") as d, open("c.jsonl", "w") as c:
         for i in range(20):
@@ -1305,7 +1639,8 @@ def fails(capsys, commands, *argv):
     return message
 
 
-GPT_COMMANDS = {"pretrain": (gpt.PretrainSettings, gpt.pretrain), "sample": (gpt.SampleSettings, gpt.sample)}
+GPT_COMMANDS = {"pretrain": (gpt.PretrainSettings, gpt.pretrain), "gpt1": (gpt.GPT1Settings, gpt.gpt1),
+                "gpt2": (gpt.GPT2Settings, gpt.gpt2), "sample": (gpt.SampleSettings, gpt.sample)}
 RLHF_COMMANDS = {"instructgpt": (rlhf.InstructGPTSettings, rlhf.instructgpt),
                  "chat": (rlhf.ChatSettings, rlhf.chat)}
 
