@@ -39,6 +39,7 @@ import dataclasses
 import gzip
 import hashlib
 import heapq
+import http.client
 import inspect
 import itertools
 import json
@@ -392,7 +393,8 @@ class GPT1Tokenizer:
         try:
             vocabulary = json.loads((Path(folder) / "vocab.json").read_text(encoding="utf-8"))
             lines = (Path(folder) / "merges.txt").read_text(encoding="utf-8").splitlines()
-            merges = [tuple(line.split()) for line in lines if len(line.split()) == 2]
+            merges = [tuple(line.split()) for line in lines
+                      if len(line.split()) == 2 and not line.startswith("#version")]
             return GPT1Tokenizer({str(token): int(i) for token, i in vocabulary.items()}, merges)
         except (ValueError, TypeError, AttributeError):
             raise UserError(f"{folder}: vocab.json and merges.txt are not those of GPT-1") from None
@@ -464,7 +466,7 @@ def load_text(source: str | Path) -> Iterator[str]:
     path = download(source) if source.startswith(("http://", "https://")) else Path(source)
     if not path.exists():
         raise UserError(f"no file, folder or known text is called {source!r} "
-                        f"(known: world, {', '.join(KNOWN_TEXTS)})")
+                        f"(known: {', '.join((*WEBS, *KNOWN_TEXTS))})")
     files = [path] if not path.is_dir() else sorted(p for p in path.rglob("*") if p.is_file())
     found = False
     for file in files:
@@ -514,7 +516,6 @@ def download(url: str, path: Path | None = None, sha256: str | None = None) -> P
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     done = part.stat().st_size if part.exists() else 0
-    live = "\r" if sys.stderr.isatty() else ""
     print(f"downloading {url}", file=sys.stderr)
     try:
         request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
@@ -525,16 +526,16 @@ def download(url: str, path: Path | None = None, sha256: str | None = None) -> P
             while block := response.read(PIECE):
                 file.write(block)
                 done += len(block)
-                if live:
-                    print(f"\r{done / 1e6:,.0f} of {size / 1e6:,.0f} MB", end="", file=sys.stderr)
+                if sys.stderr.isatty():
+                    end = "\n" if done >= size else ""
+                    print(f"\r{done / 1e6:,.0f} of {size / 1e6:,.0f} MB", end=end, file=sys.stderr)
     except urllib.error.HTTPError as error:
         if error.code == 416:                                  # there is no such rest
             part.unlink()
             return download(url, path, sha256)
         raise UserError(f"could not download {url}: {error}") from None
-    except OSError as error:      # URLError and time-outs are OSErrors
-        raise UserError(f"could not download {url}: {error}; the same command goes on from here") from None
-    print(end=live and "\n", file=sys.stderr)
+    except (OSError, http.client.HTTPException, ValueError) as error:      # no net, a broken line, no URL
+        raise UserError(f"could not download {url}: {error}; what has come is kept") from None
     if done < size:
         raise UserError(f"{url} broke off after {done:,} of {size:,} bytes; "
                         "the same command goes on from here")
@@ -622,6 +623,8 @@ class Batches:
 # 4. GPT-1's inputs: classification_input, entailment_input, similarity_inputs, multiple_choice_inputs
 #                                                                                       [GPT-1 §3.3, Fig. 1]
 
+NEW_TOKENS = 3
+
 
 def classification_input(tokenizer: Tokenizer, text: str, limit: int) -> list[list[int]]:
     """[start] text [extract]"""
@@ -646,11 +649,11 @@ def multiple_choice_inputs(tokenizer: Tokenizer, context: str, question: str, an
 
 def _sequence(tokenizer: Tokenizer, limit: int, *texts: str) -> list[int]:
     """GPT-1's three new tokens come behind the tokenizer's own: start, delimiter, extract. What is longer
-    than `limit` tokens loses the end of its longest text, never an extract token."""
-    start, delimiter, extract = range(tokenizer.vocab_size, tokenizer.vocab_size + 3)
+    than `limit` tokens loses the front of its longest text: a question stands at the end of its context."""
+    start, delimiter, extract = range(tokenizer.vocab_size, tokenizer.vocab_size + NEW_TOKENS)
     parts = [tokenizer.encode(" " + text) for text in texts]
     while sum(map(len, parts)) + len(parts) + 1 > limit:
-        max(parts, key=len).pop()
+        del max(parts, key=len)[0]
     return [start, *parts[0], *(token for part in parts[1:] for token in (delimiter, *part)), extract]
 
 
@@ -1070,6 +1073,8 @@ WEB = {"story": .28, "forum": .16, "dialogue": .16, "workbook": .32, "echo": .07
 # The wide web also has texts in which tasks occur by themselves; GPT-1 and GPT-2 are trained on it.
 WIDE_WEB = {**{kind: .7 * share for kind, share in WEB.items()},
             "phrasebook": .1, "fitting": .1, "digest": .1}
+WEBS = {"world": WEB, "wide-world": WIDE_WEB}
+WORLD_DOCUMENTS = 25_000
 
 # A forum thread has a mood: (share, P(rude), P(true)). A reader of two polite answers can expect a third one,
 # which is what makes prompting work; a pure next-token predictor imitates all three.
@@ -1150,10 +1155,10 @@ def _sums(world, rng):
     return "\n".join(f"{a} + {b} is {a + b}." for a, b in sums)
 
 
-def _phrasebook(world, rng, split="train", lines=5):
-    """Lines of `one language = the other`, each thread in one direction."""
-    order = rng.choice((1, -1))
-    return "\n".join(" = ".join(world.phrase(rng, split)[::order]) for _ in range(lines))
+def _phrasebook(world, rng, order=0, lines=5):
+    """Lines of `one language = the other`, all in one direction."""
+    order = order or rng.choice((1, -1))
+    return "\n".join(" = ".join(world.phrase(rng, "train")[::order]) for _ in range(lines))
 
 
 def _fitting(world, rng):
@@ -1367,8 +1372,9 @@ GPT1_TASKS = {"classification": (classification_input, 2), "entailment": (entail
 
 
 def gpt1_task(world: World, task: str, split: str, count: int, seed: int) -> list[Labeled]:
-    """`count` cases. "test" has other people, other adjectives, and every question in two forms, of which
-    "train" knows one: only pretraining has read them all.
+    """`count` cases, drawn with repetition. "test" has other people, other adjectives, and every question in
+    two forms, of which "train" knows one: only pretraining has read them all. No text of the web asks what
+    "test" asks.
 
     classification: is the review sad (0) or happy (1)?     similarity: do two questions ask the same (1)?
     entailment: does a sentence answer a question (1)?      multiple choice: which sentence answers it?
@@ -1380,10 +1386,12 @@ def gpt1_task(world: World, task: str, split: str, count: int, seed: int) -> lis
 
 
 def _mood_case(world, rng, split):
-    mood = rng.randrange(2)
-    adjective = rng.choice([a for i, a in enumerate((SAD, HAPPY)[mood]) if (i % 4 == 0) == (split == "test")])
-    review = f"The {rng.choice(TOPICS['food'][0])} was {adjective}."
-    return Labeled((" ".join(rng.sample((review, rng.choice(ASIDES)), 2)),), mood)
+    own = [a for i, a in enumerate(HAPPY + SAD) if (i % 4 == 0) == (split == "test")]
+    adjective = ""
+    while adjective not in own:                          # and of the split's combinations, as in the web
+        food, adjective = world.pick(rng, split, TOPICS["food"][0], HAPPY + SAD)
+    texts = (f"The {food} was {adjective}.", rng.choice(ASIDES))
+    return Labeled((" ".join(rng.sample(texts, 2)),), int(adjective in HAPPY))
 
 
 def _question(rng, split, n, topic):
@@ -1394,8 +1402,9 @@ def _question(rng, split, n, topic):
 
 def _entailment_case(world, rng, split):
     n, answers = rng.choice(world.people_of(split)), rng.randrange(2)
-    one, other = rng.sample(list(TOPICS), 2)
-    return Labeled((world.state(rng, n, one if answers else other), _question(rng, split, n, one)), answers)
+    asked = rng.choice(world.topics_of(n, split))
+    told = asked if answers else rng.choice([topic for topic in TOPICS if topic != asked])
+    return Labeled((world.state(rng, n, told), _question(rng, split, n, asked)), answers)
 
 
 def _similarity_case(world, rng, split):
@@ -1407,9 +1416,12 @@ def _similarity_case(world, rng, split):
 
 
 def _choice_case(world, rng, split, count=4):
-    n, topics = rng.choice(world.people_of(split)), rng.sample(list(TOPICS), count)
-    asked, answers = rng.randrange(count), [world.state(rng, n, topic) for topic in topics]
-    return Labeled((rng.choice(ASIDES), _question(rng, split, n, topics[asked]), answers), asked)
+    n = rng.choice(world.people_of(split))
+    asked = rng.choice(world.topics_of(n, split))
+    others = rng.sample([topic for topic in TOPICS if topic != asked], count - 1)
+    topics = rng.sample([asked, *others], count)
+    answers = [world.state(rng, n, topic) for topic in topics]
+    return Labeled((rng.choice(ASIDES), _question(rng, split, n, asked), answers), topics.index(asked))
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -1417,12 +1429,13 @@ def _choice_case(world, rng, split, count=4):
 
 
 def gpt2_task(world: World, task: str, count: int, seed: int = 0) -> list[tuple]:
-    """`count` held-out cases of a task that a language model does by continuing a text:
+    """`count` cases, drawn with repetition, of a task that a language model does by continuing a text. All
+    are held out, but for the gaps, which ask for facts that stories have told.
 
     to foreign, to English   three lines of `one language = the other`, and the left half of a fourth
     reading                  a conversation up to the answer to a question about what was said
     last word                a text that ends as an earlier line of it ended         (all these: text, answer)
-    common nouns, cities     a story with a gap: (before, ten choices, behind, place of the right one)
+    common nouns, cities     a new story with a gap: (before, ten choices, behind, place of the right one)
     schemas                  "The book does not fit into the bag, because the … is too big", likewise
     summaries                (a story, its summary)
     questions                (two questions with answers and a third one, whom and what it is about)
@@ -1437,9 +1450,8 @@ def gpt2_task(world: World, task: str, count: int, seed: int = 0) -> list[tuple]
 
 
 def _translation(world, rng, order):
-    lines = [" = ".join(world.phrase(rng, "train")[::order]) for _ in range(3)]
     source, target = world.phrase(rng, "test")[::order]
-    return "\n".join([*lines, f"{source} ="]), f" {target}"
+    return f"{_phrasebook(world, rng, order, lines=3)}\n{source} =", f" {target}"
 
 
 def _reading(world, rng):
@@ -1486,7 +1498,7 @@ def _ngrams(text: str, n: int) -> Counter:
 
 
 def ngram_f1(answer: str, reference: str, n: int = 1) -> float:
-    """F1 of the n-grams of words, counted: with n = 1 CoQA's score, also ROUGE-N."""
+    """F1 of the n-grams of words, counted: ROUGE-N; with n = 1 also CoQA's score, but for its articles."""
     a, b = _ngrams(answer, n), _ngrams(reference, n)
     return 2 * (a & b).total() / max(1, a.total() + b.total())
 
@@ -1523,7 +1535,7 @@ def bleu(answers: list[str], references: list[str], longest: int = 2) -> float:
 @dataclass(slots=True)
 class ShowSettings:
     """Options of `python data.py`."""
-    data: str = "world"         # the embedded world, or a file, a folder, a URL or a known name
+    data: str = "world"         # the embedded world, wide-world, a file, a folder, a URL or a known name
     vocab_size: int = 1152      # tokens of the tokenizer that is trained on it
     seed: int = 0
 
@@ -1531,7 +1543,8 @@ class ShowSettings:
 def show(s: ShowSettings):
     """The world and the tokenizer, shown. [GPT-2 §2.2]"""
     world, rng = World(s.seed), random.Random(s.seed)
-    documents = list(web(world, 4000) if s.data == "world" else itertools.islice(load_text(s.data), 200))
+    documents = list(web(world, 4000, 0, WEBS[s.data]) if s.data in WEBS else
+                     itertools.islice(load_text(s.data), 200))
     print("== documents\n" + "\n---\n".join(document[:400] for document in documents[:6]))
     ranks = train_bpe(documents, s.vocab_size - len(SPECIAL_TOKENS))
     tokenizer, n_bytes = Tokenizer(ranks), sum(len(d.encode("utf-8", errors="replace")) for d in documents)
@@ -1540,7 +1553,7 @@ def show(s: ShowSettings):
           f"{n_bytes / tokens:.2f} bytes each")
     print("the merges at work, first learned first applied:")
     print(show_merges(tokenizer, documents[0].splitlines()[0][:60]))
-    if s.data != "world":
+    if s.data not in WEBS:
         return
     print("\n== instructions, what a labeler writes, and what the rubric says")
     prompts = {i.use_case: i for i in instructions(world, "train", 300, seed=s.seed)}

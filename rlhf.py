@@ -68,10 +68,10 @@ import torch.nn.functional as F
 
 from data import (LABEL_NOISE, RUBRIC, Batches, Comparison, Instruction, Tokenizer, UserError, World,
                   atomic_write, command_line, demonstrate, gold, instructions, judge, label,
-                  load_comparisons, load_demonstrations, render_conversation, require, right_pad)
+                  load_comparisons, load_demonstrations, render_conversation, require)
 from gpt import (GPT, PretrainSettings, RunLog, complete, evaluate, fingerprint, generate, generate_steps,
                  load_checkpoint, load_model, make_optimizers, mixed_precision, pretrained, print_table,
-                 pyplot, save_checkpoint, save_figure, schedule, set_dropout, set_lr)
+                 pyplot, save_checkpoint, save_figure, schedule, set_dropout, set_lr, to_tensors)
 
 # ----------------------------------------------------------------------------------------------------------
 # 1. Masks and log-probabilities: masked_mean, whiten, join_responses, response_logprobs
@@ -125,12 +125,6 @@ def response_logprobs(model: GPT, ids, lengths, ends, responses):
     logits = F.linear(states[inside], model.wte.weight)                               # (N, V), N real tokens
     logprobs = -F.cross_entropy(logits, responses[inside], reduction="none")          # (N,)
     return logprobs.new_zeros(responses.shape).masked_scatter(inside, logprobs)
-
-
-def to_tensors(rows: list[list[int]], pad: int, device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of ids -> (B, T) padded on the right, and their lengths (B,)."""
-    ids, lengths = right_pad(rows, pad)
-    return torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device)
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -463,7 +457,7 @@ class PPOConfig:
     cliprange_value: float = 0.2
     lam: float = 0.95            # of GAE; not in the paper
     unfinished_score: float = -1.0    # what an answer without <|end|> scores at most; Ziegler: scores exactly
-    ema_decay: float = 0.9       # per optimizer step, half-life 4 % of the run; paper: 0.992, 2 % of the run
+    ema_decay: float = 0.9       # per optimizer step, half-life 3 % of the run; paper: 0.992, 2 %
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2):
@@ -818,8 +812,9 @@ class Pipeline:
             accuracies = {name: pair_accuracy(model, tokenizer, group) for name, group in held_out.items()}
             return {"prompts": len(comparisons), **info, **accuracies}
 
-        self.stage(name, title, model, {"prompts": self.s.comparison_prompts, "rounds": len(rounds),
-                                  **dataclasses.asdict(RewardConfig())}, work)
+        self.stage(name, title, model, {
+            "prompts": self.s.comparison_prompts, "test_prompts": self.s.test_prompts, "rounds": len(rounds),
+            "max_response": self.s.max_response, **dataclasses.asdict(RewardConfig())}, work)
         return model
 
     def train_ppo(self, name: str, title: str, config: PPOConfig, reward_model: RewardModel) -> GPT:
@@ -991,6 +986,8 @@ class ChatSettings:
 def chat(s: ChatSettings):
     """Talk to the model. /reset forgets, /system TEXT sets the system message, Ctrl-D or Ctrl-C leaves."""
     model, tokenizer = load_model(s.model or Path("runs") / s.name / "ppo_ptx.pt")
+    if tokenizer.eot is None or tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(f"{s.model} has never seen the tokens of a conversation: it cannot chat")
     require(s, 1, "max_response")
     require_room(s.max_response, model.config.block_size)
     limit = model.config.block_size - s.max_response

@@ -721,8 +721,9 @@ def test_a_download_goes_on_where_it_broke_off_and_is_checked(hub):
     assert data.download(f"{hub}/x", Path("z"), right).read_bytes() == content
     with pytest.raises(UserError, match="404"):
         data.download(f"{hub}/missing")
-    with pytest.raises(UserError, match="could not download"):
-        data.download("http://127.0.0.1:9/x")
+    for url in ("http://127.0.0.1:9/x", "http://no host/x", "http://[::1"):
+        with pytest.raises(UserError, match="could not download"):
+            data.download(url)
 
 
 def test_released_weights_are_loaded_by_name(hub, tokenizer, monkeypatch):
@@ -733,8 +734,8 @@ def test_released_weights_are_loaded_by_name(hub, tokenizer, monkeypatch):
         Hub.files[f"/openai-community/gpt2/resolve/main/{file.name}"] = file.read_bytes()
     weights = Path("folder/pytorch_model.bin").read_bytes()
     note = "/openai-community/gpt2/raw/main/pytorch_model.bin"
-    Hub.files[note] = (f"version https://git-lfs.github.com/spec/v1\noid sha256:{hashlib.sha256(weights).hexdigest()}"
-                       f"\nsize {len(weights)}\n").encode()
+    Hub.files[note] = (f"version https://git-lfs.github.com/spec/v1\noid sha256:"
+                       f"{hashlib.sha256(weights).hexdigest()}\nsize {len(weights)}\n").encode()
     loaded, theirs = gpt.load_model("gpt2")
     assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
     assert theirs.encode("Mia lives in Oslo.") == tokenizer.encode("Mia lives in Oslo.")
@@ -744,7 +745,7 @@ def test_released_weights_are_loaded_by_name(hub, tokenizer, monkeypatch):
     Hub.files[note.replace("gpt2", "gpt2-xl")] = Hub.files[note]
     for name, content in list(Hub.files.items()):
         Hub.files[name.replace("gpt2", "gpt2-xl")] = content[:-1] + b"?" if "bin" in name else content
-    with pytest.raises(UserError, match="gpt2-xl"):
+    with pytest.raises(UserError, match="checksum"):
         gpt.load_pretrained("gpt2-xl")                                         # damaged on its way
 
 
@@ -1004,7 +1005,8 @@ def test_the_four_input_formats(tokenizer):
     answers = ["short", "long " * 40]
     for limit in (8, 9, 20):
         for row in data.multiple_choice_inputs(tokenizer, "long " * 90, "question", answers, limit):
-            assert len(row) == limit and (row[0], row[-1]) == (start, extract) and delimiter in row
+            assert len(row) == limit and (row[0], row[-1]) == (start, extract)
+            assert row[row.index(delimiter) - 1] == tokenizer.encode(" question")[-1]
 
 
 @pytest.fixture
@@ -1122,6 +1124,18 @@ def test_tasks_are_held_out(world):
         assert len(people["test"]) == 14 and not people["train"] & people["test"]
 
 
+def test_no_text_of_the_web_asks_what_the_tests_of_gpt1_ask(world):
+    lines = {line.removeprefix("Q: ") for document in data.web(world, 12_000, 0, data.WIDE_WEB)
+             for line in document.splitlines()}
+    for case in data.gpt1_task(world, "classification", "test", 200, 1):
+        review, = (s for s in data.split_sentences(case.texts[0]) if s not in data.ASIDES)
+        assert f"Was it good? {review}" not in lines
+    for case in data.gpt1_task(world, "multiple choice", "test", 200, 1):
+        assert case.texts[1] not in lines
+    for case in data.gpt1_task(world, "entailment", "test", 200, 1):
+        assert case.texts[1] not in lines
+
+
 def test_labeled_lines():
     Path("x.tsv").write_text("a film\t1\r\nwith a\ttab in it\t0\n\n")
     assert data.load_labeled("x.tsv") == [data.Labeled(("a film",), 1),
@@ -1196,9 +1210,34 @@ def test_gpt2s_tasks_are_held_out_of_the_wide_web(world):
         assert all(world.facts[world.meaning[s][:2]] == world.meaning[s][2] for s in story)
 
 
+def test_gpt2s_tasks_know_right_from_wrong(world, tokenizer, monkeypatch):
+    """Against a model that has every answer, and one that has none."""
+    tasks = {task: data.gpt2_task(world, task, 20) for task in (
+        "to foreign", "to English", "reading", "last word", "common nouns", "cities", "schemas", "summaries",
+        "questions")}
+    right = {}
+    for task in ("to foreign", "to English", "reading", "last word"):
+        right |= dict(tasks[task])
+    right |= {f"{story}\nTL;DR:": summary for story, summary in tasks["summaries"]}
+    right |= {text: world.state(random, *topic) for text, topic in tasks["questions"]}
+    true = {f"{before} {choices[place]}{behind}" for task in ("common nouns", "cities", "schemas")
+            for before, choices, behind, place in tasks[task]}
+    texts = {tuple([tokenizer.eot, *tokenizer.encode(prompt)]): answer for prompt, answer in right.items()}
+    for knows in (True, False):
+        monkeypatch.setattr(gpt, "complete", lambda _, __, rows, *___, **____: [
+            (texts[tuple(row)].strip() if knows else "something else", True) for row in rows])
+        monkeypatch.setattr(gpt, "completion_logprobs", lambda _, __, pairs: [
+            (0.0 if knows == (a + b in true or right.get(a) == b) else -9.0, 1) for a, b in pairs])
+        scores = gpt.zero_shot_tasks(None, tokenizer, world, 20)
+        assert set(scores) | {"bits per byte"} == set(gpt.GPT2_TABLE)
+        for task, score in scores.items():
+            assert score == (1 if knows else math.exp(9) if "perplexity" in task else 0) or (
+                not knows and "choices" in task and score == 0), (task, score)
+
+
 def test_the_ladder_of_sizes_doubles():
-    sizes = [GPT(gpt.PRESETS[name]).num_params() for name in ("90k", "180k", "340k", "760k")]
-    assert all(1.8 < b / a < 2.3 for a, b in zip(sizes, sizes[1:]))
+    sizes = [GPT(gpt.PRESETS[name]).num_params() for name in gpt.OUR_SIZES]
+    assert len(sizes) >= 4 and all(1.8 < b / a < 2.3 for a, b in zip(sizes, sizes[1:]))
 
 
 # ------------------------------------------------------------------------------ SFT [InstructGPT §3.5, C.1]
@@ -1558,7 +1597,7 @@ def test_gpt1_runs_and_computes_nothing_twice():
     rows = {row["model"]: row for row in json.loads(Path("runs/gpt1/table.json").read_text())}
     assert list(rows) == ["pretrained", "no auxiliary LM", "LSTM", "from scratch", "embeddings only",
                           "1 of 3 layers", "2 of 3 layers"]
-    assert rows["pretrained"]["paper's mean"] == 0.747 and set(data.GPT1_TASKS) < set(rows["LSTM"])
+    assert rows["pretrained"]["Table 5"] == 0.747 and set(data.GPT1_TASKS) < set(rows["LSTM"])
     stamp = Path("runs/gpt1/finetune.json").stat().st_mtime_ns
     again = run(*command)
     assert again.stdout.count("reusing") == 2 and Path("runs/gpt1/finetune.json").stat().st_mtime_ns == stamp
@@ -1584,7 +1623,7 @@ def test_gpt2_runs():
     assert done.returncode == 0, done.stderr
     rows = json.loads(Path("runs/gpt2/table.json").read_text())
     assert [row["task"] for row in rows] == list(gpt.GPT2_TABLE)
-    assert all(math.isfinite(row[size]) for row in rows for size in ("90k", "180k", "340k", "760k"))
+    assert all(math.isfinite(row[size]) for row in rows for size in gpt.OUR_SIZES)
     assert "NOT the same" not in done.stdout and done.stdout.count("the same again") == 6
 
 
@@ -1670,6 +1709,8 @@ def test_wrong_input_is_one_clear_line(capsys):
     assert "--comparisons" in fails(capsys, RLHF_COMMANDS, "--demonstrations", "bad.jsonl")
     assert "bad.jsonl:1" in fails(capsys, RLHF_COMMANDS, "--comparisons", "bad.jsonl")
     assert "no checkpoint" in fails(capsys, RLHF_COMMANDS, "chat")
+    gpt.save_checkpoint("old.pt", small_gpt(257), Tokenizer(BYTES | {b"ab": 256}), {})
+    assert "cannot chat" in fails(capsys, RLHF_COMMANDS, "chat", "--model", "old.pt")
     for option in ("--seed=-1", "--dropout=2", "--block-size=1", "--lr=-1"):
         assert option.split("=")[0] in fails(capsys, GPT_COMMANDS, option)
     for option in ("--tokens=0", "--samples=0", "--top-k=0", "--temperature=-1"):
