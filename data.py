@@ -1386,7 +1386,7 @@ def gpt1_task(world: World, task: str, split: str, count: int, seed: int) -> lis
 
 
 def _mood_case(world, rng, split):
-    own = [a for i, a in enumerate(HAPPY + SAD) if (i % 4 == 0) == (split == "test")]
+    own = [a for i, a in enumerate(HAPPY + SAD) if (i % 2 == 0) == (split == "test")]
     adjective = ""
     while adjective not in own:                          # and of the split's combinations, as in the web
         food, adjective = world.pick(rng, split, TOPICS["food"][0], HAPPY + SAD)
