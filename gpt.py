@@ -1341,7 +1341,8 @@ def draw_gpt1(folder: Path, found: dict, layers: dict):
         line, = transferred.plot(list(layers), [np.median(by_task[task]) for by_task in layers.values()],
                                  marker="o", label=task)
         transferred.fill_between(list(layers), *zip(*ranges), alpha=0.15, color=line.get_color())
-    transferred.set_xticks(list(layers), ["nothing", "embeddings", *(f"{k} layer" + "s" * (k > 1) for k in layers if k > 0)])
+    transferred.set_xticks(list(layers), ["nothing", "embeddings", *(f"+ {k}" for k in layers if k > 0)])
+    transferred.set_xlabel("layers")
     transferred.set_title("what is transferred (Fig. 2 left)")
     transferred.legend()
     for stage, style in (("gpt", "-"), ("lstm", "--")):
