@@ -6,12 +6,15 @@
 gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class and a few switches.
 
 A GPT maps token ids to logits over the next token. Here are the transformer, with a fused attention of our
-own in plain PyTorch, sampling with a cache, training, evaluation, and the door to published weights.
+own in plain PyTorch, sampling with a cache, training, evaluation, the door to published weights, and the
+experiments of the GPT-1 and GPT-2 papers.
 
     python gpt.py                              train the default model on the embedded world (about 3 minutes
                                                on 2 CPU cores), print loss, bits per byte and samples
     python gpt.py pretrain --data my.txt       the same on your own text (a file, a folder, a URL, a name)
-    python gpt.py sample --prompt "Mia lives"  text from a trained model, or from a Hugging Face folder
+    python gpt.py gpt1                         GPT-1: four tasks, pretrained and not (14 minutes)
+    python gpt.py gpt2                         GPT-2: zero-shot tasks on six sizes (11 minutes)
+    python gpt.py sample --prompt "Mia lives"  text from a trained model, or with --model gpt2 from OpenAI's
     python gpt.py export                       a trained model as a folder that transformers opens
     python gpt.py sizes                        the papers' models: parameters, memory, compute
     python gpt.py bench                        attention: time and peak memory of three ways to compute it
@@ -1197,10 +1200,10 @@ class GPT1Settings:
     """Options of `python gpt.py gpt1`."""
     train: str | None = None     # your own task: lines of `sentence TAB class` to fine-tune on
     test: str | None = None      # and lines to test on (default: the four tasks of the embedded world)
-    data: str = "wide-world"     # what to pretrain on: a text, as in `python gpt.py pretrain`, or the world
+    data: str = "wide-world"     # what to pretrain on, as in `python gpt.py pretrain`
     name: str = "gpt1"           # results go to runs/NAME
     steps: int = 1500            # optimizer steps of pretraining
-    cases: int = 600             # cases to fine-tune on, and as many to test on
+    cases: int = 600             # cases of each of the world's tasks to fine-tune on, and as many to test on
     seeds: int = 3               # runs of each fine-tuning; the median counts
     block_size: int = 128        # context in tokens
     fresh: bool = False          # train everything anew
@@ -1508,7 +1511,7 @@ def draw_gpt2(folder: Path, parameters: dict[str, int], columns: dict[str, dict[
 @dataclass(slots=True)
 class PretrainSettings:
     """Options of `python gpt.py pretrain`."""
-    data: str = "world"         # a file, a folder, a URL, "tinyshakespeare", or the embedded "world"
+    data: str = "world"         # a file, a folder, a URL, "tinyshakespeare", "world" or "wide-world"
     name: str = "pretrain"      # results go to runs/NAME
     vocab_size: int = 1152      # tokens of the tokenizer that is trained on the data
     block_size: int = 128       # context in tokens
