@@ -506,9 +506,9 @@ def _open(path: Path):
 
 
 def download(url: str, path: Path | None = None, sha256: str | None = None) -> Path:
-    """The file behind `url`, fetched once: to `path`, else into the cache (~/.cache/papergpt, or
-    PAPERGPT_CACHE). What breaks off goes on from there the next time. The file appears when its size, and its
-    checksum where one is given, are right. Raises UserError if they are not, or if nothing can be reached."""
+    """The file behind `url`, fetched once: to `path`, else into the cache. What breaks off goes on from there
+    the next time. The file appears when its size, and its checksum where one is given, are right. Raises
+    UserError if they are not, or if nothing can be reached."""
     own_name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{Path(url).name or 'file'}"
     path = path or cache_folder() / own_name
     if path.exists():
@@ -552,6 +552,7 @@ def download(url: str, path: Path | None = None, sha256: str | None = None) -> P
 
 
 def cache_folder() -> Path:
+    """Where downloads are kept: ~/.cache/papergpt, or PAPERGPT_CACHE."""
     return Path(os.environ.get("PAPERGPT_CACHE", Path.home() / ".cache" / "papergpt"))
 
 

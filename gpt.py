@@ -1323,6 +1323,7 @@ def pyplot():
 
 
 def save_figure(figure, path: Path):
+    """Write a figure as PNG, whole or not at all, and say where."""
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=110)
     print(f"\nfigure: {path}")
