@@ -11,6 +11,7 @@ which needs no download and in which every claim of an answer can be checked.
 
     python data.py                  the world and the tokenizer, shown (a few seconds)
     python data.py --data FILE      the same tokenizer view for your own text
+    python data.py clean            GPT-3's data pipeline on a dirty crawl, or on your own with --data
 
 Papers: GPT-2 §2.2 (byte-level BPE); GPT-3 (arXiv:2005.14165) App. B (packing); InstructGPT (arXiv:2203.02155)
 §3.2-3.4, Tables 1 and 6 (prompts, labelers).
@@ -27,7 +28,9 @@ Contents
     9. Instructions and the labeler: Instruction, instructions, demonstrate, judge, gold, label
     10. GPT-1's tasks: gpt1_task
     11. GPT-2's tasks, put as text: gpt2_task, ngram_f1, rouge, bleu
-    12. Main: show
+    12. GPT-3's tasks, with examples in the prompt: few_shot_prompt, rule, gpt3_task
+    13. GPT-3's data pipeline: quality_filter, deduplicate, decontaminate, mix, crawl, clean
+    14. Main: show, clean_crawl
 
 Letters: B batch, T time (tokens), K ranked responses, V vocabulary.
 """
@@ -48,6 +51,7 @@ import os
 import random
 import re
 import sys
+import time
 import typing
 import unicodedata
 import urllib.error
@@ -1074,7 +1078,9 @@ WEB = {"story": .28, "forum": .16, "dialogue": .16, "workbook": .32, "echo": .07
 # The wide web also has texts in which tasks occur by themselves; GPT-1 and GPT-2 are trained on it.
 WIDE_WEB = {**{kind: .7 * share for kind, share in WEB.items()},
             "phrasebook": .1, "fitting": .1, "digest": .1}
-WEBS = {"world": WEB, "wide-world": WIDE_WEB}
+# GPT-3's: rules that hold in one document only; and its synthetic tasks, for a model that reads letters.
+IN_CONTEXT_WEB = {**{kind: .3 * share for kind, share in WEB.items()}, "rule": .7}
+WEBS = {"world": WEB, "wide-world": WIDE_WEB, "in-context": IN_CONTEXT_WEB, "tasks": {"tasks": 1.0}}
 WORLD_DOCUMENTS = 25_000
 
 # A forum thread has a mood: (share, P(rude), P(true)). A reader of two polite answers can expect a third one,
@@ -1082,11 +1088,12 @@ WORLD_DOCUMENTS = 25_000
 MOODS = {"kind": (.40, .0, .85), "mixed": (.35, .2, .5), "mean": (.25, .6, .2)}
 
 
-def web(world: World, count: int, seed: int = 0, shares: dict[str, float] = WEB) -> Iterator[str]:
+def web(world: World, count: int, seed: int | str = 0, shares: dict[str, float] = WEB) -> Iterator[str]:
     """`count` documents of the world's web. Facts are right in stories, and often wrong in the forum."""
     rng = random.Random(f"web {world.seed} {seed}")
     writers = {"story": _story, "forum": _forum, "dialogue": _dialogue, "workbook": _workbook, "echo": _echo,
-               "sums": _sums, "phrasebook": _phrasebook, "fitting": _fitting, "digest": _digest}
+               "sums": _sums, "phrasebook": _phrasebook, "fitting": _fitting, "digest": _digest,
+               "rule": _rule, "tasks": _tasks}
     for kind in rng.choices(list(shares), weights=shares.values(), k=count):
         yield writers[kind](world, rng)
 
@@ -1530,7 +1537,329 @@ def bleu(answers: list[str], references: list[str], longest: int = 2) -> float:
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 12. Main: show
+# 12. GPT-3's tasks, with examples in the prompt: few_shot_prompt, rule, gpt3_task          [GPT-3 §2.4, §3.9]
+
+
+def few_shot_prompt(examples: list[tuple[str, str]], context: str, description: str = "") -> str:
+    """A task as text: what it is, K solved examples (context, completion), and the context to complete.
+    K = 0 is zero-shot, 1 one-shot. Contexts begin with the newline that sets them apart."""
+    return description + "".join(c + completion for c, completion in examples) + context
+
+
+# The signs that the words of each topic may stand for.
+SIGNS = {topic: signs.split() for topic, signs in {
+    "home": "ball book key lamp", "job": "hat coin letter spoon", "food": "box drawer basket kitchen",
+    "pet": "garden cellar barn bag", "color": "star moon cloud river"}.items()}
+
+
+def rule(world: World, rng: random.Random, split: str) -> tuple[str, list[tuple[str, str, list[str]]]]:
+    """A rule that holds in one document only: each topic's words stand for one of its four signs. A fifth of
+    the combinations is held out. Returns a description, and every word in random order as (context,
+    completion, the four completions to choose from): nothing but the document says which it is."""
+    signs = dict(zip(SIGNS, world.pick(rng, split, *SIGNS.values())))
+    description = ", ".join(f"{noun} {signs[topic]}" for noun, topic in LISTS.items()) + ":"
+    cases = [(f"\n{word} =", f" {signs[topic]}", [f" {sign}" for sign in SIGNS[topic]])
+             for topic, (words, _, _) in TOPICS.items() for word in words]
+    return description, rng.sample(cases, len(cases))
+
+
+def _rule(world, rng):
+    """Many examples of one rule: Figure 1.1's sub-tasks that repeat within a sequence."""
+    description, cases = rule(world, rng, "train")
+    examples = [case[:2] for case in cases[:rng.choice((12, 24, 36))]]
+    return few_shot_prompt(examples, "", description if rng.random() < .5 else "").lstrip()
+
+
+# The paper's names: 2D+ is two-digit addition, 1DC three operations on single digits; cycled letters, two
+# anagrams, random insertions, reversed words.
+ARITHMETIC = {f"{digits}D{sign}": (digits, word) for digits in (1, 2, 3, 4, 5)
+              for sign, word in (("+", "plus"), ("-", "minus"), ("x", "times"))}
+SCRAMBLED = ("CL", "A1", "A2", "RI", "RW")
+LONG_WORDS = sorted({word.lower() for word in ECHOED + PEOPLE + HAPPY + SAD if len(word) > 4})
+
+
+def gpt3_task(world: World, rng: random.Random, split: str, task: str) -> tuple[str, str]:
+    """One case of a task, (context, completion), byte for byte in the form of the files that OpenAI released.
+    Held out: a fifth of the pairs of operands, and for each kind of scrambling a fifth of the words."""
+    if task in ARITHMETIC:
+        digits, word = ARITHMETIC[task]
+        a, b = world.pick(rng, split, range(10 ** digits), range(10 ** digits))
+        result = {"plus": a + b, "minus": a - b, "times": a * b}[word]
+        return f"\n\nQ: What is {a} {word} {b}?\n\nA:", f" {result}"
+    if task == "1DC":           # the brackets stand as in the files; in the paper, around the last two
+        a, b, c = world.pick(rng, split, range(10), range(10), range(10))
+        first, second = rng.choice("+-*"), rng.choice("+-*")
+        inner = {"+": a + b, "-": a - b, "*": a * b}[first]
+        result = {"+": inner + c, "-": inner - c, "*": inner * c}[second]
+        return f"\n\nQ: What is ({a} {first} {b}) {second} {c}?\n\nA:", f" {result}"
+    picked, word = None, ""
+    while picked != task:
+        picked, word = world.pick(rng, split, SCRAMBLED, LONG_WORDS)
+    ends = {"A1": 1, "A2": 2}.get(task, 0)           # letters that stay on both sides
+    inside = word[ends:len(word) - ends]
+    cut = rng.randrange(1, len(word))
+    scrambled = {"CL": word[cut:] + word[:cut], "RW": word[::-1],
+                 "RI": "".join(letter + rng.choice(" ./!") for letter in word)[:-1]}.get(
+        task, word[:ends] + "".join(rng.sample(inside, len(inside))) + word[len(word) - ends:])
+    return f"\n{scrambled} =", f" {word}"
+
+
+PRACTISED = ("1D+", "1D-", "2D+", "1DC", *SCRAMBLED)      # what the text of "tasks" is made of
+
+
+def _tasks(world, rng):
+    """Several cases of one task, about as many as a short context holds."""
+    task = rng.choice(PRACTISED)
+    count = rng.choice((4, 8, 12))
+    return few_shot_prompt([gpt3_task(world, rng, "train", task) for _ in range(count)], "").lstrip()
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 13. GPT-3's data pipeline: quality_filter, deduplicate, decontaminate, mix, crawl, clean   [GPT-3 App. A, C]
+
+NO_PUNCTUATION = {code: None for code in range(0x3100) if unicodedata.category(chr(code))[0] in "PS"}
+
+
+def word_ids(text: str) -> np.ndarray:
+    """The words of a text, without case and punctuation, as 32-bit hashes: (number of words,) of uint64."""
+    words = " ".join(text.lower().translate(NO_PUNCTUATION).split()).encode("utf-8", errors="replace")
+    return np.array([zlib.crc32(word) for word in words.split()], np.uint64)
+
+
+def gram_ids(words: np.ndarray, n: int) -> np.ndarray:
+    """A 64-bit hash of every n words in a row: (words,) -> (words - n + 1,). Two different n-grams have the
+    same hash once in 2^64 times, which is taken for never."""
+    count, grams = max(0, len(words) - n + 1), np.uint64(0)
+    for i in range(n):
+        grams = grams * np.uint64(0x9E3779B97F4A7C15) + words[i:i + count]     # wraps around, as it should
+    return np.atleast_1d(grams)
+
+
+class QualityClassifier:
+    """Logistic regression on hashed words: does a text look like the good ones or like the raw crawl?
+
+    As in the paper the raw crawl is the negative class, good pages in it included. A word counts by its share
+    of the text, so that a long page is no better than a short one.
+    """
+
+    def __init__(self, features: int = 2 ** 18):
+        self.weights, self.bias = np.zeros(features), 0.0
+
+    def __call__(self, text: str) -> float:
+        """P(good), 0 … 1."""
+        return self._score(*self._features(text))
+
+    def _features(self, text):
+        ids, counts = np.unique(word_ids(text) % np.uint64(len(self.weights)), return_counts=True)
+        return ids.astype(np.int64), counts / max(1, counts.sum())
+
+    def _score(self, ids, shares) -> float:
+        logit = self.bias + self.weights[ids] @ shares
+        return float(1 / (1 + np.exp(-np.clip(logit, -30, 30))))
+
+    def fit(self, good: list[str], raw: list[str], rng: random.Random, epochs: int = 5, lr: float = 20.0):
+        """Stochastic gradient descent on the log-likelihood, whose gradient is (label - P) x features."""
+        examples = [(self._features(text), label) for label, texts in ((1, good), (0, raw)) for text in texts]
+        for epoch in range(epochs):
+            for (ids, shares), label in rng.sample(examples, len(examples)):
+                error = label - self._score(ids, shares)
+                self.weights[ids] += lr / (1 + epoch) * error * shares
+                self.bias += 0.1 / (1 + epoch) * error
+        return self
+
+
+Dropped = Callable[[str], None]       # is told every text that a step takes away
+
+
+def quality_filter(documents: Iterable[str], score: Callable[[str], float], rng: np.random.Generator,
+                   dropped: Dropped = lambda text: None, alpha: float = 9.0) -> Iterator[str]:
+    """Keep a document iff pareto(alpha) > 1 - score, so that a little of what looks bad stays, too.
+    numpy's pareto is Lomax's: P(keep) = (2 - score)^-alpha. [App. A]"""
+    for document in documents:
+        if rng.pareto(alpha) > 1 - score(document):
+            yield document
+        else:
+            dropped(document)
+
+
+def deduplicate(documents: Iterable[str], dropped: Dropped = lambda text: None, hashes: int = 10,
+                threshold: float = 0.5, slots: int = 2 ** 16) -> Iterator[str]:
+    """Keep the first of each group of near-duplicates, by MinHash and locality-sensitive hashing. [App. A]
+
+    Two sets of word triples with Jaccard similarity J have the same smallest hash with probability J. So the
+    share of equal ones among `hashes` of these estimates J, and documents that share one, an event of
+    probability 1 - (1 - J)^hashes, are compared. Ten hashes as in the paper; its threshold is not printed;
+    its features are single words, of which this formulaic English shares too many. Memory is fixed: a table
+    per hash, where a newcomer takes the slot of an older document.
+    """
+    rng = np.random.default_rng(0)
+    a = rng.integers(1, 2 ** 63, size=(hashes, 1), dtype=np.uint64) | np.uint64(1)
+    seen, tables = np.zeros((hashes, slots, hashes), np.uint32), np.arange(hashes)
+    for document in documents:
+        words = word_ids(document)
+        grams = gram_ids(words, min(3, len(words)))    # without words: one gram, 0, as in an empty slot: dropped
+        signature = ((grams * a) >> np.uint64(32)).min(axis=1).astype(np.uint32)        # (hashes,)
+        candidates = seen[tables, signature % slots]                                    # (tables, hashes)
+        if (candidates == signature).mean(axis=1).max() >= threshold:
+            dropped(document)
+        else:
+            seen[tables, signature % slots] = signature
+            yield document
+
+
+def decontaminate(read: Callable[[], Iterable[str]], tests: list[str], dropped: Dropped = lambda text: None,
+                  n: int = 13, around: int = 200, shortest: int = 200, most_pieces: int = 10,
+                  common: int = 10) -> Iterator[str]:
+    """Cut every 13-gram that a test has, too, out of the documents, with 200 characters on either side. What
+    is left are pieces: those shorter than 200 characters are dropped, and so are documents in more than ten
+    pieces. A 13-gram in more than ten documents is a phrase that everybody uses, and stays. [App. C]
+
+    read() starts a pass over the documents; there are two. What is cut and what is dropped is told `dropped`.
+    """
+    targets, counts = {gram for test in tests for gram in gram_ids(word_ids(test), n).tolist()}, Counter()
+    for document in read():
+        counts.update(targets.intersection(gram_ids(word_ids(document), n).tolist()))
+    targets = {gram for gram, count in counts.items() if count <= common}
+    for document in read():
+        hits = [i for i, gram in enumerate(gram_ids(word_ids(document), n).tolist()) if gram in targets]
+        if not hits:
+            yield document
+            continue
+        words = [m.span() for m in re.finditer(r"\S+", document) if m[0].translate(NO_PUNCTUATION)]
+        cuts = []                                                   # [start, stop], overlapping ones as one
+        for hit in hits:
+            start, stop = max(0, words[hit][0] - around), min(len(document), words[hit + n - 1][1] + around)
+            if cuts and start <= cuts[-1][1]:
+                cuts[-1][1] = stop
+            else:
+                cuts.append([start, stop])
+        edges = [0, *itertools.chain(*cuts), len(document)]
+        pieces = [document[start:stop] for start, stop in zip(edges[::2], edges[1::2]) if start < stop]
+        for start, stop in cuts:
+            dropped(document[start:stop])
+        for piece in pieces:
+            if len(piece) >= shortest and len(pieces) <= most_pieces:
+                yield piece
+            else:
+                dropped(piece)
+
+
+def mix(sources: dict[str, tuple[Callable[[], Iterable[str]], float]], size: int,
+        epochs: dict[str, float]) -> Iterator[str]:
+    """About `size` characters of documents, each source with its share of them, whatever its own size: a
+    small good source is read several times while a large one is not read to the end. [GPT-3 Table 2.2]
+    sources: {name: (a function that starts a pass, weight)}; `epochs` is told how often each is read."""
+    sizes = {name: sum(map(len, read())) for name, (read, _) in sources.items()}
+    if empty := [name for name, own_size in sizes.items() if not own_size]:
+        raise UserError(f"nothing to read in: {', '.join(empty)}")
+    endless = {name: itertools.chain.from_iterable(iter(read, None)) for name, (read, _) in sources.items()}
+    given = Counter()
+    while given.total() < size:
+        name = min(sources, key=lambda name: given[name] / sources[name][1])      # the one most behind
+        document = next(endless[name])
+        given[name] += len(document)
+        yield document
+    epochs |= {name: given[name] / sizes[name] for name in sources}
+
+
+@dataclass(slots=True)
+class Page:
+    """A page of the crawl, and what is true of it."""
+    text: str
+    kind: str           # one of CRAWL
+    copied: int = -1    # which page a copy was made from
+
+
+# Kinds of pages and their share of the crawl: advertisements and menus; texts; texts copied with small
+# changes; texts in which a test question stands.
+CRAWL = {"junk": .75, "good": .14, "copy": .06, "leak": .05}
+BOILERPLATE = """\
+Click here to subscribe. | Accept all cookies? | Home, About, Contact, Login | Your cart is empty. |
+Buy {} online, best price!!! | Share this page. | Page {} of {} | All rights reserved. | {} {} {} cheap {} |
+Sign up for our newsletter! | Error 404: not found. | Only {} left in stock! | You may also like: {}, {} |
+Posted by admin {} days ago | Read more... | Rated {} of 5 stars by {} users | Free {} with every {} |
+Advertisement | Terms and conditions apply. | Skip to content""".replace("\n", " ").split(" | ")
+
+
+def crawl(world: World, count: int, seed: int, tests: list[str]) -> Iterator[Page]:
+    """`count` pages of a dirty web with its truth: what the pipeline ought to find."""
+    rng, recent = random.Random(f"crawl {world.seed} {seed}"), []
+    documents = (text for i in itertools.count() for text in web(world, 1000, f"crawl {seed} {i}"))
+    for number, kind in enumerate(rng.choices(list(CRAWL), weights=CRAWL.values(), k=count)):
+        if kind == "junk":
+            parts = [part.format(*rng.choices([*ECHOED, "3", "12", "99"], k=4))
+                     for part in rng.choices(BOILERPLATE, k=rng.randint(10, 40))]
+            yield Page(rng.choice(("\n", " ")).join(parts), kind)
+        elif kind == "copy" and recent:
+            copied, text = rng.choice(recent)
+            words = [rng.choice(ECHOED) if rng.random() < .02 else word for word in text.split(" ")]
+            yield Page(" ".join(words) + "\n\n" + rng.choice(BOILERPLATE), kind, copied)
+        else:
+            parts, length = [], rng.randint(500, 1500)
+            while sum(map(len, parts)) < length:
+                parts.append(next(documents))
+            if kind == "leak":
+                parts.insert(rng.randrange(len(parts) + 1), rng.choice(tests))
+            text = "\n\n".join(parts)
+            recent = [*recent[-299:], (number, text)]
+            yield Page(text, "leak" if kind == "leak" else "good")
+
+
+def world_crawl(world: World, pages: int, folder: Path) -> tuple[Callable, list[str], list[str], list[str]]:
+    """The world's crawl, as folder/raw.jsonl, and what goes with it: (a function that starts a pass over its
+    texts, good texts, test texts of which it leaks the first half, as many that it does not)."""
+    rng = random.Random(f"tests {world.seed}")
+    tests = list({text: f"{text}\nTL;DR: {summary}"
+                  for text, summary in (world.trip(rng, "test") for _ in range(300))}.values())
+    leaked, others = tests[::2], tests[1::2]
+    raw = folder / "raw.jsonl"
+    with atomic_write(raw) as file:
+        for page in crawl(world, pages, 0, leaked):
+            file.write(json.dumps({"text": page.text}).encode() + b"\n")
+    good = ["\n\n".join(web(world, 12, f"good {i}")) for i in range(2000)]
+    return lambda: load_text(raw), good, leaked, others
+
+
+def clean(read: Callable[[], Iterable[str]], good: list[str], tests: list[str], folder: Path,
+          seed: int = 0) -> list[dict]:
+    """The whole pipeline: read() starts a pass over the crawl; what is left goes to folder/clean.jsonl. Never
+    more than a few documents are in memory. Returns the report, a row per step, and prints examples of what
+    each step took away."""
+    rng = random.Random(seed)
+    sample = list(itertools.islice(read(), 10 * len(good)))
+    classifier = QualityClassifier().fit(good, rng.sample(sample, min(len(sample), len(good))), rng)
+    rows, kept, unique = [], folder / "kept.jsonl", folder / "unique.jsonl"
+    generator = np.random.default_rng(seed)
+    for step, target, work in (
+            ("quality", kept, lambda dropped: quality_filter(read(), classifier, generator, dropped)),
+            ("duplicates", unique, lambda dropped: deduplicate(load_text(kept), dropped)),
+            ("contamination", folder / "clean.jsonl",
+             lambda dropped: decontaminate(lambda: load_text(unique), tests, dropped))):
+        started, examples, counts = time.time(), [], Counter()
+
+        def dropped(text):
+            counts["bytes"] += len(text)
+            counts["pieces"] += 1
+            if len(examples) < 2:
+                examples.append(" ".join(text.split())[:90])
+
+        with atomic_write(target) as file:
+            for text in work(dropped):
+                file.write(json.dumps({"text": text}).encode() + b"\n")
+                counts["documents"] += 1
+                counts["left"] += len(text)
+        if not counts["documents"]:
+            raise UserError(f"nothing is left of the crawl behind the step against bad {step}")
+        seconds, size = time.time() - started, counts["left"] + counts["bytes"]
+        rows.append({"step": step, "characters": f"{size:,}", "left": f"{counts['left']:,}",
+                     "documents left": counts["documents"], "taken away": counts["pieces"],
+                     "share": counts["bytes"] / size, "MB/s": size / 1e6 / seconds})
+        print(f"{step}: took away for example", *(f"\n    {text}" for text in examples))
+    return rows
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 14. Main: show, clean_crawl
 
 
 @dataclass(slots=True)
@@ -1567,5 +1896,33 @@ def show(s: ShowSettings):
     print("(marked: the tokens that fine-tuning learns from)")
 
 
+@dataclass(slots=True)
+class CleanSettings:
+    """Options of `python data.py clean`."""
+    data: str | None = None     # raw documents: a file, a folder or a URL (default: the world's dirty crawl)
+    good: str | None = None     # documents of the quality that is wanted, likewise
+    tests: str | None = None    # documents of which nothing may be left in the result, likewise
+    name: str = "clean"         # the result is runs/NAME/clean.jsonl
+    pages: int = 20_000         # size of the world's crawl
+    seed: int = 0
+
+
+def clean_crawl(s: CleanSettings):
+    """Clean a crawl: filter by quality, deduplicate, take test questions out. [GPT-3 App. A, C]"""
+    require(s, 100, "pages")
+    folder = Path("runs") / s.name
+    if s.data:
+        if not s.good:
+            raise UserError("--good is missing: texts of the quality that is wanted")
+        read, good = lambda: load_text(s.data), list(itertools.islice(load_text(s.good), 2000))
+        tests = list(load_text(s.tests)) if s.tests else []
+    else:
+        read, good, tests, _ = world_crawl(World(s.seed), s.pages, folder)
+    for row in clean(read, good, tests, folder, s.seed):
+        print("  ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+                        for key, value in row.items()))
+    print(f"what is left: {folder / 'clean.jsonl'}")
+
+
 if __name__ == "__main__":
-    command_line({"show": (ShowSettings, show)}, default="show")
+    command_line({"show": (ShowSettings, show), "clean": (CleanSettings, clean_crawl)}, default="show")

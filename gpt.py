@@ -14,6 +14,7 @@ experiments of the GPT-1 and GPT-2 papers.
     python gpt.py pretrain --data my.txt       the same on your own text (a file, a folder, a URL, a name)
     python gpt.py gpt1                         GPT-1: four tasks, pretrained and not (14 minutes)
     python gpt.py gpt2                         GPT-2: zero-shot tasks on six sizes (11 minutes)
+    python gpt.py gpt3                         GPT-3: examples in the prompt, bands, a crawl cleaned
     python gpt.py sample --prompt "Mia lives"  text from a trained model, or with --model gpt2 from OpenAI's
     python gpt.py export                       a trained model as a folder that transformers opens
     python gpt.py sizes                        the papers' models: parameters, memory, compute
@@ -34,7 +35,8 @@ Contents
     9. Weights of the real world: RELEASED, load_pretrained, export_pretrained
     10. GPT-1: LSTM, transfer, Classifier, fine_tune, zero_shot, FineTuning, gpt1
     11. GPT-2: zero_shot_tasks, gpt2
-    12. Commands: pretrain, sample, sizes, export, bench
+    12. GPT-3: few_shot_accuracy, synthetic_tasks, training_cost, data_effect, gpt3
+    13. Commands: pretrain, sample, sizes, export, bench
 
 Letters: B batch, T time (tokens), C = n_embd, nh heads, hs = C / nh head size, V vocabulary, P prompt length,
 R response length. idx are token ids.
@@ -46,6 +48,7 @@ import copy
 import dataclasses
 import hashlib
 import importlib.util
+import itertools
 import json
 import math
 import multiprocessing
@@ -64,11 +67,13 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data import (ECHOED, GPT1_TASKS, NEW_TOKENS, SPECIAL_TOKENS, TOPICS, WEBS, WORLD_DOCUMENTS, Batches,
-                  GPT1Tokenizer, Labeled, Tokenizer, UserError, World, atomic_write, bleu, cache_folder,
-                  classification_input, command_line, download, gpt1_task, gpt2_task, load_labeled, load_text,
-                  ngram_f1, open_stream, require, right_pad, rouge, split_sentences, train_bpe, web,
+from data import (ECHOED, GPT1_TASKS, NEW_TOKENS, PRACTISED, SPECIAL_TOKENS, TOPICS, WEBS, WORLD_DOCUMENTS,
+                  Batches, GPT1Tokenizer, Labeled, Tokenizer, UserError, World, atomic_write, bleu,
+                  cache_folder, classification_input, clean, command_line, download, few_shot_prompt,
+                  gpt1_task, gpt2_task, gpt3_task, load_labeled, load_text, mix, ngram_f1, open_stream,
+                  require, right_pad, rouge, rule, split_sentences, train_bpe, web, world_crawl,
                   write_stream)
+
 
 # ----------------------------------------------------------------------------------------------------------
 # 1. The family: GPTConfig, PRESETS                                                          [GPT-2 Table 2]
@@ -309,17 +314,19 @@ class GPT(nn.Module):
     def hidden(self, idx, cache: KVCache | None = None):
         """What the head reads: (B, T) -> (B, T, C). With a cache, idx continues what the cache holds."""
         T = idx.size(1)
+        if cache is not None and cache.used and T > 1:
+            return torch.cat([self.hidden(token, cache) for token in idx.split(1, dim=1)], dim=1)
         if cache is None:
             if T > self.config.block_size:
                 raise UserError(f"{T} tokens do not fit into a context of {self.config.block_size}")
             positions = torch.arange(T, device=idx.device)             # (T,)
         else:
-            positions = cache.positions(T)                             # (B, T)
+            positions = cache.positions(T)                             # (B or 1, T)
         x = self.dropout(self.wte(idx) + self.wpe(positions))          # (B, T, C)
         for block in self.h:
             x = block(x, cache)
         if cache is not None:
-            cache.lengths += T
+            cache.advance(T)
         return self.ln_f(x)
 
     def forward(self, idx, targets=None, cache: KVCache | None = None):
@@ -342,43 +349,52 @@ class GPT(nn.Module):
 class KVCache:
     """Keys and values of the tokens that have been read, so that each is computed once.
 
-    Row b of the batch holds lengths[b] tokens, in the slots of their own positions 0 … lengths[b]-1. Rows may
-    differ: prompts are padded on the right, `lengths` is then set to their true lengths, and what the pads
-    have left behind is overwritten before anything may look at it.
+    A prompt comes first, padded on the right, then one token per row at a time. A layer keeps its keys in a
+    ring: position p in slot p % size, where size is the whole length, or in a banded layer only the window.
+    lengths[b] tokens of row b have been read; rows may differ.
     """
 
-    def __init__(self, model: GPT, batch_size: int, max_length: int):
-        c = model.config
-        shape = (c.n_layer, batch_size, c.n_head, max_length, c.n_embd // c.n_head)
-        self.k = torch.zeros(shape, device=model.device, dtype=model.wte.weight.dtype)
-        self.v = torch.zeros_like(self.k)
-        self.lengths = torch.zeros(batch_size, dtype=torch.long, device=model.device)
-        self.empty = True                      # nothing read yet, so a prompt can use the fused path
-        self.used = 0                          # slots in use: no row is longer
+    def __init__(self, model: GPT, lengths, max_length: int):
+        """lengths (B,): the true lengths of the prompts that will be read first."""
+        B, c, sizes = len(lengths), model.config, [block.attn.window or max_length for block in model.h]
+        self.k = [torch.zeros(B, c.n_head, min(size, max_length), c.n_embd // c.n_head, device=model.device,
+                              dtype=model.wte.weight.dtype) for size in sizes]
+        self.v = [torch.zeros_like(k) for k in self.k]
+        self.lengths = lengths
+        self.used = 0                          # tokens read, of the longest row, pads included
 
     def select(self, rows):
         """Keep only these rows of the batch."""
-        self.k, self.v, self.lengths = self.k[:, rows], self.v[:, rows], self.lengths[rows]
+        self.k, self.v = [k[rows] for k in self.k], [v[rows] for v in self.v]
+        self.lengths = self.lengths[rows]
 
     def positions(self, T: int):
-        return self.lengths[:, None] + torch.arange(T, device=self.lengths.device)      # (B, T)
+        """Of the next T tokens: (B or 1, T)."""
+        return self.lengths[:, None] if self.used else torch.arange(T, device=self.lengths.device)[None]
+
+    def advance(self, T: int):
+        """The T tokens have passed all layers."""
+        if self.used:
+            self.lengths = self.lengths + T
+        self.used += T
 
     def attend(self, layer: int, q, k, v, window: int | None):
-        """Store T new keys and values per row, and let the T queries see what is up to themselves."""
-        B, _, T, hs = q.shape
-        if layer == 0:
-            self.was_empty, self.empty, self.used = self.empty, False, self.used + T
-        if self.was_empty:
-            self.k[layer, :, :, :T], self.v[layer, :, :, :T] = k, v
+        """Store the keys and values of a prompt, or of one token, and let its queries look.
+        (B, nh, T, hs) x 3 -> the same."""
+        size, hs = self.k[layer].shape[2:]
+        newest = self.lengths[:, None] - int(not self.used)                                # (B, 1)
+        slots = torch.arange(min(size, self.used + 1) if self.used else size, device=q.device)
+        held = newest - (newest - slots) % size          # (B, slots): what position each holds; below 0: none
+        if not self.used:
+            index = held.clamp(min=0)[:, None, :, None].expand(-1, q.size(1), -1, hs)     # (B, nh, size, hs)
+            self.k[layer], self.v[layer] = k.gather(2, index), v.gather(2, index)
             return fused_attention(q, k, v, window)
-        positions = self.positions(T)
-        rows = torch.arange(B, device=q.device)[:, None]
-        self.k[layer][rows, :, positions] = k.transpose(1, 2)                           # (B, T, nh, hs)
-        self.v[layer][rows, :, positions] = v.transpose(1, 2)
-        keys, values = self.k[layer, :, :, :self.used], self.v[layer, :, :, :self.used]
-        hidden = _hidden(positions[:, :, None], torch.arange(self.used, device=q.device), window)
-        scores = q @ keys.transpose(-2, -1) / math.sqrt(hs)                             # (B, nh, T, used)
-        return scores.masked_fill(hidden[:, None], -math.inf).softmax(dim=-1) @ values
+        rows = torch.arange(len(q), device=q.device)
+        self.k[layer][rows, :, self.lengths % size] = k[:, :, 0]                          # (B, nh, hs)
+        self.v[layer][rows, :, self.lengths % size] = v[:, :, 0]
+        keys, values = self.k[layer][:, :, :len(slots)], self.v[layer][:, :, :len(slots)]
+        scores = q @ keys.transpose(-2, -1) / math.sqrt(hs)                               # (B, nh, 1, slots)
+        return scores.masked_fill((held < 0)[:, None, None], -math.inf).softmax(dim=-1) @ values
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -456,9 +472,8 @@ def generate_steps(model: GPT, idx, max_new_tokens: int, lengths=None, temperatu
             if cache is None or cache.used == limit:
                 keep = limit - 1 if cache is None else limit // 2
                 padded, kept = to_tensors([texts[i][-keep:] for i in going.tolist()], 0, device)
-                cache = KVCache(model, len(going), min(limit, padded.size(1) + max_new_tokens))
+                cache = KVCache(model, kept, min(limit, padded.size(1) + max_new_tokens))
                 hidden = model.hidden(padded, cache)[torch.arange(len(going)), kept - 1]         # (rows, C)
-                cache.lengths.copy_(kept)
             else:
                 hidden = model.hidden(tokens[:, None], cache)[:, -1]
             logits = F.linear(hidden, model.wte.weight)                                          # (rows, V)
@@ -522,7 +537,8 @@ def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4, alpha: flo
         raise UserError(f"{len(idx)} + {max_new_tokens} tokens do not fit into a context of "
                         f"{model.config.block_size}")
     penalty = lambda n: ((5 + n) / 6) ** alpha
-    cache, tokens = KVCache(model, 1, len(idx) + max_new_tokens), idx[None]
+    lengths, tokens = torch.tensor([len(idx)], device=idx.device), idx[None]
+    cache = KVCache(model, lengths, len(idx) + max_new_tokens)
     alive, finished = [(0.0, [])], []                                      # (log P, ids so far)
     for _ in range(max_new_tokens):
         with evaluating(model):
@@ -738,6 +754,18 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
 
 
+def remembered(path: Path, made_from: object, fresh: bool, work: Callable[[], dict]) -> dict:
+    """What work() returned when it last ran with the same `made_from`, kept as JSON. The file also vouches
+    for other files that work() writes: it goes before they change."""
+    known = json.loads(path.read_text()) if path.exists() and not fresh else {}
+    if known.get("made_from") != made_from:
+        path.unlink(missing_ok=True)
+        known = {**work(), "made_from": made_from}
+        with atomic_write(path) as file:
+            file.write(json.dumps(known).encode())
+    return known
+
+
 def print_table(rows: list[dict], path: str | Path | None = None):
     """Rows as an aligned table; with a path also as a JSON list,
     so that scripts and the README can quote it."""
@@ -918,13 +946,21 @@ def completion_logprob(model: nn.Module, tokenizer: Tokenizer, context: str,
 
 
 def choose(model: nn.Module, tokenizer: Tokenizer, cases: list[list[tuple[str, str]]],
-           per_token: bool = True) -> list[int]:
+           per_token: bool = True, relative_to: str | None = None) -> list[int]:
     """For each case, a list of (context, completion): the place of the likeliest completion, by its
-    log-probability per token or in all. Completions must not be empty."""
-    scores = iter(completion_logprobs(model, tokenizer, [pair for case in cases for pair in case]))
+    log-probability per token or in all; or, with relative_to, by P(completion | context) over
+    P(completion | relative_to), which takes away what is likely anyway. [GPT-3 §2.4]
+    Completions must not be empty."""
+    pairs = [pair for case in cases for pair in case]
+    scores = completion_logprobs(model, tokenizer, pairs)
+    if relative_to is not None:
+        anyway = completion_logprobs(model, tokenizer, [(relative_to, completion) for _, completion in pairs])
+        values = iter([total - other for (total, _), (other, _) in zip(scores, anyway)])
+    else:
+        values = iter([total / (count if per_token else 1) for total, count in scores])
     chosen = []
     for case in cases:
-        own = [total / (count if per_token else 1) for total, count in (next(scores) for _ in case)]
+        own = [next(values) for _ in case]
         chosen.append(own.index(max(own)))
     return chosen
 
@@ -1506,7 +1542,230 @@ def draw_gpt2(folder: Path, parameters: dict[str, int], columns: dict[str, dict[
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 12. Commands: pretrain, sample, sizes, export, bench
+# 12. GPT-3: few_shot_accuracy, synthetic_tasks, training_cost, data_effect, gpt3             [GPT-3 §2, §3.9]
+
+SHOTS = (0, 1, 2, 4, 8, 16, 32)                  # K: examples in the prompt
+# What the paper prints for 175B: zero-, one-, few-shot (Table 3.9, Table 3.10).
+SYNTHETIC = {"2D+": (0.769, 0.996, 1.000), "1DC": (0.098, 0.143, 0.213), "CL": (0.0366, 0.217, 0.379),
+             "A1": (0.0228, 0.0862, 0.151), "A2": (0.0891, 0.259, 0.397), "RI": (0.0826, 0.454, 0.672),
+             "RW": (0.0009, 0.0048, 0.0044)}
+
+
+def weights_hash(model: nn.Module) -> str:
+    """A fingerprint of all weights."""
+    tensors = (tensor.cpu().numpy().tobytes() for tensor in model.state_dict().values())
+    return hashlib.sha256(b"".join(tensors)).hexdigest()
+
+
+def few_shot_accuracy(model: GPT, tokenizer: Tokenizer, world: World, K: int, count: int,
+                      described: bool = False, shuffled: bool = False) -> float:
+    """How often the likeliest of four completions is right, for held-out rules of which the prompt shows K
+    examples, drawn at random for each case. shuffled: the examples' completions are random ones of their
+    four, so there is nothing to be learned from them."""
+    rng, cases, right = random.Random(f"{K} shots"), [], []
+    for _ in range(count):
+        description, (query, *drawn) = rule(world, rng, "test")
+        examples = [(context, rng.choice(choices) if shuffled else completion)
+                    for context, completion, choices in drawn[:K]]
+        prompt = few_shot_prompt(examples, query[0], description if described else "").lstrip()
+        cases.append([(prompt, completion) for completion in query[2]])
+        right.append(query[2].index(query[1]))
+    return float(np.mean(np.equal(choose(model, tokenizer, cases), right)))
+
+
+def in_context(s: GPT3Settings, folder: Path) -> dict[str, dict[str, list[list[float]]]]:
+    """Pretrain three sizes, with several seeds: {size: {kind of prompt: for each K the accuracies}}."""
+    found = {}
+    for size in ("24k", "45k", "180k"):
+        c, found[size] = PRESETS[size], {"examples": [], "with description": [], "shuffled labels": []}
+        for seed in range(s.seeds):
+            print(f"== {size}, seed {seed}", flush=True)
+            model, tokenizer, *_ = pretrained(PretrainSettings(
+                data="in-context", block_size=192, n_layer=c.n_layer, n_head=c.n_head, n_embd=c.n_embd,
+                steps=s.steps, seed=seed, fresh=s.fresh), folder / f"seed{seed}", size)
+            world, before = World(seed), weights_hash(model)
+            for kind, accuracies in found[size].items():
+                accuracies.append([few_shot_accuracy(model, tokenizer, world, K, s.cases,
+                                                     kind == "with description", kind == "shuffled labels")
+                                   for K in SHOTS])
+            if weights_hash(model) != before:
+                raise RuntimeError("evaluation changed the weights")
+    return {size: {kind: np.transpose(by_seed).tolist() for kind, by_seed in kinds.items()}
+            for size, kinds in found.items()}
+
+
+def synthetic_tasks(s: GPT3Settings, folder: Path) -> list[dict]:
+    """The paper's synthetic tasks, on a model that reads bytes, for merges hide the letters. Free-form
+    answers by beam search, width 4, length penalty 0.6, to the end of the line. [GPT-3 §2.4, §3.9]"""
+    c, world, rows = PRESETS["340k"], World(s.seed), []
+    model, tokenizer, *_ = pretrained(PretrainSettings(
+        data="tasks", vocab_size=256 + len(SPECIAL_TOKENS), block_size=256, n_layer=3, n_head=c.n_head,
+        n_embd=c.n_embd, steps=s.task_steps, seed=s.seed, fresh=s.fresh), folder / "tasks", "tasks")
+    newline = tokenizer.encode("\n")[0]
+    for task in PRACTISED:
+        row = {"task": task}
+        for K in (0, 1, 6):
+            rng, right = random.Random(f"{task} {K}"), 0
+            for _ in range(s.cases // 2):
+                examples = [gpt3_task(world, rng, "train", task) for _ in range(K)]
+                context, answer = gpt3_task(world, rng, "test", task)
+                prompt = [tokenizer.eot, *tokenizer.encode(few_shot_prompt(examples, context).lstrip())]
+                ids = beam_search(model, torch.tensor(prompt, device=model.device), 12, stop_token=newline)
+                right += tokenizer.decode(ids).strip() == answer.strip()
+            row[f"K = {K}"] = right / (s.cases // 2)
+        rows.append(row | dict(zip(("175B zero-shot", "one-shot", "few-shot"), SYNTHETIC.get(task, ()))))
+    return rows
+
+
+def training_cost(config: GPTConfig) -> tuple[float, float]:
+    """(seconds, peak MB) of a forward and backward pass over one full context; call it in a fresh process."""
+    model, idx = GPT(config), torch.zeros(1, config.block_size, dtype=torch.long)
+    model(idx[:, :2], idx[:, :2])[1].backward()                # what PyTorch loads on first use
+    before, seconds = peak_memory(), []
+    for _ in range(4):
+        started = time.perf_counter()
+        model(idx, idx)[1].backward()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds), (peak_memory() - before) / 2**20
+
+
+def banded_attention(s: GPT3Settings, folder: Path) -> list[dict]:
+    """Dense against alternating dense and banded layers, trained alike; and what a long context costs."""
+    c, world, rows = PRESETS["180k"], World(0), []
+    for name, window in (("dense", None), ("alternating", 24)):
+        print(f"== 180k, {name}", flush=True)
+        model, tokenizer, result, *_ = pretrained(PretrainSettings(
+            data="in-context", block_size=192, n_layer=c.n_layer, n_head=c.n_head, n_embd=c.n_embd,
+            window=window, steps=s.steps, fresh=s.fresh), folder / "seed0", name if window else "180k")
+        row = {"layers": name, **result,
+               "K = 32": few_shot_accuracy(model, tokenizer, world, 32, s.cases)}
+        for T in (1024, 4096):
+            config = dataclasses.replace(model.config, block_size=T, window=window and 256)
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                seconds, row[f"MB at {T}"] = pool.apply(training_cost, (config,))
+            row[f"ms at {T}"] = 1000 * seconds
+            cache = KVCache(GPT(config), torch.tensor([1]), T)
+            row[f"cache MB at {T}"] = sum(k.nbytes for k in cache.k + cache.v) / 2**20
+        rows.append(row)
+    return rows
+
+
+def data_effect(s: GPT3Settings, folder: Path) -> tuple[list[dict], list[dict]]:
+    """One model, equal tokens: the raw crawl, the cleaned one, and a mixture of it with good text. Returns
+    the report of the cleaning, and the losses. [GPT-3 App. A, C]"""
+    world = World(s.seed)
+    config = TrainConfig(steps=s.data_steps, eval_every=max(1, s.data_steps // 5), seed=s.seed)
+    size = 4 * s.data_steps * config.batch_size * 128        # characters, about as many as will be read
+    source = folder / "clean"
+
+    def prepare():
+        read, good, leaked, others = world_crawl(world, s.pages, source)
+        report = clean(read, good, leaked + others, source, s.seed)
+        tokenizer, epochs = Tokenizer(train_bpe(good, 1152 - len(SPECIAL_TOKENS))), {}
+        tokenizer.save(source / "tokenizer.json")
+        cleaned = lambda: load_text(source / "clean.jsonl")
+        mixture = mix({"cleaned crawl": (cleaned, 0.6), "good texts": (lambda: good, 0.4)}, size, epochs)
+        streams = {"raw": write_stream(itertools.islice(read(), size // 600), tokenizer, source / "raw"),
+                   "cleaned": write_stream(cleaned(), tokenizer, source / "cleaned"),
+                   "mixture": write_stream(mixture, tokenizer, source / "mixture")}
+        return {"report": report, "streams": streams, "epochs": epochs, "leaked": leaked, "others": others}
+
+    known = remembered(source / "made.json", [s.pages, s.seed, size, fingerprint("world")], s.fresh, prepare)
+    tokenizer, rows = Tokenizer.load(source / "tokenizer.json"), []
+    held_out = np.array([i for text in web(world, 1500, "held out") for i in (*tokenizer.encode(text),
+                                                                             tokenizer.eot)], np.int64)
+    for name, stream in known["streams"].items():
+        print(f"== 180k on the {name} text", flush=True)
+        torch.manual_seed(s.seed)
+        model = GPT(dataclasses.replace(PRESETS["180k"], vocab_size=tokenizer.vocab_size)).to(pick_device())
+        train(model, tokenizer, open_stream(source / name / "train.bin", stream["dtype"]), held_out, config,
+              source / f"{name}.pt", {"made_from": known["made_from"], **dataclasses.asdict(config)}, s.fresh)
+        row = {"text": name, "epochs": config.steps * config.batch_size * 128 / stream["train_tokens"],
+               "bits per byte, good text": evaluate(model, tokenizer, held_out)["bits_per_byte"]}
+        for kind in ("leaked", "others"):
+            scores = completion_logprobs(model, tokenizer, [("", test) for test in known[kind]])
+            row[f"{kind} tests, nats"] = -float(np.mean([total for total, _ in scores]))
+        rows.append(row)
+    print("epochs of the mixture's sources: "
+          + ", ".join(f"{name} {epochs:.2f}" for name, epochs in known["epochs"].items()))
+    return known["report"], rows
+
+
+@dataclass(slots=True)
+class GPT3Settings:
+    """Options of `python gpt.py gpt3`."""
+    name: str = "gpt3"         # results go to runs/NAME
+    steps: int = 600           # optimizer steps of each model that learns rules in context
+    seeds: int = 3             # models of each size
+    cases: int = 200           # held-out cases for each K
+    task_steps: int = 1000     # optimizer steps of the model for the synthetic tasks
+    pages: int = 60_000        # of the crawl that is cleaned
+    data_steps: int = 800      # optimizer steps on raw and on cleaned text
+    seed: int = 0
+    fresh: bool = False        # train everything anew
+
+
+def gpt3(s: GPT3Settings):
+    """Learning from examples in the prompt, banded attention, and what cleaning a crawl is worth. [GPT-3]"""
+    require(s, 1, "steps", "seeds", "task_steps", "data_steps")
+    require(s, 2, "cases")
+    require(s, 100, "pages")
+    folder = Path("runs") / s.name
+    found = in_context(s, folder)
+    print("\n== accuracy on held-out rules by the number of examples: median of the seeds, and the"
+          " widest range of any K")
+    print_table([{"size": size, "prompt": kind,
+                  **{f"K = {K}": float(np.median(a)) for K, a in zip(SHOTS, by_K)},
+                  "widest range": max(max(a) - min(a) for a in by_K)}
+                 for size, kinds in found.items() for kind, by_K in kinds.items()], folder / "table.json")
+    print("no weight has changed: the hash of all weights is the same before and after")
+    print("\n== GPT-3's synthetic tasks, held out; the last three columns are the paper's 175B")
+    tasks = synthetic_tasks(s, folder)
+    print_table(tasks, folder / "tasks.json")
+    print("\n== dense or alternating with banded layers, equal training")
+    bands = banded_attention(s, folder)
+    print_table(bands, folder / "bands.json")
+    print("\n== the data pipeline")
+    report, losses = data_effect(s, folder)
+    print_table(report, folder / "pipeline.json")
+    print()
+    print_table(losses, folder / "losses.json")
+    draw_gpt3(folder, found, tasks, losses)
+
+
+def draw_gpt3(folder: Path, found: dict, tasks: list[dict], losses: list[dict]):
+    """Figure 1.2, the synthetic tasks, and the loss on good text along training on each crawl."""
+    if not (plt := pyplot()):
+        return
+    figure, (shots, bars, curves) = plt.subplots(1, 3, figsize=(16, 4), constrained_layout=True)
+    styles = {"examples": "-", "with description": "--", "shuffled labels": ":"}
+    for number, (size, kinds) in enumerate(found.items()):
+        for kind, by_shots in kinds.items():
+            shots.plot(range(len(SHOTS)), [np.median(a) for a in by_shots], styles[kind], color=f"C{number}",
+                       label=size if kind == "examples" else None)
+    shots.set_xticks(range(len(SHOTS)), SHOTS)
+    shots.set_xlabel("examples in the prompt, K")
+    shots.set_title("accuracy on held-out rules (Fig. 1.2)\n"
+                    "— examples  -- with description  ··· shuffled labels")
+    shots.legend()
+    for i, K in enumerate((0, 1, 6)):
+        bars.bar(np.arange(len(tasks)) + 0.27 * i, [row[f"K = {K}"] for row in tasks], 0.27, label=f"K = {K}")
+    bars.set_xticks(np.arange(len(tasks)) + 0.27, [row["task"] for row in tasks])
+    bars.set_title("synthetic tasks, exact match")
+    bars.legend()
+    for row in losses:
+        lines = (folder / "clean" / f"{row['text']}.jsonl").read_text().splitlines()
+        points = [(r["step"], r["bits/byte"]) for r in map(json.loads, lines) if "bits/byte" in r]
+        curves.plot(*zip(*points), marker="o", label=row["text"])
+    curves.set_title("bits per byte of good held-out text")
+    curves.set_xlabel("steps, equal tokens")
+    curves.legend()
+    save_figure(figure, folder / "gpt3.png")
+    plt.close(figure)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 13. Commands: pretrain, sample, sizes, export, bench
 
 
 @dataclass(slots=True)
@@ -1521,6 +1780,7 @@ class PretrainSettings:
     n_embd: int = 128
     dropout: float = 0.0
     post_norm: bool = False     # GPT-1's form
+    window: int | None = None   # GPT-3's: every other layer sees only so many tokens back
     steps: int = 1500
     batch_size: int = 12        # sequences per forward pass
     accumulate: int = 1         # forward passes per optimizer step
@@ -1542,20 +1802,16 @@ def pretrained(s: PretrainSettings, folder: Path, stage: str = "pretrain",
     """Tokenizer, token stream and model for some text, trained or reused; everything is kept in `folder`, the
     model, a GPT or what else `kind` makes, as <stage>.pt.
     Returns (model, tokenizer, {"loss", "bits_per_byte"}, train stream, validation stream)."""
-    require(s, 1, "n_layer", "n_head", "n_embd", "steps", "batch_size", "accumulate")
+    require(s, 1, "n_layer", "n_head", "n_embd", "window", "steps", "batch_size", "accumulate")
     require(s, 2, "block_size")
     if s.dropout >= 1:
         raise UserError(f"--dropout must be below 1, not {s.dropout}")
     settings = {k: v for k, v in dataclasses.asdict(s).items() if k not in ("name", "fresh")}
     settings["data"] = fingerprint(s.data)
-    stream_file, tokenizer_file = folder / "stream.json", folder / "tokenizer.json"
-    known = json.loads(stream_file.read_text()) if stream_file.exists() and not s.fresh else {}
-    made_from = {k: settings[k] for k in ("data", "vocab_size", "seed")}
-    if known.get("made_from") == made_from:
-        tokenizer = Tokenizer.load(tokenizer_file)
-    else:
-        stream_file.unlink(missing_ok=True)     # it vouches for the files that are written now
-        started, sample, size = time.time(), [], 0
+    tokenizer_file, started = folder / "tokenizer.json", time.time()
+
+    def write():
+        sample, size = [], 0
         for document in documents_of(s.data, s.seed):   # ten megabytes are enough to learn merges from
             sample.append(document)
             size += len(document)
@@ -1563,17 +1819,20 @@ def pretrained(s: PretrainSettings, folder: Path, stage: str = "pretrain",
                 break
         tokenizer = Tokenizer(train_bpe(sample, s.vocab_size - len(SPECIAL_TOKENS)))
         tokenizer.save(tokenizer_file)
-        known = {"made_from": made_from, **write_stream(documents_of(s.data, s.seed), tokenizer, folder)}
-        with atomic_write(stream_file) as file:
-            file.write(json.dumps(known).encode())
+        known = write_stream(documents_of(s.data, s.seed), tokenizer, folder)
         print(f"tokenizer of {tokenizer.vocab_size} and "
               f"{known['train_tokens'] + known['val_tokens']:,} tokens from {known['bytes']:,} bytes "
               f"in {known['documents']:,} documents, {time.time() - started:.1f} s")
+        return known
+
+    known = remembered(folder / "stream.json", {k: settings[k] for k in ("data", "vocab_size", "seed")},
+                       s.fresh, write)
+    tokenizer = Tokenizer.load(tokenizer_file)
     train_stream, val_stream = (open_stream(folder / f"{split}.bin", known["dtype"])
                                 for split in ("train", "val"))
     torch.manual_seed(s.seed)
     model = kind(GPTConfig(tokenizer.vocab_size, s.block_size, s.n_layer, s.n_head, s.n_embd, s.dropout,
-                           s.post_norm)).to(pick_device())
+                           s.post_norm, s.window)).to(pick_device())
     print(f"model of {model.num_params():,} parameters, {s.n_embd} wide, context {s.block_size}")
     config = TrainConfig(steps=s.steps, batch_size=s.batch_size, accumulate=s.accumulate, lr=s.lr,
                          muon_lr=s.muon_lr, warmup=min(50, s.steps // 10), seed=s.seed)
@@ -1771,6 +2030,7 @@ def peak_memory() -> int:
 
 if __name__ == "__main__":
     command_line({"pretrain": (PretrainSettings, pretrain), "gpt1": (GPT1Settings, gpt1),
-                  "gpt2": (GPT2Settings, gpt2), "sample": (SampleSettings, sample),
-                  "sizes": (SizesSettings, sizes), "export": (ExportSettings, export),
+                  "gpt2": (GPT2Settings, gpt2), "gpt3": (GPT3Settings, gpt3),
+                  "sample": (SampleSettings, sample), "sizes": (SizesSettings, sizes),
+                  "export": (ExportSettings, export),
                   "bench": (BenchSettings, bench)}, default="pretrain")

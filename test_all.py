@@ -24,6 +24,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -791,13 +792,15 @@ def test_too_many_tokens_is_a_clear_message():
 # --------------------------------------------------------------------------------------------- sampling
 
 
-def test_cached_logits_equal_uncached_for_prompts_of_different_length():
-    model = small_gpt(block_size=32).double()
+@pytest.mark.parametrize("window", [None, 1, 3, 5])
+def test_cached_logits_equal_uncached_for_prompts_of_different_length(window):
+    model = small_gpt(block_size=32, window=window).double()
     rows = [list(range(1, n)) for n in (4, 9, 2)]
     idx, lengths = (torch.from_numpy(a) for a in data.right_pad(rows, 7))
-    cache = gpt.KVCache(model, 3, 32)
+    cache = gpt.KVCache(model, lengths, 32)
+    # a banded layer keeps what it can still see, and no more
+    assert [k.size(2) for k in cache.k] == [32, window or 32]
     logits, _ = model(idx, cache=cache)
-    cache.lengths.copy_(lengths)
     last = logits[torch.arange(3), lengths - 1]
     for step in range(6):
         for b, row in enumerate(rows):
@@ -1240,6 +1243,207 @@ def test_the_ladder_of_sizes_doubles():
     assert len(sizes) >= 4 and all(1.8 < b / a < 2.3 for a, b in zip(sizes, sizes[1:]))
 
 
+# ------------------------------------------------------------------------ GPT-3's tasks and its data pipeline
+
+
+def test_stacked_bands_see_as_far_as_they_should():
+    """k bands of w keys reach back k (w - 1) tokens, and no further. [Sparse Transformer]"""
+    x = torch.randn(1, 1, 20, 4, dtype=torch.double, requires_grad=True)
+    y = x
+    for _ in range(3):
+        y = gpt.fused_attention(y, y, y, window=4)
+    y[0, 0, 15].sum().backward()
+    assert (x.grad[0, 0].abs().sum(-1) > 0).nonzero()[:, 0].tolist() == list(range(15 - 3 * 3, 16))
+
+
+@pytest.mark.parametrize("task, form", [
+    ("2D+", r"\n\nQ: What is (?P<a>\d{1,2}) plus (?P<b>\d{1,2})\?\n\nA:"),
+    ("5D-", r"\n\nQ: What is (?P<a>\d{1,5}) minus (?P<b>\d{1,5})\?\n\nA:"),
+    ("2Dx", r"\n\nQ: What is (?P<a>\d{1,2}) times (?P<b>\d{1,2})\?\n\nA:"),
+    ("1DC", r"\n\nQ: What is (?P<all>\(\d [-+*] \d\) [-+*] \d)\?\n\nA:")])
+def test_arithmetic_is_right_and_in_the_form_of_the_released_files(world, task, form):
+    rng, sign = random.Random(0), {"+": "+", "-": "-", "x": "*"}.get(task[-1])
+    for _ in range(200):
+        context, completion = data.gpt3_task(world, rng, "test", task)
+        found = re.fullmatch(form, context).groupdict()
+        assert completion == f" {eval(found.get('all') or found['a'] + sign + found['b'])}"
+
+
+def test_scrambled_words_hold_what_their_names_say(world):
+    rng, split_words = random.Random(0), {}
+    for task in data.SCRAMBLED:
+        for split in ("train", "test"):
+            cases = [data.gpt3_task(world, rng, split, task) for _ in range(300)]
+            split_words[task, split] = {completion for _, completion in cases}
+            for context, completion in cases:
+                scrambled, word = re.fullmatch(r"\n(.+) =", context)[1], completion[1:]
+                assert len(word) > 4 and completion[0] == " "
+                assert {"CL": lambda: scrambled in word * 2 and scrambled != word or len(set(word)) < len(word),
+                        "A1": lambda: sorted(scrambled) == sorted(word) and scrambled[0] + scrambled[-1] ==
+                        word[0] + word[-1],
+                        "A2": lambda: sorted(scrambled) == sorted(word) and scrambled[:2] + scrambled[-2:] ==
+                        word[:2] + word[-2:],
+                        "RI": lambda: scrambled[::2] == word and set(scrambled[1::2]) <= set(" ./!"),
+                        "RW": lambda: scrambled == word[::-1]}[task](), (task, scrambled, word)
+        assert not split_words[task, "train"] & split_words[task, "test"]
+
+
+def test_a_rule_is_held_out_and_told_by_nothing_but_the_prompt(world):
+    def rules(split):
+        drawn = [data.rule(world, random.Random(i), split) for i in range(300)]
+        return {frozenset((c, completion) for c, completion, _ in cases) for _, cases in drawn}, drawn
+    (train, _), (test, drawn) = rules("train"), rules("test")
+    assert not train & test and len(test) > 50
+    for word in ("\ndog =", "\nOslo ="):             # across rules, every sign is as likely as the others
+        counts = Counter(completion for _, cases in drawn for c, completion, _ in cases if c == word)
+        assert len(counts) == 4 and min(counts.values()) > 300 / 4 * 0.6
+    description, cases = drawn[0]
+    assert len({c for c, _, _ in cases}) == len(cases) == 60
+    assert all(completion in choices and completion in description for _, completion, choices in cases)
+    prompt = data.few_shot_prompt([c[:2] for c in cases[:2]], cases[2][0], description)
+    assert prompt == description + "".join(c[0] + c[1] for c in cases[:2]) + cases[2][0]
+    assert description in data.few_shot_prompt([], "x", description) and "=" not in description
+
+
+def test_few_shot_accuracy_reads_the_examples_and_only_them(world, tokenizer, monkeypatch):
+    """An oracle that gives a completion that stands in the prompt the higher probability is right as often as
+    an example of the topic is there; with shuffled labels it is not."""
+    monkeypatch.setattr(gpt, "completion_logprobs", lambda model, tokenizer, pairs: [
+        (context.count(completion + "\n") + 0.0, 1) for context, completion in pairs])
+    accuracy = [gpt.few_shot_accuracy(None, tokenizer, world, K, 400) for K in (0, 4, 32)]
+    assert abs(accuracy[0] - 1 / 4) < 0.1 and 0.5 < accuracy[1] < 0.85 and accuracy[2] > 0.98
+    assert gpt.few_shot_accuracy(None, tokenizer, world, 0, 50, described=True) < 1      # commas, no lines
+    assert abs(gpt.few_shot_accuracy(None, tokenizer, world, 32, 400, shuffled=True) - 1 / 4) < 0.1
+
+
+def test_choices_relative_to_what_is_likely_anyway(monkeypatch):
+    """P(completion | context) / P(completion | "A:") prefers what the context has made likelier."""
+    logprobs = {("Q", " yes"): -1.0, ("Q", " rare"): -3.0, ("A:", " yes"): -0.5, ("A:", " rare"): -9.0}
+    monkeypatch.setattr(gpt, "completion_logprobs", lambda m, t, pairs: [(logprobs[p], 1) for p in pairs])
+    case = [[("Q", " yes"), ("Q", " rare")]]
+    assert gpt.choose(None, None, case) == [0] and gpt.choose(None, None, case, relative_to="A:") == [1]
+
+
+def test_the_quality_filter_keeps_by_its_closed_form():
+    """np.random.pareto(9) > 1 - score keeps with probability (2 - score)^-9."""
+    for score in (0.0, 0.5, 0.9, 1.0):
+        kept = sum(1 for _ in data.quality_filter(["x"] * 40_000, lambda text: score,
+                                                  np.random.default_rng(0)))
+        expected = 40_000 * (2 - score) ** -9.0
+        assert abs(kept - expected) <= 4 * math.sqrt(expected) + 1e-9
+
+
+@pytest.fixture(scope="module")
+def pages(world):
+    tests = [f"{a}\nTL;DR: {b}" for a, b in (world.trip(random.Random(i), "test") for i in range(150))]
+    return tests, list(data.crawl(world, 6000, 0, tests))
+
+
+def test_the_classifier_knows_junk_and_is_not_sure_of_what_the_crawl_has_too(world, pages):
+    good = ["\n\n".join(data.web(world, 12, f"good {i}")) for i in range(600)]
+    texts = [page.text for page in pages[1]]
+    score = data.QualityClassifier().fit(good, texts[:2000], random.Random(0))
+    found = {kind: np.median([score(page.text) for page in pages[1][2000:] if page.kind == kind])
+             for kind in data.CRAWL}
+    assert found["junk"] < 0.05 and 0.5 < found["good"] < 0.9
+    assert score("") == pytest.approx(1 / (1 + math.exp(-score.bias)))
+
+
+def test_near_duplicates_are_found(pages):
+    """Recall and precision on a crawl whose copies are known (each word changed with probability 0.02)."""
+    texts = [page for page in pages[1] if page.kind != "junk"]
+    gone = []
+    left = list(data.deduplicate((page.text for page in texts), gone.append))
+    assert len(left) + len(gone) == len(texts)
+    copies = {page.text for page in texts if page.kind == "copy"}
+    found = len(copies & set(gone))
+    assert found / len(copies) > 0.9 and found / len(gone) > 0.9
+    assert list(data.deduplicate(["", "!?", "a b", "a b", "a b c d"])) == ["a b", "a b c d"]
+
+
+def test_minhash_estimates_the_jaccard_similarity():
+    """Two texts that share a third of their word triples meet at a threshold below 1/3, not above."""
+    def text(numbers):
+        return " ".join(f"w{i}" for i in numbers)
+    one, other = text(range(1000)), text(range(500, 1500))        # 498 of 1498 triples are shared
+    for threshold, count in ((0.15, 1), (0.55, 2)):
+        assert len(list(data.deduplicate([one, other], hashes=100, threshold=threshold, slots=256))) == count
+
+
+def test_decontamination_by_its_rule():
+    test_text = " ".join(f"t{i}" for i in range(20))
+    filler = lambda name, n: " ".join(f"{name}{i}" for i in range(n))
+    long, other = filler("a", 200), filler("b", 200)
+
+    def result(*documents, **options):
+        cut = []
+        return list(data.decontaminate(lambda: iter(documents), [test_text], cut.append, **options)), cut
+    # case and punctuation do not hide it; 200 characters on either side go, too
+    (before, behind), (cut,) = result(f"{long} {test_text.upper().replace(' ', ', ')}! {other}")
+    assert long.startswith(before) and len(long) - len(before) == 199
+    assert other.endswith(behind) and len(other) - len(behind) == 199
+    assert len(before) + len(cut) + len(behind) == len(f"{long} {test_text.replace(' ', ', ')}! {other}")
+    # twelve words are no 13-gram, thirteen are
+    twelve = " ".join(test_text.split()[:12])
+    assert result(f"{long} {twelve} {other}")[0] == [f"{long} {twelve} {other}"]
+    assert len(result(f"{long} {twelve} t12 {other}")[0]) == 2
+    # a piece below 200 characters is dropped; a document in more than ten pieces is
+    assert result(f"{filler('c', 60)} {test_text} {other}")[0] == [behind]
+    many = lambda n: f" {test_text} ".join(filler(f"d{i}x", 200) for i in range(n))
+    assert len(result(many(10))[0]) == 10 and result(many(11))[0] == []
+    # what more than ten documents say is a phrase of everybody's
+    assert len(result(*[f"{long} {test_text} {i}" for i in range(11)])[0]) == 11
+    assert all(test_text not in piece for piece in result(*[f"{long} {test_text} {i}" for i in range(10)])[0])
+
+
+def test_leaked_questions_are_gone_from_a_cleaned_crawl(pages):
+    tests, crawled = pages
+    texts = [page.text for page in crawled if page.kind in ("good", "leak")]
+    grams = {g for t in tests for g in data.gram_ids(data.word_ids(t), 13).tolist()}
+    counts = Counter(g for text in texts for g in set(data.gram_ids(data.word_ids(text), 13).tolist()) & grams)
+    assert counts and max(counts.values()) > 10                     # both sides of the rule occur
+    left = Counter(g for text in data.decontaminate(lambda: iter(texts), tests)
+                   for g in set(data.gram_ids(data.word_ids(text), 13).tolist()) & grams)
+    assert all(counts[g] > 10 for g in left)
+
+
+def test_a_mixture_has_its_weights_and_says_its_epochs():
+    epochs, sources = {}, {"small": (lambda: ["s" * 10] * 5, 0.4), "large": (lambda: ["l" * 10] * 500, 0.6)}
+    text = "".join(data.mix(sources, 1000, epochs))
+    assert text.count("s") == 400 and text.count("l") == 600
+    assert epochs == {"small": 8.0, "large": 0.12}
+    with pytest.raises(UserError, match="nothing"):
+        list(data.mix({"none": (lambda: [], 1.0)}, 10, {}))
+
+
+def test_the_pipelines_memory_does_not_grow_with_the_crawl():
+    def peak(count):
+        texts = lambda: (f"{i} " * 40 + "some words that are not a test" for i in range(count))
+        tracemalloc.start()
+        kept = data.quality_filter(texts(), lambda text: 0.9, np.random.default_rng(0))
+        for _ in data.deduplicate(kept, slots=64):
+            pass
+        for _ in data.decontaminate(texts, ["one two " * 10]):
+            pass
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return used
+    assert peak(3000) < 1.2 * peak(300) + 10_000
+
+
+def test_clean_on_your_own_crawl_and_what_can_be_wrong_with_it():
+    rng = random.Random(0)
+    Path("good.txt").write_text("<|endoftext|>".join(
+        " ".join(rng.choices("the cat sat quietly on a warm red mat today".split(), k=80)) for _ in range(60)))
+    Path("raw.jsonl").write_text("".join(json.dumps({"text": " ".join(
+        rng.choices("buy cheap click here now free 99 the cat sat".split(), k=80))}) + "\n" for _ in range(900)))
+    done = run(HERE / "data.py", "clean", "--data", "raw.jsonl", "--good", "good.txt", "--name", "own")
+    assert done.returncode == 0, done.stderr
+    assert list(data.load_text("runs/own/clean.jsonl")) and "contamination" in done.stdout
+    alone = run(HERE / "data.py", "clean", "--data", "raw.jsonl")
+    assert alone.returncode == 2 and alone.stderr.startswith("error: --good is missing")
+
+
 # ------------------------------------------------------------------------------ SFT [InstructGPT §3.5, C.1]
 
 
@@ -1625,6 +1829,20 @@ def test_gpt2_runs():
     assert [row["task"] for row in rows] == list(gpt.GPT2_TABLE)
     assert all(math.isfinite(row[size]) for row in rows for size in gpt.OUR_SIZES)
     assert "NOT the same" not in done.stdout and done.stdout.count("the same again") == 6
+
+
+def test_gpt3_runs_and_trains_nothing_twice():
+    command = (HERE / "gpt.py", "gpt3", "--steps", 2, "--seeds", 1, "--cases", 4, "--task-steps", 2,
+               "--pages", 2000, "--data-steps", 3)
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(Path("runs/gpt3/table.json").read_text())
+    assert len(rows) == 9 and all(f"K = {K}" in row for row in rows for K in gpt.SHOTS)
+    losses = {row["text"]: row for row in json.loads(Path("runs/gpt3/losses.json").read_text())}
+    assert list(losses) == ["raw", "cleaned", "mixture"]
+    assert [row["step"] for row in json.loads(Path("runs/gpt3/pipeline.json").read_text())] == [
+        "quality", "duplicates", "contamination"]
+    assert run(*command).stdout.count("reusing") == 3 + 1 + 2 + 3
 
 
 def test_your_own_demonstrations_and_comparisons():
