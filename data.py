@@ -1697,7 +1697,7 @@ def deduplicate(documents: Iterable[str], dropped: Dropped = lambda text: None, 
     seen, tables = np.zeros((hashes, slots, hashes), np.uint32), np.arange(hashes)
     for document in documents:
         words = word_ids(document)
-        grams = gram_ids(words, min(3, len(words)))    # without words: one gram, 0, as in an empty slot: dropped
+        grams = gram_ids(words, min(3, len(words)))    # without words: 0, as in an empty slot, so dropped
         signature = ((grams * a) >> np.uint64(32)).min(axis=1).astype(np.uint32)        # (hashes,)
         candidates = seen[tables, signature % slots]                                    # (tables, hashes)
         if (candidates == signature).mean(axis=1).max() >= threshold:
@@ -1784,7 +1784,7 @@ Advertisement | Terms and conditions apply. | Skip to content""".replace("\n", "
 def crawl(world: World, count: int, seed: int, tests: list[str]) -> Iterator[Page]:
     """`count` pages of a dirty web with its truth: what the pipeline ought to find."""
     rng, recent = random.Random(f"crawl {world.seed} {seed}"), []
-    documents = (text for i in itertools.count() for text in web(world, 1000, f"crawl {seed} {i}"))
+    documents = (text for i in itertools.count() for text in web(world, 1000, f"crawl {seed} {i}", WIDE_WEB))
     for number, kind in enumerate(rng.choices(list(CRAWL), weights=CRAWL.values(), k=count)):
         if kind == "junk":
             parts = [part.format(*rng.choices([*ECHOED, "3", "12", "99"], k=4))
@@ -1816,7 +1816,7 @@ def world_crawl(world: World, pages: int, folder: Path) -> tuple[Callable, list[
     with atomic_write(raw) as file:
         for page in crawl(world, pages, 0, leaked):
             file.write(json.dumps({"text": page.text}).encode() + b"\n")
-    good = ["\n\n".join(web(world, 12, f"good {i}")) for i in range(2000)]
+    good = ["\n\n".join(web(world, 12, f"good {i}", WIDE_WEB)) for i in range(2000)]
     return lambda: load_text(raw), good, leaked, others
 
 

@@ -1105,6 +1105,15 @@ def transfer(model: nn.Module, layers: int | None) -> nn.Module:
     return new
 
 
+def grow_vocabulary(model: nn.Module, tokens: int) -> nn.Module:
+    """The same model, which now has `tokens` tokens; the new ones start at random."""
+    old, model.config = model.wte.weight.data, dataclasses.replace(model.config, vocab_size=tokens)
+    model.wte = nn.Embedding(tokens, old.size(1), device=old.device)
+    nn.init.normal_(model.wte.weight, std=0.02)
+    model.wte.weight.data[:len(old)] = old
+    return model
+
+
 class Classifier(nn.Module):
     """A language model with the three new tokens of GPT-1's input formats, and a linear head on what it has
     understood when it reads the last of them, the extract token. [GPT-1 §3.2, §3.3]"""
@@ -1112,11 +1121,8 @@ class Classifier(nn.Module):
     def __init__(self, model: nn.Module, tokens: int, classes: int | None, dropout: float):
         """The model is changed: it now has `tokens` tokens. classes None: each sequence gets one score."""
         super().__init__()
-        C, old = model.config.n_embd, model.wte.weight.data
-        self.model, self.classes = model, classes
-        model.wte = nn.Embedding(tokens, C, device=model.device)
-        nn.init.normal_(model.wte.weight, std=0.02)
-        model.wte.weight.data[:len(old)] = old
+        C = model.config.n_embd
+        self.model, self.classes = grow_vocabulary(model, tokens), classes
         self.head = nn.Linear(C, classes or 1, device=model.device)                      # W_y
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
@@ -1670,10 +1676,11 @@ def data_effect(s: GPT3Settings, folder: Path) -> tuple[list[dict], list[dict]]:
                    "mixture": write_stream(mixture, tokenizer, source / "mixture")}
         return {"report": report, "streams": streams, "epochs": epochs, "leaked": leaked, "others": others}
 
-    known = remembered(source / "made.json", [s.pages, s.seed, size, fingerprint("world")], s.fresh, prepare)
+    known = remembered(source / "made.json", [s.pages, s.seed, size, fingerprint("wide-world")], s.fresh,
+                       prepare)
     tokenizer, rows = Tokenizer.load(source / "tokenizer.json"), []
-    held_out = np.array([i for text in web(world, 1500, "held out") for i in (*tokenizer.encode(text),
-                                                                             tokenizer.eot)], np.int64)
+    held_out = np.array([i for text in web(world, 1500, "held out", WEBS["wide-world"])
+                         for i in (*tokenizer.encode(text), tokenizer.eot)], np.int64)
     for name, stream in known["streams"].items():
         print(f"== 180k on the {name} text", flush=True)
         torch.manual_seed(s.seed)

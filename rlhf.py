@@ -41,7 +41,9 @@ Contents
     6. Answers and how good they are: chat_speaker, forum_speaker, win_rate
     7. Where prompts and labels come from: WorldTask, FileTask
     8. InstructGPT, the whole: instructgpt
-    9. Chat: chat, stream_reply
+    9. Proof: PPO against the closed form where all answers can be counted: Letters, exact
+    10. Over-optimisation: best_of_n, fit_gold, overoptimize
+    11. Chat: chat, stream_reply
 
 Letters: B batch, T time, P prompt length, R response length, K ranked responses, C = n_embd, V vocabulary.
 x prompt, y response. A *score* is one number per response, from the reward model; a *reward* is one number
@@ -53,9 +55,11 @@ import codecs
 import copy
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import random
+import runpy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,12 +70,15 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data import (LABEL_NOISE, RUBRIC, Batches, Comparison, Instruction, Tokenizer, UserError, World,
-                  atomic_write, command_line, demonstrate, gold, instructions, judge, label,
-                  load_comparisons, load_demonstrations, render_conversation, require)
-from gpt import (GPT, PretrainSettings, RunLog, complete, evaluate, fingerprint, generate, generate_steps,
-                 load_checkpoint, load_model, make_optimizers, mixed_precision, pretrained, print_table,
-                 pyplot, save_checkpoint, save_figure, schedule, set_dropout, set_lr, to_tensors)
+from data import (LABEL_NOISE, RUBRIC, SPECIAL_TOKENS, Batches, Comparison, Instruction, Tokenizer, UserError,
+                  World, atomic_write, command_line, demonstrate, gold, instructions, judge, label,
+                  load_comparisons, load_demonstrations, open_stream, render_conversation, require, show_mask,
+                  write_stream)
+from gpt import (GPT, OUR_SIZES, PRESETS, GPTConfig, PretrainSettings, RunLog, complete, documents_of,
+                 evaluate, fingerprint, generate, generate_steps, grow_vocabulary, load_checkpoint,
+                 load_model, make_optimizers, mixed_precision, pretrained, print_table, pyplot, remembered,
+                 save_checkpoint, save_figure, schedule, set_dropout, set_lr, to_tensors)
+
 
 # ----------------------------------------------------------------------------------------------------------
 # 1. Masks and log-probabilities: masked_mean, whiten, join_responses, response_logprobs
@@ -383,6 +390,24 @@ def compute_gae(rewards, values, mask, gamma: float = 1.0, lam: float = 0.95):
     return advantages, advantages + values
 
 
+class TextReward:
+    """A reward that is a Python function of two texts, prompt and response, in a reward model's place."""
+
+    def __init__(self, function: Callable[[str, str], float], tokenizer: Tokenizer):
+        self.function, self.tokenizer = function, tokenizer
+
+    def __call__(self, ids, last):
+        """ids (B, T) and the position of each last token (B,) -> scores (B,)."""
+        scores, assistant = [], self.tokenizer.special["<|assistant|>"]
+        for row, end in zip(ids.tolist(), last.tolist()):
+            row = row[:end + 1]
+            begin = len(row) - row[::-1].index(assistant)                # behind the last <|assistant|>
+            texts = (self.tokenizer.decode(i for i in part if i < len(self.tokenizer.ranks)).strip()
+                     for part in (row[:begin], row[begin:]))
+            scores.append(float(self.function(*texts)))
+        return torch.tensor(scores, device=ids.device)
+
+
 @dataclass(slots=True)
 class Rollout:
     """A batch of answers by the policy and all that PPO needs to know of them."""
@@ -410,9 +435,9 @@ class Rollout:
 
 
 @torch.no_grad()
-def roll_out(policy: GPT, reference: GPT, reward_model: RewardModel, value_model: RewardModel,
-             tokenizer: Tokenizer, prompts: list[list[dict]], config: PPOConfig,
-             generator: torch.Generator) -> Rollout:
+def roll_out(policy: GPT, reference: GPT, reward_model: RewardModel | TextReward,
+             value_model: RewardModel | None, tokenizer: Tokenizer, prompts: list[list[dict]],
+             config: PPOConfig, generator: torch.Generator) -> Rollout:
     """Answer the prompts at temperature 1 from the whole distribution (a truncated one is not pi, and the KL
     estimate would turn negative), score the answers and spread the reward over their tokens."""
     rows = [prompt_ids(tokenizer, messages, policy.config.block_size - config.max_response)
@@ -429,7 +454,8 @@ def roll_out(policy: GPT, reference: GPT, reward_model: RewardModel, value_model
         logprobs = response_logprobs(policy, ids, lengths, ends, responses)               # (B, R)
         ref_logprobs = response_logprobs(reference, ids, lengths, ends, responses)        # (B, R)
         scores = reward_model(ids, ends - 1)                                              # (B,)
-        values = value_model.values(ids, lengths, ends, responses.size(1)) * mask         # (B, R)
+        values = torch.zeros_like(mask) if value_model is None else (                     # (B, R)
+            value_model.values(ids, lengths, ends, responses.size(1)) * mask)
     scores = torch.where(ended, scores, scores.clamp(max=config.unfinished_score))
     rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.kl_coef)
     advantages, returns = compute_gae(rewards, values, mask, lam=config.lam)
@@ -483,18 +509,20 @@ def value_loss(values, old_values, returns, mask, cliprange: float = 0.2):
     return 0.5 * masked_mean(torch.maximum((values - returns) ** 2, (clipped - returns) ** 2), mask)
 
 
-def train_ppo(policy: GPT, reward_model: RewardModel, tokenizer: Tokenizer,
+def train_ppo(policy: GPT, reward_model: RewardModel | TextReward, tokenizer: Tokenizer,
               next_prompts: Callable[[int], list], config: PPOConfig, seed: int, log_path: Path,
-              ptx: Batches | None = None, watch: Callable[[GPT], dict] = lambda policy: {}) -> dict:
+              ptx: Batches | None = None, watch: Callable[[GPT], dict] = lambda policy: {},
+              watch_every: int = 10) -> dict:
     """PPO (ptx_coef 0) or PPO-ptx, in place; the policy ends with its exponential moving average.
 
     next_prompts(n) gives n conversations to answer, ptx the pretraining windows, watch(policy) more numbers
-    for the log every few iterations. Returns the last row of the log. Without ptx, the same code runs without
-    its second backward pass.
+    for the log every `watch_every` iterations. Returns the last row of the log. Without ptx, the same code
+    runs without its second backward pass.
     """
-    reference, value_model = copy.deepcopy(policy), RewardModel(policy)
-    value_model.load_state_dict(reward_model.state_dict())    # the value network starts as the reward model
-    average = copy.deepcopy(policy)
+    reference, average = copy.deepcopy(policy), copy.deepcopy(policy)
+    # the value network starts as the reward model (C.4); as the policy with a new head if there is none
+    learned = isinstance(reward_model, RewardModel)
+    value_model = copy.deepcopy(reward_model) if learned else RewardModel(policy)
     policy_optimizers = make_optimizers(policy, config.lr, betas=(0.9, 0.95))
     value_optimizers = make_optimizers(value_model, config.value_lr, betas=(0.9, 0.95))
     for optimizer in policy_optimizers + value_optimizers:
@@ -519,7 +547,7 @@ def train_ppo(policy: GPT, reward_model: RewardModel, tokenizer: Tokenizer,
                "reward": rollout.rewards.sum(dim=1).mean(),
                "length": rollout.mask.sum(dim=1).mean(), "ended": rollout.ended.float().mean(),
                **{name: np.mean([info[name] for info in infos]) for name in infos[0]},
-               **(watch(policy) if iteration % 10 == 0 or last else {})}
+               **(watch(policy) if iteration % watch_every == 0 or last else {})}
         log.row(iteration, show=iteration % 10 == 0 or last, **row)
     log.close()
     policy.load_state_dict(average.state_dict())
@@ -676,21 +704,26 @@ class FileTask:
     """Demonstrations and comparisons from files. No rubric knows which answer is good, so the table reports
     what the reward model thinks, on prompts that it was not trained on."""
 
-    def __init__(self, demonstrations: str | None, comparisons: str | None, folder: Path, seed: int):
-        if not comparisons:
+    def __init__(self, demonstrations: str | None, comparisons: str | None, folder: Path, seed: int,
+                 has_reward: bool = False):
+        if not comparisons and not has_reward:
             raise UserError("--comparisons is missing: "
                             "a reward model cannot be trained from demonstrations alone")
-        compared, seen = load_comparisons(comparisons), {}
+        demonstrated = load_demonstrations(demonstrations) if demonstrations else []
+        # with a --reward of its own a demonstration is a prompt, too: a comparison of one answer
+        compared = load_comparisons(comparisons) if comparisons else [
+            Comparison(messages[:-1], [messages[-1]["content"]], [0]) for messages in demonstrated]
+        seen = {}
         for c in compared:                               # a prompt is on one side with all its comparisons
             seen.setdefault(json.dumps(c.messages), []).append(c)
         groups = random.Random(seed).sample(list(seen.values()), len(seen))
         cut = len(groups) * 4 // 5
         if not 0 < cut < len(groups):
-            raise UserError(f"{comparisons} compares answers to {len(groups)} different prompts; "
+            raise UserError(f"{comparisons or demonstrations} has {len(groups)} different prompts; "
                             "training and test need at least two")
         self.compared, self.compared_test = ([c for group in part for c in group]
                                              for part in (groups[:cut], groups[cut:]))
-        self.demonstrations = load_demonstrations(demonstrations) if demonstrations else [
+        self.demonstrations = demonstrated if comparisons and demonstrated else [
             [*c.messages, {"role": "assistant", "content": c.responses[c.ranks.index(min(c.ranks))]}]
             for c in self.compared]
         read = self.demonstrations + [[*c.messages, {"role": "assistant", "content": response}]
@@ -732,7 +765,10 @@ class InstructGPTSettings:
     """Options of `python rlhf.py`."""
     data: str | None = None           # pretraining text (default: the embedded world or your own files' text)
     demonstrations: str | None = None    # your own demonstrations (.json, .jsonl, .gz); see data.py section 6
-    comparisons: str | None = None    # your own comparisons
+    comparisons: str | None = None    # your own comparisons; `python rlhf.py label` helps you to make some
+    reward: str | None = None         # FILE.py:FUNCTION of (prompt, response) in the place of a reward model
+    init: str | None = None           # a checkpoint, a GPT-2 folder or a name to start from
+    size: str = "760k"                # of the model that is pretrained; see PRESETS in gpt.py
     name: str = "instructgpt"         # results go to runs/NAME
     pretrain_steps: int = 2000        # optimizer steps of pretraining
     sft_epochs: int = 3               # passes over the demonstrations
@@ -743,6 +779,7 @@ class InstructGPTSettings:
     block_size: int = 128             # context in tokens; prompts that leave no room in it are left out
     max_response: int = 32            # tokens of an answer at the most
     test_prompts: int = 480           # held-out prompts that every model answers
+    show: bool = False                # look inside: the loss mask, and one answer token by token
     seed: int = 0
     fresh: bool = False               # train every stage anew
 
@@ -755,22 +792,54 @@ class Pipeline:
         require(s, 1, "pretrain_steps", "sft_epochs", "comparison_prompts", "iterations", "test_prompts",
                 "max_response")
         require_room(s.max_response, s.block_size)
+        if s.size not in OUR_SIZES:
+            raise UserError(f"--size is one of {', '.join(OUR_SIZES)}, not {s.size}")
         self.s, self.folder, self.own = s, Path("runs") / s.name, bool(s.demonstrations or s.comparisons)
-        self.task = (FileTask(s.demonstrations, s.comparisons, self.folder, s.seed) if self.own else
-                     WorldTask(s.seed, s.test_prompts))
+        self.ppo = PPOConfig(iterations=s.iterations, kl_coef=s.kl_coef, max_response=s.max_response)
+        self.task = (WorldTask(s.seed, s.test_prompts) if not self.own else
+                     FileTask(s.demonstrations, s.comparisons, self.folder, s.seed, bool(s.reward)))
         print("== 1. Pretraining: predict the next token")
+        c = PRESETS[s.size]
         settings = PretrainSettings(data=s.data or str(self.task.text), steps=s.pretrain_steps, seed=s.seed,
-                                    block_size=s.block_size, fresh=s.fresh)
-        self.base, self.tokenizer, _, self.train_stream, self.val_stream = pretrained(settings, self.folder)
+                                    block_size=s.block_size, n_layer=c.n_layer, n_head=c.n_head,
+                                    n_embd=c.n_embd, fresh=s.fresh)
+        (self.base, self.tokenizer, _, self.train_stream, self.val_stream) = (
+            self.initial(settings) if s.init else pretrained(settings, self.folder))
+        self.block_size = self.base.config.block_size
         if self.own:
-            room = s.block_size - s.max_response
+            room = self.block_size - s.max_response
             self.task.leave_out_long(lambda messages: len(render_conversation(self.tokenizer, recent_turns(
                 self.tokenizer, messages, room, reply=True), reply=True)[0]) <= room)
+        cut = sum(len(render_conversation(self.tokenizer, messages)[0]) > self.block_size
+                  for messages in self.task.demonstrations)
+        if cut:
+            print(f"{cut} of {len(self.task.demonstrations)} demonstrations are longer than the context: cut")
         taught = json.dumps([self.task.demonstrations, RUBRIC, LABEL_NOISE])
         self.settings = {**dataclasses.asdict(settings), "fresh": False, "text": fingerprint(settings.data),
+                         "init": s.init and fingerprint(s.init),
                          "taught": hashlib.sha256(taught.encode()).hexdigest(),
                          "own": [fingerprint(f) for f in (s.demonstrations, s.comparisons) if f]}
         self.sft = copy.deepcopy(self.base)
+
+    def initial(self, settings: PretrainSettings) -> tuple:
+        """What `pretrained` returns, but for a model that exists: with room for our control tokens, and no
+        more context than is asked for."""
+        model, tokenizer = load_model(self.s.init)
+        if not isinstance(tokenizer, Tokenizer):
+            raise UserError(f"{self.s.init}: the tokenizer of GPT-1 cannot hold a conversation")
+        if tokenizer.vocab_size > model.config.vocab_size:
+            grow_vocabulary(model, tokenizer.vocab_size)
+        model.config = dataclasses.replace(model.config, block_size=min(settings.block_size,
+                                                                        model.config.block_size))
+        model.wpe.weight = nn.Parameter(model.wpe.weight[:model.config.block_size].detach().clone())
+        folder, documents = self.folder / "init", lambda: documents_of(settings.data, settings.seed)
+        made_from = [fingerprint(settings.data), settings.seed,
+                     hashlib.sha256(tokenizer.to_json().encode()).hexdigest()]
+        known = remembered(folder / "stream.json", made_from, self.s.fresh,
+                           lambda: write_stream(documents(), tokenizer, folder))
+        print(f"{self.s.init}: {model.num_params():,} parameters, context {model.config.block_size}")
+        return model, tokenizer, None, *(open_stream(folder / f"{split}.bin", known["dtype"])
+                                         for split in ("train", "val"))
 
     def stage(self, name: str, title: str, model: nn.Module, settings: dict, work: Callable[[Path], dict]):
         """work(log path) trains `model` in place and returns what to say of it."""
@@ -792,8 +861,9 @@ class Pipeline:
                    lambda log: train_sft(self.sft, self.tokenizer, demonstrations, config, self.s.seed, log,
                                          self.pretraining(config.mix)))
 
-    def train_reward_model(self, name: str, title: str, rounds: list[list[Speaker]]) -> RewardModel:
-        """rounds: for each round of comparisons, the speakers whose answers labelers rank."""
+    def train_reward_model(self, name: str, title: str, rounds: list[list[Speaker]], prompts: int,
+                           noise: float = LABEL_NOISE) -> RewardModel:
+        """rounds: for each round of `prompts` comparisons, the speakers whose answers labelers rank."""
         torch.manual_seed(self.s.seed)
         model, task, tokenizer = RewardModel(self.sft), self.task, self.tokenizer
 
@@ -802,7 +872,7 @@ class Pipeline:
                 comparisons, held_out = task.compared, {"accuracy": task.compared_test}
             else:
                 comparisons = [c for number, speakers in enumerate(rounds, start=10) for c in task.rank(
-                    task.answers(speakers, self.s.comparison_prompts, "train", number), number)]
+                    task.answers(speakers, prompts, "train", number), number, noise)]
                 answered = task.answers(rounds[-1], self.s.test_prompts // 3, "test", 20)
                 held_out = {"accuracy": task.rank(answered, 20),
                             "gold_accuracy": task.rank(answered, 20, noise=0.0)}
@@ -813,20 +883,21 @@ class Pipeline:
             return {"prompts": len(comparisons), **info, **accuracies}
 
         self.stage(name, title, model, {
-            "prompts": self.s.comparison_prompts, "test_prompts": self.s.test_prompts, "rounds": len(rounds),
+            "prompts": prompts, "noise": noise, "test_prompts": self.s.test_prompts, "rounds": len(rounds),
             "max_response": self.s.max_response, **dataclasses.asdict(RewardConfig())}, work)
         return model
 
-    def train_ppo(self, name: str, title: str, config: PPOConfig, reward_model: RewardModel) -> GPT:
+    def train_ppo(self, name: str, title: str, config: PPOConfig, reward_model: RewardModel | TextReward,
+                  watch: Callable[[GPT], dict] | None = None, watch_every: int = 10) -> GPT:
         policy, s = copy.deepcopy(self.sft), self.s
         ptx = self.pretraining(config.ptx_sequences) if config.ptx_coef else None
-
-        def watch(model):
-            return {"pretrain_loss": evaluate(model, self.tokenizer, self.val_stream, 8192)["loss"]}
+        watch = watch or (lambda model: {
+            "pretrain_loss": evaluate(model, self.tokenizer, self.val_stream, 8192)["loss"]})
 
         self.stage(name, title, policy, dataclasses.asdict(config),
                    lambda log: train_ppo(policy, reward_model, self.tokenizer,
-                                         self.task.prompt_source(s.seed), config, s.seed, log, ptx, watch))
+                                         self.task.prompt_source(s.seed), config, s.seed, log, ptx, watch,
+                                         watch_every))
         return policy
 
     def pretraining(self, sequences: int) -> Batches:
@@ -836,35 +907,57 @@ class Pipeline:
         return chat_speaker(model, self.tokenizer, self.s.max_response)
 
 
+def align(run: Pipeline) -> tuple[dict[str, GPT], RewardModel | TextReward]:
+    """Steps 2 and 3, from the SFT model on: ({name: model}, the reward model of the last round)."""
+    s, ppo, chats = run.s, run.ppo, {"SFT": run.sft}
+    if s.reward:
+        reward_model = TextReward(load_function(s.reward), run.tokenizer)
+        run.settings = {**run.settings, "reward": fingerprint(s.reward.rpartition(":")[0]), "of": s.reward}
+    else:
+        sft = run.speaker(run.sft)
+        reward_model = run.train_reward_model(
+            "reward1", "3. Reward model, round one: only SFT answers are compared", [[sft]],
+            s.comparison_prompts)
+    if not run.own and not s.reward:
+        # a longer leash than later, so that what the reward model does not know comes to light
+        short = dataclasses.replace(ppo, iterations=max(1, s.iterations // 2), kl_coef=s.kl_coef / 3)
+        first = run.train_ppo("ppo1", "4. PPO, round one: a short run", short, reward_model)
+        show_hacked(run, first, reward_model)
+        reward_model = run.train_reward_model(
+            "reward2", "5. Reward model, round two: answers of the first PPO policy are compared too",
+            [[sft], [sft, run.speaker(first)]], s.comparison_prompts)
+        chats["PPO round one"] = first
+    chats["PPO"] = run.train_ppo("ppo", "6. PPO", ppo, reward_model)
+    chats["PPO-ptx"] = run.train_ppo("ppo_ptx", "7. PPO-ptx: pretraining gradients mixed in",
+                                     dataclasses.replace(ppo, ptx_coef=s.ptx_coef), reward_model)
+    return chats, reward_model
+
+
+def load_function(place: str) -> Callable[[str, str], float]:
+    """FILE.py:NAME -> the function of that name in the file, which is run. Raises UserError if there is
+    none."""
+    path, _, name = place.rpartition(":")
+    if not Path(path).is_file():
+        raise UserError(f"--reward takes FILE.py:FUNCTION, and no file is called {path!r}")
+    function = runpy.run_path(path).get(name)
+    if not callable(function):
+        raise UserError(f"{path} has no function {name}(prompt, response)")
+    return function
+
+
 def instructgpt(s: InstructGPTSettings):
     """The three steps of InstructGPT, from a blank model, with the ladder at the end."""
     started, run = time.time(), Pipeline(s)
     task, tokenizer = run.task, run.tokenizer
     run.train_sft()
 
-    ppo = PPOConfig(iterations=s.iterations, kl_coef=s.kl_coef, max_response=s.max_response)
-    ptx = dataclasses.replace(ppo, ptx_coef=s.ptx_coef)
-    reward_model = run.train_reward_model(
-        "reward1", "3. Reward model, round one: only SFT answers are compared", [[run.speaker(run.sft)]])
-    chats = {"SFT": run.sft}
-    if not run.own:
-        # a longer leash than later, so that what the reward model does not know comes to light
-        short = dataclasses.replace(ppo, iterations=max(1, s.iterations // 2), kl_coef=s.kl_coef / 3)
-        first = run.train_ppo("ppo1", "4. PPO, round one: a short run", short, reward_model)
-        show_hacked(task, tokenizer, run.sft, first, reward_model, ppo)
-        reward_model = run.train_reward_model(
-            "reward2", "5. Reward model, round two: answers of the first PPO policy are compared too",
-            [[run.speaker(run.sft)], [run.speaker(run.sft), run.speaker(first)]])
-        chats["PPO round one"] = first
-    chats["PPO"] = run.train_ppo("ppo", "6. PPO", ppo, reward_model)
-    chats["PPO-ptx"] = run.train_ppo("ppo_ptx", "7. PPO-ptx: pretraining gradients mixed in", ptx,
-                                     reward_model)
+    chats, reward_model = align(run)
 
     print("\n== 8. The ladder, on held-out prompts, everything sampled at temperature 1")
     speakers = {} if run.own else {
         "GPT": forum_speaker(run.base, tokenizer, max_new_tokens=s.max_response),
         "GPT prompted": forum_speaker(run.base, tokenizer, task.shots, s.max_response)}
-    rows, answers = ladder(run, speakers, chats, reward_model, ppo)
+    rows, answers = ladder(run, speakers, chats, reward_model)
     print_table(rows, run.folder / "table.json")
     if not run.own:
         for name in ("SFT", "PPO", "PPO-ptx"):
@@ -872,19 +965,21 @@ def instructgpt(s: InstructGPTSettings):
                   f"{task.memory_accuracy(run.speaker(chats[name]), min(200, s.test_prompts)):.1%}")
     show_answers(task, answers)
     draw(rows, run.folder)
+    if s.show:
+        show_rollout(run, chats["PPO"], reward_model)
     name = "" if s.name == InstructGPTSettings().name else f" --name {s.name}"
     print(f"\n{time.time() - started:.0f} s in all. Talk to it: python rlhf.py chat{name}")
 
 
-def ladder(run: Pipeline, speakers: dict[str, Speaker], chats: dict[str, GPT], reward_model: RewardModel,
-           config: PPOConfig) -> tuple[list[dict], dict]:
+def ladder(run: Pipeline, speakers: dict[str, Speaker], chats: dict[str, GPT],
+           reward_model: RewardModel | TextReward) -> tuple[list[dict], dict]:
     """Every model answers every held-out prompt once. Returns (rows of the table, {model: answers})."""
     conversations = [prompt.messages for prompt in run.task.test]
     answers = {name: speaker(conversations, 1) for name, speaker in speakers.items()}
     columns = {name: {"pretrain_loss": evaluate(run.base, run.tokenizer, run.val_stream)["loss"]}
                for name in speakers}
     for name, model in chats.items():
-        rollout = roll_out(model, run.sft, reward_model, reward_model, run.tokenizer, conversations, config,
+        rollout = roll_out(model, run.sft, reward_model, None, run.tokenizer, conversations, run.ppo,
                            torch.Generator(model.device).manual_seed(2))
         answers[name] = texts_of(run.tokenizer, rollout)
         columns[name] = {"score": rollout.scores.mean().item(), "kl": rollout.kl.mean().item(),
@@ -905,15 +1000,15 @@ def texts_of(tokenizer: Tokenizer, rollout: Rollout) -> list[tuple[str, bool]]:
             for ids, m, ended in zip(rollout.responses.cpu(), rollout.mask.cpu(), rollout.ended)]
 
 
-def show_hacked(task: WorldTask, tokenizer, sft, policy, reward_model, config: PPOConfig, count: int = 4):
+def show_hacked(run: Pipeline, policy: GPT, reward_model: RewardModel, count: int = 4):
     """The lesson of round one: answers that its reward model loves and the rubric does not."""
-    conversations = [prompt.messages for prompt in task.test]
-    rollouts = [roll_out(model, sft, reward_model, reward_model, tokenizer, conversations, config,
-                         torch.Generator(model.device).manual_seed(2)) for model in (sft, policy)]
-    texts = [texts_of(tokenizer, rollout) for rollout in rollouts]
+    task, conversations = run.task, [prompt.messages for prompt in run.task.test]
+    rollouts = [roll_out(model, run.sft, reward_model, None, run.tokenizer, conversations, run.ppo,
+                         torch.Generator(model.device).manual_seed(2)) for model in (run.sft, policy)]
+    texts = [texts_of(run.tokenizer, rollout) for rollout in rollouts]
     golds = [np.array(task.gold(text)) for text in texts]
-    print("what the reward model of round one thinks, and what is true:")
-    for name, rollout, g in zip(("SFT", "PPO round one"), rollouts, golds):
+    print("what the reward model thinks, and what is true:")
+    for name, rollout, g in zip(("SFT", "PPO"), rollouts, golds):
         print(f"  {name:14s} score {rollout.scores.mean():6.2f}   "
               f"gold {g.mean():6.2f}   KL {rollout.kl.mean():6.2f}")
     gain = (rollouts[1].scores - rollouts[0].scores).cpu().numpy() - (golds[1] - golds[0])
@@ -923,6 +1018,23 @@ def show_hacked(task: WorldTask, tokenizer, sft, policy, reward_model, config: P
         for name, rollout, text, g in zip(("SFT", "PPO"), rollouts, texts, golds):
             numbers = f"score {rollout.scores[i]:6.2f}  gold {g[i]:5.1f}  KL {rollout.kl[i]:6.2f}"
             print(f"    {name:4s} {numbers}   {text[i][0]}")
+
+
+def show_rollout(run: Pipeline, policy: GPT, reward_model: RewardModel | TextReward):
+    """What the SFT loss covers (marked), and one answer token by token as PPO sees it."""
+    print("\nthe tokens of a demonstration that carry loss, marked:")
+    print(show_mask(run.tokenizer, run.task.demonstrations[0]))
+    value_model = reward_model if isinstance(reward_model, RewardModel) else None
+    rollout = roll_out(policy, run.sft, reward_model, value_model, run.tokenizer,
+                       [run.task.test[0].messages], run.ppo, torch.Generator(policy.device).manual_seed(0))
+    print(f"\n{run.task.test[0].prompt}   (score {rollout.scores[0]:.2f}, KL {rollout.kl[0]:.2f}; values by "
+          "the reward model, as which the value network starts)")
+    print_table([{"token": repr(run.tokenizer.decode([token])), "log pi": lp, "log pi_SFT": ref,
+                  "KL": lp - ref, "reward": reward, "value": value, "advantage": advantage, "return": later}
+                 for token, lp, ref, reward, value, advantage, later, inside in zip(*(
+                     x[0].tolist() for x in (rollout.responses, rollout.logprobs, rollout.ref_logprobs,
+                                             rollout.rewards, rollout.values, rollout.advantages,
+                                             rollout.returns, rollout.mask))) if inside])
 
 
 def show_answers(task, answers: dict[str, list[tuple[str, bool]]], count: int = 3):
@@ -969,7 +1081,238 @@ def draw(rows: list[dict], folder: Path):
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 9. Chat: chat, stream_reply                                                                      [ChatGPT]
+# 9. Proof: PPO against the closed form where all answers can be counted: Letters, exact          [Ziegler §2]
+
+
+class Letters:
+    """A tokenizer of three letters and the control tokens: few enough to write down all short answers."""
+    ranks = {b"a": 0, b"b": 1, b"c": 2}
+    special = {name: 3 + i for i, name in enumerate(SPECIAL_TOKENS)}
+    eot, pad, end = special["<|endoftext|>"], special["<|pad|>"], special["<|end|>"]
+    vocab_size = 3 + len(special)
+
+    def encode(self, text: str) -> list[int]:
+        return ["abc".index(letter) for letter in text if letter in "abc"]
+
+    def decode(self, ids) -> str:
+        return "".join("abc"[i] for i in ids)
+
+
+class Counted:
+    """One prompt, and all answers of at most R tokens with a reward each, drawn at random: everything that
+    PPO estimates can be computed."""
+
+    def __init__(self, R: int, seed: int):
+        self.tokenizer, self.R, V = Letters(), R, Letters.vocab_size
+        self.prompt = [{"role": "user", "content": "abc"}]
+        self.rows = [row for n in range(R + 1) for row in itertools.product(range(V), repeat=n)
+                     if Letters.end not in row[:-1] and (n == R or row[-1:] == (Letters.end,))]
+        generator = torch.Generator().manual_seed(seed)
+        self.rewards = torch.randn(len(self.rows), generator=generator)                        # r(y)
+        self.lookup = dict(zip(self.rows, self.rewards.tolist()))
+        torch.manual_seed(seed)
+        config = GPTConfig(V, 16, n_layer=2, n_head=2, n_embd=32)
+        self.reference = GPT(config).eval()
+        for name, parameter in self.reference.named_parameters():
+            if parameter.ndim == 2:                        # large weights: not all answers equally likely
+                parameter.data.mul_(8 if name.startswith("wte") else 4)
+
+    def __call__(self, ids, last):
+        """The reward model: it knows every answer's reward. (B, T), (B,) -> (B,)"""
+        start = len(prompt_ids(self.tokenizer, self.prompt, 16))
+        return torch.tensor([self.lookup[tuple(row[start:end + 1])]
+                             for row, end in zip(ids.tolist(), last.tolist())])
+
+    @torch.no_grad()
+    def log_probabilities(self, policy: GPT):
+        """log pi(y) of all answers: (number of answers,). They sum to one."""
+        prompt = prompt_ids(self.tokenizer, self.prompt, 16)
+        ids, ends = to_tensors([[*prompt, *row] for row in self.rows], self.tokenizer.pad, "cpu")
+        responses, _ = to_tensors([list(row) for row in self.rows], self.tokenizer.pad, "cpu")
+        lengths = torch.full_like(ends, len(prompt))
+        return response_logprobs(policy, ids, lengths, ends, responses).sum(dim=1).double()
+
+    def reward_and_kl(self, logp, log_reference) -> tuple[float, float]:
+        """(E r, KL(pi || reference)), exactly."""
+        p = logp.exp()
+        return (p @ self.rewards.double()).item(), (p * (logp - log_reference)).sum().item()
+
+    def best_of(self, n: int, log_reference) -> tuple[float, float]:
+        """(E r, KL) of the best of n answers by the reference: y is it with probability F(y)^n - F(y-)^n,
+        F the distribution function over answers in the order of their reward."""
+        order = self.rewards.argsort()
+        above = log_reference.exp()[order].cumsum(0).clamp(max=1)
+        p = above ** n - torch.cat([torch.zeros(1, dtype=above.dtype), above[:-1]]) ** n
+        p = torch.zeros_like(p).index_put((order,), p).clamp(min=1e-300)
+        return self.reward_and_kl(p.log(), log_reference)
+
+
+@dataclass(slots=True)
+class ExactSettings:
+    """Options of `python rlhf.py exact`."""
+    name: str = "exact"          # results go to runs/NAME
+    tokens: int = 3              # length of the longest answer
+    iterations: int = 200        # of PPO, for each beta
+    seed: int = 0
+
+
+def exact(s: ExactSettings):
+    """PPO with the KL penalty against the optimum that is known in closed form. [Ziegler et al. §2]"""
+    require(s, 1, "tokens", "iterations")
+    problem, rows, folder = Counted(s.tokens, s.seed), [], Path("runs") / s.name
+    rho = problem.log_probabilities(problem.reference)
+    start = problem.reward_and_kl(rho, rho)[0]
+    print(f"{len(problem.rows)} answers; the reference expects a reward of {start:.3f}")
+    for beta in (0.25, 0.5, 1.0, 2.0, 4.0):
+        # pi*(y|x) = rho(y|x) exp(r / beta) / Z          max of E r - beta KL = beta log Z
+        tilted = rho + problem.rewards.double() / beta
+        best, log_z = problem.reward_and_kl(tilted - tilted.logsumexp(0), rho), tilted.logsumexp(0).item()
+        config = PPOConfig(iterations=s.iterations, batch_size=512, max_response=s.tokens, kl_coef=beta,
+                           lr=1e-3, unfinished_score=math.inf, ema_decay=0.98)
+        policy = copy.deepcopy(problem.reference)
+        train_ppo(policy, problem, problem.tokenizer, lambda n: [problem.prompt] * n, config, s.seed,
+                  folder / f"beta{beta}.jsonl")
+        reward, kl = problem.reward_and_kl(problem.log_probabilities(policy), rho)
+        rollout = roll_out(policy, problem.reference, problem, None, problem.tokenizer,
+                           [problem.prompt] * 2000, config, torch.Generator().manual_seed(1))
+        log_r = -rollout.kl                                              # log rho/pi, y drawn from pi
+        rows.append({"beta": beta, "E r, exact": best[0], "E r, PPO": reward, "KL, exact": best[1],
+                     "KL, PPO": kl, "objective, exact": beta * log_z, "objective, PPO": reward - beta * kl,
+                     "of the gain": (reward - beta * kl - start) / (beta * log_z - start),
+                     "k1": -log_r.mean().item(), "k2": (log_r ** 2 / 2).mean().item(),
+                     "k3": (log_r.exp() - 1 - log_r).mean().item()})
+    print("\nk1, k2, k3: estimates of the KL of PPO's policy from 2,000 answers, to compare with \"KL, PPO\"")
+    print_table(rows, folder / "table.json")
+    bests = [{"best of": n, **dict(zip(("E r", "KL"), problem.best_of(n, rho))),
+              "log n - (n-1)/n": math.log(n) - (n - 1) / n} for n in (1, 2, 4, 16, 64, 256)]
+    print()
+    print_table(bests, folder / "best_of_n.json")
+    if plt := pyplot():
+        figure, axis = plt.subplots(figsize=(6, 4), constrained_layout=True)
+        frontier = [problem.reward_and_kl(t - t.logsumexp(0), rho) for t in (
+            rho + problem.rewards.double() / beta for beta in np.geomspace(0.05, 10, 60))]
+        axis.plot(*zip(*((kl, reward) for reward, kl in frontier)), color="grey", label="optimum, any beta")
+        axis.plot([row["KL, PPO"] for row in rows], [row["E r, PPO"] for row in rows], "o", label="PPO")
+        axis.plot([row["KL"] for row in bests], [row["E r"] for row in bests], "x", label="best of n")
+        axis.set_xlabel("KL to the reference, nats, exact")
+        axis.set_ylabel("expected reward, exact")
+        axis.legend()
+        save_figure(figure, folder / "exact.png")
+        plt.close(figure)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 10. Over-optimisation: best_of_n, fit_gold, overoptimize                                     [Gao et al. 2022]
+
+
+def best_of_n(proxy: np.ndarray, values: np.ndarray, n: int) -> float:
+    """The expected value of the answer that the proxy likes best among n, from N >= n answers to each prompt,
+    both (prompts, N): in the order of the proxy, the i-th of N is the best of a random n with probability
+    C(i-1, n-1) / C(N, n). Unbiased. [Nakano et al. 2021, App. I]"""
+    N = proxy.shape[1]
+    weights = np.array([math.comb(i, n - 1) / math.comb(N, n) for i in range(N)])
+    return float((np.take_along_axis(values, proxy.argsort(axis=1), axis=1) @ weights).mean())
+
+
+def fit_gold(d: np.ndarray, gold_: np.ndarray, log: bool) -> tuple[float, float, float]:
+    """Least squares for R(d) = d (alpha - beta d) of best-of-n, or d (alpha - beta log d) of RL, d = sqrt(KL):
+    R / d is linear in d or in log d. Returns alpha, beta and where the fit peaks (inf if it never does)."""
+    x = np.log(d) if log else d
+    slope, alpha = np.polyfit(x, gold_ / d, 1)
+    beta = -slope
+    peak = math.inf if beta <= 0 else math.exp(alpha / beta - 1) if log else alpha / (2 * beta)
+    return float(alpha), float(beta), peak
+
+
+@dataclass(slots=True)
+class OveroptimizeSettings:
+    """Options of `python rlhf.py overoptimize`."""
+    base: str = "instructgpt"      # the run whose pretrained and SFT models are taken (made if missing)
+    name: str = "overoptimize"     # results go to runs/NAME
+    iterations: int = 60           # of PPO without a KL penalty
+    lr: float = 3e-4               # of its policy
+    answers: int = 64              # per prompt, of which the best of n is taken
+    test_prompts: int = 200        # held-out prompts
+    seed: int = 0
+    fresh: bool = False            # train everything anew, but for the base
+
+
+def overoptimize(s: OveroptimizeSettings):
+    """Gold against proxy reward, best-of-n and PPO, for three sizes of the comparison data. [Gao et al.]"""
+    require(s, 2, "iterations", "answers", "test_prompts")
+    run = Pipeline(InstructGPTSettings(name=s.base, seed=s.seed))
+    run.train_sft()
+    # the stages from here on have a folder of their own
+    run.folder, run.s = Path("runs") / s.name, dataclasses.replace(run.s, fresh=s.fresh)
+    run.task.test = run.task.test[:s.test_prompts]
+    task, conversations = run.task, [prompt.messages for prompt in run.task.test]
+
+    def measure(policy, reward_model):
+        """Proxy and gold of one answer per prompt (prompts,), and sqrt(KL)."""
+        rollout = roll_out(policy, run.sft, reward_model, None, run.tokenizer, conversations, config,
+                           torch.Generator(policy.device).manual_seed(7))
+        return (rollout.scores.cpu().numpy(), np.array(task.gold(texts_of(run.tokenizer, rollout))),
+                math.sqrt(max(0.0, rollout.kl.mean().item())))
+
+    config = dataclasses.replace(run.ppo, iterations=s.iterations, kl_coef=0.0, lr=s.lr)
+    ns, curves, rows = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= s.answers], {}, []
+    for count in (100, 400, 1600):
+        reward_model = run.train_reward_model(
+            f"reward{count}", f"Reward model from the answers to {count} prompts, labeled by the rubric itself",
+            [[run.speaker(run.sft)]], count, noise=0.0)
+        rollouts = [roll_out(run.sft, run.sft, reward_model, None, run.tokenizer, conversations, config,
+                             torch.Generator(run.sft.device).manual_seed(100 + i)) for i in range(s.answers)]
+        proxy = np.stack([r.scores.cpu().numpy() for r in rollouts], axis=1)                   # (prompts, N)
+        gold_ = np.stack([task.gold(texts_of(run.tokenizer, r)) for r in rollouts], axis=1)
+        # as in the paper: the initial policy scores 0, and gold is measured in its standard deviations
+        scale = lambda p, g: ((p - proxy.mean()) / proxy.std(), (g - gold_.mean()) / gold_.std())
+        curves[count, "best of n"] = [(math.sqrt(math.log(n) - (n - 1) / n), *scale(
+            best_of_n(proxy, proxy, n), best_of_n(proxy, gold_, n))) for n in ns]
+
+        def watch(policy):
+            p, g, d = measure(policy, reward_model)
+            p, g = scale(p.mean(), g.mean())
+            return {"d": d, "proxy": p, "gold": g}
+
+        policy = run.train_ppo(f"ppo{count}", f"PPO without a KL penalty, {count} prompts", config,
+                               reward_model, watch, watch_every=2)
+        log = [json.loads(line) for line in open(run.folder / f"ppo{count}.jsonl")][1:]
+        curves[count, "PPO"] = [(0.0, 0.0, 0.0)] + [(r["d"], r["proxy"], r["gold"]) for r in log if "d" in r]
+        for method in ("best of n", "PPO"):
+            d, p, g = np.array(curves[count, method]).T
+            alpha, beta, peak = fit_gold(d[d > 0.2], g[d > 0.2], method == "PPO")
+            top = int(g.argmax())
+            rows.append({"prompts": count, "method": method, "alpha": alpha, "beta": beta, "fit peaks at": peak,
+                         "gold peaks at": float(d[top]), "gold there": float(g[top]),
+                         "proxy there": float(p[top]), "last d": float(d[-1]), "last gold": float(g[-1]),
+                         "last proxy": float(p[-1])})
+        show_hacked(run, policy, reward_model)
+    print("\ngold and proxy in standard deviations of the SFT model's answers, d = sqrt(KL)")
+    print_table(rows, run.folder / "table.json")
+    draw_overoptimization(run.folder, curves, rows)
+
+
+def draw_overoptimization(folder: Path, curves: dict, rows: list[dict]):
+    """Gold and proxy against sqrt(KL), with the fits of gold. [Gao et al. Fig. 1]"""
+    if not (plt := pyplot()):
+        return
+    figure, axes = plt.subplots(1, 2, figsize=(13, 4.5), constrained_layout=True)
+    for number, row in enumerate(rows):
+        axis, color = axes[number % 2], f"C{number // 2}"
+        d, proxy, gold_ = np.array(curves[row["prompts"], row["method"]]).T
+        axis.plot(d, gold_, "o", color=color, ms=3, label=f"gold, {row['prompts']} prompts")
+        axis.plot(d, proxy, "--", color=color, lw=1)
+        x = np.linspace(0.2, d.max(), 100)
+        axis.plot(x, x * (row["alpha"] - row["beta"] * (np.log(x) if row["method"] == "PPO" else x)), color=color)
+        axis.set_title(f"{row['method']}: gold (points, fit) and proxy (dashed)")
+        axis.set_xlabel("sqrt(KL to the SFT model)")
+        axis.legend()
+    save_figure(figure, folder / "overoptimization.png")
+    plt.close(figure)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 11. Chat: chat, stream_reply                                                                      [ChatGPT]
 
 
 @dataclass(slots=True)
@@ -1039,5 +1382,6 @@ def stream_reply(model: GPT, tokenizer: Tokenizer, messages: list[dict], max_new
 
 
 if __name__ == "__main__":
-    command_line({"instructgpt": (InstructGPTSettings, instructgpt), "chat": (ChatSettings, chat)},
+    command_line({"instructgpt": (InstructGPTSettings, instructgpt), "exact": (ExactSettings, exact),
+                  "overoptimize": (OveroptimizeSettings, overoptimize), "chat": (ChatSettings, chat)},
                  default="instructgpt")
