@@ -1284,6 +1284,33 @@ def _instruct(world: World, rng: random.Random, split: str, use_case: str) -> In
     return Instruction(use_case, [*turns, _turn("user", prompt)], say, **goal)
 
 
+def unseen_instructions(world: World, count: int, seed: int) -> list[Instruction]:
+    """Held-out tasks in words that pretraining texts use, but no demonstration, comparison or PPO prompt; and
+    questions behind a statement that is false. Use cases "unseen wording" and "false premise"."""
+    rng, found = random.Random(f"unseen {world.seed} {seed}"), []
+    for number in range(count):
+        items, scene = None, number % 5
+        if scene == 0:
+            (text, answer), form = world.order(rng, "test"), "How do I say this nicely? {}"
+        elif scene == 1:
+            (text, answer), form = world.review(rng, "test"), "Was it good? {}"
+        elif scene == 2:
+            (text, answer), form = world.trip(rng, "test"), "What happened? {}"
+        elif scene == 3:
+            noun, size, _ = world.listing(rng, "test")
+            text, answer, form = noun, "", f"Can you name {NUMBERS[size]} {{}}?"
+            items = (tuple(TOPICS[LISTS[noun]][0]), size)
+        else:
+            n = rng.choice(world.people_of("test"))
+            topic = rng.choice(world.topics_of(n, "test"))
+            wrong = rng.choice([v for v in TOPICS[topic][0] if v != world.facts[n, topic]])
+            text = f"{world.state(rng, n, topic, wrong)} {rng.choice(TOPICS[topic][2]).format(n=n)}"
+            found.append(Instruction("false premise", [_turn("user", text)], facts=(n, topic, 1)))
+            continue
+        found.append(Instruction("unseen wording", [_turn("user", form.format(text))], answer, items=items))
+    return found
+
+
 def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> list[dict]:
     """What a labeler writes: right, polite, but not always as full as the rubric would like it. Some are
     terse ("Oslo.") and some stop after one fact, so there is something left for the comparisons to teach."""
@@ -1355,16 +1382,23 @@ RUBRIC = {"helpful": 2.0, "invented": -2.0, "rude": -2.0, "off": -0.5, "unfinish
 LABEL_NOISE = 0.5     # Gumbel scale: two labelers then agree on about 73 % of the pairs [InstructGPT §3.4]
 
 
-def gold(world: World, instruction: Instruction, response: str, ended: bool = True) -> float:
+def gold(world: World, instruction: Instruction, response: str, ended: bool = True,
+         rubric: dict[str, float] = RUBRIC) -> float:
     """The rubric's score of one answer: what a perfectly careful labeler would think of it. About -6 … 2."""
-    return sum(RUBRIC[part] * value for part, value in judge(world, instruction, response, ended).items())
+    return sum(rubric[part] * value for part, value in judge(world, instruction, response, ended).items())
+
+
+def rubric_of(labeler: int, spread: float = 0.5) -> dict[str, float]:
+    """One labeler's own weights: nobody finds the parts of a verdict as important as anybody else."""
+    rng = random.Random(f"labeler {labeler}")
+    return {part: weight * math.exp(rng.gauss(0, spread)) for part, weight in RUBRIC.items()}
 
 
 def label(world: World, instruction: Instruction, responses: list[tuple[str, bool]], rng: random.Random,
-          noise: float = LABEL_NOISE) -> Comparison:
+          noise: float = LABEL_NOISE, rubric: dict[str, float] = RUBRIC) -> Comparison:
     """One labeler ranks answers (text, whether it ended) by gold plus Gumbel noise.
     Equal utilities are ties."""
-    utility = {r: gold(world, instruction, *r) - noise * math.log(-math.log(rng.random() or .5))
+    utility = {r: gold(world, instruction, *r, rubric) - noise * math.log(-math.log(rng.random() or .5))
                for r in dict.fromkeys(responses)}
     order = sorted(utility.values(), reverse=True)
     ranks = [order.index(utility[response]) for response in responses]

@@ -41,9 +41,10 @@ Contents
     6. Answers and how good they are: chat_speaker, forum_speaker, win_rate
     7. Where prompts and labels come from: WorldTask, FileTask
     8. InstructGPT, the whole: instructgpt
-    9. Proof: PPO against the closed form where all answers can be counted: Letters, exact
-    10. Over-optimisation: best_of_n, fit_gold, overoptimize
-    11. Chat: chat, stream_reply
+    9. InstructGPT in depth: two_sizes, tax_table, labeler_folds, batching, epochs_of_sft, unseen
+    10. Proof: PPO against the closed form where all answers can be counted: Letters, exact
+    11. Over-optimisation: best_of_n, fit_gold, overoptimize
+    12. Chat: chat, stream_reply
 
 Letters: B batch, T time, P prompt length, R response length, K ranked responses, C = n_embd, V vocabulary.
 x prompt, y response. A *score* is one number per response, from the reward model; a *reward* is one number
@@ -72,8 +73,8 @@ import torch.nn.functional as F
 
 from data import (LABEL_NOISE, RUBRIC, SPECIAL_TOKENS, Batches, Comparison, Instruction, Tokenizer, UserError,
                   World, atomic_write, command_line, demonstrate, gold, instructions, judge, label,
-                  load_comparisons, load_demonstrations, open_stream, render_conversation, require, show_mask,
-                  write_stream)
+                  load_comparisons, load_demonstrations, open_stream, render_conversation, require, rubric_of,
+                  show_mask, unseen_instructions, write_stream)
 from gpt import (GPT, OUR_SIZES, PRESETS, GPTConfig, PretrainSettings, RunLog, complete, documents_of,
                  evaluate, fingerprint, generate, generate_steps, grow_vocabulary, load_checkpoint,
                  load_model, make_optimizers, mixed_precision, pretrained, print_table, pyplot, remembered,
@@ -779,6 +780,7 @@ class InstructGPTSettings:
     block_size: int = 128             # context in tokens; prompts that leave no room in it are left out
     max_response: int = 32            # tokens of an answer at the most
     test_prompts: int = 480           # held-out prompts that every model answers
+    full: bool = False                # the paper's further claims, too: sizes, the tax, labelers, batches …
     show: bool = False                # look inside: the loss mask, and one answer token by token
     seed: int = 0
     fresh: bool = False               # train every stage anew
@@ -792,6 +794,8 @@ class Pipeline:
         require(s, 1, "pretrain_steps", "sft_epochs", "comparison_prompts", "iterations", "test_prompts",
                 "max_response")
         require_room(s.max_response, s.block_size)
+        if s.full and (s.demonstrations or s.comparisons or s.reward or s.init):
+            raise UserError("--full is about the embedded world: no data, reward or model of your own")
         if s.size not in OUR_SIZES:
             raise UserError(f"--size is one of {', '.join(OUR_SIZES)}, not {s.size}")
         self.s, self.folder, self.own = s, Path("runs") / s.name, bool(s.demonstrations or s.comparisons)
@@ -967,6 +971,8 @@ def instructgpt(s: InstructGPTSettings):
     draw(rows, run.folder)
     if s.show:
         show_rollout(run, chats["PPO"], reward_model)
+    if s.full:
+        in_depth(run, chats, reward_model)
     name = "" if s.name == InstructGPTSettings().name else f" --name {s.name}"
     print(f"\n{time.time() - started:.0f} s in all. Talk to it: python rlhf.py chat{name}")
 
@@ -1081,7 +1087,208 @@ def draw(rows: list[dict], folder: Path):
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 9. Proof: PPO against the closed form where all answers can be counted: Letters, exact          [Ziegler §2]
+# 9. InstructGPT in depth: two_sizes, tax_table, labeler_folds, batching, epochs_of_sft, unseen
+#                                                                                   [InstructGPT §4, App. E]
+
+
+def in_depth(run: Pipeline, chats: dict[str, GPT], reward_model: RewardModel):
+    """What `--full` adds: the paper's further claims, each a table. About as long again as the run twice."""
+    parts = {
+        "sizes": ("small and aligned against large and not (paper: 1.3B PPO-ptx is preferred to 175B GPT-3)",
+                  lambda: two_sizes(run, chats)),
+        "tax": ("the alignment tax over gamma and beta (paper, Fig. 33 and 34: gamma >= 20 repairs it at "
+                "1.3B, no beta does)", lambda: tax_table(run, reward_model)),
+        "folds": ("reward model accuracy, five folds of labelers (paper: 72.4 on training labelers, 69.6 on "
+                  "others)", lambda: labeler_folds(run)),
+        "batching": ("all pairs of a prompt as one element, or shuffled (paper: shuffled overfits at once)",
+                     lambda: batching(run)),
+        "epochs": ("SFT (paper: validation loss overfits after one epoch, more epochs still raise the score)",
+                   lambda: epochs_of_sft(run, reward_model)),
+        "unseen": ("words that no demonstration, comparison or PPO prompt has used; false premises (paper "
+                   "§4.3: generalizes, but accepts false premises)", lambda: unseen(run, chats))}
+    tables = {}
+    for name, (title, work) in parts.items():
+        print(f"\n== {name}: {title}", flush=True)
+        tables[name] = work()
+        print_table(tables[name], run.folder / f"{name}.json")
+    draw_depth(run.folder, tables)
+
+
+def two_sizes(run: Pipeline, chats: dict[str, GPT]) -> list[dict]:
+    """The whole pipeline again on a quarter of the parameters; all against the large SFT model, and against
+    the large model that is not aligned."""
+    small = Pipeline(dataclasses.replace(run.s, size="180k", name=f"{run.s.name}/180k", full=False))
+    small.train_sft()
+    small_chats, _ = align(small)
+    conversations, golds = [prompt.messages for prompt in run.task.test], {}
+    for size, pipeline, models in (("760k", run, chats), ("180k", small, small_chats)):
+        base, tokenizer, limit = pipeline.base, pipeline.tokenizer, run.s.max_response
+        speakers = {"GPT": forum_speaker(base, tokenizer, max_new_tokens=limit),
+                    "GPT prompted": forum_speaker(base, tokenizer, run.task.shots, limit),
+                    **{name: pipeline.speaker(model) for name, model in models.items()}}
+        for name, speaker in speakers.items():
+            golds[size, name] = [g for seed in (3, 4) for g in run.task.gold(speaker(conversations, seed))]
+    return [{"size": size, "model": name, "win against 760k SFT": win_rate(g, golds["760k", "SFT"])["win"],
+             "win against 760k GPT": win_rate(g, golds["760k", "GPT"])["win"],
+             "against 760k GPT prompted": win_rate(g, golds["760k", "GPT prompted"])["win"],
+             "gold": float(np.mean(g))} for (size, name), g in golds.items()]
+
+
+def tax_table(run: Pipeline, reward_model: RewardModel) -> list[dict]:
+    """Pretraining loss and reward after short PPO runs, over gamma, and over beta without gamma."""
+    rows, conversations = [], [prompt.messages for prompt in run.task.test]
+    settings = [(run.s.kl_coef, gamma) for gamma in (0, 0.3, 1, 3, 10, 30, 100)]
+    for beta, gamma in settings + [(beta, 0) for beta in (0.02, 0.6, 2.0)]:
+        config = dataclasses.replace(run.ppo, iterations=max(1, run.s.iterations // 2), kl_coef=beta,
+                                     ptx_coef=float(gamma))
+        policy = run.train_ppo(f"tax_{beta}_{gamma}", f"PPO, beta {beta}, gamma {gamma}", config,
+                               reward_model)
+        rollout = roll_out(policy, run.sft, reward_model, None, run.tokenizer, conversations, config,
+                           torch.Generator(policy.device).manual_seed(2))
+        rows.append({"beta": beta, "gamma": gamma, "score": rollout.scores.mean().item(),
+                     "gold": float(np.mean(run.task.gold(texts_of(run.tokenizer, rollout)))),
+                     "kl": rollout.kl.mean().item(),
+                     "pretrain_loss": evaluate(policy, run.tokenizer, run.val_stream)["loss"]})
+    return rows
+
+
+def labeler_folds(run: Pipeline, labelers: int = 10, folds: int = 5) -> list[dict]:
+    """Labelers with weights of their own, in five groups; train on four of them. [§4.1, E.2]"""
+    answered = run.task.answers([run.speaker(run.sft)], 1000, "train", 30)
+
+    def labeled(part, by):
+        """Each prompt is labeled by one of `by`, in turn."""
+        rng = random.Random(str(by))
+        found = [label(run.task.world, prompt, answers, rng, rubric=rubric_of(by[i % len(by)]))
+                 for i, (prompt, answers) in enumerate(part)]
+        return [c for c in found if len(set(c.ranks)) > 1]
+
+    rows = []
+    for fold in range(folds):
+        out = [i for i in range(labelers) if i % folds == fold]
+        others = [i for i in range(labelers) if i % folds != fold]
+        torch.manual_seed(fold)
+        model = RewardModel(run.sft)
+        train_reward_model(model, run.tokenizer, labeled(answered[:800], others), run.task.demonstrations,
+                           RewardConfig(), fold, run.folder / "trial.jsonl")
+        rows.append({"fold": str(fold), **{
+            name: pair_accuracy(model, run.tokenizer, labeled(answered[800:], by))
+            for name, by in (("training labelers", others), ("others", out))}})
+    means = {name: float(np.mean([row[name] for row in rows])) for name in ("training labelers", "others")}
+    errors = {name: float(np.std([row[name] for row in rows]) / math.sqrt(folds)) for name in means}
+    return [*rows, {"fold": "mean", **means}, {"fold": "standard error", **errors}]
+
+
+@torch.no_grad()
+def comparison_loss(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Comparison]) -> float:
+    """The ranking loss on comparisons, per prompt."""
+    losses = [ranking_loss(*comparison_scores(model, tokenizer, comparisons[i:i + 32])).item()
+              for i in range(0, len(comparisons), 32)]
+    return float(np.mean(losses))
+
+
+def batching(run: Pipeline, prompts: int = 400, epochs: int = 3) -> list[dict]:
+    """Every comparison as one element, or its pairs shuffled among all others': validation loss and accuracy
+    by epoch, as many pairs per step. [§3.5]"""
+    task = run.task
+    train_set, held_out = (task.rank(task.answers([run.speaker(run.sft)], count, "train", seed), seed)
+                           for count, seed in ((prompts, 31), (prompts // 2, 32)))
+    pairs = [Comparison(c.messages, [c.responses[i], c.responses[j]], [c.ranks[i], c.ranks[j]])
+             for c in train_set for i in range(len(c.ranks)) for j in range(i) if c.ranks[i] != c.ranks[j]]
+    rows = []
+    for name, comparisons in (("one element per prompt", train_set), ("shuffled pairs", pairs)):
+        torch.manual_seed(run.s.seed)
+        model = RewardModel(run.sft)
+        config = RewardConfig(batch_size=round(RewardConfig().batch_size * len(comparisons) / len(train_set)))
+        for epoch in range(1, epochs + 1):                       # each epoch with its own schedule
+            info = train_reward_model(model, run.tokenizer, comparisons, task.demonstrations, config, epoch,
+                                      run.folder / "trial.jsonl")
+            rows.append({"batches of": name, "epoch": epoch, "training loss": info["rm_loss"],
+                         "validation loss": comparison_loss(model, run.tokenizer, held_out),
+                         "validation accuracy": pair_accuracy(model, run.tokenizer, held_out)})
+    return rows
+
+
+def epochs_of_sft(run: Pipeline, reward_model: RewardModel) -> list[dict]:
+    """Validation loss, and what the reward model and the rubric think, by epochs of SFT. [§3.5, C.1]"""
+    task, rng, rows = run.task, random.Random(0), []
+    held_out = [fit(run.tokenizer, demonstrate(task.world, prompt, rng), run.block_size)
+                for prompt in task.test]
+    conversations = [prompt.messages for prompt in task.test]
+    for epochs in (1, 2, 4, 8, 16):
+        model = copy.deepcopy(run.base)
+        train_sft(model, run.tokenizer, task.demonstrations, SFTConfig(epochs=epochs), run.s.seed,
+                  run.folder / "trial.jsonl", run.pretraining(SFTConfig().mix))
+        rollout = roll_out(model, run.sft, reward_model, None, run.tokenizer, conversations, run.ppo,
+                           torch.Generator(model.device).manual_seed(2))
+        with torch.no_grad():
+            loss = sft_loss(model, run.tokenizer, held_out).item()
+        rows.append({"epochs": epochs, "validation loss": loss, "score": rollout.scores.mean().item(),
+                     "gold": float(np.mean(task.gold(texts_of(run.tokenizer, rollout))))})
+    return rows
+
+
+def unseen(run: Pipeline, chats: dict[str, GPT], count: int = 300) -> list[dict]:
+    """Instructions in words that only pretraining has used, and questions with a false premise, with
+    examples. [§4.3]"""
+    world, rows = run.task.world, []
+    prompts = unseen_instructions(world, count, 0)
+    speakers = {"GPT": forum_speaker(run.base, run.tokenizer, max_new_tokens=run.s.max_response),
+                **{name: run.speaker(chats[name]) for name in ("SFT", "PPO", "PPO-ptx")}}
+    conversations = [prompt.messages for prompt in prompts]
+    answers = {name: speaker(conversations, 8) for name, speaker in speakers.items()}
+    for name, texts in answers.items():
+        verdicts = [(prompt.use_case, judge(world, prompt, *text)) for prompt, text in zip(prompts, texts)]
+        row = {"model": name}
+        for case in ("unseen wording", "false premise"):
+            own = [verdict for use_case, verdict in verdicts if use_case == case]
+            row |= {f"{case}, helpful": float(np.mean([v["helpful"] for v in own])),
+                    "invented" if case == "false premise" else "off":
+                        float(np.mean([v["invented" if case == "false premise" else "off"] for v in own]))}
+        rows.append(row)
+    for i in (0, 1, 2, 3, 4, 9, 14):
+        print(f"  {prompts[i].prompt}")
+        for name, texts in answers.items():
+            print(f"    {name:8s} {texts[i][0]}")
+    return rows
+
+
+def draw_depth(folder: Path, tables: dict[str, list[dict]]):
+    """The tax over gamma and beta, batching, and epochs of SFT, as runs/NAME/depth.png."""
+    if not (plt := pyplot()):
+        return
+    figure, (sizes, tax, batches, epochs) = plt.subplots(1, 4, figsize=(18, 4), constrained_layout=True)
+    for i, size in enumerate(("760k", "180k")):
+        rows = [row for row in tables["sizes"] if row["size"] == size]
+        sizes.bar(np.arange(len(rows)) + 0.4 * i, [r["win against 760k SFT"] for r in rows], 0.4, label=size)
+    sizes.set_xticks(np.arange(len(rows)) + 0.2, [r["model"].replace(" ", "\n") for r in rows], fontsize=8)
+    sizes.axhline(0.5, color="black", lw=0.8, ls=":")
+    sizes.set_title("win rate against the large SFT model")
+    sizes.legend()
+    gammas = [row for row in tables["tax"] if row["beta"] == tables["tax"][0]["beta"]]
+    betas = sorted((row for row in tables["tax"] if row["gamma"] == 0), key=lambda row: row["beta"])
+    for rows, label_ in ((gammas, "gamma 0 … 100"), (betas, "beta 0.02 … 2")):
+        tax.plot([r["pretrain_loss"] for r in rows], [r["gold"] for r in rows], marker="o", label=label_)
+    tax.set_xlabel("held-out pretraining loss")
+    tax.set_title("gold against the alignment tax")
+    tax.legend()
+    for name in dict.fromkeys(row["batches of"] for row in tables["batching"]):
+        rows = [row for row in tables["batching"] if row["batches of"] == name]
+        batches.plot([r["epoch"] for r in rows], [r["validation loss"] for r in rows], marker="o", label=name)
+    batches.set_title("reward model: validation loss by epoch")
+    batches.legend()
+    for key in ("validation loss", "score", "gold"):
+        epochs.plot([r["epochs"] for r in tables["epochs"]], [r[key] for r in tables["epochs"]], marker="o",
+                    label=key)
+    epochs.set_xscale("log", base=2)
+    epochs.set_title("SFT by epochs")
+    epochs.legend()
+    save_figure(figure, folder / "depth.png")
+    plt.close(figure)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# 10. Proof: PPO against the closed form where all answers can be counted: Letters, exact         [Ziegler §2]
 
 
 class Letters:
@@ -1202,7 +1409,7 @@ def exact(s: ExactSettings):
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 10. Over-optimisation: best_of_n, fit_gold, overoptimize                                     [Gao et al. 2022]
+# 11. Over-optimisation: best_of_n, fit_gold, overoptimize                                   [Gao et al. 2022]
 
 
 def best_of_n(proxy: np.ndarray, values: np.ndarray, n: int) -> float:
@@ -1215,8 +1422,9 @@ def best_of_n(proxy: np.ndarray, values: np.ndarray, n: int) -> float:
 
 
 def fit_gold(d: np.ndarray, gold_: np.ndarray, log: bool) -> tuple[float, float, float]:
-    """Least squares for R(d) = d (alpha - beta d) of best-of-n, or d (alpha - beta log d) of RL, d = sqrt(KL):
-    R / d is linear in d or in log d. Returns alpha, beta and where the fit peaks (inf if it never does)."""
+    """Least squares for R(d) = d (alpha - beta d), best-of-n's form, or d (alpha - beta log d), RL's; d is
+    sqrt(KL), and R / d is linear in d or in log d. Returns alpha, beta and where the fit peaks (inf if it
+    never does)."""
     x = np.log(d) if log else d
     slope, alpha = np.polyfit(x, gold_ / d, 1)
     beta = -slope
@@ -1258,7 +1466,7 @@ def overoptimize(s: OveroptimizeSettings):
     ns, curves, rows = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= s.answers], {}, []
     for count in (100, 400, 1600):
         reward_model = run.train_reward_model(
-            f"reward{count}", f"Reward model from the answers to {count} prompts, labeled by the rubric itself",
+            f"reward{count}", f"Reward model: answers to {count} prompts, ranked by the rubric itself",
             [[run.speaker(run.sft)]], count, noise=0.0)
         rollouts = [roll_out(run.sft, run.sft, reward_model, None, run.tokenizer, conversations, config,
                              torch.Generator(run.sft.device).manual_seed(100 + i)) for i in range(s.answers)]
@@ -1282,7 +1490,7 @@ def overoptimize(s: OveroptimizeSettings):
             d, p, g = np.array(curves[count, method]).T
             alpha, beta, peak = fit_gold(d[d > 0.2], g[d > 0.2], method == "PPO")
             top = int(g.argmax())
-            rows.append({"prompts": count, "method": method, "alpha": alpha, "beta": beta, "fit peaks at": peak,
+            rows.append({"prompts": count, "method": method, "alpha": alpha, "beta": beta, "fit peaks": peak,
                          "gold peaks at": float(d[top]), "gold there": float(g[top]),
                          "proxy there": float(p[top]), "last d": float(d[-1]), "last gold": float(g[-1]),
                          "last proxy": float(p[-1])})
@@ -1303,7 +1511,8 @@ def draw_overoptimization(folder: Path, curves: dict, rows: list[dict]):
         axis.plot(d, gold_, "o", color=color, ms=3, label=f"gold, {row['prompts']} prompts")
         axis.plot(d, proxy, "--", color=color, lw=1)
         x = np.linspace(0.2, d.max(), 100)
-        axis.plot(x, x * (row["alpha"] - row["beta"] * (np.log(x) if row["method"] == "PPO" else x)), color=color)
+        form = np.log(x) if row["method"] == "PPO" else x
+        axis.plot(x, x * (row["alpha"] - row["beta"] * form), color=color)
         axis.set_title(f"{row['method']}: gold (points, fit) and proxy (dashed)")
         axis.set_xlabel("sqrt(KL to the SFT model)")
         axis.legend()
@@ -1312,7 +1521,7 @@ def draw_overoptimization(folder: Path, curves: dict, rows: list[dict]):
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 11. Chat: chat, stream_reply                                                                      [ChatGPT]
+# 12. Chat: chat, stream_reply                                                                      [ChatGPT]
 
 
 @dataclass(slots=True)
