@@ -9,8 +9,14 @@ rlhf.py: from a text predictor to an assistant. SFT -> reward model -> PPO-ptx -
                           then prints the ladder GPT < GPT prompted < SFT < PPO, the alignment tax, a figure,
                           and three prompts answered at every stage (8 to 10 minutes on 2 CPU cores)
     python rlhf.py chat   talk to the result
+    python rlhf.py --full          the paper's further claims, too (about half an hour)
+    python rlhf.py exact           PPO against the optimum that is known in closed form (3 minutes)
+    python rlhf.py overoptimize    what happens to the truth when a reward model is optimized too far
+    python rlhf.py label           rank answers yourself
 
     python rlhf.py --demonstrations FILE --comparisons FILE     the same steps on your own data
+    python rlhf.py --reward FILE.py:FUNCTION                    your own reward instead of a reward model
+    python rlhf.py --init FOLDER                                from a GPT-2 folder instead of a blank model
 
 Papers: InstructGPT (Ouyang et al. 2022, arXiv:2203.02155); Stiennon et al. 2020 (arXiv:2009.01325) and
 Ziegler et al. 2019 (arXiv:1909.08593), from which it takes what it does not print; PPO (arXiv:1707.06347);
@@ -44,7 +50,7 @@ Contents
     9. InstructGPT in depth: two_sizes, tax_table, labeler_folds, batching, epochs_of_sft, unseen
     10. Proof: PPO against the closed form where all answers can be counted: Letters, exact
     11. Over-optimisation: best_of_n, fit_gold, overoptimize
-    12. Chat: chat, stream_reply
+    12. Chat and labeling by hand: chat, stream_reply, label_by_hand
 
 Letters: B batch, T time, P prompt length, R response length, K ranked responses, C = n_embd, V vocabulary.
 x prompt, y response. A *score* is one number per response, from the reward model; a *reward* is one number
@@ -60,6 +66,7 @@ import itertools
 import json
 import math
 import random
+import re
 import runpy
 import time
 from collections.abc import Callable
@@ -73,8 +80,8 @@ import torch.nn.functional as F
 
 from data import (LABEL_NOISE, RUBRIC, SPECIAL_TOKENS, Batches, Comparison, Instruction, Tokenizer, UserError,
                   World, atomic_write, command_line, demonstrate, gold, instructions, judge, label,
-                  load_comparisons, load_demonstrations, open_stream, render_conversation, require, rubric_of,
-                  show_mask, unseen_instructions, write_stream)
+                  load_comparisons, load_demonstrations, load_text, open_stream, render_conversation,
+                  require, rubric_of, show_mask, unseen_instructions, write_stream)
 from gpt import (GPT, OUR_SIZES, PRESETS, GPTConfig, PretrainSettings, RunLog, complete, documents_of,
                  evaluate, fingerprint, generate, generate_steps, grow_vocabulary, load_checkpoint,
                  load_model, make_optimizers, mixed_precision, pretrained, print_table, pyplot, remembered,
@@ -1436,7 +1443,10 @@ def fit_gold(d: np.ndarray, gold_: np.ndarray, log: bool) -> tuple[float, float,
 class OveroptimizeSettings:
     """Options of `python rlhf.py overoptimize`."""
     base: str = "instructgpt"      # the run whose pretrained and SFT models are taken (made if missing)
+    pretrain_steps: int = 2000     # of that run
+    sft_epochs: int = 3            # of that run
     name: str = "overoptimize"     # results go to runs/NAME
+    prompts: int = 1600            # behind the largest reward model; a quarter and a sixteenth for the others
     iterations: int = 60           # of PPO without a KL penalty
     lr: float = 3e-4               # of its policy
     answers: int = 64              # per prompt, of which the best of n is taken
@@ -1448,7 +1458,9 @@ class OveroptimizeSettings:
 def overoptimize(s: OveroptimizeSettings):
     """Gold against proxy reward, best-of-n and PPO, for three sizes of the comparison data. [Gao et al.]"""
     require(s, 2, "iterations", "answers", "test_prompts")
-    run = Pipeline(InstructGPTSettings(name=s.base, seed=s.seed))
+    require(s, 32, "prompts")
+    run = Pipeline(InstructGPTSettings(name=s.base, seed=s.seed, pretrain_steps=s.pretrain_steps,
+                                       sft_epochs=s.sft_epochs))
     run.train_sft()
     # the stages from here on have a folder of their own
     run.folder, run.s = Path("runs") / s.name, dataclasses.replace(run.s, fresh=s.fresh)
@@ -1464,7 +1476,7 @@ def overoptimize(s: OveroptimizeSettings):
 
     config = dataclasses.replace(run.ppo, iterations=s.iterations, kl_coef=0.0, lr=s.lr)
     ns, curves, rows = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= s.answers], {}, []
-    for count in (100, 400, 1600):
+    for count in (s.prompts // 16, s.prompts // 4, s.prompts):
         reward_model = run.train_reward_model(
             f"reward{count}", f"Reward model: answers to {count} prompts, ranked by the rubric itself",
             [[run.speaker(run.sft)]], count, noise=0.0)
@@ -1521,7 +1533,7 @@ def draw_overoptimization(folder: Path, curves: dict, rows: list[dict]):
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 12. Chat: chat, stream_reply                                                                      [ChatGPT]
+# 12. Chat and labeling by hand: chat, stream_reply, label_by_hand                                   [ChatGPT]
 
 
 @dataclass(slots=True)
@@ -1590,7 +1602,68 @@ def stream_reply(model: GPT, tokenizer: Tokenizer, messages: list[dict], max_new
         first = False
 
 
+@dataclass(slots=True)
+class LabelSettings:
+    """Options of `python rlhf.py label`."""
+    name: str = "instructgpt"           # the run whose SFT model answers
+    model: str | None = None            # a checkpoint file instead (default: runs/NAME/sft.pt)
+    prompts: str | None = None          # your own prompts, one per line (default: the world's)
+    output: str = "comparisons.jsonl"   # your rankings are appended here; then: --comparisons FILE
+    answers: int = 4                    # K, answers to each prompt; paper: 4 to 9
+    max_response: int = 32              # tokens of an answer at the most
+    seed: int = 0
+
+
+def label_by_hand(s: LabelSettings):
+    """Rank K answers to each prompt yourself; a reward model then trains on your comparisons. [§3.4]"""
+    require(s, 2, "answers")
+    require(s, 1, "max_response")
+    model, tokenizer = load_model(s.model or Path("runs") / s.name / "sft.pt")
+    require_room(s.max_response, model.config.block_size)
+    if s.prompts:
+        conversations = [[{"role": "user", "content": text.strip()}] for document in load_text(s.prompts)
+                         for text in document.splitlines() if text.strip()]
+    else:
+        conversations = [prompt.messages for prompt in instructions(World(s.seed), "train", 1000, seed=9)]
+    speak = chat_speaker(model, tokenizer, s.max_response)
+    print("best first, = between equals: 3 1=4 2   Enter skips, q leaves", end="")
+    for number, messages in enumerate(conversations):
+        answers = speak([messages] * s.answers, s.seed + number)
+        responses = list(dict.fromkeys(text for text, _ in answers if text))      # equal ones once
+        if len(responses) < 2:
+            continue
+        print("\n\n" + " / ".join(message["content"] for message in messages))
+        for i, response in enumerate(responses, start=1):
+            print(f"  {i}  {response}")
+        ranks = None
+        while ranks is None:
+            try:
+                line = input("rank> ").strip()
+            except (EOFError, KeyboardInterrupt):
+                line = "q"
+            if line == "q":
+                print(f"\n{s.output}: train on it with python rlhf.py --comparisons {s.output}")
+                return
+            ranks = parse_ranking(line, len(responses)) if line else []
+        if ranks:
+            with open(s.output, "a", encoding="utf-8") as file:
+                record = {"prompt": messages, "responses": responses, "ranks": ranks}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def parse_ranking(line: str, count: int) -> list[int] | None:
+    """"3 1=4 2" -> the ranks of answers 1 … 4: [1, 2, 0, 1]. None, with a word why, if it is no ranking."""
+    groups = [group.split("=") for group in re.sub(r"\s*=\s*", "=", line).split()]
+    named = [name for group in groups for name in group]
+    if sorted(named) != sorted(map(str, range(1, count + 1))):
+        print(f"name every answer from 1 to {count} once, as in: 2 1=3")
+        return None
+    rank = {name: place for place, group in enumerate(groups) for name in group}
+    return [rank[str(i)] for i in range(1, count + 1)]
+
+
 if __name__ == "__main__":
     command_line({"instructgpt": (InstructGPTSettings, instructgpt), "exact": (ExactSettings, exact),
-                  "overoptimize": (OveroptimizeSettings, overoptimize), "chat": (ChatSettings, chat)},
+                  "overoptimize": (OveroptimizeSettings, overoptimize),
+                  "label": (LabelSettings, label_by_hand), "chat": (ChatSettings, chat)},
                  default="instructgpt")

@@ -7,6 +7,7 @@ In the order of the papers. Each test compares with something that does not shar
 autograd, float64, brute force, a closed form, tiktoken, transformers (where it is installed).
 """
 import ast
+import copy
 import gzip
 import hashlib
 import http.server
@@ -1444,6 +1445,134 @@ def test_clean_on_your_own_crawl_and_what_can_be_wrong_with_it():
     assert alone.returncode == 2 and alone.stderr.startswith("error: --good is missing")
 
 
+# ------------------------------------------------------------------- PPO where everything can be counted
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return rlhf.Counted(R=2, seed=0)
+
+
+def test_all_answers_are_counted_and_their_probabilities_sum_to_one(problem):
+    assert len(problem.rows) == len(set(problem.rows)) == 1 + 8 + 64        # <|end|>; x <|end|>; x y
+    rho = problem.log_probabilities(problem.reference)
+    assert rho.exp().sum().item() == pytest.approx(1, abs=1e-5)
+    reward, kl = problem.reward_and_kl(rho, rho)
+    assert kl == 0 and reward == pytest.approx((rho.exp() @ problem.rewards.double()).item())
+
+
+def test_the_best_of_n_is_exact_and_its_kl_below_the_bound(problem):
+    rho = problem.log_probabilities(problem.reference)
+    draws = torch.multinomial(rho.exp(), 40_000 * 4, replacement=True, generator=torch.Generator().manual_seed(0))
+    sampled = problem.rewards[draws].view(-1, 4).max(dim=1).values
+    reward, kl = problem.best_of(4, rho)
+    assert reward == pytest.approx(sampled.mean().item(), abs=5 * sampled.std().item() / 200)
+    assert 0 < kl <= math.log(4) - 3 / 4
+    assert problem.best_of(1, rho) == pytest.approx(problem.reward_and_kl(rho, rho), abs=1e-6)
+
+
+def test_no_policy_beats_the_closed_form(problem):
+    """E r - beta KL of the reference, of tilted policies and of random ones stays below beta log Z."""
+    rho, beta = problem.log_probabilities(problem.reference), 0.7
+    optimum = beta * (rho + problem.rewards.double() / beta).logsumexp(0).item()
+    generator, objectives = torch.Generator().manual_seed(0), []
+    for scale in (0.0, 0.3, 0.7, 1.0, 3.0):
+        logits = rho + scale * (problem.rewards.double() + torch.randn(len(rho), generator=generator) * 0.3)
+        reward, kl = problem.reward_and_kl(logits.log_softmax(0), rho)
+        objectives.append(reward - beta * kl)
+    assert max(objectives) < optimum
+    logp = (rho + problem.rewards.double() / beta).log_softmax(0)
+    reward, kl = problem.reward_and_kl(logp, rho)
+    assert reward - beta * kl == pytest.approx(optimum, abs=1e-4)
+
+
+def test_ppo_reaches_the_closed_form_optimum(problem):
+    """pi* = rho exp(r / beta) / Z: within 5 % of what there is to gain. [Ziegler et al. §2]"""
+    rho, beta = problem.log_probabilities(problem.reference), 1.0
+    config = rlhf.PPOConfig(iterations=60, batch_size=256, max_response=2, kl_coef=beta, lr=1e-3,
+                            unfinished_score=math.inf)
+    policy = copy.deepcopy(problem.reference)
+    rlhf.train_ppo(policy, problem, problem.tokenizer, lambda n: [problem.prompt] * n, config, 0, Path("log"))
+    reward, kl = problem.reward_and_kl(problem.log_probabilities(policy), rho)
+    start, optimum = problem.reward_and_kl(rho, rho)[0], (rho + problem.rewards.double()).logsumexp(0).item()
+    assert optimum - start > 0.1 and (reward - beta * kl - start) / (optimum - start) > 0.95
+
+
+def test_best_of_n_is_the_mean_over_all_choices_of_n():
+    rng = np.random.default_rng(0)
+    proxy, values = rng.normal(size=(2, 6)), rng.normal(size=(2, 6))
+    for n in (1, 3, 6):
+        expected = np.mean([values[row][max(chosen, key=lambda i: proxy[row][i])]
+                            for row in range(2) for chosen in itertools.combinations(range(6), n)])
+        assert rlhf.best_of_n(proxy, values, n) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("log, peak", [(False, 0.9 / 0.4), (True, math.exp(0.9 / 0.2 - 1))])
+def test_the_fits_of_gold_recover_what_was_planted(log, peak):
+    d = np.linspace(0.3, 4, 20)
+    gold = d * (0.9 - 0.2 * (np.log(d) if log else d))
+    assert rlhf.fit_gold(d, gold, log) == pytest.approx((0.9, 0.2, peak))
+    assert rlhf.fit_gold(d, d * 0.5 + d * d, False)[2] == math.inf
+
+
+def test_a_reward_that_is_a_function_sees_prompt_and_response(tokenizer):
+    messages = [{"role": "user", "content": "first"}, {"role": "assistant", "content": "reply"},
+                {"role": "user", "content": "How long <|end|>?"}]
+    prompt = rlhf.prompt_ids(tokenizer, messages, 60)
+    rows = [[*prompt, *tokenizer.encode(text), tokenizer.end] for text in (" abc", " five words")]
+    ids, lengths = gpt.to_tensors(rows, tokenizer.pad, "cpu")
+    seen = []
+    scores = rlhf.TextReward(lambda *texts: seen.append(texts) or len(texts[1]), tokenizer)(ids, lengths - 1)
+    assert scores.tolist() == [3.0, 10.0]
+    assert seen[0] == ("first reply How long <|end|>?", "abc") and seen[1][1] == "five words"
+
+
+def test_the_value_network_starts_as_the_reward_model(tokenizer, monkeypatch):
+    policy = small_gpt(tokenizer.vocab_size, 64)
+    reward_model, seen = rlhf.RewardModel(policy), []
+    torch.nn.init.normal_(reward_model.head.weight)
+    monkeypatch.setattr(rlhf, "ppo_step", lambda policy, value_model, *rest: seen.append(
+        [torch.equal(a, b) for a, b in zip(value_model.parameters(), reward_model.parameters())]) or {"ratio": 1})
+    config = rlhf.PPOConfig(iterations=1, batch_size=4, minibatches=1, max_response=4)
+    rlhf.train_ppo(policy, reward_model, tokenizer, lambda n: [HELLO[:1]] * n, config, 0, Path("log"))
+    assert len(seen) == 1 and all(seen[0])
+
+
+def test_labelers_differ_and_unseen_wordings_are_judged(world):
+    assert data.rubric_of(1) == data.rubric_of(1) != data.rubric_of(2)
+    assert all(math.copysign(1, w) == math.copysign(1, data.RUBRIC[part])
+               for part, w in data.rubric_of(3).items() if data.RUBRIC[part])
+    known = {i.prompt for split in ("train", "test") for i in data.instructions(world, split, 2000, seed=1)}
+    drawn = data.unseen_instructions(world, 50, 0)
+    assert not known & {i.prompt for i in drawn}
+    assert {i.use_case for i in drawn} == {"unseen wording", "false premise"}
+    for instruction in drawn:
+        if instruction.say:
+            assert data.gold(world, instruction, instruction.say) == 2
+        if instruction.facts:
+            n, topic, _ = instruction.facts
+            false, question = data.split_sentences(instruction.prompt)
+            assert data.judge(world, instruction, world.state(random.Random(0), n, topic))["helpful"] == 1
+            assert data.judge(world, instruction, false)["invented"] == 1 and question.endswith("?")
+
+
+def test_rankings_by_hand(capsys):
+    assert rlhf.parse_ranking("3 1=4 2", 4) == [1, 2, 0, 1]
+    assert rlhf.parse_ranking("2 = 1", 2) == [0, 0]
+    for line in ("1", "1 1", "1 2 3", "a b"):
+        assert rlhf.parse_ranking(line, 2) is None and "once" in capsys.readouterr().out
+
+
+def test_a_person_can_label_and_the_reward_model_reads_it(tokenizer):
+    gpt.save_checkpoint("sft.pt", small_gpt(tokenizer.vocab_size, 64), tokenizer, {})
+    Path("prompts.txt").write_text("Tell me a story.\n\nWhat now?\n")
+    done = run(HERE / "rlhf.py", "label", "--model", "sft.pt", "--prompts", "prompts.txt", "--answers", 3,
+               "--max-response", 8, stdin="nonsense\n3 1=2\n\n")
+    assert done.returncode == 0 and "name every answer" in done.stdout, done.stderr
+    (comparison,) = data.load_comparisons("comparisons.jsonl")
+    assert comparison.ranks == [1, 1, 0] and comparison.messages[0]["content"] == "Tell me a story."
+
+
 # ------------------------------------------------------------------------------ SFT [InstructGPT §3.5, C.1]
 
 
@@ -1843,6 +1972,49 @@ def test_gpt3_runs_and_trains_nothing_twice():
     assert [row["step"] for row in json.loads(Path("runs/gpt3/pipeline.json").read_text())] == [
         "quality", "duplicates", "contamination"]
     assert run(*command).stdout.count("reusing") == 3 + 1 + 2 + 3
+
+
+def test_your_own_reward_and_your_own_base_model(tokenizer):
+    """A GPT-2 folder goes through SFT and PPO on a reward that is a function; two PPO steps."""
+    gpt.export_pretrained(small_gpt(tokenizer.vocab_size, 64), tokenizer, "folder")
+    Path("reward.py").write_text("def short(prompt, response):\n    return -len(response)\n")
+    command = (HERE / "rlhf.py", "--init", "folder", "--reward", "reward.py:short", "--iterations", 2,
+               "--sft-epochs", 1, "--test-prompts", 20, "--block-size", 48, "--max-response", 12)
+    done = run(*command, "--show")
+    assert done.returncode == 0, done.stderr
+    rows = {row["model"]: row for row in json.loads(Path("runs/instructgpt/table.json").read_text())}
+    assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"] and rows["PPO"]["score"] < 0
+    assert "advantage" in done.stdout and "context 48" in done.stdout
+    assert run(*command).stdout.count("reusing") == 3
+    Path("reward.py").write_text("def short(prompt, response):\n    return 0\n")        # another reward
+    assert run(*command).stdout.count("reusing") == 1
+    for wrong, message in (("reward.py:long", "no function"), ("none.py:f", "no file"), ("f", "FILE.py")):
+        bad = run(*command[:3], "--reward", wrong, "--name", "bad", "--sft-epochs", 1)
+        assert bad.returncode == 2 and message in bad.stderr
+
+
+def test_exact_runs():
+    done = run(HERE / "rlhf.py", "exact", "--tokens", 1, "--iterations", 2)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(Path("runs/exact/table.json").read_text())
+    assert all(row["objective, PPO"] <= row["objective, exact"] + 1e-6 for row in rows)
+
+
+def test_instructgpt_in_depth_and_overoptimization_run():
+    settings = rlhf.InstructGPTSettings(pretrain_steps=2, sft_epochs=1, comparison_prompts=8, iterations=1,
+                                        test_prompts=16)
+    run_ = rlhf.Pipeline(settings)
+    run_.train_sft()
+    chats = {"SFT": run_.sft, "PPO": run_.sft, "PPO-ptx": run_.sft}
+    reward_model = rlhf.RewardModel(run_.sft)
+    assert [row["gamma"] for row in rlhf.tax_table(run_, reward_model)] == [0, 0.3, 1, 3, 10, 30, 100, 0, 0, 0]
+    assert len(rlhf.batching(run_, prompts=8, epochs=1)) == 2
+    assert [row["model"] for row in rlhf.unseen(run_, chats, 10)] == ["GPT", "SFT", "PPO", "PPO-ptx"]
+    done = run(HERE / "rlhf.py", "overoptimize", "--pretrain-steps", 2, "--sft-epochs", 1, "--prompts", 32,
+               "--iterations", 4, "--answers", 4, "--test-prompts", 12)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(Path("runs/overoptimize/table.json").read_text())
+    assert [(row["prompts"], row["method"]) for row in rows[::5]] == [(2, "best of n"), (32, "PPO")]
 
 
 def test_your_own_demonstrations_and_comparisons():
