@@ -35,7 +35,7 @@ Contents
     9. Weights of the real world: RELEASED, load_pretrained, export_pretrained
     10. GPT-1: LSTM, transfer, Classifier, fine_tune, zero_shot, FineTuning, gpt1
     11. GPT-2: zero_shot_tasks, gpt2
-    12. GPT-3: few_shot_accuracy, synthetic_tasks, training_cost, data_effect, gpt3
+    12. GPT-3: few_shot_accuracy, scorings, synthetic_tasks, banded_attention, data_effect, gpt3
     13. Commands: pretrain, sample, sizes, export, bench
 
 Letters: B batch, T time (tokens), C = n_embd, nh heads, hs = C / nh head size, V vocabulary, P prompt length,
@@ -1548,7 +1548,7 @@ def draw_gpt2(folder: Path, parameters: dict[str, int], columns: dict[str, dict[
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 12. GPT-3: few_shot_accuracy, synthetic_tasks, training_cost, data_effect, gpt3             [GPT-3 §2, §3.9]
+# 12. GPT-3: few_shot_accuracy, scorings, synthetic_tasks, banded_attention, data_effect, gpt3     [GPT-3 §2]
 
 SHOTS = (0, 1, 2, 4, 8, 16, 32)                  # K: examples in the prompt
 # What the paper prints for 175B: zero-, one-, few-shot (Table 3.9, Table 3.10).
@@ -1598,6 +1598,28 @@ def in_context(s: GPT3Settings, folder: Path) -> dict[str, dict[str, list[list[f
                 raise RuntimeError("evaluation changed the weights")
     return {size: {kind: np.transpose(by_seed).tolist() for kind, by_seed in kinds.items()}
             for size, kinds in found.items()}
+
+
+def scorings(s: GPT3Settings, folder: Path) -> list[dict]:
+    """Questions about held-out facts with four sentences to choose from, by the number of solved ones in the
+    prompt and by the three ways to compare answers. [GPT-3 §2.4]"""
+    c, world, rows = PRESETS["180k"], World(0), []
+    model, tokenizer, *_ = pretrained(PretrainSettings(
+        data="in-context", block_size=192, n_layer=c.n_layer, n_head=c.n_head, n_embd=c.n_embd,
+        steps=s.steps), folder / "seed0", "180k")
+    solved = [(f"\nQ: {question}\nA:", f" {answers[case.label]}") for case in
+              gpt1_task(world, "multiple choice", "train", 200, 2) for _, question, answers in (case.texts,)]
+    questions = gpt1_task(world, "multiple choice", "test", s.cases, 2)
+    for K in (0, 1, 4):
+        rng, cases = random.Random(f"{K} solved"), []
+        for _, question, answers in (case.texts for case in questions):
+            prompt = few_shot_prompt(rng.sample(solved, K), f"\nQ: {question}\nA:").lstrip()
+            cases.append([(prompt, f" {answer}") for answer in answers])
+        rows.append({"K": str(K), **{name: float(np.mean(np.equal(
+            choose(model, tokenizer, cases, **options), [case.label for case in questions])))
+            for name, options in (("per token", {}), ("in all", {"per_token": False}),
+                                  ('over P(answer | "A:")', {"relative_to": "A:"}))}})
+    return rows
 
 
 def synthetic_tasks(s: GPT3Settings, folder: Path) -> list[dict]:
@@ -1726,6 +1748,8 @@ def gpt3(s: GPT3Settings):
                   "widest range": max(max(a) - min(a) for a in by_K)}
                  for size, kinds in found.items() for kind, by_K in kinds.items()], folder / "table.json")
     print("no weight has changed: the hash of all weights is the same before and after")
+    print("\n== questions with four answers (chance 0.25), by examples and by how answers are compared")
+    print_table(scorings(s, folder), folder / "scorings.json")
     print("\n== GPT-3's synthetic tasks, held out; the last three columns are the paper's 175B")
     tasks = synthetic_tasks(s, folder)
     print_table(tasks, folder / "tasks.json")

@@ -1971,7 +1971,7 @@ def test_gpt3_runs_and_trains_nothing_twice():
     assert list(losses) == ["raw", "cleaned", "mixture"]
     assert [row["step"] for row in json.loads(Path("runs/gpt3/pipeline.json").read_text())] == [
         "quality", "duplicates", "contamination"]
-    assert run(*command).stdout.count("reusing") == 3 + 1 + 2 + 3
+    assert run(*command).stdout.count("reusing") == 3 + 1 + 1 + 2 + 3
 
 
 def test_your_own_reward_and_your_own_base_model(tokenizer):
