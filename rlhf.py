@@ -37,6 +37,9 @@ Departures from the paper, on purpose
         the score of an unfinished answer. That gamma weighs a mean over tokens is our choice.
     (5) Gradients are clipped at norm 1, except in SFT; the reward model warms up for ten steps; equal answers
         are ranked once, so of K = 4..9 drawn fewer may be left; SFT stops after its epochs, not by score.
+    (6) Prompts are padded on the right, not on the left as in Ziegler et al.'s code: attention is causal, and
+        learned positions stay what they were. The value network has an optimizer of its own, so its loss has
+        no weight of 0.1. Temperature is 1 everywhere, as in the paper, so nothing is divided by it.
 
 Contents
     1. Masks and log-probabilities: masked_mean, whiten, join_responses, response_logprobs
@@ -801,8 +804,9 @@ class Pipeline:
         require(s, 1, "pretrain_steps", "sft_epochs", "comparison_prompts", "iterations", "test_prompts",
                 "max_response")
         require_room(s.max_response, s.block_size)
-        if s.full and (s.demonstrations or s.comparisons or s.reward or s.init):
-            raise UserError("--full is about the embedded world: no data, reward or model of your own")
+        if s.full and (s.reward or s.init or s.demonstrations and not s.comparisons):
+            raise UserError("--full is about the embedded world or your own comparisons: no reward or model of "
+                            "your own")
         if s.size not in OUR_SIZES:
             raise UserError(f"--size is one of {', '.join(OUR_SIZES)}, not {s.size}")
         self.s, self.folder, self.own = s, Path("runs") / s.name, bool(s.demonstrations or s.comparisons)
@@ -978,7 +982,10 @@ def instructgpt(s: InstructGPTSettings):
     draw(rows, run.folder)
     if s.show:
         show_rollout(run, chats["PPO"], reward_model)
-    if s.full:
+    if s.full and run.own:
+        print("\n== reward model accuracy on your own comparisons, five folds by prompt")
+        print_table(own_folds(run), run.folder / "folds.json")
+    elif s.full:
         in_depth(run, chats, reward_model)
     name = "" if s.name == InstructGPTSettings().name else f" --name {s.name}"
     print(f"\n{time.time() - started:.0f} s in all. Talk to it: python rlhf.py chat{name}")
@@ -1170,20 +1177,41 @@ def labeler_folds(run: Pipeline, labelers: int = 10, folds: int = 5) -> list[dic
                  for i, (prompt, answers) in enumerate(part)]
         return [c for c in found if len(set(c.ranks)) > 1]
 
-    rows = []
+    groups = []
     for fold in range(folds):
         out = [i for i in range(labelers) if i % folds == fold]
         others = [i for i in range(labelers) if i % folds != fold]
+        groups.append((labeled(answered[:800], others), {"training labelers": labeled(answered[800:], others),
+                                                         "others": labeled(answered[800:], out)}))
+    return fold_accuracies(run, groups)
+
+
+def own_folds(run: Pipeline, folds: int = 5) -> list[dict]:
+    """The reader's comparisons in five parts, a prompt with all that was compared of it in one of them."""
+    compared, place = run.task.compared + run.task.compared_test, {}
+    for c in compared:
+        place.setdefault(json.dumps(c.messages), len(place) % folds)
+    parts = [[c for c in compared if place[json.dumps(c.messages)] == fold] for fold in range(folds)]
+    return fold_accuracies(run, [([c for i, part in enumerate(parts) if i != fold for c in part],
+                                  {"accuracy": parts[fold]}) for fold in range(folds)])
+
+
+def fold_accuracies(run: Pipeline, groups: list[tuple[list[Comparison], dict[str, list[Comparison]]]]
+                    ) -> list[dict]:
+    """For each fold (comparisons to train on, {name: comparisons to test on}) a fresh reward model's accuracy;
+    then their mean and its standard error."""
+    rows = []
+    for fold, (train_set, tests) in enumerate(groups):
         torch.manual_seed(fold)
         model = RewardModel(run.sft)
-        train_reward_model(model, run.tokenizer, labeled(answered[:800], others), run.task.demonstrations,
-                           RewardConfig(), fold, run.folder / "trial.jsonl")
-        rows.append({"fold": str(fold), **{
-            name: pair_accuracy(model, run.tokenizer, labeled(answered[800:], by))
-            for name, by in (("training labelers", others), ("others", out))}})
-    means = {name: float(np.mean([row[name] for row in rows])) for name in ("training labelers", "others")}
-    errors = {name: float(np.std([row[name] for row in rows]) / math.sqrt(folds)) for name in means}
-    return [*rows, {"fold": "mean", **means}, {"fold": "standard error", **errors}]
+        train_reward_model(model, run.tokenizer, train_set, run.task.demonstrations, RewardConfig(), fold,
+                           run.folder / "trial.jsonl")
+        rows.append({name: pair_accuracy(model, run.tokenizer, test) for name, test in tests.items()})
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return [*({"fold": str(fold), **row} for fold, row in enumerate(rows)),
+            {"fold": "mean", **{name: float(np.mean(column)) for name, column in columns.items()}},
+            {"fold": "standard error", **{name: float(np.std(column, ddof=1) / math.sqrt(len(rows)))
+                                          for name, column in columns.items()}}]
 
 
 @torch.no_grad()

@@ -2009,6 +2009,11 @@ def test_instructgpt_in_depth_and_overoptimization_run():
     reward_model = rlhf.RewardModel(run_.sft)
     assert [row["gamma"] for row in rlhf.tax_table(run_, reward_model)] == [0, 0.3, 1, 3, 10, 30, 100, 0, 0, 0]
     assert len(rlhf.batching(run_, prompts=8, epochs=1)) == 2
+    run_.task.compared, run_.task.compared_test = [data.Comparison(
+        [{"role": "user", "content": f"say {i // 2}"}], ["yes", "no"], [0, 1]) for i in range(20)], []
+    rows = rlhf.own_folds(run_)
+    assert [row["fold"] for row in rows] == ["0", "1", "2", "3", "4", "mean", "standard error"]
+    assert rows[5]["accuracy"] == pytest.approx(np.mean([row["accuracy"] for row in rows[:5]]))
     assert [row["model"] for row in rlhf.unseen(run_, chats, 10)] == ["GPT", "SFT", "PPO", "PPO-ptx"]
     done = run(HERE / "rlhf.py", "overoptimize", "--pretrain-steps", 2, "--sft-epochs", 1, "--prompts", 32,
                "--iterations", 4, "--answers", 4, "--test-prompts", 12)
