@@ -805,8 +805,8 @@ class Pipeline:
                 "max_response")
         require_room(s.max_response, s.block_size)
         if s.full and (s.reward or s.init or s.demonstrations and not s.comparisons):
-            raise UserError("--full is about the embedded world or your own comparisons: no reward or model of "
-                            "your own")
+            raise UserError("--full is about the embedded world or your own comparisons, "
+                            "not about a reward or a model of your own")
         if s.size not in OUR_SIZES:
             raise UserError(f"--size is one of {', '.join(OUR_SIZES)}, not {s.size}")
         self.s, self.folder, self.own = s, Path("runs") / s.name, bool(s.demonstrations or s.comparisons)
@@ -1198,8 +1198,8 @@ def own_folds(run: Pipeline, folds: int = 5) -> list[dict]:
 
 def fold_accuracies(run: Pipeline, groups: list[tuple[list[Comparison], dict[str, list[Comparison]]]]
                     ) -> list[dict]:
-    """For each fold (comparisons to train on, {name: comparisons to test on}) a fresh reward model's accuracy;
-    then their mean and its standard error."""
+    """For each fold (comparisons to train on, {name: comparisons to test on}) the accuracies of a new reward
+    model; then their mean and its standard error."""
     rows = []
     for fold, (train_set, tests) in enumerate(groups):
         torch.manual_seed(fold)
@@ -1475,7 +1475,7 @@ class OveroptimizeSettings:
     sft_epochs: int = 3            # of that run
     name: str = "overoptimize"     # results go to runs/NAME
     prompts: int = 1600            # behind the largest reward model; a quarter and a sixteenth for the others
-    iterations: int = 60           # of PPO without a KL penalty
+    iterations: int = 40           # of PPO without a KL penalty
     lr: float = 3e-4               # of its policy
     answers: int = 64              # per prompt, of which the best of n is taken
     test_prompts: int = 200        # held-out prompts
@@ -1523,7 +1523,7 @@ def overoptimize(s: OveroptimizeSettings):
             return {"d": d, "proxy": p, "gold": g}
 
         policy = run.train_ppo(f"ppo{count}", f"PPO without a KL penalty, {count} prompts", config,
-                               reward_model, watch, watch_every=2)
+                               reward_model, watch, watch_every=1)
         log = [json.loads(line) for line in open(run.folder / f"ppo{count}.jsonl")][1:]
         curves[count, "PPO"] = [(0.0, 0.0, 0.0)] + [(r["d"], r["proxy"], r["gold"]) for r in log if "d" in r]
         for method in ("best of n", "PPO"):
