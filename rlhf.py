@@ -51,7 +51,7 @@ Contents
     7. Where prompts and labels come from: WorldTask, FileTask
     8. InstructGPT, the whole: instructgpt
     9. InstructGPT in depth: two_sizes, tax_table, labeler_folds, batching, epochs_of_sft, unseen
-    10. Proof: PPO against the closed form where all answers can be counted: Letters, exact
+    10. PPO against the closed form, all answers counted: Letters, Counted, exact
     11. Over-optimisation: best_of_n, fit_gold, overoptimize
     12. Chat and labeling by hand: chat, stream_reply, label_by_hand
 
@@ -1281,7 +1281,7 @@ def unseen(run: Pipeline, chats: dict[str, GPT], count: int = 300) -> list[dict]
                     "invented" if case == "false premise" else "off":
                         float(np.mean([v["invented" if case == "false premise" else "off"] for v in own]))}
         rows.append(row)
-    for i in (0, 1, 2, 3, 4, 9, 14):
+    for i in range(10):                                            # two of each kind
         print(f"  {prompts[i].prompt}")
         for name, texts in answers.items():
             print(f"    {name:8s} {texts[i][0]}")
@@ -1323,7 +1323,7 @@ def draw_depth(folder: Path, tables: dict[str, list[dict]]):
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 10. Proof: PPO against the closed form where all answers can be counted: Letters, exact         [Ziegler §2]
+# 10. PPO against the closed form, all answers counted: Letters, Counted, exact         [Ziegler §2]
 
 
 class Letters:

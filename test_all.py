@@ -8,6 +8,7 @@ autograd, float64, brute force, a closed form, tiktoken, transformers (where it 
 """
 import ast
 import copy
+import dataclasses
 import gzip
 import hashlib
 import http.server
@@ -1655,6 +1656,42 @@ def test_comparisons_are_scored_in_their_own_places(tokenizer):
     assert scores[0, 0].item() == pytest.approx(scores[1, 1].item(), abs=1e-6) != scores[0, 1].item()
 
 
+def test_the_reward_model_reads_prompt_and_response(tokenizer):
+    model = rlhf.RewardModel(small_gpt(vocab_size=tokenizer.vocab_size, block_size=32))
+    messages = [[{"role": "user", "content": text}] for text in ("hi", "a longer question")]
+    scores, _ = rlhf.comparison_scores(model, tokenizer, [data.Comparison(m, ["yes"], [0]) for m in messages])
+    for m, score in zip(messages, scores[:, 0].tolist()):
+        ids, _ = data.render_conversation(tokenizer, [*m, {"role": "assistant", "content": "yes"}])
+        assert score == pytest.approx(model(torch.tensor([ids]), torch.tensor([len(ids) - 1])).item(), abs=1e-6)
+    assert abs(scores[0, 0] - scores[1, 0]) > 1e-4
+
+
+def test_the_reward_model_reads_every_comparison_once_with_an_annealed_rate(tokenizer, monkeypatch):
+    gpt_ = small_gpt(vocab_size=tokenizer.vocab_size, block_size=32, n_embd=512)
+    model = rlhf.RewardModel(gpt_)
+    assert model.head.weight.std().item() == pytest.approx(1 / math.sqrt(513), rel=0.15)
+    assert model.head.bias.item() == 0
+    gpt.set_dropout(model.train(), 0.5)                     # must not matter: there is no dropout in this stage
+    read, rates, scores, set_lr = [], [], rlhf.comparison_scores, rlhf.set_lr
+    monkeypatch.setattr(rlhf, "comparison_scores", lambda model, tokenizer, batch: (
+        read.append([c.messages[0]["content"] for c in batch]), scores(model, tokenizer, batch))[1])
+    monkeypatch.setattr(rlhf, "set_lr", lambda optimizers, share: (
+        rates.append(share), set_lr(optimizers, share)))
+    comparisons = [data.Comparison([{"role": "user", "content": str(i)}], ["a", "b", "c"], [1, 0, 2])
+                   for i in range(50)]
+    demonstrations = [[HELLO[0], {"role": "assistant", "content": "c"}]]
+    losses = [rlhf.train_reward_model(copy.deepcopy(model), tokenizer, comparisons, demonstrations,
+                                      rlhf.RewardConfig(batch_size=4), 0, Path("rm.jsonl"))["rm_loss"]
+              for _ in range(2)]
+    assert losses[0] == losses[1]
+    assert [len(batch) for batch in read[:13]] == [4] * 12 + [2]
+    assert sorted(sum(read[:13], [])) == sorted(str(i) for i in range(50))
+    assert rates[0] == 1.0 and rates[12] < 0.12 and rates[:13] == sorted(rates[:13], reverse=True)
+    rlhf.train_reward_model(model, tokenizer, comparisons, demonstrations, rlhf.RewardConfig(), 0,
+                            Path("rm.jsonl"))
+    shifted, _ = scores(model, tokenizer, [data.Comparison(HELLO[:1], ["c"], [0])])
+    assert shifted.item() == pytest.approx(0.0, abs=1e-5)              # the demonstration
+
 # ------------------------------------------------------------------------------------ PPO [InstructGPT C.4]
 
 
@@ -1716,14 +1753,19 @@ def test_before_the_first_step_the_ratio_is_one_and_the_kl_to_itself_zero(tokeni
 
 
 def test_rollouts_end_where_they_end(tokenizer, policy):
-    rollout, *_ = toy_rollout(policy, tokenizer, B=40)
+    rollout, reward_model, *_ = toy_rollout(policy, tokenizer, B=40)
     assert 0 < rollout.ended.float().mean() < 1                         # both kinds occur
     for b in range(40):
         row = rollout.responses[b].tolist()
         n = row.index(tokenizer.end) + 1 if tokenizer.end in row else len(row)
         assert rollout.mask[b].tolist() == [1.0] * n + [0.0] * (len(row) - n)
         assert rollout.ended[b].item() == (tokenizer.end in row)
-    assert (rollout.scores[~rollout.ended] <= rlhf.PPOConfig().unfinished_score).all()
+        ids = rollout.ids[b:b + 1, :rollout.lengths[b] + n]              # what is scored: prompt and answer
+        score = reward_model(ids, torch.tensor([ids.size(1) - 1])).item()
+        assert rollout.scores[b].item() == pytest.approx(score if rollout.ended[b] else min(score, -1), abs=1e-5)
+    advantages, returns = rlhf.compute_gae(rollout.rewards, rollout.values, rollout.mask, gamma=1.0, lam=0.95)
+    assert torch.equal(advantages, rollout.advantages) and torch.equal(returns, rollout.returns)
+    assert not rollout.rewards.requires_grad
 
 
 def test_the_score_lands_on_one_index_and_rewards_sum_to_score_minus_kl():
@@ -1809,12 +1851,11 @@ def test_approx_kl_estimates_the_exact_kl():
 
 
 def ppo_run(tokenizer, policy, ptx_coef, iterations=2, **options):
-    import copy
     policy = copy.deepcopy(policy)
     torch.manual_seed(3)
     reward_model = rlhf.RewardModel(policy)
-    config = rlhf.PPOConfig(iterations=iterations, batch_size=8, minibatches=2, max_response=6,
-                            ptx_coef=ptx_coef, **options)
+    config = rlhf.PPOConfig(**{"iterations": iterations, "batch_size": 8, "minibatches": 2, "max_response": 6,
+                               "ptx_coef": ptx_coef, **options})
     ptx = data.Batches(np.arange(2000, dtype=np.uint16) % 300, 2, 16, 0) if ptx_coef is not None else None
     prompts = lambda n: [[{"role": "user", "content": "word " * (1 + i % 3)}] for i in range(n)]
     rlhf.train_ppo(policy, reward_model, tokenizer, prompts, config, 0, Path("ppo.jsonl"), ptx)
@@ -1860,6 +1901,55 @@ def test_one_optimizer_step_holds_both_gradients(tokenizer, policy):
 def test_the_policy_ends_as_its_moving_average(tokenizer, policy):
     frozen = ppo_run(tokenizer, policy, None, ema_decay=1.0)            # the average never moves
     assert all(torch.equal(p, q) for p, q in zip(frozen.parameters(), policy.parameters()))
+    after, average = (ppo_run(tokenizer, policy, None, iterations=1, minibatches=1, ema_decay=decay)
+                      for decay in (0.0, 0.9))                           # after one step
+    for old, new, mean in zip(policy.parameters(), after.parameters(), average.parameters()):
+        assert torch.allclose(mean, 0.9 * old + 0.1 * new, atol=1e-6)
+
+
+def test_dropout_stays_out_of_ppo(tokenizer, policy):
+    gpt.set_dropout(policy.train(), 0.5)
+    ppo_run(tokenizer, policy, None, iterations=1, lr=0.0)
+    row = json.loads(open("ppo.jsonl").readlines()[1])
+    assert row["ratio"] == 1 and row["approx_kl"] == 0 and row["clipfrac"] == 0
+
+
+def test_minibatches_are_a_new_shuffle_of_every_batch_and_constants_are_the_papers(tokenizer, policy, monkeypatch):
+    steps, ppo_step = [], rlhf.ppo_step
+    monkeypatch.setattr(rlhf, "ppo_step", lambda policy, value_model, policy_optimizers, value_optimizers, batch,
+                        *rest: (steps.append((batch.logprobs[:, 0].tolist(), policy_optimizers, value_optimizers,
+                                              policy_optimizers[0].param_groups[0]["lr"])),
+                                ppo_step(policy, value_model, policy_optimizers, value_optimizers, batch, *rest))[1])
+    whole, roll_out = [], rlhf.roll_out
+    monkeypatch.setattr(rlhf, "roll_out", lambda *a: (whole.append(roll_out(*a)), whole[-1])[1])
+    ppo_run(tokenizer, policy, None, iterations=12, batch_size=16, minibatches=4, lr=1e-3)
+    assert len(steps) == 12 * 4                                          # one inner epoch
+    for number, rollout in enumerate(whole):
+        parts = [part for part, *_ in steps[4 * number:4 * number + 4]]
+        assert [len(part) for part in parts] == [4] * 4
+        assert sorted(sum(parts, [])) == sorted(rollout.logprobs[:, 0].tolist()) != sum(parts, [])
+        assert sum(parts, []) != rollout.logprobs[:, 0].tolist()
+    for optimizer in steps[0][1] + steps[0][2]:
+        assert all(g["eps"] == 1e-5 and g["betas"] == (0.9, 0.95) for g in optimizer.param_groups)
+    rates = [rate for *_, rate in steps[::4]]                            # a tenth, up over ten, then constant
+    assert rates[0] == pytest.approx(1e-4) and rates[5] == pytest.approx(5.5e-4)
+    assert rates[10] == rates[11] == pytest.approx(1e-3)
+
+
+def test_a_step_whitens_the_advantages_and_clips_the_values(tokenizer, policy):
+    rollout, _, value_model, _, config = toy_rollout(policy, tokenizer)
+
+    def step(batch):
+        model = copy.deepcopy(policy)
+        info = rlhf.ppo_step(model, copy.deepcopy(value_model), [torch.optim.SGD(model.parameters(), lr=0.1)], [],
+                             batch, config, None)
+        return info, torch.cat([p.flatten() for p in model.parameters()])
+
+    moved = dataclasses.replace(rollout, advantages=7 * rollout.advantages + 3)
+    assert torch.allclose(step(rollout)[1], step(moved)[1], atol=1e-6)   # only differences within a batch count
+    far = dataclasses.replace(rollout, values=rollout.values + 10)
+    expected = rlhf.value_loss(rollout.values, far.values, rollout.returns, rollout.mask, config.cliprange_value)
+    assert step(far)[0]["value_loss"] == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_ppo_raises_the_reward(tokenizer, policy):
