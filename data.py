@@ -1078,9 +1078,12 @@ WEB = {"story": .28, "forum": .16, "dialogue": .16, "workbook": .32, "echo": .07
 # The wide web also has texts in which tasks occur by themselves; GPT-1 and GPT-2 are trained on it.
 WIDE_WEB = {**{kind: .7 * share for kind, share in WEB.items()},
             "phrasebook": .1, "fitting": .1, "digest": .1}
+# InstructGPT's: its second language occurs in no demonstration, no comparison and no prompt of PPO.
+BILINGUAL_WEB = {**{kind: .95 * share for kind, share in WEB.items()}, "phrasebook": .05}
 # GPT-3's: rules that hold in one document only; and its synthetic tasks, for a model that reads letters.
 IN_CONTEXT_WEB = {**{kind: .3 * share for kind, share in WEB.items()}, "rule": .7}
-WEBS = {"world": WEB, "wide-world": WIDE_WEB, "in-context": IN_CONTEXT_WEB, "tasks": {"tasks": 1.0}}
+WEBS = {"world": WEB, "wide-world": WIDE_WEB, "bilingual": BILINGUAL_WEB, "in-context": IN_CONTEXT_WEB,
+        "tasks": {"tasks": 1.0}}
 WORLD_DOCUMENTS = 25_000
 
 # A forum thread has a mood: (share, P(rude), P(true)). A reader of two polite answers can expect a third one,
@@ -1285,11 +1288,12 @@ def _instruct(world: World, rng: random.Random, split: str, use_case: str) -> In
 
 
 def unseen_instructions(world: World, count: int, seed: int) -> list[Instruction]:
-    """Held-out tasks in words that pretraining texts use, but no demonstration, comparison or PPO prompt; and
-    questions behind a statement that is false. Use cases "unseen wording" and "false premise"."""
+    """Held-out tasks in words that pretraining texts use, but no demonstration, comparison or PPO prompt; a
+    phrase to translate, which only pretraining texts do; and questions behind a statement that is false. Use
+    cases "unseen wording", "second language" and "false premise"."""
     rng, found = random.Random(f"unseen {world.seed} {seed}"), []
     for number in range(count):
-        items, scene = None, number % 5
+        items, scene = None, number % 6
         if scene == 0:
             (text, answer), form = world.order(rng, "test"), "How do I say this nicely? {}"
         elif scene == 1:
@@ -1300,6 +1304,10 @@ def unseen_instructions(world: World, count: int, seed: int) -> list[Instruction
             noun, size, _ = world.listing(rng, "test")
             text, answer, form = noun, "", f"Can you name {NUMBERS[size]} {{}}?"
             items = (tuple(TOPICS[LISTS[noun]][0]), size)
+        elif scene == 4:
+            text, answer = _translation(world, rng, order=1)
+            found.append(Instruction("second language", [_turn("user", text)], answer.strip()))
+            continue
         else:
             n = rng.choice(world.people_of("test"))
             topic = rng.choice(world.topics_of(n, "test"))

@@ -47,7 +47,7 @@ Contents
     3. Step 2, comparisons: RewardConfig, RewardModel, ranking_loss, train_reward_model
     4. Step 3, answers and their rewards: token_rewards, compute_gae, Rollout, roll_out
     5. Step 3, PPO-ptx: PPOConfig, policy_loss, value_loss, train_ppo
-    6. Answers and how good they are: chat_speaker, forum_speaker, win_rate
+    6. Answers and how good they are: chat_speaker, forum_speaker, text_speaker, win_rate
     7. Where prompts and labels come from: WorldTask, FileTask
     8. InstructGPT, the whole: instructgpt
     9. InstructGPT in depth: two_sizes, tax_table, labeler_folds, batching, epochs_of_sft, unseen
@@ -594,7 +594,7 @@ def ppo_step(policy: GPT, value_model: RewardModel, policy_optimizers: list, val
 
 
 # ----------------------------------------------------------------------------------------------------------
-# 6. Answers and how good they are: chat_speaker, forum_speaker, win_rate
+# 6. Answers and how good they are: chat_speaker, forum_speaker, text_speaker, win_rate
 
 # A speaker answers conversations:
 # (list of message lists, seed) -> list of (text, whether it ended by itself).
@@ -626,6 +626,14 @@ def forum_speaker(model: GPT, tokenizer: Tokenizer, shots: list[list[dict]] = ()
                                                 (newline, tokenizer.eot), max_new_tokens, seed)
 
 
+def text_speaker(model: GPT, tokenizer: Tokenizer, max_new_tokens: int = 32) -> Speaker:
+    """A language model that goes on with the line in which the conversation ends."""
+    newline = tokenizer.encode("\n")[0]
+    return lambda conversations, seed: complete(
+        model, tokenizer, [[tokenizer.eot, *tokenizer.encode(messages[-1]["content"])]
+                           for messages in conversations], (newline, tokenizer.eot), max_new_tokens, seed)
+
+
 def win_rate(scores: list[float], baseline: list[float]) -> dict[str, float]:
     """Prompt by prompt: {"win": share of wins, ties half; "won", "lost": counts of the decided ones}."""
     won, lost = (sum(a > b for a, b in zip(x, y)) for x, y in ((scores, baseline), (baseline, scores)))
@@ -640,7 +648,7 @@ class WorldTask:
     """Prompts, demonstrations and comparisons from the embedded world, each set of its own [Table 6], and a
     gold rubric that the training never sees: only the noisy labelers' ranks."""
 
-    text = "world"
+    text = "bilingual"
 
     def __init__(self, seed: int, test_prompts: int = 480):
         self.world, self.seed = World(seed), seed
@@ -1118,8 +1126,9 @@ def in_depth(run: Pipeline, chats: dict[str, GPT], reward_model: RewardModel):
                      lambda: batching(run)),
         "epochs": ("SFT (paper: validation loss overfits after one epoch, more epochs still raise the score)",
                    lambda: epochs_of_sft(run, reward_model)),
-        "unseen": ("words that no demonstration, comparison or PPO prompt has used; false premises (paper "
-                   "§4.3: generalizes, but accepts false premises)", lambda: unseen(run, chats))}
+        "unseen": ("words and a language that no demonstration, comparison or PPO prompt has used; false "
+                   "premises (paper §4.3: generalizes, but accepts false premises)",
+                   lambda: unseen(run, chats))}
     tables = {}
     for name, (title, work) in parts.items():
         print(f"\n== {name}: {title}", flush=True)
@@ -1263,28 +1272,29 @@ def epochs_of_sft(run: Pipeline, reward_model: RewardModel) -> list[dict]:
     return rows
 
 
-def unseen(run: Pipeline, chats: dict[str, GPT], count: int = 300) -> list[dict]:
-    """Instructions in words that only pretraining has used, and questions with a false premise, with
-    examples. [§4.3]"""
-    world, rows = run.task.world, []
+def unseen(run: Pipeline, chats: dict[str, GPT], count: int = 360) -> list[dict]:
+    """Instructions in words that only pretraining has used, phrases to translate, and questions with a false
+    premise, with examples. [§4.3]"""
+    world, limit = run.task.world, run.s.max_response
     prompts = unseen_instructions(world, count, 0)
-    speakers = {"GPT": forum_speaker(run.base, run.tokenizer, max_new_tokens=run.s.max_response),
+    speakers = {"GPT": forum_speaker(run.base, run.tokenizer, max_new_tokens=limit),
+                "GPT, plain text": text_speaker(run.base, run.tokenizer, limit),
                 **{name: run.speaker(chats[name]) for name in ("SFT", "PPO", "PPO-ptx")}}
     conversations = [prompt.messages for prompt in prompts]
     answers = {name: speaker(conversations, 8) for name, speaker in speakers.items()}
+    rows = []
     for name, texts in answers.items():
-        verdicts = [(prompt.use_case, judge(world, prompt, *text)) for prompt, text in zip(prompts, texts)]
-        row = {"model": name}
-        for case in ("unseen wording", "false premise"):
-            own = [verdict for use_case, verdict in verdicts if use_case == case]
-            row |= {f"{case}, helpful": float(np.mean([v["helpful"] for v in own])),
-                    "invented" if case == "false premise" else "off":
-                        float(np.mean([v["invented" if case == "false premise" else "off"] for v in own]))}
-        rows.append(row)
-    for i in range(10):                                            # two of each kind
-        print(f"  {prompts[i].prompt}")
+        read = [(prompt.use_case, judge(world, prompt, *answer), prompt.say in answer[0])
+                for prompt, answer in zip(prompts, texts)]
+        shares = {"unseen wording, helpful": [v["helpful"] for k, v, _ in read if k == "unseen wording"],
+                  "translated": [said for k, _, said in read if k == "second language"],
+                  "false premise, helpful": [v["helpful"] for k, v, _ in read if k == "false premise"],
+                  "invented": [v["invented"] for k, v, _ in read if k == "false premise"]}
+        rows.append({"model": name, **{share: float(np.mean(values)) for share, values in shares.items()}})
+    for i in range(12):                                            # two of each kind
+        print("  " + prompts[i].prompt.replace("\n", " / "))
         for name, texts in answers.items():
-            print(f"    {name:8s} {texts[i][0]}")
+            print(f"    {name:15s} {texts[i][0]}")
     return rows
 
 

@@ -1546,7 +1546,7 @@ def test_labelers_differ_and_unseen_wordings_are_judged(world):
     known = {i.prompt for split in ("train", "test") for i in data.instructions(world, split, 2000, seed=1)}
     drawn = data.unseen_instructions(world, 50, 0)
     assert not known & {i.prompt for i in drawn}
-    assert {i.use_case for i in drawn} == {"unseen wording", "false premise"}
+    assert {i.use_case for i in drawn} == {"unseen wording", "second language", "false premise"}
     for instruction in drawn:
         if instruction.say:
             assert data.gold(world, instruction, instruction.say) == 2
@@ -2104,7 +2104,8 @@ def test_instructgpt_in_depth_and_overoptimization_run():
     rows = rlhf.own_folds(run_)
     assert [row["fold"] for row in rows] == ["0", "1", "2", "3", "4", "mean", "standard error"]
     assert rows[5]["accuracy"] == pytest.approx(np.mean([row["accuracy"] for row in rows[:5]]))
-    assert [row["model"] for row in rlhf.unseen(run_, chats, 10)] == ["GPT", "SFT", "PPO", "PPO-ptx"]
+    assert [row["model"] for row in rlhf.unseen(run_, chats, 12)] == [
+        "GPT", "GPT, plain text", "SFT", "PPO", "PPO-ptx"]
     done = run(HERE / "rlhf.py", "overoptimize", "--pretrain-steps", 2, "--sft-epochs", 1, "--prompts", 32,
                "--iterations", 4, "--answers", 4, "--test-prompts", 12)
     assert done.returncode == 0, done.stderr
