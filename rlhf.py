@@ -709,14 +709,16 @@ class WorldTask:
         unknown = [v["helpful"] for v, prompt in zip(verdicts, self.test) if prompt.unknowable]
         return {**shares, "refused": float(np.mean(known)), "admits": float(np.mean(unknown))}
 
-    def memory_accuracy(self, speaker: Speaker, count: int = 200) -> float:
-        """Held-out conversations in which something told in turn one is asked for in turn three: the share of
-        right answers."""
+    def memory_accuracy(self, speaker: Speaker, count: int = 200, between: int = 1) -> float:
+        """Held-out conversations in which something told in turn one is asked for in the last, with `between`
+        exchanges in between (the training has at most one): the share of right answers."""
         drawn = instructions(self.world, "test", 30 * count, seed=5)
         cases = list({str(i.messages): i for i in drawn if len(i.messages) == 5}.values())[:count]
-        replies = speaker([case.messages for case in cases], 6)
+        talk = [case.messages[2:4] for case in cases]
+        conversations = [case.messages[:2] + sum((talk + talk)[i:i + between], []) + case.messages[4:]
+                         for i, case in enumerate(cases)]
         return float(np.mean([judge(self.world, case, *reply)["helpful"] == 1
-                              for case, reply in zip(cases, replies)]))
+                              for case, reply in zip(cases, speaker(conversations, 6))]))
 
 
 class FileTask:
@@ -1128,7 +1130,11 @@ def in_depth(run: Pipeline, chats: dict[str, GPT], reward_model: RewardModel):
                    lambda: epochs_of_sft(run, reward_model)),
         "unseen": ("words and a language that no demonstration, comparison or PPO prompt has used; false "
                    "premises (paper §4.3: generalizes, but accepts false premises)",
-                   lambda: unseen(run, chats))}
+                   lambda: unseen(run, chats)),
+        "memory": ("what was told in turn one, by the exchanges in between (in training at most one)",
+                   lambda: [{"model": name, **{f"{n} between": run.task.memory_accuracy(
+                       run.speaker(chats[name]), between=n) for n in range(4)}}
+                            for name in ("SFT", "PPO", "PPO-ptx")])}
     tables = {}
     for name, (title, work) in parts.items():
         print(f"\n== {name}: {title}", flush=True)

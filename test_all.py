@@ -1557,6 +1557,21 @@ def test_labelers_differ_and_unseen_wordings_are_judged(world):
             assert data.judge(world, instruction, false)["invented"] == 1 and question.endswith("?")
 
 
+@pytest.mark.parametrize("between", [0, 1, 3])
+def test_memory_is_asked_for_after_so_many_exchanges(between):
+    task = rlhf.WorldTask(0, 10)
+    answers = {(i.messages[0]["content"], i.messages[-1]["content"]): i.say
+               for i in data.instructions(task.world, "test", 1000, seed=5) if len(i.messages) == 5}
+
+    def remembers(conversations, seed):
+        assert {len(messages) for messages in conversations} == {3 + 2 * between}
+        assert all([m["role"] for m in messages[:3]] == ["user", "assistant", "user"] for messages in conversations)
+        return [(answers[messages[0]["content"], messages[-1]["content"]], True) for messages in conversations]
+
+    assert task.memory_accuracy(remembers, 20, between) == 1
+    assert task.memory_accuracy(lambda conversations, seed: [("No.", True)] * len(conversations), 20, between) == 0
+
+
 def test_rankings_by_hand(capsys):
     assert rlhf.parse_ranking("3 1=4 2", 4) == [1, 2, 0, 1]
     assert rlhf.parse_ranking("2 = 1", 2) == [0, 0]
@@ -1914,12 +1929,15 @@ def test_dropout_stays_out_of_ppo(tokenizer, policy):
     assert row["ratio"] == 1 and row["approx_kl"] == 0 and row["clipfrac"] == 0
 
 
-def test_minibatches_are_a_new_shuffle_of_every_batch_and_constants_are_the_papers(tokenizer, policy, monkeypatch):
+def test_every_batch_is_shuffled_into_minibatches_and_adam_is_the_papers(tokenizer, policy, monkeypatch):
     steps, ppo_step = [], rlhf.ppo_step
-    monkeypatch.setattr(rlhf, "ppo_step", lambda policy, value_model, policy_optimizers, value_optimizers, batch,
-                        *rest: (steps.append((batch.logprobs[:, 0].tolist(), policy_optimizers, value_optimizers,
-                                              policy_optimizers[0].param_groups[0]["lr"])),
-                                ppo_step(policy, value_model, policy_optimizers, value_optimizers, batch, *rest))[1])
+
+    def recorder(policy, value_model, policy_optimizers, value_optimizers, batch, *rest):
+        rate = policy_optimizers[0].param_groups[0]["lr"]
+        steps.append((batch.logprobs[:, 0].tolist(), policy_optimizers + value_optimizers, rate))
+        return ppo_step(policy, value_model, policy_optimizers, value_optimizers, batch, *rest)
+
+    monkeypatch.setattr(rlhf, "ppo_step", recorder)
     whole, roll_out = [], rlhf.roll_out
     monkeypatch.setattr(rlhf, "roll_out", lambda *a: (whole.append(roll_out(*a)), whole[-1])[1])
     ppo_run(tokenizer, policy, None, iterations=12, batch_size=16, minibatches=4, lr=1e-3)
@@ -1929,7 +1947,7 @@ def test_minibatches_are_a_new_shuffle_of_every_batch_and_constants_are_the_pape
         assert [len(part) for part in parts] == [4] * 4
         assert sorted(sum(parts, [])) == sorted(rollout.logprobs[:, 0].tolist()) != sum(parts, [])
         assert sum(parts, []) != rollout.logprobs[:, 0].tolist()
-    for optimizer in steps[0][1] + steps[0][2]:
+    for optimizer in steps[0][1]:
         assert all(g["eps"] == 1e-5 and g["betas"] == (0.9, 0.95) for g in optimizer.param_groups)
     rates = [rate for *_, rate in steps[::4]]                            # a tenth, up over ten, then constant
     assert rates[0] == pytest.approx(1e-4) and rates[5] == pytest.approx(5.5e-4)
@@ -1941,8 +1959,8 @@ def test_a_step_whitens_the_advantages_and_clips_the_values(tokenizer, policy):
 
     def step(batch):
         model = copy.deepcopy(policy)
-        info = rlhf.ppo_step(model, copy.deepcopy(value_model), [torch.optim.SGD(model.parameters(), lr=0.1)], [],
-                             batch, config, None)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        info = rlhf.ppo_step(model, copy.deepcopy(value_model), [optimizer], [], batch, config, None)
         return info, torch.cat([p.flatten() for p in model.parameters()])
 
     moved = dataclasses.replace(rollout, advantages=7 * rollout.advantages + 3)
