@@ -577,7 +577,7 @@ def write_stream(documents: Iterable[str], tokenizer: Tokenizer, folder: str | P
             file.write(ids.tobytes())
             counts[f"{name}_tokens"] += len(ids)
             counts["documents"] += 1
-            counts["bytes"] += len(document.encode("utf-8", errors="replace"))
+            counts["taken"] += len(document.encode("utf-8", errors="replace"))
         if counts["documents"] < 10:
             counts["val_tokens"] = counts["train_tokens"] // 10
             counts["train_tokens"] -= counts["val_tokens"]
@@ -1669,8 +1669,8 @@ def word_ids(text: str) -> np.ndarray:
 
 
 def gram_ids(words: np.ndarray, n: int) -> np.ndarray:
-    """A 64-bit hash of every n words in a row: (words,) -> (words - n + 1,). Two different n-grams have the
-    same hash once in 2^64 times, which is taken for never."""
+    """A 64-bit hash of every n words in a row: (words,) -> (words - n + 1,). n-grams that differ in one word
+    have the same hash once in 2^32 times, which is taken for never."""
     count, grams = max(0, len(words) - n + 1), np.uint64(0)
     for i in range(n):
         grams = grams * np.uint64(0x9E3779B97F4A7C15) + words[i:i + count]     # wraps around, as it should
@@ -1680,8 +1680,9 @@ def gram_ids(words: np.ndarray, n: int) -> np.ndarray:
 class QualityClassifier:
     """Logistic regression on hashed words: does a text look like the good ones or like the raw crawl?
 
-    As in the paper the raw crawl is the negative class, good pages in it included. A word counts by its share
-    of the text, so that a long page is no better than a short one.
+    As in the paper the raw crawl is the negative class, good pages in it included: where these are a quarter
+    of it, even the best page scores no more than about 1 / (1 + 1/4). A word counts by its share of the text,
+    so that a long page is no better than a short one.
     """
 
     def __init__(self, features: int = 2 ** 18):
@@ -1848,13 +1849,13 @@ def crawl(world: World, count: int, seed: int, tests: list[str]) -> Iterator[Pag
 
 
 def world_crawl(world: World, pages: int, folder: Path) -> tuple[Callable, list[str], list[str], list[str]]:
-    """The world's crawl, as folder/raw.jsonl, and what goes with it: (a function that starts a pass over its
-    texts, good texts, test texts of which it leaks the first half, as many that it does not)."""
+    """The world's crawl, as folder/crawl.jsonl, and what goes with it: (a function that starts a pass over
+    its texts, good texts, test texts of which it leaks the first half, as many that it does not)."""
     rng = random.Random(f"tests {world.seed}")
     tests = list({text: f"{text}\nTL;DR: {summary}"
                   for text, summary in (world.trip(rng, "test") for _ in range(300))}.values())
     leaked, others = tests[::2], tests[1::2]
-    raw = folder / "raw.jsonl"
+    raw = folder / "crawl.jsonl"
     with atomic_write(raw) as file:
         for page in crawl(world, pages, 0, leaked):
             file.write(json.dumps({"text": page.text}).encode() + b"\n")
@@ -1864,9 +1865,9 @@ def world_crawl(world: World, pages: int, folder: Path) -> tuple[Callable, list[
 
 def clean(read: Callable[[], Iterable[str]], good: list[str], tests: list[str], folder: Path,
           seed: int = 0) -> list[dict]:
-    """The whole pipeline: read() starts a pass over the crawl; what is left goes to folder/clean.jsonl. Never
-    more than a few documents are in memory. Returns the report, a row per step, and prints examples of what
-    each step took away."""
+    """The whole pipeline: read() starts a pass over the crawl; what is left goes to folder/clean.jsonl. The
+    classifier learns from the first pages, ten for each good text; from there on one document at a time is in
+    memory. Returns the report, a row per step, and prints examples of what each step took away."""
     rng = random.Random(seed)
     sample = list(itertools.islice(read(), 10 * len(good)))
     classifier = QualityClassifier().fit(good, rng.sample(sample, min(len(sample), len(good))), rng)
@@ -1880,7 +1881,7 @@ def clean(read: Callable[[], Iterable[str]], good: list[str], tests: list[str], 
         started, examples, counts = time.time(), [], Counter()
 
         def dropped(text):
-            counts["bytes"] += len(text)
+            counts["taken"] += len(text)
             counts["pieces"] += 1
             if len(examples) < 2:
                 examples.append(" ".join(text.split())[:90])
@@ -1891,11 +1892,11 @@ def clean(read: Callable[[], Iterable[str]], good: list[str], tests: list[str], 
                 counts["documents"] += 1
                 counts["left"] += len(text)
         if not counts["documents"]:
-            raise UserError(f"nothing is left of the crawl behind the step against bad {step}")
-        seconds, size = time.time() - started, counts["left"] + counts["bytes"]
+            raise UserError(f"nothing is left of the crawl behind this step: {step}")
+        seconds, size = time.time() - started, counts["left"] + counts["taken"]
         rows.append({"step": step, "characters": f"{size:,}", "left": f"{counts['left']:,}",
                      "documents left": counts["documents"], "taken away": counts["pieces"],
-                     "share": counts["bytes"] / size, "MB/s": size / 1e6 / seconds})
+                     "share": counts["taken"] / size, "MB/s": size / 1e6 / seconds})
         print(f"{step}: took away for example", *(f"\n    {text}" for text in examples))
     return rows
 
@@ -1953,11 +1954,16 @@ def clean_crawl(s: CleanSettings):
     """Clean a crawl: filter by quality, deduplicate, take test questions out. [GPT-3 App. A, C]"""
     require(s, 100, "pages")
     folder = Path("runs") / s.name
-    if s.data:
-        if not s.good:
-            raise UserError("--good is missing: texts of the quality that is wanted")
+    if s.data or s.good or s.tests:
+        if not (s.data and s.good):
+            raise UserError("a crawl of your own needs --data and --good, texts of the wanted quality")
         read, good = lambda: load_text(s.data), list(itertools.islice(load_text(s.good), 2000))
+        if len(good) < 100:
+            raise UserError(f"{s.good}: {len(good)} documents; a classifier needs 100 good ones or more "
+                            '(files of a folder, lines of {"text": …}, or texts between <|endoftext|>)')
         tests = list(load_text(s.tests)) if s.tests else []
+        if short := sum(len(word_ids(test)) < 13 for test in tests):
+            print(f"{short} of {len(tests)} tests have fewer than 13 words: nothing can be found of these")
     else:
         read, good, tests, _ = world_crawl(World(s.seed), s.pages, folder)
     for row in clean(read, good, tests, folder, s.seed):

@@ -7,14 +7,14 @@ gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class and a few switches.
 
 A GPT maps token ids to logits over the next token. Here are the transformer, with a fused attention of our
 own in plain PyTorch, sampling with a cache, training, evaluation, the door to published weights, and the
-experiments of the GPT-1 and GPT-2 papers.
+experiments of the three papers.
 
     python gpt.py                              train the default model on the embedded world (about 3 minutes
                                                on 2 CPU cores), print loss, bits per byte and samples
     python gpt.py pretrain --data my.txt       the same on your own text (a file, a folder, a URL, a name)
     python gpt.py gpt1                         GPT-1: four tasks, pretrained and not (14 minutes)
     python gpt.py gpt2                         GPT-2: zero-shot tasks on six sizes (11 minutes)
-    python gpt.py gpt3                         GPT-3: examples in the prompt, bands, a crawl cleaned
+    python gpt.py gpt3                         GPT-3: examples in the prompt, bands, clean text (11 minutes)
     python gpt.py sample --prompt "Mia lives"  text from a trained model, or with --model gpt2 from OpenAI's
     python gpt.py export                       a trained model as a folder that transformers opens
     python gpt.py sizes                        the papers' models: parameters, memory, compute
@@ -1664,7 +1664,8 @@ def banded_attention(s: GPT3Settings, folder: Path) -> list[dict]:
         print(f"== 180k, {name}", flush=True)
         model, tokenizer, result, *_ = pretrained(PretrainSettings(
             data="in-context", block_size=192, n_layer=c.n_layer, n_head=c.n_head, n_embd=c.n_embd,
-            window=window, steps=s.steps, fresh=s.fresh), folder / "seed0", name if window else "180k")
+            window=window, steps=s.steps, fresh=s.fresh and window is not None),      # dense: trained above
+            folder / "seed0", name if window else "180k")
         row = {"layers": name, **result,
                "K = 32": few_shot_accuracy(model, tokenizer, world, 32, s.cases)}
         for T in (1024, 4096):
@@ -1700,7 +1701,7 @@ def data_effect(s: GPT3Settings, folder: Path) -> tuple[list[dict], list[dict]]:
 
     known = remembered(source / "made.json", [s.pages, s.seed, size, fingerprint("wide-world")], s.fresh,
                        prepare)
-    tokenizer, rows = Tokenizer.load(source / "tokenizer.json"), []
+    tokenizer, rows, losses = Tokenizer.load(source / "tokenizer.json"), [], {}
     held_out = np.array([i for text in web(world, 1500, "held out", WEBS["wide-world"])
                          for i in (*tokenizer.encode(text), tokenizer.eot)], np.int64)
     for name, stream in known["streams"].items():
@@ -1713,8 +1714,13 @@ def data_effect(s: GPT3Settings, folder: Path) -> tuple[list[dict], list[dict]]:
                "bits per byte, good text": evaluate(model, tokenizer, held_out)["bits_per_byte"]}
         for kind in ("leaked", "others"):
             scores = completion_logprobs(model, tokenizer, [("", test) for test in known[kind]])
-            row[f"{kind} tests, nats"] = -float(np.mean([total for total, _ in scores]))
+            losses[name, kind] = -np.array([total for total, _ in scores])
+            row[f"{kind} tests, nats"] = float(losses[name, kind].mean())
         rows.append(row)
+    for row in rows:      # test by test against the model of the cleaned crawl, which has seen none of them
+        gains = [losses["cleaned", kind] - losses[row["text"], kind] for kind in ("leaked", "others")]
+        row["leak is worth"] = float(gains[0].mean() - gains[1].mean())
+        row["standard error"] = math.sqrt(sum(gain.var() / len(gain) for gain in gains))
     print("epochs of the mixture's sources: "
           + ", ".join(f"{name} {epochs:.2f}" for name, epochs in known["epochs"].items()))
     return known["report"], rows
@@ -1730,7 +1736,7 @@ class GPT3Settings:
     task_steps: int = 1000     # optimizer steps of the model for the synthetic tasks
     pages: int = 60_000        # of the crawl that is cleaned
     data_steps: int = 800      # optimizer steps on raw and on cleaned text
-    seed: int = 0
+    seed: int = 0              # of the synthetic tasks and of the crawl; the rest has seeds 0, 1 …
     fresh: bool = False        # train everything anew
 
 

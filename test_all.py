@@ -1435,15 +1435,20 @@ def test_the_pipelines_memory_does_not_grow_with_the_crawl():
 
 def test_clean_on_your_own_crawl_and_what_can_be_wrong_with_it():
     rng = random.Random(0)
-    Path("good.txt").write_text("<|endoftext|>".join(
-        " ".join(rng.choices("the cat sat quietly on a warm red mat today".split(), k=80)) for _ in range(60)))
-    Path("raw.jsonl").write_text("".join(json.dumps({"text": " ".join(
-        rng.choices("buy cheap click here now free 99 the cat sat".split(), k=80))}) + "\n" for _ in range(900)))
+    good = [" ".join(rng.choices("the cat sat quietly on a warm red mat today".split(), k=80))
+            for _ in range(120)]
+    Path("good.txt").write_text("<|endoftext|>".join(good))
+    bad = [" ".join(rng.choices("buy cheap click here now free 99 the cat sat".split(), k=80))
+           for _ in range(900)]
+    Path("raw.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in bad))
     done = run(HERE / "data.py", "clean", "--data", "raw.jsonl", "--good", "good.txt", "--name", "own")
     assert done.returncode == 0, done.stderr
     assert list(data.load_text("runs/own/clean.jsonl")) and "contamination" in done.stdout
     alone = run(HERE / "data.py", "clean", "--data", "raw.jsonl")
-    assert alone.returncode == 2 and alone.stderr.startswith("error: --good is missing")
+    assert alone.returncode == 2 and alone.stderr.startswith("error: a crawl of your own needs")
+    Path("few.txt").write_text("<|endoftext|>".join(good[:99]))
+    few = run(HERE / "data.py", "clean", "--data", "raw.jsonl", "--good", "few.txt")
+    assert few.returncode == 2 and "99 documents" in few.stderr
 
 
 # ------------------------------------------------------------------- PPO where everything can be counted
