@@ -577,7 +577,7 @@ def write_stream(documents: Iterable[str], tokenizer: Tokenizer, folder: str | P
             file.write(ids.tobytes())
             counts[f"{name}_tokens"] += len(ids)
             counts["documents"] += 1
-            counts["taken"] += len(document.encode("utf-8", errors="replace"))
+            counts["bytes"] += len(document.encode("utf-8", errors="replace"))
         if counts["documents"] < 10:
             counts["val_tokens"] = counts["train_tokens"] // 10
             counts["train_tokens"] -= counts["val_tokens"]

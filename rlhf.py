@@ -28,7 +28,7 @@ GAE (arXiv:1506.02438).
 
 Departures from the paper, on purpose
     (1) Labelers are a written rubric with noise (data.py §9), prompts come from the world;
-        175B is 1M parameters.
+        175B is 0.76M parameters.
     (2) Constants are scaled to a run of minutes; each one's comment gives the paper's.
     (3) One SFT model serves as baseline and as PPO's start. Its batches hold as many tokens of pretraining
         text as of demonstrations; the paper mixes in 10 %, for the second of the two only (C.3).
@@ -39,7 +39,8 @@ Departures from the paper, on purpose
         are ranked once, so of K = 4..9 drawn fewer may be left; SFT stops after its epochs, not by score.
     (6) Prompts are padded on the right, not on the left as in Ziegler et al.'s code: attention is causal, and
         learned positions stay what they were. The value network has an optimizer of its own, so its loss has
-        no weight of 0.1. Temperature is 1 everywhere, as in the paper, so nothing is divided by it.
+        no weight of 0.1. Temperature is 1 everywhere, as in the paper, so nothing is divided by it (but in
+        `chat`, 0.7 by default).
 
 Contents
     1. Masks and log-probabilities: masked_mean, whiten, join_responses, response_logprobs
@@ -157,13 +158,15 @@ class SFTConfig:
     lr: float = 1e-3             # paper: 9.65e-6 at 1.3B; cosine to a tenth, no warm-up, as there
     dropout: float = 0.0         # on residuals; paper: 0.2, over many more epochs
     mix: int = 4                 # pretraining windows per batch; paper: 10 %, for PPO's start only (C.3)
+    new_tokens: bool = True      # whether the control tokens have yet to be learned
 
 
 def train_sft(model: GPT, tokenizer: Tokenizer, demonstrations: list[list[dict]], config: SFTConfig,
               seed: int, log_path: Path, pretraining: Batches) -> dict:
     """Fine-tune on demonstrations, loss on the assistant's tokens only, with a little pretraining
     text mixed in. Returns {"sft_loss"}."""
-    warm_start(model, tokenizer)
+    if config.new_tokens:
+        warm_start(model, tokenizer)
     examples = [(ids, mask) for ids, mask in (fit(tokenizer, messages, model.config.block_size)
                                               for messages in demonstrations) if any(mask)]
     if not examples:
@@ -278,8 +281,9 @@ class RewardModel(nn.Module):
     def config(self):
         return self.gpt.config
 
-    def forward(self, ids, last):
-        """ids (B, T) and the position of each last token (B,) -> scores (B,)."""
+    def forward(self, ids, last, lengths=None):
+        """ids (B, T) and the position of each last token (B,) -> scores (B,). Rewards that are functions of
+        texts also get to know where the responses begin."""
         hidden = hidden_states(self.gpt, ids, last + 1)                                   # (B, T, C)
         return self.head(hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1).float()
 
@@ -367,7 +371,7 @@ def pair_accuracy(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Co
         better = (ranks[:, :, None] < ranks[:, None, :]) & (ranks[:, :, None] >= 0)
         right += ((scores[:, :, None] > scores[:, None, :]) & better).sum().item()
         pairs += better.sum().item()
-    return right / max(1, pairs)
+    return right / pairs if pairs else math.nan
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -407,14 +411,12 @@ class TextReward:
     def __init__(self, function: Callable[[str, str], float], tokenizer: Tokenizer):
         self.function, self.tokenizer = function, tokenizer
 
-    def __call__(self, ids, last):
-        """ids (B, T) and the position of each last token (B,) -> scores (B,)."""
-        scores, assistant = [], self.tokenizer.special["<|assistant|>"]
-        for row, end in zip(ids.tolist(), last.tolist()):
-            row = row[:end + 1]
-            begin = len(row) - row[::-1].index(assistant)                # behind the last <|assistant|>
+    def __call__(self, ids, last, lengths):
+        """ids (B, T), the position of each last token (B,), the prompts' lengths (B,) -> scores (B,)."""
+        scores = []
+        for row, end, length in zip(ids.tolist(), last.tolist(), lengths.tolist()):
             texts = (self.tokenizer.decode(i for i in part if i < len(self.tokenizer.ranks)).strip()
-                     for part in (row[:begin], row[begin:]))
+                     for part in (row[:length], row[length:end + 1]))           # without control tokens
             scores.append(float(self.function(*texts)))
         return torch.tensor(scores, device=ids.device)
 
@@ -464,7 +466,7 @@ def roll_out(policy: GPT, reference: GPT, reward_model: RewardModel | TextReward
     with mixed_precision(policy.device):       # as in the update below, so that there the ratio starts at 1
         logprobs = response_logprobs(policy, ids, lengths, ends, responses)               # (B, R)
         ref_logprobs = response_logprobs(reference, ids, lengths, ends, responses)        # (B, R)
-        scores = reward_model(ids, ends - 1)                                              # (B,)
+        scores = reward_model(ids, ends - 1, lengths)                                     # (B,)
         values = torch.zeros_like(mask) if value_model is None else (                     # (B, R)
             value_model.values(ids, lengths, ends, responses.size(1)) * mask)
     scores = torch.where(ended, scores, scores.clamp(max=config.unfinished_score))
@@ -726,7 +728,8 @@ class FileTask:
     what the reward model thinks, on prompts that it was not trained on."""
 
     def __init__(self, demonstrations: str | None, comparisons: str | None, folder: Path, seed: int,
-                 has_reward: bool = False):
+                 has_reward: bool = False, test_prompts: int = 480):
+        self.test_prompts = test_prompts
         if not comparisons and not has_reward:
             raise UserError("--comparisons is missing: "
                             "a reward model cannot be trained from demonstrations alone")
@@ -744,6 +747,8 @@ class FileTask:
                             "training and test need at least two")
         self.compared, self.compared_test = ([c for group in part for c in group]
                                              for part in (groups[:cut], groups[cut:]))
+        held_out = {json.dumps(c.messages) for c in self.compared_test}
+        demonstrated = [messages for messages in demonstrated if json.dumps(messages[:-1]) not in held_out]
         self.demonstrations = demonstrated if comparisons and demonstrated else [
             [*c.messages, {"role": "assistant", "content": c.responses[c.ranks.index(min(c.ranks))]}]
             for c in self.compared]
@@ -768,7 +773,7 @@ class FileTask:
                 raise UserError(f"every prompt of the {what} is too long for this context: "
                                 "use a larger --block-size")
             setattr(self, what, kept)
-        self.test = [Instruction("own", c.messages) for c in self.compared_test]
+        self.test = [Instruction("own", c.messages) for c in self.compared_test][:self.test_prompts]
         self.prompts = ([c.messages for c in self.compared]
                         + [messages[:-1] for messages in self.demonstrations])
 
@@ -790,14 +795,14 @@ class InstructGPTSettings:
     reward: str | None = None         # FILE.py:FUNCTION of (prompt, response) in the place of a reward model
     init: str | None = None           # a checkpoint, a GPT-2 folder or a name to start from
     size: str = "760k"                # of the model that is pretrained; see PRESETS in gpt.py
-    name: str = "instructgpt"         # results go to runs/NAME
+    name: str = ""                    # results go to runs/NAME (default: instructgpt, or own)
     pretrain_steps: int = 2000        # optimizer steps of pretraining
     sft_epochs: int = 3               # passes over the demonstrations
     comparison_prompts: int = 1500    # prompts that labelers rank answers to, in each of the two rounds
     iterations: int = 50              # batches of 128 episodes, final PPO runs; half as many in round one
     kl_coef: float = 0.2              # beta of eq. (2); a third of it in round one
     ptx_coef: float = 1.0             # gamma of eq. (2) for PPO-ptx
-    block_size: int = 128             # context in tokens; prompts that leave no room in it are left out
+    block_size: int = 128             # context in tokens; your prompts that leave no room in it are left out
     max_response: int = 32            # tokens of an answer at the most
     test_prompts: int = 480           # held-out prompts that every model answers
     full: bool = False                # the paper's further claims, too: sizes, the tax, labelers, batches …
@@ -817,12 +822,17 @@ class Pipeline:
         if s.full and (s.reward or s.init or s.demonstrations and not s.comparisons):
             raise UserError("--full is about the embedded world or your own comparisons, "
                             "not about a reward or a model of your own")
+        if s.full and s.size != "760k":
+            raise UserError("--full compares 760k with 180k: leave --size out")
         if s.size not in OUR_SIZES:
             raise UserError(f"--size is one of {', '.join(OUR_SIZES)}, not {s.size}")
-        self.s, self.folder, self.own = s, Path("runs") / s.name, bool(s.demonstrations or s.comparisons)
-        self.ppo = PPOConfig(iterations=s.iterations, kl_coef=s.kl_coef, max_response=s.max_response)
-        self.task = (WorldTask(s.seed, s.test_prompts) if not self.own else
-                     FileTask(s.demonstrations, s.comparisons, self.folder, s.seed, bool(s.reward)))
+        self.function = load_function(s.reward) if s.reward else None
+        self.own = bool(s.demonstrations or s.comparisons)
+        if not s.name:
+            s = dataclasses.replace(s, name="own" if self.own or s.init or s.reward else "instructgpt")
+        self.s, self.folder = s, Path("runs") / s.name
+        self.task = WorldTask(s.seed, s.test_prompts) if not self.own else FileTask(
+            s.demonstrations, s.comparisons, self.folder, s.seed, bool(s.reward), s.test_prompts)
         print("== 1. Pretraining: predict the next token")
         c = PRESETS[s.size]
         settings = PretrainSettings(data=s.data or str(self.task.text), steps=s.pretrain_steps, seed=s.seed,
@@ -831,6 +841,9 @@ class Pipeline:
         (self.base, self.tokenizer, _, self.train_stream, self.val_stream) = (
             self.initial(settings) if s.init else pretrained(settings, self.folder))
         self.block_size = self.base.config.block_size
+        self.ppo = self.paced(PPOConfig(
+            iterations=s.iterations, kl_coef=s.kl_coef, max_response=s.max_response,
+            unfinished_score=math.inf if s.reward else -1.0))      # on your own scale -1 means nothing
         if self.own:
             room = self.block_size - s.max_response
             self.task.leave_out_long(lambda messages: len(render_conversation(self.tokenizer, recent_turns(
@@ -845,6 +858,14 @@ class Pipeline:
                          "taught": hashlib.sha256(taught.encode()).hexdigest(),
                          "own": [fingerprint(f) for f in (s.demonstrations, s.comparisons) if f]}
         self.sft = copy.deepcopy(self.base)
+        with atomic_write(self.folder / "settings.json") as file:
+            file.write(json.dumps(dataclasses.asdict(s), indent=1).encode())
+
+    def paced(self, config):
+        """The constants of a stage, made for models 128 wide, with rates that fall with the width."""
+        pace = min(1.0, 128 / self.base.config.n_embd)
+        rates = [f.name for f in dataclasses.fields(config) if f.name.endswith("lr")]
+        return dataclasses.replace(config, **{name: pace * getattr(config, name) for name in rates})
 
     def initial(self, settings: PretrainSettings) -> tuple:
         """What `pretrained` returns, but for a model that exists: with room for our control tokens, and no
@@ -875,12 +896,15 @@ class Pipeline:
             model.load_state_dict(saved["model"])
             print(f"reusing {path}")
         else:
+            path.unlink(missing_ok=True)             # its log is about to be replaced
             saved = {"info": work(path.with_suffix(".jsonl"))}
             save_checkpoint(path, model, self.tokenizer, self.settings, **saved)
         print("  ".join(f"{key} {value:.3f}" for key, value in saved["info"].items()))
 
     def train_sft(self):
-        config, demonstrations = SFTConfig(epochs=self.s.sft_epochs), self.task.demonstrations
+        known = Path(self.s.init or "").is_file() and "sft" in load_checkpoint(self.s.init)["settings"]
+        config = self.paced(SFTConfig(epochs=self.s.sft_epochs, new_tokens=not known))
+        demonstrations = self.task.demonstrations
         self.stage("sft", f"2. SFT: imitate {len(demonstrations)} demonstrations", self.sft,
                    dataclasses.asdict(config),
                    lambda log: train_sft(self.sft, self.tokenizer, demonstrations, config, self.s.seed, log,
@@ -891,6 +915,7 @@ class Pipeline:
         """rounds: for each round of `prompts` comparisons, the speakers whose answers labelers rank."""
         torch.manual_seed(self.s.seed)
         model, task, tokenizer = RewardModel(self.sft), self.task, self.tokenizer
+        config = self.paced(RewardConfig())
 
         def work(log):
             if self.own:
@@ -902,19 +927,19 @@ class Pipeline:
                 held_out = {"accuracy": task.rank(answered, 20),
                             "gold_accuracy": task.rank(answered, 20, noise=0.0)}
                 print(f"two labelers agree on {task.agreement(answered):.1%} of the pairs (paper: 72.6 %)")
-            info = train_reward_model(model, tokenizer, comparisons, task.demonstrations, RewardConfig(),
+            info = train_reward_model(model, tokenizer, comparisons, task.demonstrations, config,
                                       self.s.seed, log)
             accuracies = {name: pair_accuracy(model, tokenizer, group) for name, group in held_out.items()}
             return {"prompts": len(comparisons), **info, **accuracies}
 
         self.stage(name, title, model, {
             "prompts": prompts, "noise": noise, "test_prompts": self.s.test_prompts, "rounds": len(rounds),
-            "max_response": self.s.max_response, **dataclasses.asdict(RewardConfig())}, work)
+            "max_response": self.s.max_response, **dataclasses.asdict(config)}, work)
         return model
 
     def train_ppo(self, name: str, title: str, config: PPOConfig, reward_model: RewardModel | TextReward,
                   watch: Callable[[GPT], dict] | None = None, watch_every: int = 10) -> GPT:
-        policy, s = copy.deepcopy(self.sft), self.s
+        policy, s, made_from = copy.deepcopy(self.sft), self.s, self.settings
         ptx = self.pretraining(config.ptx_sequences) if config.ptx_coef else None
         watch = watch or (lambda model: {
             "pretrain_loss": evaluate(model, self.tokenizer, self.val_stream, 8192)["loss"]})
@@ -923,6 +948,7 @@ class Pipeline:
                    lambda log: train_ppo(policy, reward_model, self.tokenizer,
                                          self.task.prompt_source(s.seed), config, s.seed, log, ptx, watch,
                                          watch_every))
+        self.settings = made_from
         return policy
 
     def pretraining(self, sequences: int) -> Batches:
@@ -931,23 +957,34 @@ class Pipeline:
     def speaker(self, model: GPT) -> Speaker:
         return chat_speaker(model, self.tokenizer, self.s.max_response)
 
+    def judged(self, model: GPT, reward_model: RewardModel | TextReward, seed: int = 2
+               ) -> tuple[Rollout, list[tuple[str, bool]], np.ndarray]:
+        """An answer to every held-out prompt, scored: (rollout, texts, gold reward of each, which is 0 where
+        no rubric knows it)."""
+        rollout = roll_out(model, self.sft, reward_model, None, self.tokenizer,
+                           [prompt.messages for prompt in self.task.test], self.ppo,
+                           torch.Generator(model.device).manual_seed(seed))
+        texts = texts_of(self.tokenizer, rollout)
+        return rollout, texts, np.zeros(len(texts)) if self.own else np.array(self.task.gold(texts))
+
 
 def align(run: Pipeline) -> tuple[dict[str, GPT], RewardModel | TextReward]:
     """Steps 2 and 3, from the SFT model on: ({name: model}, the reward model of the last round)."""
     s, ppo, chats = run.s, run.ppo, {"SFT": run.sft}
     if s.reward:
-        reward_model = TextReward(load_function(s.reward), run.tokenizer)
+        reward_model = TextReward(run.function, run.tokenizer)
         run.settings = {**run.settings, "reward": fingerprint(s.reward.rpartition(":")[0]), "of": s.reward}
     else:
         sft = run.speaker(run.sft)
         reward_model = run.train_reward_model(
-            "reward1", "3. Reward model, round one: only SFT answers are compared", [[sft]],
-            s.comparison_prompts)
+            "reward1", "3. Reward model" + (", round one: only SFT answers are compared" if not run.own else
+                                            ": your comparisons"), [[sft]], s.comparison_prompts)
     if not run.own and not s.reward:
         # a longer leash than later, so that what the reward model does not know comes to light
         short = dataclasses.replace(ppo, iterations=max(1, s.iterations // 2), kl_coef=s.kl_coef / 3)
         first = run.train_ppo("ppo1", "4. PPO, round one: a short run", short, reward_model)
         show_hacked(run, first, reward_model)
+        run.settings = {**run.settings, "ppo1": dataclasses.asdict(short)}
         reward_model = run.train_reward_model(
             "reward2", "5. Reward model, round two: answers of the first PPO policy are compared too",
             [[sft], [sft, run.speaker(first)]], s.comparison_prompts)
@@ -997,7 +1034,7 @@ def instructgpt(s: InstructGPTSettings):
         print_table(own_folds(run), run.folder / "folds.json")
     elif s.full:
         in_depth(run, chats, reward_model)
-    name = "" if s.name == InstructGPTSettings().name else f" --name {s.name}"
+    name = "" if run.s.name == "instructgpt" else f" --name {run.s.name}"
     print(f"\n{time.time() - started:.0f} s in all. Talk to it: python rlhf.py chat{name}")
 
 
@@ -1009,9 +1046,7 @@ def ladder(run: Pipeline, speakers: dict[str, Speaker], chats: dict[str, GPT],
     columns = {name: {"pretrain_loss": evaluate(run.base, run.tokenizer, run.val_stream)["loss"]}
                for name in speakers}
     for name, model in chats.items():
-        rollout = roll_out(model, run.sft, reward_model, None, run.tokenizer, conversations, run.ppo,
-                           torch.Generator(model.device).manual_seed(2))
-        answers[name] = texts_of(run.tokenizer, rollout)
+        rollout, answers[name], _ = run.judged(model, reward_model)
         columns[name] = {"score": rollout.scores.mean().item(), "kl": rollout.kl.mean().item(),
                          "pretrain_loss": evaluate(model, run.tokenizer, run.val_stream)["loss"]}
     if isinstance(run.task, WorldTask):
@@ -1032,11 +1067,7 @@ def texts_of(tokenizer: Tokenizer, rollout: Rollout) -> list[tuple[str, bool]]:
 
 def show_hacked(run: Pipeline, policy: GPT, reward_model: RewardModel, count: int = 4):
     """The lesson of round one: answers that its reward model loves and the rubric does not."""
-    task, conversations = run.task, [prompt.messages for prompt in run.task.test]
-    rollouts = [roll_out(model, run.sft, reward_model, None, run.tokenizer, conversations, run.ppo,
-                         torch.Generator(model.device).manual_seed(2)) for model in (run.sft, policy)]
-    texts = [texts_of(run.tokenizer, rollout) for rollout in rollouts]
-    golds = [np.array(task.gold(text)) for text in texts]
+    rollouts, texts, golds = zip(*(run.judged(model, reward_model) for model in (run.sft, policy)))
     print("what the reward model thinks, and what is true:")
     for name, rollout, g in zip(("SFT", "PPO"), rollouts, golds):
         print(f"  {name:14s} score {rollout.scores.mean():6.2f}   "
@@ -1044,7 +1075,7 @@ def show_hacked(run: Pipeline, policy: GPT, reward_model: RewardModel, count: in
     gain = (rollouts[1].scores - rollouts[0].scores).cpu().numpy() - (golds[1] - golds[0])
     print("the answers that gained most in score beyond what they gained in gold:")
     for i in np.argsort(-gain)[:count]:
-        print(f"  {task.test[i].prompt}")
+        print(f"  {run.task.test[i].prompt}")
         for name, rollout, text, g in zip(("SFT", "PPO"), rollouts, texts, golds):
             numbers = f"score {rollout.scores[i]:6.2f}  gold {g[i]:5.1f}  KL {rollout.kl[i]:6.2f}"
             print(f"    {name:4s} {numbers}   {text[i][0]}")
@@ -1116,7 +1147,7 @@ def draw(rows: list[dict], folder: Path):
 
 
 def in_depth(run: Pipeline, chats: dict[str, GPT], reward_model: RewardModel):
-    """What `--full` adds: the paper's further claims, each a table. About as long again as the run twice."""
+    """What `--full` adds: the paper's further claims, each a table. It takes twice as long as the run."""
     parts = {
         "sizes": ("small and aligned against large and not (paper: 1.3B PPO-ptx is preferred to 175B GPT-3)",
                   lambda: two_sizes(run, chats)),
@@ -1165,25 +1196,23 @@ def two_sizes(run: Pipeline, chats: dict[str, GPT]) -> list[dict]:
 
 def tax_table(run: Pipeline, reward_model: RewardModel) -> list[dict]:
     """Pretraining loss and reward after short PPO runs, over gamma, and over beta without gamma."""
-    rows, conversations = [], [prompt.messages for prompt in run.task.test]
-    settings = [(run.s.kl_coef, gamma) for gamma in (0, 0.3, 1, 3, 10, 30, 100)]
-    for beta, gamma in settings + [(beta, 0) for beta in (0.02, 0.6, 2.0)]:
+    rows, settings = [], [(run.s.kl_coef, gamma) for gamma in (0, 0.3, 1, 3, 10, 30, 100)]
+    for beta, gamma in dict.fromkeys(settings + [(beta, 0) for beta in (0.02, 0.6, 2.0)]):
         config = dataclasses.replace(run.ppo, iterations=max(1, run.s.iterations // 2), kl_coef=beta,
                                      ptx_coef=float(gamma))
         policy = run.train_ppo(f"tax_{beta}_{gamma}", f"PPO, beta {beta}, gamma {gamma}", config,
                                reward_model)
-        rollout = roll_out(policy, run.sft, reward_model, None, run.tokenizer, conversations, config,
-                           torch.Generator(policy.device).manual_seed(2))
+        rollout, _, golds = run.judged(policy, reward_model)
         rows.append({"beta": beta, "gamma": gamma, "score": rollout.scores.mean().item(),
-                     "gold": float(np.mean(run.task.gold(texts_of(run.tokenizer, rollout)))),
-                     "kl": rollout.kl.mean().item(),
+                     "gold": float(golds.mean()), "kl": rollout.kl.mean().item(),
                      "pretrain_loss": evaluate(policy, run.tokenizer, run.val_stream)["loss"]})
     return rows
 
 
 def labeler_folds(run: Pipeline, labelers: int = 10, folds: int = 5) -> list[dict]:
     """Labelers with weights of their own, in five groups; train on four of them. [§4.1, E.2]"""
-    answered = run.task.answers([run.speaker(run.sft)], 1000, "train", 30)
+    answered, held_out = (run.task.answers([run.speaker(run.sft)], count, split, 30)
+                          for count, split in ((800, "train"), (200, "test")))
 
     def labeled(part, by):
         """Each prompt is labeled by one of `by`, in turn."""
@@ -1196,14 +1225,16 @@ def labeler_folds(run: Pipeline, labelers: int = 10, folds: int = 5) -> list[dic
     for fold in range(folds):
         out = [i for i in range(labelers) if i % folds == fold]
         others = [i for i in range(labelers) if i % folds != fold]
-        groups.append((labeled(answered[:800], others), {"training labelers": labeled(answered[800:], others),
-                                                         "others": labeled(answered[800:], out)}))
+        groups.append((labeled(answered, others), {"training labelers": labeled(held_out, others),
+                                                   "others": labeled(held_out, out)}))
     return fold_accuracies(run, groups)
 
 
 def own_folds(run: Pipeline, folds: int = 5) -> list[dict]:
-    """The reader's comparisons in five parts, a prompt with all that was compared of it in one of them."""
+    """The reader's comparisons in five parts, a prompt with all that was compared of it in one of them. (The
+    SFT model that every reward model starts from has seen the best answers of most of them.)"""
     compared, place = run.task.compared + run.task.compared_test, {}
+    folds = min(folds, len({json.dumps(c.messages) for c in compared}))
     for c in compared:
         place.setdefault(json.dumps(c.messages), len(place) % folds)
     parts = [[c for c in compared if place[json.dumps(c.messages)] == fold] for fold in range(folds)]
@@ -1224,25 +1255,25 @@ def fold_accuracies(run: Pipeline, groups: list[tuple[list[Comparison], dict[str
         rows.append({name: pair_accuracy(model, run.tokenizer, test) for name, test in tests.items()})
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     return [*({"fold": str(fold), **row} for fold, row in enumerate(rows)),
-            {"fold": "mean", **{name: float(np.mean(column)) for name, column in columns.items()}},
-            {"fold": "standard error", **{name: float(np.std(column, ddof=1) / math.sqrt(len(rows)))
+            {"fold": "mean", **{name: float(np.nanmean(column)) for name, column in columns.items()}},
+            {"fold": "standard error", **{name: float(np.nanstd(column, ddof=1) / math.sqrt(len(rows)))
                                           for name, column in columns.items()}}]
 
 
 @torch.no_grad()
 def comparison_loss(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Comparison]) -> float:
     """The ranking loss on comparisons, per prompt."""
-    losses = [ranking_loss(*comparison_scores(model, tokenizer, comparisons[i:i + 32])).item()
-              for i in range(0, len(comparisons), 32)]
-    return float(np.mean(losses))
+    batches = [comparisons[i:i + 32] for i in range(0, len(comparisons), 32)]
+    losses = [ranking_loss(*comparison_scores(model, tokenizer, batch)).item() for batch in batches]
+    return float(np.average(losses, weights=[len(batch) for batch in batches]))
 
 
 def batching(run: Pipeline, prompts: int = 400, epochs: int = 3) -> list[dict]:
     """Every comparison as one element, or its pairs shuffled among all others': validation loss and accuracy
     by epoch, as many pairs per step. [§3.5]"""
     task = run.task
-    train_set, held_out = (task.rank(task.answers([run.speaker(run.sft)], count, "train", seed), seed)
-                           for count, seed in ((prompts, 31), (prompts // 2, 32)))
+    train_set, held_out = (task.rank(task.answers([run.speaker(run.sft)], count, split, 31), 31)
+                           for count, split in ((prompts, "train"), (prompts // 2, "test")))
     pairs = [Comparison(c.messages, [c.responses[i], c.responses[j]], [c.ranks[i], c.ranks[j]])
              for c in train_set for i in range(len(c.ranks)) for j in range(i) if c.ranks[i] != c.ranks[j]]
     rows = []
@@ -1264,17 +1295,15 @@ def epochs_of_sft(run: Pipeline, reward_model: RewardModel) -> list[dict]:
     task, rng, rows = run.task, random.Random(0), []
     held_out = [fit(run.tokenizer, demonstrate(task.world, prompt, rng), run.block_size)
                 for prompt in task.test]
-    conversations = [prompt.messages for prompt in task.test]
     for epochs in (1, 2, 4, 8, 16):
         model = copy.deepcopy(run.base)
         train_sft(model, run.tokenizer, task.demonstrations, SFTConfig(epochs=epochs), run.s.seed,
                   run.folder / "trial.jsonl", run.pretraining(SFTConfig().mix))
-        rollout = roll_out(model, run.sft, reward_model, None, run.tokenizer, conversations, run.ppo,
-                           torch.Generator(model.device).manual_seed(2))
+        rollout, _, golds = run.judged(model, reward_model)
         with torch.no_grad():
             loss = sft_loss(model, run.tokenizer, held_out).item()
         rows.append({"epochs": epochs, "validation loss": loss, "score": rollout.scores.mean().item(),
-                     "gold": float(np.mean(task.gold(texts_of(run.tokenizer, rollout))))})
+                     "gold": float(golds.mean())})
     return rows
 
 
@@ -1305,7 +1334,7 @@ def unseen(run: Pipeline, chats: dict[str, GPT], count: int = 360) -> list[dict]
 
 
 def draw_depth(folder: Path, tables: dict[str, list[dict]]):
-    """The tax over gamma and beta, batching, and epochs of SFT, as runs/NAME/depth.png."""
+    """Two sizes, the tax over gamma and beta, batching, and epochs of SFT, as runs/NAME/depth.png."""
     if not (plt := pyplot()):
         return
     figure, (sizes, tax, batches, epochs) = plt.subplots(1, 4, figsize=(18, 4), constrained_layout=True)
@@ -1375,11 +1404,10 @@ class Counted:
             if parameter.ndim == 2:                        # large weights: not all answers equally likely
                 parameter.data.mul_(8 if name.startswith("wte") else 4)
 
-    def __call__(self, ids, last):
-        """The reward model: it knows every answer's reward. (B, T), (B,) -> (B,)"""
-        start = len(prompt_ids(self.tokenizer, self.prompt, 16))
+    def __call__(self, ids, last, lengths):
+        """The reward model: it knows every answer's reward. (B, T), (B,), (B,) -> (B,)"""
         return torch.tensor([self.lookup[tuple(row[start:end + 1])]
-                             for row, end in zip(ids.tolist(), last.tolist())])
+                             for row, end, start in zip(ids.tolist(), last.tolist(), lengths.tolist())])
 
     @torch.no_grad()
     def log_probabilities(self, policy: GPT):
@@ -1475,7 +1503,9 @@ def best_of_n(proxy: np.ndarray, values: np.ndarray, n: int) -> float:
 def fit_gold(d: np.ndarray, gold_: np.ndarray, log: bool) -> tuple[float, float, float]:
     """Least squares for R(d) = d (alpha - beta d), best-of-n's form, or d (alpha - beta log d), RL's; d is
     sqrt(KL), and R / d is linear in d or in log d. Returns alpha, beta and where the fit peaks (inf if it
-    never does)."""
+    never does); nan for fewer than three points."""
+    if len(d) < 3:
+        return math.nan, math.nan, math.nan
     x = np.log(d) if log else d
     slope, alpha = np.polyfit(x, gold_ / d, 1)
     beta = -slope
@@ -1487,56 +1517,48 @@ def fit_gold(d: np.ndarray, gold_: np.ndarray, log: bool) -> tuple[float, float,
 class OveroptimizeSettings:
     """Options of `python rlhf.py overoptimize`."""
     base: str = "instructgpt"      # the run whose pretrained and SFT models are taken (made if missing)
-    pretrain_steps: int = 2000     # of that run
-    sft_epochs: int = 3            # of that run
     name: str = "overoptimize"     # results go to runs/NAME
     prompts: int = 1600            # behind the largest reward model; a quarter and a sixteenth for the others
     iterations: int = 40           # of PPO without a KL penalty
     lr: float = 3e-4               # of its policy
     answers: int = 64              # per prompt, of which the best of n is taken
     test_prompts: int = 200        # held-out prompts
-    seed: int = 0
     fresh: bool = False            # train everything anew, but for the base
 
 
 def overoptimize(s: OveroptimizeSettings):
     """Gold against proxy reward, best-of-n and PPO, for three sizes of the comparison data. [Gao et al.]"""
-    require(s, 2, "iterations", "answers", "test_prompts")
+    require(s, 1, "iterations")
+    require(s, 2, "answers")
+    require(s, 16, "test_prompts")
     require(s, 32, "prompts")
-    run = Pipeline(InstructGPTSettings(name=s.base, seed=s.seed, pretrain_steps=s.pretrain_steps,
-                                       sft_epochs=s.sft_epochs))
+    stored = Path("runs") / s.base / "settings.json"
+    base = InstructGPTSettings(**json.loads(stored.read_text())) if stored.exists() else InstructGPTSettings()
+    if base.demonstrations or base.comparisons or base.reward:
+        raise UserError(f"runs/{s.base} is a run on your own data: no rubric knows its gold reward")
+    run = Pipeline(dataclasses.replace(base, name=s.base, test_prompts=s.test_prompts, fresh=False))
     run.train_sft()
     # the stages from here on have a folder of their own
     run.folder, run.s = Path("runs") / s.name, dataclasses.replace(run.s, fresh=s.fresh)
-    run.task.test = run.task.test[:s.test_prompts]
-    task, conversations = run.task, [prompt.messages for prompt in run.task.test]
-
-    def measure(policy, reward_model):
-        """Proxy and gold of one answer per prompt (prompts,), and sqrt(KL)."""
-        rollout = roll_out(policy, run.sft, reward_model, None, run.tokenizer, conversations, config,
-                           torch.Generator(policy.device).manual_seed(7))
-        return (rollout.scores.cpu().numpy(), np.array(task.gold(texts_of(run.tokenizer, rollout))),
-                math.sqrt(max(0.0, rollout.kl.mean().item())))
-
+    run.settings = {**run.settings, "answers": s.answers}                # PPO's log is in their units
     config = dataclasses.replace(run.ppo, iterations=s.iterations, kl_coef=0.0, lr=s.lr)
-    ns, curves, rows = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= s.answers], {}, []
+    ns, curves, rows = [2 ** i for i in range(s.answers.bit_length())], {}, []
     for count in (s.prompts // 16, s.prompts // 4, s.prompts):
         reward_model = run.train_reward_model(
             f"reward{count}", f"Reward model: answers to {count} prompts, ranked by the rubric itself",
             [[run.speaker(run.sft)]], count, noise=0.0)
-        rollouts = [roll_out(run.sft, run.sft, reward_model, None, run.tokenizer, conversations, config,
-                             torch.Generator(run.sft.device).manual_seed(100 + i)) for i in range(s.answers)]
-        proxy = np.stack([r.scores.cpu().numpy() for r in rollouts], axis=1)                   # (prompts, N)
-        gold_ = np.stack([task.gold(texts_of(run.tokenizer, r)) for r in rollouts], axis=1)
+        drawn = [run.judged(run.sft, reward_model, seed=100 + i) for i in range(s.answers)]
+        proxy = np.stack([rollout.scores.cpu().numpy() for rollout, _, _ in drawn], axis=1)    # (prompts, N)
+        gold_ = np.stack([golds for _, _, golds in drawn], axis=1)
         # as in the paper: the initial policy scores 0, and gold is measured in its standard deviations
         scale = lambda p, g: ((p - proxy.mean()) / proxy.std(), (g - gold_.mean()) / gold_.std())
         curves[count, "best of n"] = [(math.sqrt(math.log(n) - (n - 1) / n), *scale(
             best_of_n(proxy, proxy, n), best_of_n(proxy, gold_, n))) for n in ns]
 
         def watch(policy):
-            p, g, d = measure(policy, reward_model)
-            p, g = scale(p.mean(), g.mean())
-            return {"d": d, "proxy": p, "gold": g}
+            rollout, _, golds = run.judged(policy, reward_model, seed=7)
+            p, g = scale(rollout.scores.mean().item(), golds.mean())
+            return {"d": math.sqrt(max(0.0, rollout.kl.mean().item())), "proxy": p, "gold": g}
 
         policy = run.train_ppo(f"ppo{count}", f"PPO without a KL penalty, {count} prompts", config,
                                reward_model, watch, watch_every=1)
@@ -1593,11 +1615,8 @@ class ChatSettings:
 
 def chat(s: ChatSettings):
     """Talk to the model. /reset forgets, /system TEXT sets the system message, Ctrl-D or Ctrl-C leaves."""
-    model, tokenizer = load_model(s.model or Path("runs") / s.name / "ppo_ptx.pt")
-    if tokenizer.eot is None or tokenizer.vocab_size > model.config.vocab_size:
-        raise UserError(f"{s.model} has never seen the tokens of a conversation: it cannot chat")
     require(s, 1, "max_response")
-    require_room(s.max_response, model.config.block_size)
+    model, tokenizer = load_chat_model(s.model or Path("runs") / s.name / "ppo_ptx.pt", s.max_response)
     limit = model.config.block_size - s.max_response
     generator = torch.Generator(model.device).manual_seed(s.seed)
     system = [{"role": "system", "content": s.system}] if s.system else []
@@ -1632,6 +1651,15 @@ def chat(s: ChatSettings):
             messages.append({"role": "assistant", "content": reply})
 
 
+def load_chat_model(path: str | Path, max_response: int) -> tuple[GPT, Tokenizer]:
+    """load_model. Raises UserError if the model knows no conversations or has no room for such answers."""
+    model, tokenizer = load_model(path)
+    if tokenizer.eot is None or tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(f"{path} has never seen the tokens of a conversation: it cannot chat")
+    require_room(max_response, model.config.block_size)
+    return model, tokenizer
+
+
 def stream_reply(model: GPT, tokenizer: Tokenizer, messages: list[dict], max_new_tokens: int,
                  temperature: float, generator: torch.Generator):
     """Yields the answer piece by piece; a character that spans tokens comes when it is whole."""
@@ -1662,8 +1690,7 @@ def label_by_hand(s: LabelSettings):
     """Rank K answers to each prompt yourself; a reward model then trains on your comparisons. [§3.4]"""
     require(s, 2, "answers")
     require(s, 1, "max_response")
-    model, tokenizer = load_model(s.model or Path("runs") / s.name / "sft.pt")
-    require_room(s.max_response, model.config.block_size)
+    model, tokenizer = load_chat_model(s.model or Path("runs") / s.name / "sft.pt", s.max_response)
     if s.prompts:
         conversations = [[{"role": "user", "content": text.strip()}] for document in load_text(s.prompts)
                          for text in document.splitlines() if text.strip()]
@@ -1679,20 +1706,30 @@ def label_by_hand(s: LabelSettings):
         print("\n\n" + " / ".join(message["content"] for message in messages))
         for i, response in enumerate(responses, start=1):
             print(f"  {i}  {response}")
-        ranks = None
-        while ranks is None:
-            try:
-                line = input("rank> ").strip()
-            except (EOFError, KeyboardInterrupt):
-                line = "q"
-            if line == "q":
-                print(f"\n{s.output}: train on it with python rlhf.py --comparisons {s.output}")
-                return
-            ranks = parse_ranking(line, len(responses)) if line else []
+        ranks = read_ranking(len(responses))
+        if ranks is None:
+            break
         if ranks:
             with open(s.output, "a", encoding="utf-8") as file:
                 record = {"prompt": messages, "responses": responses, "ranks": ranks}
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    else:
+        print("\nthere are no more prompts")
+    base = s.model or f"runs/{s.name}/pretrain.pt --data {WorldTask.text}"
+    print(f"\ntrain on your rankings with: python rlhf.py --init {base} --comparisons {s.output}")
+
+
+def read_ranking(count: int) -> list[int] | None:
+    """Asks until there is a ranking of `count` answers. [] is none, None is enough for today."""
+    while True:
+        try:
+            line = input("rank> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            return None
+        if line in ("", "q"):
+            return None if line else []
+        if ranks := parse_ranking(line, count):
+            return ranks
 
 
 def parse_ranking(line: str, count: int) -> list[int] | None:

@@ -1528,7 +1528,8 @@ def test_a_reward_that_is_a_function_sees_prompt_and_response(tokenizer):
     rows = [[*prompt, *tokenizer.encode(text), tokenizer.end] for text in (" abc", " five words")]
     ids, lengths = gpt.to_tensors(rows, tokenizer.pad, "cpu")
     seen = []
-    scores = rlhf.TextReward(lambda *texts: seen.append(texts) or len(texts[1]), tokenizer)(ids, lengths - 1)
+    reward = rlhf.TextReward(lambda *texts: seen.append(texts) or len(texts[1]), tokenizer)
+    scores = reward(ids, lengths - 1, torch.tensor([len(prompt)] * 2))
     assert scores.tolist() == [3.0, 10.0]
     assert seen[0] == ("first reply How long <|end|>?", "abc") and seen[1][1] == "five words"
 
@@ -1796,6 +1797,7 @@ def test_the_score_lands_on_one_index_and_rewards_sum_to_score_minus_kl():
     assert ((rewards - without).abs() > 1e-6).nonzero().tolist() == [[0, 2], [1, 0], [2, 3]]
     assert torch.allclose(rewards.sum(1), scores - 0.1 * ((logprobs - ref) * mask).sum(1))
     assert torch.allclose(rlhf.token_rewards(scores, ref, ref, mask, 0.1).sum(1), scores)
+    assert not rlhf.token_rewards(scores, logprobs.requires_grad_(), ref, mask, 0.1).requires_grad
 
 
 def test_gae_equals_its_definition():
@@ -1847,8 +1849,11 @@ def test_clipping_stops_the_gradient_outside_and_only_there():
     # too far up with a good advantage, too far down with a bad one: no further push. The others still learn.
     assert (log_ratio.grad[0] != 0).tolist() == [False, True, True, False, True]
     assert info["clipfrac"] == pytest.approx(2 / 5)
-    by_hand = -np.mean([1.2, -math.exp(0.5), math.exp(-0.5), -0.8, math.exp(0.1)])
-    assert loss.item() == pytest.approx(by_hand, abs=1e-6)
+    by_hand = [1.2, -math.exp(0.5), math.exp(-0.5), -0.8, math.exp(0.1)]
+    assert loss.item() == pytest.approx(-np.mean(by_hand), abs=1e-6)
+    mask = torch.tensor([[1.0, 1, 1, 0, 0]])                             # a mean over response tokens, not places
+    loss, _ = rlhf.policy_loss(log_ratio, torch.zeros(1, 5), advantages, mask)
+    assert loss.item() == pytest.approx(-np.mean(by_hand[:3]), abs=1e-6)
 
 
 def test_value_loss_takes_the_worse_of_clipped_and_not():
@@ -1983,7 +1988,7 @@ def test_ppo_raises_the_reward(tokenizer, policy):
     token = tokenizer.encode("a")[0]
 
     class LikesA(rlhf.RewardModel):
-        def forward(self, ids, last):
+        def forward(self, ids, last, lengths=None):
             behind = (ids == tokenizer.special["<|assistant|>"]).cumsum(1) > 0
             said = behind & (torch.arange(ids.size(1)) <= last[:, None])
             return (said & (ids == token)).sum(1) / said.sum(1)
@@ -2095,7 +2100,7 @@ def test_your_own_reward_and_your_own_base_model(tokenizer):
                "--sft-epochs", 1, "--test-prompts", 20, "--block-size", 48, "--max-response", 12)
     done = run(*command, "--show")
     assert done.returncode == 0, done.stderr
-    rows = {row["model"]: row for row in json.loads(Path("runs/instructgpt/table.json").read_text())}
+    rows = {row["model"]: row for row in json.loads(Path("runs/own/table.json").read_text())}
     assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"] and rows["PPO"]["score"] < 0
     assert "advantage" in done.stdout and "context 48" in done.stdout
     assert run(*command).stdout.count("reusing") == 3
@@ -2129,9 +2134,9 @@ def test_instructgpt_in_depth_and_overoptimization_run():
     assert rows[5]["accuracy"] == pytest.approx(np.mean([row["accuracy"] for row in rows[:5]]))
     assert [row["model"] for row in rlhf.unseen(run_, chats, 12)] == [
         "GPT", "GPT, plain text", "SFT", "PPO", "PPO-ptx"]
-    done = run(HERE / "rlhf.py", "overoptimize", "--pretrain-steps", 2, "--sft-epochs", 1, "--prompts", 32,
-               "--iterations", 4, "--answers", 4, "--test-prompts", 12)
-    assert done.returncode == 0, done.stderr
+    command = (HERE / "rlhf.py", "overoptimize", "--prompts", 32, "--iterations", 2, "--answers", 4)
+    done = run(*command, "--test-prompts", 16)                           # takes the SFT model of the run above
+    assert done.returncode == 0 and done.stdout.count("reusing") == 2, done.stderr
     rows = json.loads(Path("runs/overoptimize/table.json").read_text())
     assert [(row["prompts"], row["method"]) for row in rows[::5]] == [(2, "best of n"), (32, "PPO")]
 
@@ -2146,8 +2151,9 @@ def test_your_own_demonstrations_and_comparisons():
     done = run(HERE / "rlhf.py", "--demonstrations", "d.jsonl", "--comparisons", "c.jsonl",
                "--pretrain-steps", 3, "--sft-epochs", 1, "--iterations", 1)
     assert done.returncode == 0, done.stderr
-    assert [r["model"] for r in json.loads(Path("runs/instructgpt/table.json").read_text())] == [
-        "SFT", "PPO", "PPO-ptx"]
+    assert [r["model"] for r in json.loads(Path("runs/own/table.json").read_text())] == ["SFT", "PPO", "PPO-ptx"]
+    other = run(HERE / "rlhf.py", "overoptimize", "--base", "own")
+    assert other.returncode == 2 and "your own data" in other.stderr
 
 
 def test_your_own_prompts_are_split_before_anything_learns_from_them(capsys):
