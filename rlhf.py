@@ -69,6 +69,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import random
 import re
 import runpy
@@ -78,6 +79,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")    # before torch is imported, see gpt.py
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
