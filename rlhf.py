@@ -10,8 +10,8 @@ rlhf.py: from a text predictor to an assistant. SFT -> reward model -> PPO-ptx -
                           and three prompts answered at every stage (8 to 10 minutes on 2 CPU cores)
     python rlhf.py chat   talk to the result
     python rlhf.py --full          the paper's further claims, too (about half an hour)
-    python rlhf.py exact           PPO against the optimum that is known in closed form (3 minutes)
-    python rlhf.py overoptimize    what happens to the truth when a reward model is optimized too far
+    python rlhf.py exact           PPO against the optimum that is known in closed form (4 minutes)
+    python rlhf.py overoptimize    what happens to the truth when a reward model is optimized too far (6 more)
     python rlhf.py label           rank answers yourself
 
     python rlhf.py --demonstrations FILE --comparisons FILE     the same steps on your own data
@@ -819,8 +819,8 @@ class Pipeline:
     stages that it builds on; one whose file matches is loaded instead of trained."""
 
     def __init__(self, s: InstructGPTSettings):
-        require(s, 1, "pretrain_steps", "sft_epochs", "comparison_prompts", "iterations", "test_prompts",
-                "max_response")
+        require(s, 1, "pretrain_steps", "sft_epochs", "comparison_prompts", "iterations", "max_response")
+        require(s, 16, "test_prompts")
         require_room(s.max_response, s.block_size)
         if s.full and (s.reward or s.init or s.demonstrations and not s.comparisons):
             raise UserError("--full is about the embedded world or your own comparisons, "
@@ -1448,6 +1448,8 @@ class ExactSettings:
 def exact(s: ExactSettings):
     """PPO with the KL penalty against the optimum that is known in closed form. [Ziegler et al. §2]"""
     require(s, 1, "tokens", "iterations")
+    if s.tokens > 4:
+        raise UserError(f"answers of {s.tokens} tokens are too many to count: at most --tokens 4")
     problem, rows, folder = Counted(s.tokens, s.seed), [], Path("runs") / s.name
     rho = problem.log_probabilities(problem.reference)
     start = problem.reward_and_kl(rho, rho)[0]

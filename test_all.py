@@ -2196,6 +2196,7 @@ def fails(capsys, commands, *argv):
 GPT_COMMANDS = {"pretrain": (gpt.PretrainSettings, gpt.pretrain), "gpt1": (gpt.GPT1Settings, gpt.gpt1),
                 "gpt2": (gpt.GPT2Settings, gpt.gpt2), "sample": (gpt.SampleSettings, gpt.sample)}
 RLHF_COMMANDS = {"instructgpt": (rlhf.InstructGPTSettings, rlhf.instructgpt),
+                 "exact": (rlhf.ExactSettings, rlhf.exact), "label": (rlhf.LabelSettings, rlhf.label_by_hand),
                  "chat": (rlhf.ChatSettings, rlhf.chat)}
 
 
@@ -2225,12 +2226,16 @@ def test_wrong_input_is_one_clear_line(capsys):
     assert "bad.jsonl:1" in fails(capsys, RLHF_COMMANDS, "--comparisons", "bad.jsonl")
     assert "no checkpoint" in fails(capsys, RLHF_COMMANDS, "chat")
     gpt.save_checkpoint("old.pt", small_gpt(257), Tokenizer(BYTES | {b"ab": 256}), {})
-    assert "cannot chat" in fails(capsys, RLHF_COMMANDS, "chat", "--model", "old.pt")
+    for command in ("chat", "label"):
+        assert "cannot chat" in fails(capsys, RLHF_COMMANDS, command, "--model", "old.pt")
+    assert "too many to count" in fails(capsys, RLHF_COMMANDS, "exact", "--tokens", "5")
+    assert "leave --size out" in fails(capsys, RLHF_COMMANDS, "--full", "--size", "180k")
     for option in ("--seed=-1", "--dropout=2", "--block-size=1", "--lr=-1"):
         assert option.split("=")[0] in fails(capsys, GPT_COMMANDS, option)
     for option in ("--tokens=0", "--samples=0", "--top-k=0", "--temperature=-1"):
         assert option.split("=")[0] in fails(capsys, GPT_COMMANDS, "sample", option)
-    for option in ("--sft-epochs=0", "--iterations=0", "--pretrain-steps=0", "--max-response=128"):
+    for option in ("--sft-epochs=0", "--iterations=0", "--pretrain-steps=0", "--max-response=128",
+                   "--test-prompts=15"):
         assert option.split("=")[0] in fails(capsys, RLHF_COMMANDS, option)
 
 
