@@ -1695,7 +1695,8 @@ def label_by_hand(s: LabelSettings):
     """Rank K answers to each prompt yourself; a reward model then trains on your comparisons. [§3.4]"""
     require(s, 2, "answers")
     require(s, 1, "max_response")
-    model, tokenizer = load_chat_model(s.model or Path("runs") / s.name / "sft.pt", s.max_response)
+    path = s.model or f"runs/{s.name}/sft.pt"
+    model, tokenizer = load_chat_model(path, s.max_response)
     if s.prompts:
         conversations = [[{"role": "user", "content": text.strip()}] for document in load_text(s.prompts)
                          for text in document.splitlines() if text.strip()]
@@ -1720,8 +1721,8 @@ def label_by_hand(s: LabelSettings):
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
     else:
         print("\nthere are no more prompts")
-    base = s.model or f"runs/{s.name}/pretrain.pt --data {WorldTask.text}"
-    print(f"\ntrain on your rankings with: python rlhf.py --init {base} --comparisons {s.output}")
+    data = "" if s.model else f" --data {WorldTask.text}"
+    print(f"\ntrain it on your rankings: python rlhf.py --init {path}{data} --comparisons {s.output}")
 
 
 def read_ranking(count: int) -> list[int] | None:
