@@ -1894,9 +1894,11 @@ def clean(read: Callable[[], Iterable[str]], good: list[str], tests: list[str], 
         if not counts["documents"]:
             raise UserError(f"nothing is left of the crawl behind this step: {step}")
         seconds, size = time.time() - started, counts["left"] + counts["taken"]
+        documents = rows[-1]["documents left"] if rows else counts["documents"] + counts["pieces"]
         rows.append({"step": step, "characters": f"{size:,}", "left": f"{counts['left']:,}",
                      "documents left": counts["documents"], "taken away": counts["pieces"],
-                     "share": counts["taken"] / size, "MB/s": size / 1e6 / seconds})
+                     "share": counts["taken"] / size, "MB/s": size / 1e6 / seconds,
+                     "documents/s": int(documents / seconds)})
         print(f"{step}: took away for example", *(f"\n    {text}" for text in examples))
     return rows
 
