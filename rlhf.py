@@ -855,6 +855,11 @@ class Pipeline:
                   for messages in self.task.demonstrations)
         if cut:
             print(f"{cut} of {len(self.task.demonstrations)} demonstrations are longer than the context: cut")
+        long = sum(len(self.tokenizer.encode(" " + messages[-1]["content"])) >= s.max_response
+                   for messages in self.task.demonstrations)
+        if long and not s.reward:
+            print(f"{long} demonstrated answers are longer than --max-response {s.max_response}: PPO stops "
+                  "its own there, unfinished ones score low, and so it will learn to be brief")
         taught = json.dumps([self.task.demonstrations, RUBRIC, LABEL_NOISE])
         self.settings = {**dataclasses.asdict(settings), "fresh": False, "text": fingerprint(settings.data),
                          "init": s.init and fingerprint(s.init),

@@ -2151,6 +2151,7 @@ def test_your_own_demonstrations_and_comparisons():
     done = run(HERE / "rlhf.py", "--demonstrations", "d.jsonl", "--comparisons", "c.jsonl",
                "--pretrain-steps", 3, "--sft-epochs", 1, "--iterations", 1)
     assert done.returncode == 0, done.stderr
+    assert "20 demonstrated answers are longer than --max-response 32" in done.stdout
     assert [r["model"] for r in json.loads(Path("runs/own/table.json").read_text())] == ["SFT", "PPO", "PPO-ptx"]
     other = run(HERE / "rlhf.py", "overoptimize", "--base", "own")
     assert other.returncode == 2 and "your own data" in other.stderr
