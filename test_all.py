@@ -2025,8 +2025,8 @@ def run(*arguments, stdin="", timeout=300, **options):
 
 
 def test_the_whole_of_instructgpt_runs_is_reused_and_chats():
-    command = (HERE / "rlhf.py", "--pretrain-steps", 12, "--sft-epochs", 1, "--comparison-prompts", 24,
-               "--iterations", 2, "--test-prompts", 24)
+    command = (HERE / "rlhf.py", "--size", "24k", "--pretrain-steps", 12, "--sft-epochs", 1,
+               "--comparison-prompts", 24, "--iterations", 2, "--test-prompts", 24)
     done = run(*command)
     assert done.returncode == 0, done.stderr
     rows = {row["model"]: row for row in json.loads(Path("runs/instructgpt/table.json").read_text())}
@@ -2119,8 +2119,8 @@ def test_exact_runs():
 
 
 def test_instructgpt_in_depth_and_overoptimization_run():
-    settings = rlhf.InstructGPTSettings(pretrain_steps=2, sft_epochs=1, comparison_prompts=8, iterations=1,
-                                        test_prompts=16)
+    settings = rlhf.InstructGPTSettings(size="24k", pretrain_steps=2, sft_epochs=1, comparison_prompts=8,
+                                        iterations=1, test_prompts=16)
     run_ = rlhf.Pipeline(settings)
     run_.train_sft()
     chats = {"SFT": run_.sft, "PPO": run_.sft, "PPO-ptx": run_.sft}
