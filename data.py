@@ -1289,8 +1289,8 @@ def _instruct(world: World, rng: random.Random, split: str, use_case: str) -> In
 
 def unseen_instructions(world: World, count: int, seed: int) -> list[Instruction]:
     """Held-out tasks in words that pretraining texts use, but no demonstration, comparison or PPO prompt; a
-    phrase to translate, which only pretraining texts do; and questions behind a statement that is false. Use
-    cases "unseen wording", "second language" and "false premise"."""
+    phrase to translate, which only pretraining texts do; and questions behind a statement that is false, with
+    it and without. Use cases "unseen wording", "second language", "false premise" and "question alone"."""
     rng, found = random.Random(f"unseen {world.seed} {seed}"), []
     for number in range(count):
         items, scene = None, number % 6
@@ -1313,7 +1313,8 @@ def unseen_instructions(world: World, count: int, seed: int) -> list[Instruction
             topic = rng.choice(world.topics_of(n, "test"))
             wrong = rng.choice([v for v in TOPICS[topic][0] if v != world.facts[n, topic]])
             text = f"{world.state(rng, n, topic, wrong)} {rng.choice(TOPICS[topic][2]).format(n=n)}"
-            found.append(Instruction("false premise", [_turn("user", text)], facts=(n, topic, 1)))
+            for use_case, words in (("false premise", text), ("question alone", split_sentences(text)[-1])):
+                found.append(Instruction(use_case, [_turn("user", words)], facts=(n, topic, 1)))
             continue
         found.append(Instruction("unseen wording", [_turn("user", form.format(text))], answer, items=items))
     return found

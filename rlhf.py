@@ -696,8 +696,10 @@ class WorldTask:
 
     def agreement(self, answered: list[tuple[Instruction, list]]) -> float:
         """How often two labelers order a pair of different answers alike."""
+        ranked = [[label(self.world, prompt, answers, rng) for prompt, answers in answered]
+                  for rng in (random.Random(f"rank {self.seed} {labeler}") for labeler in (1, 2))]
         alike = [(one.ranks[i] < one.ranks[j]) == (two.ranks[i] < two.ranks[j])
-                 for one, two in zip(self.rank(answered, 1), self.rank(answered, 2))
+                 for one, two in zip(*ranked)
                  for i in range(len(one.ranks)) for j in range(i)]
         return float(np.mean(alike)) if alike else 1.0
 
@@ -836,7 +838,7 @@ class Pipeline:
         self.s, self.folder = s, Path("runs") / s.name
         self.task = WorldTask(s.seed, s.test_prompts) if not self.own else FileTask(
             s.demonstrations, s.comparisons, self.folder, s.seed, bool(s.reward), s.test_prompts)
-        print("== 1. Pretraining: predict the next token")
+        print("== 1. " + ("The model to start from" if s.init else "Pretraining: predict the next token"))
         c = PRESETS[s.size]
         settings = PretrainSettings(data=s.data or str(self.task.text), steps=s.pretrain_steps, seed=s.seed,
                                     block_size=s.block_size, n_layer=c.n_layer, n_head=c.n_head,
@@ -866,8 +868,6 @@ class Pipeline:
                          "taught": hashlib.sha256(taught.encode()).hexdigest(),
                          "own": [fingerprint(f) for f in (s.demonstrations, s.comparisons) if f]}
         self.sft = copy.deepcopy(self.base)
-        with atomic_write(self.folder / "settings.json") as file:
-            file.write(json.dumps(dataclasses.asdict(s), indent=1).encode())
 
     def paced(self, config):
         """The constants of a stage, made for models 128 wide, with rates that fall with the width."""
@@ -934,7 +934,9 @@ class Pipeline:
                 answered = task.answers(rounds[-1], self.s.test_prompts // 3, "test", 20)
                 held_out = {"accuracy": task.rank(answered, 20),
                             "gold_accuracy": task.rank(answered, 20, noise=0.0)}
-                print(f"two labelers agree on {task.agreement(answered):.1%} of the pairs (paper: 72.6 %)")
+                if noise:
+                    print(f"two labelers agree on {task.agreement(answered):.1%} of the pairs "
+                          "(paper: 72.6 %)")
             info = train_reward_model(model, tokenizer, comparisons, task.demonstrations, config,
                                       self.s.seed, log)
             accuracies = {name: pair_accuracy(model, tokenizer, group) for name, group in held_out.items()}
@@ -976,27 +978,37 @@ class Pipeline:
         return rollout, texts, np.zeros(len(texts)) if self.own else np.array(self.task.gold(texts))
 
 
+def settings_of(name: str) -> InstructGPTSettings:
+    """What the run runs/NAME was made with; the defaults if there is none. Raises UserError if it was made by
+    another version."""
+    path = Path("runs") / name / "settings.json"
+    try:
+        return InstructGPTSettings(**json.loads(path.read_text())) if path.exists() else InstructGPTSettings()
+    except (TypeError, ValueError):
+        raise UserError(f"{path} is of another version: make the run anew") from None
+
+
 def align(run: Pipeline) -> tuple[dict[str, GPT], RewardModel | TextReward]:
     """Steps 2 and 3, from the SFT model on: ({name: model}, the reward model of the last round)."""
-    s, ppo, chats = run.s, run.ppo, {"SFT": run.sft}
+    s, ppo, chats, sft = run.s, run.ppo, {"SFT": run.sft}, run.speaker(run.sft)
     if s.reward:
         reward_model = TextReward(run.function, run.tokenizer)
         run.settings = {**run.settings, "reward": fingerprint(s.reward.rpartition(":")[0]), "of": s.reward}
+    elif run.own:
+        reward_model = run.train_reward_model("reward1", "3. Reward model: your comparisons", [[sft]],
+                                              s.comparison_prompts)
     else:
-        sft = run.speaker(run.sft)
         reward_model = run.train_reward_model(
-            "reward1", "3. Reward model" + (", round one: only SFT answers are compared" if not run.own else
-                                            ": your comparisons"), [[sft]], s.comparison_prompts)
-    if not run.own and not s.reward:
+            "reward1", "3. Reward model, round one: only SFT answers are compared", [[sft]],
+            s.comparison_prompts)
         # a longer leash than later, so that what the reward model does not know comes to light
         short = dataclasses.replace(ppo, iterations=max(1, s.iterations // 2), kl_coef=s.kl_coef / 3)
-        first = run.train_ppo("ppo1", "4. PPO, round one: a short run", short, reward_model)
-        show_hacked(run, first, reward_model)
+        chats["PPO round one"] = run.train_ppo("ppo1", "4. PPO, round one: a short run", short, reward_model)
+        show_hacked(run, chats["PPO round one"], reward_model)
         run.settings = {**run.settings, "ppo1": dataclasses.asdict(short)}
         reward_model = run.train_reward_model(
             "reward2", "5. Reward model, round two: answers of the first PPO policy are compared too",
-            [[sft], [sft, run.speaker(first)]], s.comparison_prompts)
-        chats["PPO round one"] = first
+            [[sft], [sft, run.speaker(chats["PPO round one"])]], s.comparison_prompts)
     chats["PPO"] = run.train_ppo("ppo", "6. PPO", ppo, reward_model)
     chats["PPO-ptx"] = run.train_ppo("ppo_ptx", "7. PPO-ptx: pretraining gradients mixed in",
                                      dataclasses.replace(ppo, ptx_coef=s.ptx_coef), reward_model)
@@ -1019,6 +1031,8 @@ def instructgpt(s: InstructGPTSettings):
     """The three steps of InstructGPT, from a blank model, with the ladder at the end."""
     started, run = time.time(), Pipeline(s)
     task, tokenizer = run.task, run.tokenizer
+    with atomic_write(run.folder / "settings.json") as file:             # see settings_of
+        file.write(json.dumps(dataclasses.asdict(run.s), indent=1).encode())
     run.train_sft()
 
     chats, reward_model = align(run)
@@ -1051,8 +1065,8 @@ def ladder(run: Pipeline, speakers: dict[str, Speaker], chats: dict[str, GPT],
     """Every model answers every held-out prompt once. Returns (rows of the table, {model: answers})."""
     conversations = [prompt.messages for prompt in run.task.test]
     answers = {name: speaker(conversations, 1) for name, speaker in speakers.items()}
-    columns = {name: {"pretrain_loss": evaluate(run.base, run.tokenizer, run.val_stream)["loss"]}
-               for name in speakers}
+    base_loss = evaluate(run.base, run.tokenizer, run.val_stream)["loss"] if speakers else None
+    columns = {name: {"pretrain_loss": base_loss} for name in speakers}
     for name, model in chats.items():
         rollout, answers[name], _ = run.judged(model, reward_model)
         columns[name] = {"score": rollout.scores.mean().item(), "kl": rollout.kl.mean().item(),
@@ -1258,8 +1272,8 @@ def fold_accuracies(run: Pipeline, groups: list[tuple[list[Comparison], dict[str
     for fold, (train_set, tests) in enumerate(groups):
         torch.manual_seed(fold)
         model = RewardModel(run.sft)
-        train_reward_model(model, run.tokenizer, train_set, run.task.demonstrations, RewardConfig(), fold,
-                           run.folder / "trial.jsonl")
+        train_reward_model(model, run.tokenizer, train_set, run.task.demonstrations,
+                           run.paced(RewardConfig()), fold, run.folder / "trial.jsonl")
         rows.append({name: pair_accuracy(model, run.tokenizer, test) for name, test in tests.items()})
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     return [*({"fold": str(fold), **row} for fold, row in enumerate(rows)),
@@ -1288,7 +1302,8 @@ def batching(run: Pipeline, prompts: int = 400, epochs: int = 3) -> list[dict]:
     for name, comparisons in (("one element per prompt", train_set), ("shuffled pairs", pairs)):
         torch.manual_seed(run.s.seed)
         model = RewardModel(run.sft)
-        config = RewardConfig(batch_size=round(RewardConfig().batch_size * len(comparisons) / len(train_set)))
+        config = run.paced(RewardConfig())
+        config.batch_size = round(config.batch_size * len(comparisons) / len(train_set))
         for epoch in range(1, epochs + 1):                       # each epoch with its own schedule
             info = train_reward_model(model, run.tokenizer, comparisons, task.demonstrations, config, epoch,
                                       run.folder / "trial.jsonl")
@@ -1305,8 +1320,9 @@ def epochs_of_sft(run: Pipeline, reward_model: RewardModel) -> list[dict]:
                 for prompt in task.test]
     for epochs in (1, 2, 4, 8, 16):
         model = copy.deepcopy(run.base)
-        train_sft(model, run.tokenizer, task.demonstrations, SFTConfig(epochs=epochs), run.s.seed,
-                  run.folder / "trial.jsonl", run.pretraining(SFTConfig().mix))
+        config = run.paced(SFTConfig(epochs=epochs))
+        train_sft(model, run.tokenizer, task.demonstrations, config, run.s.seed,
+                  run.folder / "trial.jsonl", run.pretraining(config.mix))
         rollout, _, golds = run.judged(model, reward_model)
         with torch.no_grad():
             loss = sft_loss(model, run.tokenizer, held_out).item()
@@ -1332,9 +1348,10 @@ def unseen(run: Pipeline, chats: dict[str, GPT], count: int = 360) -> list[dict]
         shares = {"unseen wording, helpful": [v["helpful"] for k, v, _ in read if k == "unseen wording"],
                   "translated": [said for k, _, said in read if k == "second language"],
                   "false premise, helpful": [v["helpful"] for k, v, _ in read if k == "false premise"],
+                  "without it": [v["helpful"] for k, v, _ in read if k == "question alone"],
                   "invented": [v["invented"] for k, v, _ in read if k == "false premise"]}
         rows.append({"model": name, **{share: float(np.mean(values)) for share, values in shares.items()}})
-    for i in range(12):                                            # two of each kind
+    for i in range(14):                                            # two of each kind
         print("  " + prompts[i].prompt.replace("\n", " / "))
         for name, texts in answers.items():
             print(f"    {name:15s} {texts[i][0]}")
@@ -1542,16 +1559,19 @@ def overoptimize(s: OveroptimizeSettings):
     require(s, 2, "answers")
     require(s, 16, "test_prompts")
     require(s, 32, "prompts")
-    stored = Path("runs") / s.base / "settings.json"
-    base = InstructGPTSettings(**json.loads(stored.read_text())) if stored.exists() else InstructGPTSettings()
+    if s.name == s.base:
+        raise UserError("--name and --base are the same: the base keeps its folder to itself")
+    base = settings_of(s.base)
     if base.demonstrations or base.comparisons or base.reward:
         raise UserError(f"runs/{s.base} is a run on your own data: no rubric knows its gold reward")
     run = Pipeline(dataclasses.replace(base, name=s.base, test_prompts=s.test_prompts, fresh=False))
     run.train_sft()
     # the stages from here on have a folder of their own
     run.folder, run.s = Path("runs") / s.name, dataclasses.replace(run.s, fresh=s.fresh)
-    run.settings = {**run.settings, "answers": s.answers}                # PPO's log is in their units
-    config = dataclasses.replace(run.ppo, iterations=s.iterations, kl_coef=0.0, lr=s.lr)
+    # PPO's log is in standard deviations of these answers
+    run.settings = {**run.settings, "answers": s.answers}
+    config = run.paced(PPOConfig(iterations=s.iterations, max_response=base.max_response, kl_coef=0.0,
+                                 lr=s.lr))
     ns, curves, rows = [2 ** i for i in range(s.answers.bit_length())], {}, []
     for count in (s.prompts // 16, s.prompts // 4, s.prompts):
         reward_model = run.train_reward_model(
@@ -1700,17 +1720,19 @@ def label_by_hand(s: LabelSettings):
     """Rank K answers to each prompt yourself; a reward model then trains on your comparisons. [§3.4]"""
     require(s, 2, "answers")
     require(s, 1, "max_response")
-    path = s.model or f"runs/{s.name}/sft.pt"
+    run, path, known = settings_of(s.name), s.model or f"runs/{s.name}/sft.pt", []
     model, tokenizer = load_chat_model(path, s.max_response)
     if s.prompts:
         conversations = [[{"role": "user", "content": text.strip()}] for document in load_text(s.prompts)
                          for text in document.splitlines() if text.strip()]
     else:
-        conversations = [prompt.messages for prompt in instructions(World(s.seed), "train", 1000, seed=9)]
+        conversations = [prompt.messages for prompt in instructions(World(run.seed), "train", 1000, seed=9)]
+    if Path(s.output).exists():
+        known = [c.messages for c in load_comparisons(s.output)]
     speak = chat_speaker(model, tokenizer, s.max_response)
     print("best first, = between equals: 3 1=4 2   Enter skips, q leaves", end="")
     for number, messages in enumerate(conversations):
-        answers = speak([messages] * s.answers, s.seed + number)
+        answers = speak([messages] * s.answers, s.seed + number) if messages not in known else []
         responses = list(dict.fromkeys(text for text, _ in answers if text))      # equal ones once
         if len(responses) < 2:
             continue
@@ -1726,8 +1748,8 @@ def label_by_hand(s: LabelSettings):
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
     else:
         print("\nthere are no more prompts")
-    data = "" if s.model else f" --data {WorldTask.text}"
-    print(f"\ntrain it on your rankings: python rlhf.py --init {path}{data} --comparisons {s.output}")
+    text = "" if s.model else f" --data {run.data or WorldTask.text} --seed {run.seed}"
+    print(f"\ntrain it on your rankings: python rlhf.py --init {path}{text} --comparisons {s.output}")
 
 
 def read_ranking(count: int) -> list[int] | None:

@@ -207,15 +207,11 @@ def test_gpt2_tokenizer_offline_is_a_clear_message(monkeypatch, tmp_path):
         Tokenizer.gpt2()
 
 
-def test_gpt2_tokenizer_from_its_files(monkeypatch, tmp_path):
-    files = HERE.parent / "shared" / "data" / "gpt2_vocab"
-    if not files.exists():
-        pytest.skip("GPT-2's vocabulary files are not at hand")
-    for name, digest in (("vocab.bpe", "6d1cbeee0f20b3d9449abfede4726ed8212e3aee"),
-                         ("encoder.json", "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6")):
-        (tmp_path / digest).write_bytes((files / name).read_bytes())
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    tokenizer = Tokenizer.gpt2()
+def test_gpt2_tokenizer_from_its_files():
+    try:
+        tokenizer = Tokenizer.gpt2()
+    except UserError as error:
+        pytest.skip(str(error))
     assert tokenizer.encode("Hello world") == [15496, 995] and tokenizer.eot == 50256
 
 
@@ -1552,16 +1548,18 @@ def test_labelers_differ_and_unseen_wordings_are_judged(world):
                for part, w in data.rubric_of(3).items() if data.RUBRIC[part])
     known = {i.prompt for split in ("train", "test") for i in data.instructions(world, split, 2000, seed=1)}
     drawn = data.unseen_instructions(world, 50, 0)
-    assert not known & {i.prompt for i in drawn}
-    assert {i.use_case for i in drawn} == {"unseen wording", "second language", "false premise"}
+    assert not known & {i.prompt for i in drawn if i.use_case != "question alone"}
+    assert {i.use_case for i in drawn} == {
+        "unseen wording", "second language", "false premise", "question alone"}
     for instruction in drawn:
         if instruction.say:
             assert data.gold(world, instruction, instruction.say) == 2
         if instruction.facts:
             n, topic, _ = instruction.facts
-            false, question = data.split_sentences(instruction.prompt)
+            *false, question = data.split_sentences(instruction.prompt)
             assert data.judge(world, instruction, world.state(random.Random(0), n, topic))["helpful"] == 1
-            assert data.judge(world, instruction, false)["invented"] == 1 and question.endswith("?")
+            assert question.endswith("?") and len(false) == (instruction.use_case == "false premise")
+            assert all(data.judge(world, instruction, text)["invented"] for text in false)
 
 
 @pytest.mark.parametrize("between", [0, 1, 3])
@@ -1768,8 +1766,8 @@ def test_before_the_first_step_the_ratio_is_one_and_the_kl_to_itself_zero(tokeni
         batch = rollout[rows]
         logprobs = rlhf.response_logprobs(policy, batch.ids, batch.lengths, batch.ends, batch.responses)
         _, info = rlhf.policy_loss(logprobs, batch.logprobs, batch.advantages, batch.mask)
-        assert info["ratio"] == pytest.approx(1.0, abs=1e-6) and info["clipfrac"] == 0.0
-        assert info["approx_kl"] == pytest.approx(0.0, abs=1e-6)
+        assert info["ratio"] == pytest.approx(1.0, abs=1e-5) and info["clipfrac"] == 0.0
+        assert info["approx_kl"] == pytest.approx(0.0, abs=1e-5)
     own = rlhf.response_logprobs(policy, rollout.ids, rollout.lengths, rollout.ends, rollout.responses)
     assert torch.equal(own, rollout.logprobs)                           # exactly
 
@@ -1873,7 +1871,7 @@ def test_approx_kl_estimates_the_exact_kl():
                                generator=torch.Generator().manual_seed(0))
     _, info = rlhf.policy_loss(new[tokens][None], old[tokens][None],
                                torch.zeros(1, 40_000), torch.ones(1, 40_000))
-    assert info["approx_kl"] == pytest.approx(exact, rel=0.1) and info["approx_kl"] >= 0
+    assert info["approx_kl"] == pytest.approx(exact, rel=0.1)
 
 
 def ppo_run(tokenizer, policy, ptx_coef, iterations=2, **options):
@@ -1956,7 +1954,7 @@ def test_every_batch_is_shuffled_into_minibatches_and_adam_is_the_papers(tokeniz
     for number, rollout in enumerate(whole):
         parts = [part for part, *_ in steps[4 * number:4 * number + 4]]
         assert [len(part) for part in parts] == [4] * 4
-        assert sorted(sum(parts, [])) == sorted(rollout.logprobs[:, 0].tolist()) != sum(parts, [])
+        assert sorted(sum(parts, [])) == sorted(rollout.logprobs[:, 0].tolist())
         assert sum(parts, []) != rollout.logprobs[:, 0].tolist()
     for optimizer in steps[0][1]:
         assert all(g["eps"] == 1e-5 and g["betas"] == (0.9, 0.95) for g in optimizer.param_groups)
@@ -2117,6 +2115,10 @@ def test_exact_runs():
     assert done.returncode == 0, done.stderr
     rows = json.loads(Path("runs/exact/table.json").read_text())
     assert all(row["objective, PPO"] <= row["objective, exact"] + 1e-6 for row in rows)
+    kls = [row["KL, exact"] for row in rows]
+    assert kls == sorted(kls, reverse=True) and [row["beta"] for row in rows] == [0.25, 0.5, 1, 2, 4]
+    best = json.loads(Path("runs/exact/best_of_n.json").read_text())
+    assert all(row["KL"] <= row["log n - (n-1)/n"] + 1e-9 for row in best) and best[0]["best of"] == 1
 
 
 def test_instructgpt_in_depth_and_overoptimization_run():
@@ -2124,20 +2126,27 @@ def test_instructgpt_in_depth_and_overoptimization_run():
                                         iterations=1, test_prompts=16)
     run_ = rlhf.Pipeline(settings)
     run_.train_sft()
+    with open("runs/instructgpt/settings.json", "w") as file:
+        json.dump(dataclasses.asdict(settings), file)
+    del run_.task.demonstrations[20:]
     chats = {"SFT": run_.sft, "PPO": run_.sft, "PPO-ptx": run_.sft}
-    reward_model = rlhf.RewardModel(run_.sft)
-    assert [row["gamma"] for row in rlhf.tax_table(run_, reward_model)] == [0, 0.3, 1, 3, 10, 30, 100, 0, 0, 0]
-    assert len(rlhf.batching(run_, prompts=8, epochs=1)) == 2
+    rlhf.in_depth(run_, chats, rlhf.RewardModel(run_.sft))
+    tables = {file.stem: json.loads(file.read_text()) for file in Path("runs/instructgpt").glob("*.json")}
+    assert [row["gamma"] for row in tables["tax"]] == [0, 0.3, 1, 3, 10, 30, 100, 0, 0, 0]
+    assert [row["model"] for row in tables["unseen"]] == ["GPT", "GPT, plain text", "SFT", "PPO", "PPO-ptx"]
+    assert [len(tables[name]) for name in ("sizes", "folds", "batching", "epochs", "memory")] == [11, 7, 6, 5, 3]
     run_.task.compared, run_.task.compared_test = [data.Comparison(
         [{"role": "user", "content": f"say {i // 2}"}], ["yes", "no"], [0, 1]) for i in range(20)], []
     rows = rlhf.own_folds(run_)
     assert [row["fold"] for row in rows] == ["0", "1", "2", "3", "4", "mean", "standard error"]
     assert rows[5]["accuracy"] == pytest.approx(np.mean([row["accuracy"] for row in rows[:5]]))
-    assert [row["model"] for row in rlhf.unseen(run_, chats, 12)] == [
-        "GPT", "GPT, plain text", "SFT", "PPO", "PPO-ptx"]
     command = (HERE / "rlhf.py", "overoptimize", "--prompts", 32, "--iterations", 2, "--answers", 4)
-    done = run(*command, "--test-prompts", 16)                           # takes the SFT model of the run above
+    before = Path("runs/instructgpt/settings.json").read_text()
+    done = run(*command, "--test-prompts", 17)                           # takes the SFT model of the run above
     assert done.returncode == 0 and done.stdout.count("reusing") == 2, done.stderr
+    assert Path("runs/instructgpt/settings.json").read_text() == before
+    Path("runs/instructgpt/settings.json").write_text('{"unheard": 1}')
+    assert run(*command).returncode == 2
     rows = json.loads(Path("runs/overoptimize/table.json").read_text())
     assert [(row["prompts"], row["method"]) for row in rows[::5]] == [(2, "best of n"), (32, "PPO")]
 
