@@ -10,7 +10,7 @@ rlhf.py: from a text predictor to an assistant. SFT -> reward model -> PPO-ptx -
                           and three prompts answered at every stage (8 to 10 minutes on 2 CPU cores)
     python rlhf.py chat   talk to the result
     python rlhf.py --full          the paper's further claims, too (about 20 minutes)
-    python rlhf.py exact           PPO against the optimum that is known in closed form (4 minutes)
+    python rlhf.py exact           PPO against the optimum that is known in closed form (3 minutes)
     python rlhf.py overoptimize    what happens to the truth when a reward model is optimized too far (6 more)
     python rlhf.py label           rank answers yourself
 

@@ -108,6 +108,21 @@ def test_no_function_is_longer_than_a_screen_and_no_line_wider():
                 assert node.end_lineno - node.lineno < 75, node.name
 
 
+def test_the_readme_names_commands_and_options_that_exist():
+    commands = {}
+    for name, module in (("data", data), ("gpt", gpt), ("rlhf", rlhf)):
+        source = (HERE / f"{name}.py").read_text()
+        for command, settings in re.findall(r'"(\w+)": \((\w+Settings), \w+\)', source):
+            commands[name, command] = {f.name for f in dataclasses.fields(getattr(module, settings))}
+        commands[name, None] = commands[name, re.search(r'default="(\w+)"', source)[1]]
+    readme = (HERE / "README.md").read_text()
+    lines = re.findall(r"python (data|gpt|rlhf)\.py(?: ([a-z]\w*))?([^`|\n;]*)", readme)
+    assert len(lines) > 40
+    for name, command, rest in lines:
+        for option in re.findall(r"--([a-z-]+)", rest):
+            assert option.replace("-", "_") in commands[name, command or None], (name, command, option)
+
+
 # --------------------------------------------------------------------------- byte-pair encoding [GPT-2 §2.2]
 
 
