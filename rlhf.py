@@ -7,7 +7,7 @@ rlhf.py: from a text predictor to an assistant. SFT -> reward model -> PPO-ptx -
 
     python rlhf.py        the whole of InstructGPT on the embedded world, from a blank model, offline: trains,
                           then prints the ladder GPT < GPT prompted < SFT < PPO, the alignment tax, a figure,
-                          and three prompts answered at every stage (8 to 10 minutes on 2 CPU cores)
+                          and three prompts answered at every stage (7 to 9 minutes on 2 CPU cores)
     python rlhf.py chat   talk to the result
     python rlhf.py --full          the paper's further claims, too (about 20 minutes)
     python rlhf.py exact           PPO against the optimum that is known in closed form (3 minutes)
