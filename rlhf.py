@@ -1178,7 +1178,7 @@ def in_depth(run: Pipeline, chats: dict[str, GPT], reward_model: RewardModel):
         "folds": ("reward model accuracy, five folds of labelers (paper: 72.4 on training labelers, 69.6 on "
                   "others)", lambda: labeler_folds(run)),
         "batching": ("all pairs of a prompt as one element, or shuffled (paper: shuffled overfits at once)",
-                     lambda: batching(run)),
+                     lambda: batching(run, min(400, run.s.comparison_prompts))),
         "epochs": ("SFT (paper: validation loss overfits after one epoch, more epochs still raise the score)",
                    lambda: epochs_of_sft(run, reward_model)),
         "unseen": ("words and a language that no demonstration, comparison or PPO prompt has used; false "
@@ -1233,8 +1233,8 @@ def tax_table(run: Pipeline, reward_model: RewardModel) -> list[dict]:
 
 def labeler_folds(run: Pipeline, labelers: int = 10, folds: int = 5) -> list[dict]:
     """Labelers with weights of their own, in five groups; train on four of them. [§4.1, E.2]"""
-    answered, held_out = (run.task.answers([run.speaker(run.sft)], count, split, 30)
-                          for count, split in ((800, "train"), (200, "test")))
+    answered, held_out = (run.task.answers([run.speaker(run.sft)], min(count, run.s.comparison_prompts),
+                                           split, 30) for count, split in ((800, "train"), (200, "test")))
 
     def labeled(part, by):
         """Each prompt is labeled by one of `by`, in turn."""
@@ -1290,7 +1290,7 @@ def comparison_loss(model: RewardModel, tokenizer: Tokenizer, comparisons: list[
     return float(np.average(losses, weights=[len(batch) for batch in batches]))
 
 
-def batching(run: Pipeline, prompts: int = 400, epochs: int = 3) -> list[dict]:
+def batching(run: Pipeline, prompts: int, epochs: int = 3) -> list[dict]:
     """Every comparison as one element, or its pairs shuffled among all others': validation loss and accuracy
     by epoch, as many pairs per step. [§3.5]"""
     task = run.task

@@ -2135,7 +2135,7 @@ def test_exact_runs():
 
 
 def test_instructgpt_in_depth_and_overoptimization_run():
-    settings = rlhf.InstructGPTSettings(size="24k", pretrain_steps=2, sft_epochs=1, comparison_prompts=8,
+    settings = rlhf.InstructGPTSettings(size="24k", pretrain_steps=2, sft_epochs=1, comparison_prompts=24,
                                         iterations=1, test_prompts=16)
     run_ = rlhf.Pipeline(settings)
     run_.train_sft()
