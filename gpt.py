@@ -1960,11 +1960,20 @@ PRINTED = {"gpt1": ("117M", None), "gpt2": ("117M", None), "gpt2-medium": ("345M
            "gpt3-175b": ("175.0B", 300e9)}
 
 
+class WithoutValues(torch.overrides.TorchFunctionMode):
+    """New weights are not filled: on the meta device there is nothing to fill, and trying takes seconds."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
 def sizes(s: SizesSettings):
     """The papers' models in numbers: parameters, memory, compute, none of it allocated. [GPT-3 App. D]"""
     rows = []
     for name, config in PRESETS.items():
-        with torch.device("meta"):
+        with torch.device("meta"), WithoutValues():
             model = GPT(config)
         (paper, tokens), n = PRINTED.get(name, (None, None)), model.num_params()
         flops = flops_per_token(model)

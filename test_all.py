@@ -32,6 +32,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")    # before torch is imported, see gpt.py
 import torch
 import torch.nn.functional as F
 
@@ -959,7 +961,7 @@ def test_a_stopped_and_resumed_run_equals_one_that_was_not(capsys):
 def test_training_learns_and_accumulation_is_a_mean():
     _, result = toy_run("a", 250, dropout=0.0)
     assert result["loss"] < 1.0 < math.log(40)
-    whole, halves = (toy_run(f"{accumulate}", 3, dropout=0.0, accumulate=accumulate)[0] for accumulate in (1, 2))
+    whole, halves = (toy_run(str(n), 3, dropout=0.0, accumulate=n)[0] for n in (1, 2))
     assert all(torch.allclose(p, q, atol=1e-5) for p, q in zip(whole.parameters(), halves.parameters()))
 
 
@@ -1288,7 +1290,8 @@ def test_scrambled_words_hold_what_their_names_say(world):
             for context, completion in cases:
                 scrambled, word = re.fullmatch(r"\n(.+) =", context)[1], completion[1:]
                 assert len(word) > 4 and completion[0] == " "
-                assert {"CL": lambda: scrambled in word * 2 and scrambled != word or len(set(word)) < len(word),
+                cycled = scrambled in word * 2 and scrambled != word or len(set(word)) < len(word)
+                assert {"CL": lambda: cycled,
                         "A1": lambda: sorted(scrambled) == sorted(word) and scrambled[0] + scrambled[-1] ==
                         word[0] + word[-1],
                         "A2": lambda: sorted(scrambled) == sorted(word) and scrambled[:2] + scrambled[-2:] ==
@@ -1323,7 +1326,7 @@ def test_few_shot_accuracy_reads_the_examples_and_only_them(world, tokenizer, mo
     accuracy = [gpt.few_shot_accuracy(None, tokenizer, world, K, 400) for K in (0, 4, 32)]
     assert abs(accuracy[0] - 1 / 4) < 0.1 and 0.5 < accuracy[1] < 0.85 and accuracy[2] > 0.98
     described = gpt.few_shot_accuracy(None, tokenizer, world, 0, 400, described=True)
-    assert abs(described - 1 / 4) < 0.1                  # this oracle reads lines, not the description's commas
+    assert abs(described - 1 / 4) < 0.1              # this oracle reads lines, not the description's commas
     assert abs(gpt.few_shot_accuracy(None, tokenizer, world, 32, 400, shuffled=True) - 1 / 4) < 0.1
 
 
@@ -1411,7 +1414,8 @@ def test_leaked_questions_are_gone_from_a_cleaned_crawl(pages):
     tests, crawled = pages
     texts = [page.text for page in crawled if page.kind != "junk"]
     grams = {g for t in tests for g in data.gram_ids(data.word_ids(t), 13).tolist()}
-    counts = Counter(g for text in texts for g in set(data.gram_ids(data.word_ids(text), 13).tolist()) & grams)
+    counts = Counter(gram for text in texts
+                     for gram in grams.intersection(data.gram_ids(data.word_ids(text), 13).tolist()))
     assert counts and max(counts.values()) > 10                     # both sides of the rule occur
     left = Counter(g for text in data.decontaminate(lambda: iter(texts), tests)
                    for g in set(data.gram_ids(data.word_ids(text), 13).tolist()) & grams)
@@ -1479,7 +1483,8 @@ def test_all_answers_are_counted_and_their_probabilities_sum_to_one(problem):
 
 def test_the_best_of_n_is_exact_and_its_kl_below_the_bound(problem):
     rho = problem.log_probabilities(problem.reference)
-    draws = torch.multinomial(rho.exp(), 40_000 * 4, replacement=True, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.multinomial(rho.exp(), 40_000 * 4, replacement=True, generator=generator)
     sampled = problem.rewards[draws].view(-1, 4).max(dim=1).values
     reward, kl = problem.best_of(4, rho)
     assert reward == pytest.approx(sampled.mean().item(), abs=5 * sampled.std().item() / 200)
@@ -1548,8 +1553,9 @@ def test_the_value_network_starts_as_the_reward_model(tokenizer, monkeypatch):
     policy = small_gpt(tokenizer.vocab_size, 64)
     reward_model, seen = rlhf.RewardModel(policy), []
     torch.nn.init.normal_(reward_model.head.weight)
+    pairs = lambda value_model: zip(value_model.parameters(), reward_model.parameters())
     monkeypatch.setattr(rlhf, "ppo_step", lambda policy, value_model, *rest: seen.append(
-        [torch.equal(a, b) for a, b in zip(value_model.parameters(), reward_model.parameters())]) or {"ratio": 1})
+        [torch.equal(a, b) for a, b in pairs(value_model)]) or {"ratio": 1})
     config = rlhf.PPOConfig(iterations=1, batch_size=4, minibatches=1, max_response=4)
     rlhf.train_ppo(policy, reward_model, tokenizer, lambda n: [HELLO[:1]] * n, config, 0, Path("log"))
     assert len(seen) == 1 and all(seen[0])
@@ -1583,11 +1589,11 @@ def test_memory_is_asked_for_after_so_many_exchanges(between):
 
     def remembers(conversations, seed):
         assert {len(messages) for messages in conversations} == {3 + 2 * between}
-        assert all([m["role"] for m in messages[:3]] == ["user", "assistant", "user"] for messages in conversations)
-        return [(answers[messages[0]["content"], messages[-1]["content"]], True) for messages in conversations]
+        assert all([m["role"] for m in c[:3]] == ["user", "assistant", "user"] for c in conversations)
+        return [(answers[c[0]["content"], c[-1]["content"]], True) for c in conversations]
 
     assert task.memory_accuracy(remembers, 20, between) == 1
-    assert task.memory_accuracy(lambda conversations, seed: [("No.", True)] * len(conversations), 20, between) == 0
+    assert task.memory_accuracy(lambda c, seed: [("No.", True)] * len(c), 20, between) == 0
 
 
 def test_rankings_by_hand(capsys):
@@ -1695,7 +1701,8 @@ def test_the_reward_model_reads_prompt_and_response(tokenizer):
     scores, _ = rlhf.comparison_scores(model, tokenizer, [data.Comparison(m, ["yes"], [0]) for m in messages])
     for m, score in zip(messages, scores[:, 0].tolist()):
         ids, _ = data.render_conversation(tokenizer, [*m, {"role": "assistant", "content": "yes"}])
-        assert score == pytest.approx(model(torch.tensor([ids]), torch.tensor([len(ids) - 1])).item(), abs=1e-6)
+        alone = model(torch.tensor([ids]), torch.tensor([len(ids) - 1])).item()
+        assert score == pytest.approx(alone, abs=1e-6)
     assert abs(scores[0, 0] - scores[1, 0]) > 1e-4
 
 
@@ -1704,7 +1711,7 @@ def test_the_reward_model_reads_every_comparison_once_with_an_annealed_rate(toke
     model = rlhf.RewardModel(gpt_)
     assert model.head.weight.std().item() == pytest.approx(1 / math.sqrt(513), rel=0.15)
     assert model.head.bias.item() == 0
-    gpt.set_dropout(model.train(), 0.5)                     # must not matter: there is no dropout in this stage
+    gpt.set_dropout(model.train(), 0.5)                   # must not matter: there is no dropout in this stage
     read, rates, scores, set_lr = [], [], rlhf.comparison_scores, rlhf.set_lr
     monkeypatch.setattr(rlhf, "comparison_scores", lambda model, tokenizer, batch: (
         read.append([c.messages[0]["content"] for c in batch]), scores(model, tokenizer, batch))[1])
@@ -1795,7 +1802,8 @@ def test_rollouts_end_where_they_end(tokenizer, policy):
         assert rollout.ended[b].item() == (tokenizer.end in row)
         ids = rollout.ids[b:b + 1, :rollout.lengths[b] + n]              # what is scored: prompt and answer
         score = reward_model(ids, torch.tensor([ids.size(1) - 1])).item()
-        assert rollout.scores[b].item() == pytest.approx(score if rollout.ended[b] else min(score, -1), abs=1e-5)
+        expected = score if rollout.ended[b] else min(score, -1)
+        assert rollout.scores[b].item() == pytest.approx(expected, abs=1e-5)
     advantages, returns = rlhf.compute_gae(rollout.rewards, rollout.values, rollout.mask, gamma=1.0, lam=0.95)
     assert torch.equal(advantages, rollout.advantages) and torch.equal(returns, rollout.returns)
     assert not rollout.rewards.requires_grad
@@ -1863,7 +1871,7 @@ def test_clipping_stops_the_gradient_outside_and_only_there():
     assert info["clipfrac"] == pytest.approx(2 / 5)
     by_hand = [1.2, -math.exp(0.5), math.exp(-0.5), -0.8, math.exp(0.1)]
     assert loss.item() == pytest.approx(-np.mean(by_hand), abs=1e-6)
-    mask = torch.tensor([[1.0, 1, 1, 0, 0]])                             # a mean over response tokens, not places
+    mask = torch.tensor([[1.0, 1, 1, 0, 0]])                      # a mean over response tokens, not places
     loss, _ = rlhf.policy_loss(log_ratio, torch.zeros(1, 5), advantages, mask)
     assert loss.item() == pytest.approx(-np.mean(by_hand[:3]), abs=1e-6)
 
@@ -1986,9 +1994,10 @@ def test_a_step_whitens_the_advantages_and_clips_the_values(tokenizer, policy):
         return info, torch.cat([p.flatten() for p in model.parameters()])
 
     moved = dataclasses.replace(rollout, advantages=7 * rollout.advantages + 3)
-    assert torch.allclose(step(rollout)[1], step(moved)[1], atol=1e-6)   # only differences within a batch count
+    assert torch.allclose(step(rollout)[1], step(moved)[1], atol=1e-6)   # only differences in a batch count
     far = dataclasses.replace(rollout, values=rollout.values + 10)
-    expected = rlhf.value_loss(rollout.values, far.values, rollout.returns, rollout.mask, config.cliprange_value)
+    expected = rlhf.value_loss(rollout.values, far.values, rollout.returns, rollout.mask,
+                               config.cliprange_value)
     assert step(far)[0]["value_loss"] == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -2147,7 +2156,8 @@ def test_instructgpt_in_depth_and_overoptimization_run():
     tables = {file.stem: json.loads(file.read_text()) for file in Path("runs/instructgpt").glob("*.json")}
     assert [row["gamma"] for row in tables["tax"]] == [0, 0.3, 1, 3, 10, 30, 100, 0, 0, 0]
     assert [row["model"] for row in tables["unseen"]] == ["GPT", "GPT, plain text", "SFT", "PPO", "PPO-ptx"]
-    assert [len(tables[name]) for name in ("sizes", "folds", "batching", "epochs", "memory")] == [11, 7, 6, 5, 3]
+    lengths = {name: len(tables[name]) for name in ("sizes", "folds", "batching", "epochs", "memory")}
+    assert lengths == {"sizes": 11, "folds": 7, "batching": 6, "epochs": 5, "memory": 3}
     run_.task.compared, run_.task.compared_test = [data.Comparison(
         [{"role": "user", "content": f"say {i // 2}"}], ["yes", "no"], [0, 1]) for i in range(20)], []
     rows = rlhf.own_folds(run_)
@@ -2155,7 +2165,7 @@ def test_instructgpt_in_depth_and_overoptimization_run():
     assert rows[5]["accuracy"] == pytest.approx(np.mean([row["accuracy"] for row in rows[:5]]))
     command = (HERE / "rlhf.py", "overoptimize", "--prompts", 32, "--iterations", 2, "--answers", 4)
     before = Path("runs/instructgpt/settings.json").read_text()
-    done = run(*command, "--test-prompts", 17)                           # takes the SFT model of the run above
+    done = run(*command, "--test-prompts", 17)                      # takes the SFT model of the run above
     assert done.returncode == 0 and done.stdout.count("reusing") == 2, done.stderr
     assert Path("runs/instructgpt/settings.json").read_text() == before
     Path("runs/instructgpt/settings.json").write_text('{"unheard": 1}')
@@ -2175,7 +2185,8 @@ def test_your_own_demonstrations_and_comparisons():
                "--pretrain-steps", 3, "--sft-epochs", 1, "--iterations", 1)
     assert done.returncode == 0, done.stderr
     assert "20 demonstrated answers are longer than --max-response 32" in done.stdout
-    assert [r["model"] for r in json.loads(Path("runs/own/table.json").read_text())] == ["SFT", "PPO", "PPO-ptx"]
+    rows = json.loads(Path("runs/own/table.json").read_text())
+    assert [row["model"] for row in rows] == ["SFT", "PPO", "PPO-ptx"]
     other = run(HERE / "rlhf.py", "overoptimize", "--base", "own")
     assert other.returncode == 2 and "your own data" in other.stderr
 
