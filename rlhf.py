@@ -20,7 +20,7 @@ rlhf.py: from a text predictor to an assistant. SFT -> reward model -> PPO-ptx -
 
 Papers: InstructGPT (Ouyang et al. 2022, arXiv:2203.02155); Stiennon et al. 2020 (arXiv:2009.01325) and
 Ziegler et al. 2019 (arXiv:1909.08593), from which it takes what it does not print; PPO (arXiv:1707.06347);
-GAE (arXiv:1506.02438).
+GAE (arXiv:1506.02438); Gao et al. 2022 on over-optimisation (arXiv:2210.10760).
 
     reward model   loss = - 1/C(K,2) E [ log sigmoid( r(x, y_w) - r(x, y_l) ) ]                      eq. (1)
     policy         objective = E_(x,y)~pi [ r(x, y) - beta log( pi(y|x) / pi_SFT(y|x) ) ]
