@@ -5,34 +5,26 @@
 """
 data.py: text in, integers out. Knows nothing of models.
 
-A GPT reads integers. This file makes them: it trains a byte-level BPE tokenizer, packs documents into one
-long stream of token ids, renders conversations, and generates the world, a small English web about a town,
-which needs no download and in which every claim of an answer can be checked.
+A GPT reads integers. This file makes them: it trains a byte-level BPE tokenizer, packs documents
+into one long stream of token ids and renders conversations. It also generates the world, a small
+English town with a web of its own, which needs no download and in which every answer can be checked.
 
-    python data.py                  the world and the tokenizer, shown (a few seconds)
-    python data.py --data FILE      the same tokenizer view for your own text
-    python data.py clean            GPT-3's data pipeline on a dirty crawl, or on your own with --data
+    python data.py                show the world, the tokenizer and the labelers (seconds)
+    python data.py --data FILE    show the same tokenizer on your own text
 
-Papers: GPT-2 §2.2 (byte-level BPE); GPT-3 (arXiv:2005.14165) App. B (packing); InstructGPT (arXiv:2203.02155)
-§3.2-3.4, Tables 1 and 6 (prompts, labelers).
+Papers: GPT-2 §2.2 (byte-level BPE); GPT-3 (arXiv:2005.14165) App. B (packing);
+InstructGPT (arXiv:2203.02155) §3.2-3.4, Table 1 (prompts, labelers).
 
 Contents
-    1. Errors and commands: UserError, command_line, require
-    2. Byte-pair encoding: train_bpe, Tokenizer, GPT1Tokenizer, show_merges
-    3. Text and the token stream: load_text, write_stream, Batches
-    4. GPT-1's inputs: classification_input, entailment_input, similarity_inputs, multiple_choice_inputs
-    5. Conversations: render_conversation, right_pad, show_mask
-    6. The reader's own data: load_labeled, load_demonstrations, load_comparisons
-    7. The world, its people and its grammar: World
-    8. The world's web: web
-    9. Instructions and the labeler: Instruction, instructions, demonstrate, judge, gold, label
-    10. GPT-1's tasks: gpt1_task
-    11. GPT-2's tasks, put as text: gpt2_task, ngram_f1, rouge, bleu
-    12. GPT-3's tasks, with examples in the prompt: few_shot_prompt, rule, gpt3_task
-    13. GPT-3's data pipeline: quality_filter, deduplicate, decontaminate, mix, crawl, clean
-    14. Main: show, clean_crawl
+    1. Byte-pair encoding: train_bpe, Tokenizer
+    2. The token stream: load_text, write_stream, Batches
+    3. Conversations: render_conversation, prompt_ids, fit, right_pad
+    4. The world and its web: World, web
+    5. Instructions and labelers: instructions, demonstrate, judge, label
+    6. Your own data: load_demonstrations, load_comparisons
+    7. Commands and errors: UserError, command_line, run_folder
 
-Letters: B batch, T time (tokens), K ranked responses, V vocabulary.
+Letters: B batch, T time (tokens), K ranked responses.
 """
 from __future__ import annotations
 
@@ -40,9 +32,7 @@ import argparse
 import contextlib
 import dataclasses
 import gzip
-import hashlib
 import heapq
-import http.client
 import inspect
 import itertools
 import json
@@ -51,11 +41,7 @@ import os
 import random
 import re
 import sys
-import time
 import typing
-import unicodedata
-import urllib.error
-import urllib.request
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -63,121 +49,62 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import regex     # comes with tiktoken; the standard library's re has no \p{L}
+import regex  # comes with tiktoken; the standard library's re has no \p{L}
 import tiktoken
 
-# ----------------------------------------------------------------------------------------------------------
-# 1. Errors and commands: UserError, command_line, require
+# ----------------------------------------------------------------------------------
+# 1. Byte-pair encoding: train_bpe, Tokenizer   [GPT-2 §2.2]
 
+# Merges never cross the borders of these pieces: contractions | letters |
+# digits | other signs | white space. One leading space belongs to the word
+# behind it. The possessive quantifiers (++) keep the regex from backtracking.
+SPLIT_PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
+                 r"|\s++$|\s+(?!\S)|\s")
 
-class UserError(Exception):
-    """Something the reader can mend. `command_line` shows it as one line and exits with code 2."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError(f"{message} (try: python {self.prog} --help)")
-
-
-def command_line(commands: dict[str, tuple[type, Callable]], default: str, argv: list[str] | None = None):
-    """Run one command. `commands` maps a name to (settings dataclass, function of such settings).
-
-    Each field of the dataclass is an option: its default, its type and the comment behind it become the
-    --help text, so the settings are written once. Without a command name, `default` runs.
-    Exit code 0 done, 2 for anything the reader can mend (one line on stderr), 130 for Ctrl-C.
-    """
-    program = Path(sys.argv[0]).name
-    parser = _Parser(prog=program, allow_abbrev=False)
-    subparsers = parser.add_subparsers(dest="command", metavar="command", parser_class=_Parser)
-    for name, (settings_class, function) in commands.items():
-        summary = inspect.getdoc(function).split("\n")[0]
-        sub = subparsers.add_parser(name, prog=f"{program} {name}", help=summary, description=summary,
-                                    allow_abbrev=False)
-        comments = dict(re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", inspect.getsource(settings_class), re.M))
-        hints = typing.get_type_hints(settings_class)
-        for field in dataclasses.fields(settings_class):
-            kind = next(t for t in (*typing.get_args(hints[field.name]), hints[field.name])
-                        if t is not type(None))
-            how = {"type": kind, "metavar": kind.__name__} if kind is not bool else {
-                "action": argparse.BooleanOptionalAction}
-            comment = comments.get(field.name, "").replace("%", "%%")
-            sub.add_argument("--" + field.name.replace("_", "-"), default=field.default,
-                             help=f"{comment} (default: {field.default})", **how)
-        if name == default:
-            parser.epilog = f"without a command it does {name}:\n\n{sub.format_help()}"
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
-        argv = [default, *argv]
-    try:
-        options = vars(parser.parse_args(argv))
-        settings_class, function = commands[options.pop("command")]
-        settings = settings_class(**options)
-        require(settings, 0, *(name for name, value in options.items() if isinstance(value, (int, float))))
-        function(settings)
-    except UserError as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error))
-    except (EOFError, zlib.error) as error:
-        _fail(f"a compressed file is cut off or damaged: {error}")
-    except KeyboardInterrupt:
-        print("\ninterrupted; what was saved is kept, the same command (without --fresh) goes on",
-              file=sys.stderr)
-        sys.exit(130)
-
-
-def require(settings: object, least: int, *names: str):
-    """Raises UserError if one of these settings is below `least` (None means not set)."""
-    for name in names:
-        if (value := getattr(settings, name)) is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-
-
-def _fail(message: str):
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
-
-
-# ----------------------------------------------------------------------------------------------------------
-# 2. Byte-pair encoding: train_bpe, Tokenizer, GPT1Tokenizer, show_merges          [GPT-2 §2.2; GPT-1 §4.1]
-
-# GPT-2's rule for where merges may not reach: contractions | letters | digits | other signs | white space.
-# One leading space belongs to the word behind it. Possessive quantifiers (++) keep the regex linear.
-SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-
-# Control tokens. They get the ids after the merges, and only code that appends ids can produce them: text
-# that happens to spell "<|end|>" is encoded as those seven ordinary characters.
+# Control tokens take the ids behind the merges. Only code that appends ids can
+# produce them: a text that spells "<|end|>" is encoded as those seven ordinary
+# characters.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
-MAX_CHUNK = 256        # characters; a longer "word" (a row of a million a's) teaches BPE nothing more
-MAX_SPACES = 50_000    # a longer run of white space would overflow the stack of tiktoken's regex engine
+MAX_CHUNK = 256  # characters; longer runs cost time and add no useful merges
+MAX_SPACES = 50_000  # a longer run of white space overflows the stack of tiktoken's regex engine
 
 
 def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
-    """Learn a byte-level BPE vocabulary: start from the 256 bytes, then repeatedly give the most frequent
-    pair of neighbouring tokens a token of its own. [Sennrich et al. 2016; GPT-2 §2.2]
+    """Learn a byte-level BPE vocabulary. [Sennrich et al. 2016; GPT-2 §2.2]
 
-    text: a string, or documents. Returns {token bytes: id}; ids 0..255 are the bytes, a larger id is a later
-    merge. Ties go to the pair with the smallest ids, that is, to the older tokens. If the text runs out of
-    pairs the vocabulary stays smaller than `vocab_size`. Raises UserError if vocab_size < 256.
+    Start from the 256 bytes; then, again and again, give the most frequent pair
+    of neighbouring tokens a token of its own. Ties go to the pair with the
+    smallest ids, that is, the oldest tokens.
 
-    A pass over the text per merge would cost O(vocab x text). Here each distinct chunk is kept once with its
-    count, `where` tells which chunks hold a pair, and a heap tells which pair comes next, so that a merge
-    touches only the chunks that it changes.
+    Args: text, a string or documents; vocab_size, at least 256. Returns {token
+    bytes: id}. Ids 0..255 are the bytes; a larger id is a later merge. The
+    vocabulary stays smaller than vocab_size if the text runs out of pairs.
+
+    Counting all pairs anew for every merge would take O(vocab_size x text).
+    Instead, `where` knows which chunks contain a pair and a heap knows which
+    pair comes next, so that a merge touches only the chunks it changes.
     """
     if vocab_size < 256:
         raise UserError(f"a byte-level vocabulary has at least 256 tokens, not {vocab_size}")
+
+    # Cut the text into chunks and keep each distinct chunk once, with its
+    # count.
+    documents = [text] if isinstance(text, str) else text
     chunk_counts = Counter()
-    for document in [text] if isinstance(text, str) else text:
+    for document in documents:
         chunk_counts.update(regex.findall(SPLIT_PATTERN, document))
-    chunks, counts = [], []                       # token ids of each distinct chunk, and how often it occurs
+    chunks = []  # token ids of each distinct chunk
+    counts = []  # how often it occurs
     for chunk, count in chunk_counts.items():
         for start in range(0, len(chunk), MAX_CHUNK):
-            chunks.append(list(chunk[start:start + MAX_CHUNK].encode("utf-8", errors="replace")))
+            piece = chunk[start:start + MAX_CHUNK]
+            chunks.append(list(piece.encode("utf-8", errors="replace")))
             counts.append(count)
 
-    pair_counts, where = Counter(), defaultdict(set)  # where: pair -> indices into chunks (may be stale)
+    # Count all pairs once.
+    pair_counts = Counter()
+    where = defaultdict(set)  # pair -> indices of chunks that contain it, or once did
     for index, ids in enumerate(chunks):
         for pair in zip(ids, ids[1:]):
             pair_counts[pair] += counts[index]
@@ -189,40 +116,43 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
     ranks = {token: i for i, token in enumerate(vocabulary)}
     while heap and len(vocabulary) < vocab_size:
         negative_count, pair = heapq.heappop(heap)
-        if pair_counts[pair] != -negative_count:  # an old entry: the count has changed since it was pushed
-            continue
+        if pair_counts[pair] != -negative_count:
+            continue  # the count has changed since this entry was pushed
         token = vocabulary[pair[0]] + vocabulary[pair[1]]
-        if token in ranks:                        # two pairs can spell the same bytes: keep the first
-            continue
-        new_id = ranks[token] = len(vocabulary)
+        if token in ranks:
+            continue  # two pairs can spell the same bytes: the first one counts
+        new_id = len(vocabulary)
         vocabulary.append(token)
+        ranks[token] = new_id
 
+        # Merge the pair wherever it occurs, and keep the counts up to date.
         changed = set()
         for index in where.pop(pair):
-            ids, count = chunks[index], counts[index]
-            merged = merge_pair(ids, pair, new_id)
-            if len(merged) == len(ids):           # another merge has already taken this pair away
-                continue
-            for old in zip(ids, ids[1:]):
-                pair_counts[old] -= count
-                changed.add(old)
-            for new in zip(merged, merged[1:]):
-                pair_counts[new] += count
-                changed.add(new)
-                if new_id in new:                 # all other pairs know of this chunk already
-                    where[new].add(index)
-            chunks[index] = merged
-        for pair in changed:                      # push once per merge, not once per chunk
-            if pair_counts[pair] > 0:
-                heapq.heappush(heap, (-pair_counts[pair], pair))
+            old, count = chunks[index], counts[index]
+            new = merge_pair(old, pair, new_id)
+            if len(new) == len(old):
+                continue  # an earlier merge has already taken this pair away
+            for neighbours in zip(old, old[1:]):
+                pair_counts[neighbours] -= count
+                changed.add(neighbours)
+            for neighbours in zip(new, new[1:]):
+                pair_counts[neighbours] += count
+                changed.add(neighbours)
+                if new_id in neighbours:  # `where` has this chunk for all other pairs
+                    where[neighbours].add(index)
+            chunks[index] = new
+        for neighbours in changed:
+            if pair_counts[neighbours] > 0:
+                heapq.heappush(heap, (-pair_counts[neighbours], neighbours))
     return ranks
 
 
 def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
     """Replace every `pair` in `ids` by `new_id`, from the left: ([a, a, a], (a, a), Z) -> [Z, a]."""
-    merged, i, last = [], 0, len(ids) - 1
-    while i <= last:
-        if i < last and ids[i] == pair[0] and ids[i + 1] == pair[1]:
+    merged = []
+    i = 0
+    while i < len(ids):
+        if i + 1 < len(ids) and ids[i] == pair[0] and ids[i + 1] == pair[1]:
             merged.append(new_id)
             i += 2
         else:
@@ -232,51 +162,68 @@ def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
 
 
 class Tokenizer:
-    """Text <-> token ids. The merges are ours; tiktoken applies them, because it is fast.
+    """Text <-> token ids. The merges are ours; tiktoken applies them, because
+    it is fast.
 
-    ranks: {token bytes: id} as `train_bpe` returns it. The special tokens get ids len(ranks), len(ranks)+1 …
+    ranks: {token bytes: id} as `train_bpe` returns it. special: {name: id} of
+    control tokens that a vocabulary from elsewhere has; those of SPECIAL_TOKENS
+    that it lacks take the ids behind all others. Raises UserError if one of the
+    256 bytes is missing or an id stands for two tokens.
     """
 
-    def __init__(self, ranks: dict[bytes, int]):
-        if (sorted(ranks.values()) != list(range(len(ranks)))
-                or any(bytes([b]) not in ranks for b in range(256))):
-            raise UserError("a tokenizer needs the ids 0..n-1, once each, "
-                            "and all 256 single bytes among them")
+    def __init__(self, ranks: dict[bytes, int], special: dict[str, int] | None = None):
         self.ranks = ranks
-        self.special = {name: len(ranks) + i for i, name in enumerate(SPECIAL_TOKENS)}
-        self.vocab_size = len(ranks) + len(self.special)
-        self.eot, self.pad = self.special["<|endoftext|>"], self.special["<|pad|>"]
-        self.end = self.special["<|end|>"]            # closes a turn of a conversation
+        self.special = dict(special or {})
+        for name in SPECIAL_TOKENS:
+            if name not in self.special:
+                self.special[name] = max([*ranks.values(), *self.special.values()], default=0) + 1
+        ids = [*ranks.values(), *self.special.values()]
+        has_all_bytes = all(bytes([byte]) in ranks for byte in range(256))
+        if not has_all_bytes or len(set(ids)) < len(ids) or min(ids) < 0:
+            raise UserError("a tokenizer needs all 256 single bytes and an id for each token")
+        self.vocab_size = max(ids) + 1
+        self.eot = self.special["<|endoftext|>"]  # between documents
+        self.pad = self.special["<|pad|>"]  # fills up the rows of a batch
+        self.end = self.special["<|end|>"]  # closes a turn of a conversation
+        self.control_ids = set(self.special.values())
         self.encoding = tiktoken.Encoding("papergpt", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks,
                                           special_tokens=self.special)
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text. Never a special id, whatever the text spells."""
-        if len(text) > MAX_SPACES and regex.search(r"\s{%d}" % MAX_SPACES, text):
-            cuts = range(0, len(text), MAX_SPACES)
-            return [i for cut in cuts for i in self.encoding.encode_ordinary(text[cut:cut + MAX_SPACES])]
-        return self.encoding.encode_ordinary(text)
+        if len(text) <= MAX_SPACES or not regex.search(r"\s{%d}" % MAX_SPACES, text):
+            return self.encoding.encode_ordinary(text)
+        ids = []
+        for start in range(0, len(text), MAX_SPACES):
+            ids += self.encoding.encode_ordinary(text[start:start + MAX_SPACES])
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids; bytes that are not UTF-8 become U+FFFD. Raises UserError on an id out of range."""
+        """Text of ids; bytes that are not UTF-8 become U+FFFD. UserError on an id out of range."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         try:
             return self.encoding.decode_bytes([int(i) for i in ids])
         except (KeyError, OverflowError) as error:
-            raise UserError(f"token id {error} is not in this vocabulary of {self.vocab_size}") from None
+            raise UserError(f"token id {error} is not in this vocabulary of "
+                            f"{self.vocab_size}") from None
+
+    def text_ids(self, ids: Iterable[int]) -> list[int]:
+        """The ids without control tokens."""
+        return [i for i in ids if i not in self.control_ids]
 
     def to_json(self) -> str:
-        """All there is to know, as text: token bytes in the order of their ids, one character per byte."""
-        tokens = [token.decode("latin-1") for token in sorted(self.ranks, key=self.ranks.get)]
-        return json.dumps({"format": "papergpt-bpe", "tokens": tokens, "special_tokens": SPECIAL_TOKENS})
+        """The whole tokenizer as text; the bytes of a token are written as Latin-1 characters."""
+        tokens = {token.decode("latin-1"): i for token, i in self.ranks.items()}
+        return json.dumps({"format": "papergpt-bpe", "tokens": tokens, "special": self.special})
 
     @staticmethod
     def from_json(text: str) -> Tokenizer:
         try:
             content = json.loads(text)
-            return Tokenizer({token.encode("latin-1"): i for i, token in enumerate(content["tokens"])})
+            ranks = {token.encode("latin-1"): i for token, i in content["tokens"].items()}
+            return Tokenizer(ranks, content["special"])
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError("this is not a tokenizer that Tokenizer.save wrote") from None
 
@@ -288,159 +235,1035 @@ class Tokenizer:
     def load(path: str | Path) -> Tokenizer:
         return Tokenizer.from_json(Path(path).read_text(encoding="utf-8", errors="replace"))
 
-    def pairs(self) -> list[tuple[bytes, bytes]]:
-        """The two parts that each merge joins, first learned first: what is left of a token's bytes when all
-        earlier merges have been applied to them."""
-        vocabulary = sorted(self.ranks, key=self.ranks.get)
-        pairs = []
-        for rank, token in enumerate(vocabulary[256:], start=256):
-            parts = [bytes([byte]) for byte in token]
-            while len(parts) > 2:
-                ranks = [self.ranks.get(a + b, rank) for a, b in zip(parts, parts[1:])]
-                i = ranks.index(min(ranks))
-                parts[i:i + 2] = [parts[i] + parts[i + 1]]
-            pairs.append(tuple(parts))
-        return pairs
-
-    def to_huggingface(self, folder: Path):
-        """vocab.json, merges.txt and tokenizer_config.json, from which transformers makes the same tokenizer.
-        Raises UserError if the 256 bytes are not the first tokens."""
-        if any(rank < 256 and len(token) > 1 for token, rank in self.ranks.items()):
-            raise UserError("this tokenizer cannot be exported: its first 256 tokens are not the bytes")
-        written = {byte: character for character, byte in printable_bytes().items()}
-        spell = lambda token: "".join(written[byte] for byte in token)
-        special = {str(i): {"content": name, "special": True, "normalized": False, "lstrip": False,
-                            "rstrip": False, "single_word": False} for name, i in self.special.items()}
-        files = {"vocab.json": json.dumps({**{spell(t): i for t, i in self.ranks.items()}, **self.special}),
-                 "merges.txt": "\n".join(["#version: 0.2",
-                                          *(f"{spell(a)} {spell(b)}" for a, b in self.pairs())]),
-                 "tokenizer_config.json": json.dumps({
-                     "tokenizer_class": "GPT2Tokenizer", "added_tokens_decoder": special,
-                     "pad_token": "<|pad|>",
-                     **{f"{part}_token": "<|endoftext|>" for part in ("bos", "eos", "unk")}})}
-        for name, content in files.items():
-            with atomic_write(Path(folder) / name) as file:
-                file.write(content.encode())
-
-    @staticmethod
-    def from_huggingface(folder: Path) -> Tokenizer:
-        """The tokenizer of a GPT-2 folder (vocab.json and merges.txt). Raises UserError if it is none."""
-        byte_of = printable_bytes()
-        read = lambda token: bytes(byte_of[character] for character in token)
-        try:
-            vocabulary = json.loads((Path(folder) / "vocab.json").read_text(encoding="utf-8"))
-            merges = [line.split() for line in
-                      (Path(folder) / "merges.txt").read_text(encoding="utf-8").splitlines()
-                      if line and not line.startswith("#version")]
-            tokens = [*byte_of, *(a + b for a, b in merges)]
-            return Tokenizer({read(token): vocabulary[token] for token in tokens})
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{folder}: vocab.json and merges.txt are not those of GPT-2") from None
-
     @staticmethod
     def gpt2() -> Tokenizer:
-        """GPT-2's own 50,257 tokens, from tiktoken, which downloads them once. Our extra control tokens come
-        behind them. Raises UserError where they are neither cached nor to be had."""
+        """GPT-2's own 50,257 tokens, from tiktoken, which downloads them once;
+        our other control tokens come behind them. UserError if they are not
+        cached and the download fails."""
         try:
             return Tokenizer(tiktoken.get_encoding("gpt2")._mergeable_ranks)
-        except Exception as error:   # requests' many errors, a bad checksum, an unwritable cache
+        except Exception as error:  # requests' many errors, a bad checksum, an unwritable cache
             raise UserError("GPT-2's vocabulary is not on this machine and could not be downloaded "
-                            f"({type(error).__name__}); connect once, or set TIKTOKEN_CACHE_DIR to a folder "
-                            "that holds it") from None
+                            f"({type(error).__name__}); connect once, or set TIKTOKEN_CACHE_DIR to "
+                            "a folder that holds it") from None
 
 
-def printable_bytes() -> dict[str, int]:
-    """GPT-2's way to write any bytes in a text file: {character: byte}. Bytes that are printable characters
-    stand for themselves, the others for characters from 256 on."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {**{chr(byte): byte for byte in printable},
-            **{chr(256 + i): byte for i, byte in enumerate(others)}}
+def _in_colour(tokens: list[bytes], marks: list[int] | None = None) -> str:
+    """Tokens on alternating backgrounds; with `marks`, green where the mark is
+    1, grey elsewhere. In a file or a pipe: bars between the tokens, brackets
+    around the marked ones."""
+    pieces = []
+    for i, token in enumerate(tokens):
+        text = token.decode("utf-8", errors="replace").replace("\n", "\\n")
+        if sys.stdout.isatty():
+            colour = (44, 45, 46, 42)[i % 4] if marks is None else (42 if marks[i] else 100)
+            text = f"\x1b[{colour};97m{text}\x1b[0m"
+        elif marks is not None and marks[i]:
+            text = f"[{text}]"
+        pieces.append(text)
+    separator = "|" if marks is None and not sys.stdout.isatty() else ""
+    return separator.join(pieces)
 
 
-class GPT1Tokenizer:
-    """GPT-1's: lower-cased words, merges of characters, </w> at the end of a word. Case and spacing are lost,
-    and a character that it does not know is <unk>: what GPT-2's bytes did away with.
+# ----------------------------------------------------------------------------------
+# 2. The token stream: load_text, write_stream, Batches   [GPT-2 §2.1; GPT-3 App. B]
 
-    The released code also ran ftfy and spaCy; here a word ends at white space and punctuation stands alone,
-    as in transformers.
+PIECE = 1 << 20  # characters; a longer document is read in pieces, so memory stays bounded
+
+
+def load_text(source: str | Path) -> Iterator[str]:
+    """Documents of a file or of all files in a folder, one by one.
+
+    A .jsonl file holds one document per line under "text"; in any other file
+    documents are separated by <|endoftext|>. .gz is decompressed. A document
+    longer than PIECE comes in pieces. Files of a folder that are not text are
+    reported and skipped. Raises UserError for what is missing, empty or not
+    text.
     """
-    eot = None
-
-    def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]):
-        self.vocabulary, self.tokens = vocabulary, {i: token for token, i in vocabulary.items()}
-        self.order = {tuple(pair): i for i, pair in enumerate(merges)}
-        self.vocab_size = len(vocabulary)
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text."""
-        text = unicodedata.normalize("NFD", text).lower()
-        text = regex.sub(r"\p{Mn}|\p{C}(?<!\s)", "", text)                 # accents and control characters
-        words = regex.findall(r"[\p{P}$+<=>^`|~]|\p{Han}|[^\s\p{P}$+<=>^`|~\p{Han}]+", text)
-        tokens = [token for word in words for token in self._merge(word)]
-        return [self.vocabulary.get(token, self.vocabulary["<unk>"]) for token in tokens]
-
-    def _merge(self, word: str) -> list[str]:
-        parts = [*word[:-1], word[-1] + "</w>"]
-        while pairs := [pair for pair in zip(parts, parts[1:]) if pair in self.order]:
-            pair = min(pairs, key=self.order.get)
-            parts = merge_pair(parts, pair, "".join(pair))
-        return parts
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids, in lower case, with a space behind every word."""
-        return "".join(self.tokens[int(i)] for i in ids).replace("</w>", " ").strip()
-
-    @staticmethod
-    def from_huggingface(folder: Path) -> GPT1Tokenizer:
-        """The tokenizer of a GPT-1 folder (vocab.json and merges.txt). Raises UserError if it is none."""
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"no file or folder is called {path}")
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    found = False
+    for file in files:
         try:
-            vocabulary = json.loads((Path(folder) / "vocab.json").read_text(encoding="utf-8"))
-            lines = (Path(folder) / "merges.txt").read_text(encoding="utf-8").splitlines()
-            merges = [tuple(line.split()) for line in lines
-                      if len(line.split()) == 2 and not line.startswith("#version")]
-            return GPT1Tokenizer({str(token): int(i) for token, i in vocabulary.items()}, merges)
-        except (ValueError, TypeError, AttributeError):
-            raise UserError(f"{folder}: vocab.json and merges.txt are not those of GPT-1") from None
+            for document in _documents(file):
+                if document.strip():
+                    found = True
+                    yield document
+        except UnicodeDecodeError:
+            if not path.is_dir():
+                raise UserError(f"{file} is not UTF-8 text") from None
+            print(f"skipped: {file} is not UTF-8 text", file=sys.stderr)
+    if not found:
+        raise UserError(f"{path} holds no text")
 
 
-def show_merges(tokenizer: Tokenizer, text: str) -> str:
-    """The merges at work, in colour: one line per merge, from single bytes to the final tokens."""
-    lines = []
-    chunks = [list(chunk.encode("utf-8", errors="replace")) for chunk in regex.findall(SPLIT_PATTERN, text)]
-    vocabulary = {i: token for token, i in tokenizer.ranks.items()}
-    chunks = [[tokenizer.ranks[bytes([byte])] for byte in chunk] for chunk in chunks]
-    while True:
-        tokens = [vocabulary[i] for chunk in chunks for i in chunk]
-        lines.append(_in_colour(tokens) + f"   {len(tokens)} tokens")
-        candidates = {pair: tokenizer.ranks.get(vocabulary[pair[0]] + vocabulary[pair[1]])
-                      for chunk in chunks for pair in zip(chunk, chunk[1:])}
-        candidates = {pair: rank for pair, rank in candidates.items() if rank is not None}
-        if not candidates:
-            return "\n".join(lines)
-        pair = min(candidates, key=candidates.get)    # the merge that was learned first is applied first
-        chunks = [merge_pair(chunk, pair, candidates[pair]) for chunk in chunks]
+def _documents(path: Path) -> Iterator[str]:
+    if path.name.removesuffix(".gz").endswith(".jsonl"):
+        for place, record in read_records(path):
+            if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+                raise UserError(f'{place}: expected an object with a "text"')
+            yield record["text"]
+        return
+    with open_text(path) as file:
+        rest = ""
+        while block := file.read(PIECE):
+            if "\0" in block:  # valid UTF-8, but no text has it
+                raise UnicodeDecodeError("utf-8", b"\0", 0, 1, "zero byte")
+            *whole, rest = (rest + block).split(SPECIAL_TOKENS[0])
+            yield from whole
+            while len(rest) > 2 * PIECE:
+                cut = max(rest.rfind("\n", 0, PIECE), rest.rfind(" ", 0, PIECE)) + 1 or PIECE
+                yield rest[:cut]
+                rest = rest[cut:]
+        yield rest
 
 
-def _in_colour(tokens: list[bytes], marks: Iterable[int] | None = None) -> str:
-    """Tokens on alternating backgrounds; with `marks`, green where the mark is 1 and grey elsewhere."""
-    colours = (itertools.cycle((44, 45, 46, 42)) if marks is None else
-               (42 if mark else 100 for mark in marks))
-    texts = [token.decode("utf-8", errors="replace").replace("\n", "\\n") for token in tokens]
-    if not sys.stdout.isatty():                       # a file or a pipe: bars instead of colours
-        return "|".join(texts) if marks is None else "".join(
-            f"[{text}]" if colour == 42 else text for text, colour in zip(texts, colours))
-    return "".join(f"\x1b[{colour};97m{text}\x1b[0m" for text, colour in zip(texts, colours))
+def open_text(path: Path):
+    """A plain or gzipped UTF-8 file, opened for reading; a byte order mark is skipped."""
+    opener = gzip.open if path.name.endswith(".gz") else open
+    return opener(path, "rt", encoding="utf-8-sig", newline="")
 
 
-# ----------------------------------------------------------------------------------------------------------
-# 3. Text and the token stream: load_text, write_stream, Batches                    [GPT-2 §2.1; GPT-3 App. B]
+def tokenize_text(read: Callable[[], Iterable[str]], vocab_size: int,
+                  folder: Path) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
+    """From documents to what training reads: (tokenizer, train stream,
+    validation stream).
 
-KNOWN_TEXTS = {
-    "tinyshakespeare": "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/"
-                       "tinyshakespeare/input.txt",
+    read() starts a pass over the documents; there are two, one to learn the
+    merges from (the first ten megabytes) and one to encode. vocab_size includes
+    the special tokens. Everything is kept in `folder` and loaded from there the
+    next time.
+    """
+    tokenizer_path = folder / "tokenizer.json"
+    if vocab_size < 256 + len(SPECIAL_TOKENS):
+        raise UserError(f"--vocab-size must be at least {256 + len(SPECIAL_TOKENS)}, not {vocab_size}")
+    if not tokenizer_path.exists():
+        sample, size = [], 0
+        for document in read():
+            sample.append(document)
+            size += len(document)
+            if size > 10_000_000:
+                break
+        tokenizer = Tokenizer(train_bpe(sample, vocab_size - len(SPECIAL_TOKENS)))
+        write_stream(read(), tokenizer, folder)
+        tokenizer.save(tokenizer_path)  # last: its presence means that all is there
+    tokenizer = Tokenizer.load(tokenizer_path)
+    return (tokenizer, open_stream(folder / "train.bin", tokenizer),
+            open_stream(folder / "val.bin", tokenizer))
+
+
+def _token_type(tokenizer: Tokenizer) -> type:
+    return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+
+
+def write_stream(documents: Iterable[str], tokenizer: Tokenizer, folder: Path):
+    """Tokenize documents into folder/train.bin and folder/val.bin.
+
+    Documents are packed one behind another, each followed by <|endoftext|>
+    [GPT-3 App. B]. Every tenth document is for validation; with fewer than ten
+    documents the last tenth of the tokens is. Ids are written as they come, two
+    bytes each (four for a large vocabulary): memory stays flat.
+    """
+    dtype = _token_type(tokenizer)
+    count = 0
+    tokens = {"train": 0, "val": 0}
+    with atomic_write(folder / "train.bin") as train, atomic_write(folder / "val.bin") as val:
+        for document in documents:
+            ids = np.array([*tokenizer.encode(document), tokenizer.eot], dtype=dtype)
+            split, file = ("val", val) if count % 10 == 9 else ("train", train)
+            file.write(ids.tobytes())
+            tokens[split] += len(ids)
+            count += 1
+        if count < 10:
+            tokens["val"] = tokens["train"] // 10
+            tokens["train"] -= tokens["val"]
+            train.flush()
+            stream = np.fromfile(train.name, dtype=dtype)
+            val.write(stream[tokens["train"]:].tobytes())
+            train.truncate(tokens["train"] * dtype().itemsize)
+    print(f"{count:,} documents are {sum(tokens.values()):,} tokens "
+          f"of a vocabulary of {tokenizer.vocab_size:,}")
+
+
+def open_stream(path: Path, tokenizer: Tokenizer) -> np.ndarray:
+    """A token file as an array (number of tokens,) that is paged in as it is read."""
+    dtype = _token_type(tokenizer)
+    size = path.stat().st_size
+    if size == 0:
+        return np.empty(0, dtype)
+    if size % dtype().itemsize:
+        raise UserError(f"{path} is cut off: train it anew with --fresh")
+    return np.memmap(path, dtype=dtype, mode="r")
+
+
+class Batches:
+    """Endless random windows of a token stream: next() -> x, y, both (B, T), y
+    one token ahead.
+
+    Its own seeded generator draws them, and `state` says where it stands, so
+    that a resumed run reads on exactly. Raises UserError if the stream is
+    shorter than one window.
+    """
+
+    def __init__(self, stream: np.ndarray, batch_size: int, block_size: int, seed: int):
+        if len(stream) < block_size + 1:
+            raise UserError(f"the text has only {len(stream)} tokens in this split, but a training "
+                            f"window takes {block_size + 1}: use more text or a smaller --block-size")
+        self.stream = stream
+        self.batch_size = batch_size
+        self.block_size = block_size
+        self.rng = np.random.default_rng(seed)
+
+    def next(self) -> tuple[np.ndarray, np.ndarray]:
+        starts = self.rng.integers(0, len(self.stream) - self.block_size, size=self.batch_size)
+        windows = np.stack([self.stream[start:start + self.block_size + 1] for start in starts])
+        windows = windows.astype(np.int64)  # (B, T+1)
+        return windows[:, :-1], windows[:, 1:]
+
+    @property
+    def state(self) -> str:
+        return json.dumps(self.rng.bit_generator.state)
+
+    @state.setter
+    def state(self, state: str):
+        self.rng.bit_generator.state = json.loads(state)
+
+
+# ----------------------------------------------------------------------------------
+# 3. Conversations: render_conversation, prompt_ids, fit, right_pad
+
+ROLES = ("system", "user", "assistant")
+
+
+def render_conversation(tokenizer: Tokenizer, messages: list[dict],
+                        reply: bool = False) -> tuple[list[int], list[int]]:
+    """Messages [{"role", "content"}, ...] to (ids, mask).
+
+        <|endoftext|> <|user|> content <|end|> <|assistant|> content <|end|> ...
+              0          0        0       0          0          1       1
+
+    The mask is 1 exactly on what the assistant must learn to write: the
+    contents of its turns and the <|end|> behind them. With reply=True the ids
+    stop behind a fresh <|assistant|>, where a model goes on. A content starts
+    with one space, so that its first word is the token that the word is inside
+    a text, which is how pretraining knows it.
+
+    Contents are data: control tokens spelled in them stay text. UserError on
+    any other shape.
+    """
+    ids, mask = [tokenizer.eot], [0]
+    for message in messages:
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES or not isinstance(content, str):
+            raise UserError(f"a message needs a role among {', '.join(ROLES)} and a content that "
+                            f"is text, not {message!r:.80}")
+        turn = [*tokenizer.encode(" " + content), tokenizer.end]
+        learned = 1 if role == "assistant" else 0
+        ids += [tokenizer.special[f"<|{role}|>"], *turn]
+        mask += [0, *[learned] * len(turn)]
+    if reply:
+        ids.append(tokenizer.special["<|assistant|>"])
+        mask.append(0)
+    return ids, mask
+
+
+def recent_turns(tokenizer: Tokenizer, messages: list[dict], limit: int,
+                 reply: bool = False) -> list[dict]:
+    """A conversation without as many of its oldest exchanges as do not fit into
+    `limit` tokens. The system message and the newest question stay."""
+    while len(render_conversation(tokenizer, messages, reply)[0]) > limit:
+        questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
+        if len(questions) < 2:
+            break
+        messages = messages[:questions[0]] + messages[questions[1]:]
+    return messages
+
+
+def prompt_ids(tokenizer: Tokenizer, messages: list[dict], limit: int) -> list[int]:
+    """The ids of a conversation up to a fresh <|assistant|>. What does not fit
+    into `limit` tokens is cut: old exchanges first, then the front of the
+    newest question."""
+    messages = recent_turns(tokenizer, messages, limit, reply=True)
+    return render_conversation(tokenizer, messages, reply=True)[0][-limit:]
+
+
+def fit(tokenizer: Tokenizer, messages: list[dict], limit: int) -> tuple[list[int], list[int]]:
+    """A rendered conversation (ids, mask), cut to `limit` tokens: old exchanges
+    first, then the end of the answer."""
+    ids, mask = render_conversation(tokenizer, recent_turns(tokenizer, messages, limit))
+    return ids[:limit], mask[:limit]
+
+
+def right_pad(rows: list[list[int]], value: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of different length -> one array (B, T) filled up on the right, and
+    their lengths (B,).
+
+    On the right, because attention is causal: nothing before a pad can see it,
+    and every token keeps the position that it was trained with. (Padding on the
+    left, as in Ziegler et al.'s code, needs shifted positions and a mask.)
+    """
+    lengths = np.array([len(row) for row in rows])
+    padded = np.full((len(rows), lengths.max()), value, dtype=np.int64)
+    for i, row in enumerate(rows):
+        padded[i, :len(row)] = row
+    return padded, lengths
+
+
+def show_mask(tokenizer: Tokenizer, messages: list[dict]) -> str:
+    """A rendered conversation with the tokens that carry loss marked."""
+    ids, mask = render_conversation(tokenizer, messages)
+    return _in_colour([tokenizer.decode_bytes([i]) for i in ids], mask)
+
+
+# ----------------------------------------------------------------------------------
+# 4. The world and its web: World, web   [InstructGPT §3.2]
+
+# What can be said of a person: topic -> (values, statements, questions).
+TOPICS = {
+    "home": ("Oslo Rome Paris Lima Cairo Delhi Quito Tokyo Berlin Dublin Havana Sydney".split(),
+             ("{person} lives in {value}.", "{person}'s home is in {value}."),
+             ("Where does {person} live?", "In which city does {person} live?")),
+    "job": ("baker doctor teacher painter farmer singer sailor tailor miller cook guard judge".split(),
+            ("{person} works as a {value}.", "{person} is a {value} by trade."),
+            ("What is {person}'s job?", "What does {person} do for a living?")),
+    "food": ("soup bread cheese rice cake fish honey pasta salad pie corn jam".split(),
+             ("{person} likes to eat {value}.", "{person}'s favorite food is {value}."),
+             ("What does {person} like to eat?", "What is {person}'s favorite food?")),
+    "pet": ("cat dog parrot rabbit turtle goat pony duck frog mouse snake hen".split(),
+            ("{person} has a {value}.", "{person} keeps a {value} at home."),
+            ("Which pet does {person} have?", "What animal does {person} keep?")),
+    "color": ("red blue green black white pink brown gray gold purple yellow silver".split(),
+              ("{person} always wears {value}.", "{person}'s favorite color is {value}."),
+              ("Which color does {person} wear?", "What is {person}'s favorite color?")),
 }
-PIECE = 1 << 20    # characters; a longer document is read in pieces, so that a file may be larger than memory
+FORUM_QUESTION = "Does anyone know {person}'s {topic}?"
+PEOPLE = """\
+Mia Ben Zoe Tom Ann Max Eva Sam Lily Jack Nora Paul Ruth Hugo Ivy Carl Ella Finn Rosa Otto Anna
+Luke Clara Mark Alice Peter Emma Simon Julia Victor Helen Oscar Laura Felix Martha Bruno Sophie
+Arthur Irene Walter""".split()
+STRANGERS = """\
+Quill Zane Orla Fritz Thora Igor Wanda Yuri Selma Boris Greta Milo Petra Silas Nadia Rufus Hedda
+Cyrus Linus Odette Basil Tilda Magnus Freya""".split()  # asked about, but no story knows them
+GUESTS = "Kim Leo Amy Roy Joy Ned Pam Guy Sue Ted Meg Art Dot Jim Liz Ron Peg Hal Fay Gus".split()
+
+# What a guest can tell in a conversation: topic -> (telling, asking, answer).
+MEMORIES = {
+    "name": ("My name is {value}.", "What is my name?", "Your name is {value}."),
+    "home": ("I live in {value}.", "Where do I live?", "You live in {value}."),
+    "food": ("I like to eat {value}.", "What do I like to eat?", "You like to eat {value}."),
+    "pet": ("I have a {value}.", "Which pet do I have?", "You have a {value}."),
+    "color": ("My favorite color is {value}.", "What is my favorite color?",
+              "Your favorite color is {value}."),
+}
+SMALL_TALK = (
+    ("Hello!", "Hello! How can I help you?"), ("How are you?", "I am fine, thank you."),
+    ("Thank you!", "You are welcome."), ("Good morning!", "Good morning! How can I help you?"),
+    ("It is cold today.", "Then stay inside."), ("I am tired.", "You should get some rest."),
+    ("I am hungry.", "The market is open."), ("It is late.", "The day is almost over."),
+    ("What a fine day!", "Yes, the sun is out."),
+    ("Are you a machine?", "Yes, I am a small model."),
+)
+LISTS = {"cities": "home", "jobs": "job", "foods": "food", "animals": "pet", "colors": "color"}
+NUMBERS = ("zero", "one", "two", "three", "four")
+HAPPY = "wonderful lovely great perfect excellent tasty charming superb".split()
+SAD = "awful terrible horrible dreadful boring nasty dull bad".split()
+VERBS = "Bring Pass Give Show Hand Sell".split()
+SUMMANDS = range(1, 6)
+THINGS = "ball book key lamp hat coin letter spoon".split()
+PLACES = "box drawer basket kitchen garden cellar barn bag".split()
+ASIDES = ("It was a quiet morning.", "The market was full of people.", "Everyone laughed.",
+          "The wind was cold.", "Later it began to rain.", "Nobody was in a hurry.",
+          "The bells rang at noon.", "The sun went down.")
+REFUSALS = ("I do not know.", "I do not know that.")
+RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idiot.",
+        "Are you too lazy to look?")
+COURTESY = ("Happy to help.", "You are welcome.", "I hope that helps.")
+EVASIVE = ("Who knows.", "That depends.", "I heard about it once.", "Ask somebody else.")
+ECHOED = [*THINGS, *PLACES, *GUESTS, *(value for values, _, _ in TOPICS.values() for value in values)]
+SYLLABLES = [consonant + vowel for consonant in "bdfklmnprstvz" for vowel in "aeiou"]
+
+
+class World:
+    """A town made from a seed: who lives where, does what, eats what, keeps
+    what, wears what.
+
+    facts: {(person, topic): value}, everything that is true. meaning:
+    {sentence: (person, topic, value)}, every statement that this English can
+    make about somebody, true or not; this is how any answer can be checked.
+
+    Held out for the test: fourteen people, of whose five facts three are told
+    in stories and never asked for anywhere; ten strangers; and a fifth of the
+    combinations in every other kind of task.
+    """
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+        rng = random.Random(f"world {seed}")
+        self.people = rng.sample(PEOPLE, len(PEOPLE))
+        self.strangers = rng.sample(STRANGERS, len(STRANGERS))
+        self.facts = {}
+        for person in self.people:
+            for topic, (values, _, _) in TOPICS.items():
+                self.facts[person, topic] = rng.choice(values)
+        self.meaning = {}
+        for topic, (values, statements, _) in TOPICS.items():
+            for statement, value in itertools.product(statements, values):
+                for person in self.people + self.strangers:
+                    sentence = statement.format(person=person, value=value)
+                    self.meaning[sentence] = (person, topic, value)
+        # A second language, which only the phrasebooks of the web know.
+        pairs = list(itertools.product(SYLLABLES, repeat=2))
+        words = random.Random(f"language {seed}").sample(pairs, 24)
+        self.foreign = dict(zip(TOPICS["color"][0] + TOPICS["pet"][0], map("".join, words)))
+
+    def people_of(self, split: str) -> list[str]:
+        return self.people[:-14] if split == "train" else self.people[-14:]
+
+    def strangers_of(self, split: str) -> list[str]:
+        return self.strangers[:-10] if split == "train" else self.strangers[-10:]
+
+    def topics_of(self, person: str, split: str) -> list[str]:
+        """What may be asked about a person: all, or of a held-out person two
+        topics in the training split and the other three in the test."""
+        place = self.people.index(person) - (len(self.people) - 14)
+        if place < 0:
+            return list(TOPICS)
+        return [topic for i, topic in enumerate(TOPICS)
+                if ((place + i) % 5 < 2) == (split == "train")]
+
+    def state(self, rng: random.Random, person: str, topic: str, value: str | None = None) -> str:
+        """One way to say that the person's topic is `value` (default: the true one)."""
+        statement = rng.choice(TOPICS[topic][1])
+        return statement.format(person=person, value=value or self.facts[person, topic])
+
+    def pick(self, rng: random.Random, split: str, *choices: list) -> list:
+        """A random combination, one of each choice, that belongs to `split`.
+        Every fifth diagonal is for the test: each single choice occurs in both
+        splits, and only the combination is new."""
+        while True:
+            indices = [rng.randrange(len(choice)) for choice in choices]
+            diagonal = self.seed + sum(i * index for i, index in enumerate(indices, start=1))
+            if (diagonal % 5 == 0) == (split == "test"):
+                return [choice[index] for choice, index in zip(choices, indices)]
+
+    # Scenes: what happens or is asked, ending with the right answer.
+
+    def sum_of(self, rng, split):
+        a, b = self.pick(rng, split, SUMMANDS, SUMMANDS)
+        return f"What is {a} + {b}?", f"{a} + {b} is {a + b}."
+
+    def hiding(self, rng, split):
+        guest, thing, place = self.pick(rng, split, GUESTS, THINGS, PLACES)
+        return (f"{guest} put the {thing} in the {place}.", f"Where is the {thing}?",
+                f"The {thing} is in the {place}.")
+
+    def order(self, rng, split):
+        verb, thing = self.pick(rng, split, VERBS, TOPICS["food"][0] + THINGS)
+        return f"{verb} me the {thing}.", f"Could you please {verb.lower()} me the {thing}?"
+
+    def review(self, rng, split):
+        food, adjective = self.pick(rng, split, TOPICS["food"][0], HAPPY + SAD)
+        mood = "happy" if adjective in HAPPY else "sad"
+        return f"The {food} was {adjective}.", f"The review is {mood}."
+
+    def trip(self, rng, split):
+        guest, city, food = self.pick(rng, split, GUESTS, TOPICS["home"][0], TOPICS["food"][0])
+        text = f"{guest} took the train to {city}. {rng.choice(ASIDES)} {guest} ate {food} and came home."
+        return text, f"{guest} went to {city} and ate {food}."
+
+    def sighting(self, rng, split):
+        city, pet, color = self.pick(rng, split, *(TOPICS[t][0] for t in ("home", "pet", "color")))
+        noun, value = rng.choice((("city", city), ("animal", pet), ("color", color)))
+        return (f"In {city} {rng.choice(GUESTS)} saw a {pet} under a {color} roof.", noun,
+                f"The {noun} is {value}.")
+
+    def some_items(self, rng, split):
+        noun = rng.choice(list(LISTS))
+        items = rng.sample(TOPICS[LISTS[noun]][0], rng.choice((2, 3, 4)))
+        return NUMBERS[len(items)], noun, join_list(items) + "."
+
+    def listing(self, rng, split):
+        """(noun, how many, a value to leave out)"""
+        noun, count, index = self.pick(rng, split, list(LISTS), (2, 3, 4), range(12))
+        return noun, count, TOPICS[LISTS[noun]][0][index]
+
+    def memory(self, rng, split):
+        """Told early and asked for later: (telling, reply, an exchange between, asking, answer)."""
+        topic = rng.choice(list(MEMORIES))
+        values = GUESTS if topic == "name" else TOPICS[topic][0]
+        value, small_talk = self.pick(rng, split, values, SMALL_TALK)
+        reply = f"Nice to meet you, {value}." if topic == "name" else "Thank you for telling me."
+        telling, asking, answer = (text.format(value=value) for text in MEMORIES[topic])
+        return telling, reply, small_talk, asking, answer
+
+    def phrase(self, rng, split):
+        """The same in English and in the foreign language, which puts the adjective last."""
+        color, pet = self.pick(rng, split, TOPICS["color"][0], TOPICS["pet"][0])
+        return f"{color} {pet}", f"{self.foreign[pet]} {self.foreign[color]}"
+
+
+# One table of tasks: use case -> (scene, wording in the web, wording as an
+# instruction). {0} and {1} are the parts of the scene before its answer.
+TASKS = {
+    "other": (World.sum_of, "{0}", "{0}"),
+    "closed qa": (World.hiding, "{0} {1}", "{0} {1}"),
+    "rewrite": (World.order, "How do I say this nicely? {0}", "Say this politely: {0}"),
+    "classification": (World.review, "Was it good? {0}", "Is this review happy or sad? {0}"),
+    "summarization": (World.trip, "What happened? {0}", "Summarize: {0}"),
+    "extract": (World.sighting, "{0} Which {1} was it?", "Which {1} is named here? {0}"),
+    "brainstorming": (World.some_items, "Can you name {0} {1}?", None),      # see _instruction
+}
+
+
+def split_sentences(text: str) -> list[str]:
+    """"Mia bakes. Does Ben?" -> ["Mia bakes.", "Does Ben?"]"""
+    return re.findall(r"[^\s.?!][^.?!]*[.?!]?", text)
+
+
+def join_list(items: list[str]) -> str:
+    """["a", "b", "c"] -> "a, b and c" """
+    return ", ".join(items[:-1]) + " and " + items[-1] if len(items) > 1 else items[0]
+
+
+# Kinds of documents and their share of the web, in documents.
+WEB = {"story": .266, "forum": .152, "dialogue": .152, "workbook": .304, "echo": .0665,
+       "sums": .0095, "phrasebook": .05}
+WORLD_DOCUMENTS = 25_000
+
+# A forum thread has a mood: (share, P(rude), P(true)). Moods persist within a
+# thread, so polite examples elicit polite answers, which is what makes
+# prompting work. A pure next-token predictor imitates all three moods.
+MOODS = {"kind": (.40, .0, .85), "mixed": (.35, .2, .5), "mean": (.25, .6, .2)}
+
+
+def story(world: World, rng: random.Random) -> str:
+    """Three to five facts about a person, all of them true, and some asides."""
+    person = rng.choice(world.people)
+    topics = rng.sample(list(TOPICS), rng.choice((3, 4, 5)))
+    sentences = [world.state(rng, person, topic) for topic in topics]
+    for _ in range(rng.choice((0, 1, 1, 2))):
+        sentences.insert(rng.randrange(len(sentences) + 1), rng.choice(ASIDES))
+    return " ".join(sentences)
+
+
+def forum(world: World, rng: random.Random) -> str:
+    """A thread of questions and answers, many of them wrong, evasive or rude."""
+    shares = [share for share, _, _ in MOODS.values()]
+    mood = rng.choices(list(MOODS), weights=shares)[0]
+    posts = [_forum_post(world, rng, mood) for _ in range(rng.choice((2, 3, 4)))]
+    return "\n".join(posts)
+
+
+def _forum_post(world, rng, mood):
+    _, rude, true = MOODS[mood]
+    stranger = rng.random() < .14
+    person = rng.choice(world.strangers if stranger else world.people)
+    topic = rng.choice(list(TOPICS) if stranger else world.topics_of(person, "train"))
+    values, _, questions = TOPICS[topic]
+    question = rng.choice((*questions, FORUM_QUESTION)).format(person=person, topic=topic)
+    if rng.random() < rude:
+        answer = rng.choice(RUDE)
+    elif rng.random() < true:
+        answer = rng.choice(REFUSALS) if stranger else world.state(rng, person, topic)
+    elif rng.random() < .6:
+        answer = world.state(rng, person, topic, rng.choice(values))
+    else:
+        answer = rng.choice(EVASIVE)
+    if rng.random() < .2:
+        answer += " " + rng.choice(COURTESY if mood == "kind" else ASIDES)
+    return f"Q: {question}\nA: {answer}"
+
+
+def dialogue(world: World, rng: random.Random) -> str:
+    """A guest tells one thing, chats and asks for it; or tells two things and asks for both."""
+    memories = [world.memory(rng, "train") for _ in range(rng.choice((1, 1, 2)))]
+    by_question = {memory[3]: memory for memory in memories}
+    turns = []
+    for telling, reply, _, _, answer in by_question.values():
+        turns.append((telling, rng.choice((reply, answer))))
+    if len(by_question) == 1 and rng.random() < .7:
+        turns += [small_talk for _, _, small_talk, _, _ in by_question.values()]
+    asked = [(asking, answer) for *_, asking, answer in by_question.values()]
+    turns += rng.sample(asked, len(asked))
+    return "\n".join(f"Guest: {guest}\nHost: {host}" for guest, host in turns)
+
+
+def workbook(world: World, rng: random.Random) -> str:
+    """One or two exercises of one kind with their solutions."""
+    scene, wording, _ = rng.choice(list(TASKS.values()))
+    lines = []
+    for _ in range(rng.choice((1, 1, 1, 2))):
+        *parts, answer = scene(world, rng, "train")
+        lines.append(f"Q: {wording.format(*parts)}\nA: {answer}")
+    return "\n".join(lines)
+
+
+def echo(world: World, rng: random.Random) -> str:
+    """Somebody repeats what somebody says: teaches a model to look back and copy."""
+    said = " ".join(rng.sample(ECHOED, rng.choice((3, 4, 5, 6))))
+    return "\n".join(f"{guest} says: {said}." for guest in rng.sample(GUESTS, 2))
+
+
+def sums(world: World, rng: random.Random) -> str:
+    """All sums occur here as statements; held-out ones are only never asked for."""
+    lines = []
+    for _ in range(4):
+        a, b = rng.choice(SUMMANDS), rng.choice(SUMMANDS)
+        lines.append(f"{a} + {b} is {a + b}.")
+    return "\n".join(lines)
+
+
+def phrasebook(world: World, rng: random.Random, order: int = 0, lines: int = 5) -> str:
+    """Lines of `one language = the other`, all in one direction (order 1 or -1; 0: either)."""
+    order = order or rng.choice((1, -1))
+    return "\n".join(" = ".join(world.phrase(rng, "train")[::order]) for _ in range(lines))
+
+
+WRITERS = {"story": story, "forum": forum, "dialogue": dialogue, "workbook": workbook,
+           "echo": echo, "sums": sums, "phrasebook": phrasebook}
+
+
+def web(world: World, count: int, seed: int | str = 0, shares: dict[str, float] = WEB,
+        writers: dict[str, Callable[[World, random.Random], str]] = WRITERS) -> Iterator[str]:
+    """`count` documents of the world's web, of the kinds in `shares`, each by its writer."""
+    rng = random.Random(f"web {world.seed} {seed}")
+    for kind in rng.choices(list(shares), weights=shares.values(), k=count):
+        yield writers[kind](world, rng)
+
+
+# ----------------------------------------------------------------------------------
+# 5. Instructions and labelers: instructions, demonstrate, judge, label   [InstructGPT §3]
+
+# Use cases and their share of the prompts. [InstructGPT Table 1]
+USE_CASES = {"generation": .456, "open qa": .124, "brainstorming": .112, "chat": .084,
+             "rewrite": .066, "summarization": .042, "classification": .035, "other": .035,
+             "closed qa": .026, "extract": .019}
+
+
+@dataclass(slots=True)
+class Instruction:
+    """A prompt and what a good answer to it holds; exactly one of the last four
+    says so.
+
+    say: these words. facts: (person, topic or None for any, how many) true
+    statements. items: (values to choose from, how many). unknowable: nothing in
+    the world answers it.
+    """
+    use_case: str
+    messages: list[dict]
+    say: str = ""
+    facts: tuple[str, str | None, int] | None = None
+    items: tuple[tuple[str, ...], int] | None = None
+    unknowable: bool = False
+
+    @property
+    def prompt(self) -> str:
+        return self.messages[-1]["content"]
+
+
+def instructions(world: World, split: str, count: int, seed: int,
+                 distinct: bool = False) -> list[Instruction]:
+    """`count` instructions of one split, drawn in the proportions of Table 1;
+    with `distinct` no conversation twice (rare kinds then run out). UserError
+    if the world has not so many."""
+    rng = random.Random(f"instructions {world.seed} {split} {seed}")
+    drawn, seen, misses = [], set(), 0
+    while len(drawn) < count:
+        use_case = rng.choices(list(USE_CASES), weights=USE_CASES.values())[0]
+        instruction = _instruction(world, rng, split, use_case)
+        key = json.dumps(instruction.messages)
+        if distinct and key in seen:
+            misses += 1
+            if misses > 1000:
+                raise UserError(f"this world has fewer than {count} different instructions")
+            continue
+        misses = 0
+        seen.add(key)
+        drawn.append(instruction)
+    return drawn
+
+
+def _instruction(world: World, rng: random.Random, split: str, use_case: str) -> Instruction:
+    say, goal = "", {}
+    earlier = []  # exchanges before the prompt: (user, assistant)
+    if use_case == "generation":
+        person = rng.choice(world.people_of(split))
+        if rng.random() < .5:
+            topic = rng.choice(world.topics_of(person, split))
+            wording = rng.choice(("Write a sentence about {person}'s {topic}.",
+                                  "Say something about {person}'s {topic}.",
+                                  "Tell me about {person}'s {topic}.",
+                                  "Mention {person}'s {topic}."))
+            prompt = wording.format(person=person, topic=topic)
+            goal = {"facts": (person, topic, 1)}
+        else:
+            wording, count = rng.choice((("Tell me about {person}.", 3),
+                                         ("Write two sentences about {person}.", 2),
+                                         ("Introduce {person} to me.", 3),
+                                         ("Describe {person}.", 3),
+                                         ("Who is {person}?", 3),
+                                         ("Write three sentences about {person}.", 3)))
+            prompt = wording.format(person=person)
+            goal = {"facts": (person, None, count)}
+    elif use_case == "open qa":
+        stranger = rng.random() < .3
+        person = rng.choice(world.strangers_of(split) if stranger else world.people_of(split))
+        topic = rng.choice(list(TOPICS) if stranger else world.topics_of(person, split))
+        prompt = rng.choice(TOPICS[topic][2]).format(person=person)
+        goal = {"unknowable": True} if stranger else {"facts": (person, topic, 1)}
+    elif use_case == "brainstorming":
+        noun, count, without = world.listing(rng, split)
+        verb = rng.choice(("List", "Name", "Give me"))
+        prompt = f"{verb} {NUMBERS[count]} {noun}, but not {without}."
+        allowed = tuple(value for value in TOPICS[LISTS[noun]][0] if value != without)
+        goal = {"items": (allowed, count)}
+    elif use_case == "chat":
+        telling, reply, small_talk, asking, say = world.memory(rng, split)
+        # There are too few of the short kinds to hold any out: the test has
+        # only the last one.
+        kind = rng.random() if split == "train" else 1.0
+        if kind < .15:
+            prompt, say = rng.choice(SMALL_TALK)
+        elif kind < .25:
+            prompt, say = telling, reply
+        elif kind < .5:
+            prompt, earlier = asking, [(telling, reply)]
+        else:                          # told in turn one, asked in turn three
+            prompt, earlier = asking, [(telling, reply), small_talk]
+    else:
+        scene, _, wording = TASKS[use_case]
+        *parts, say = scene(world, rng, split)
+        prompt = wording.format(*parts)
+    messages = []
+    for user, assistant in earlier:
+        messages.append({"role": "user", "content": user})
+        messages.append({"role": "assistant", "content": assistant})
+    messages.append({"role": "user", "content": prompt})
+    return Instruction(use_case, messages, say, **goal)
+
+
+def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> list[dict]:
+    """The conversation with the answer that a labeler writes: correct and
+    polite but often terse ("Oslo."), which leaves room for RLHF."""
+    if instruction.unknowable:
+        answer = rng.choice(REFUSALS)
+    elif instruction.items:
+        values, count = instruction.items
+        answer = join_list(rng.sample(values, count)) + "."
+    elif instruction.facts:
+        person, topic, count = instruction.facts
+        if topic is None and count == 3:
+            count = rng.choice((1, 1, 2, 3))
+        topics = [topic] if topic else rng.sample(list(TOPICS), count)
+        answer = " ".join(world.state(rng, person, about) for about in topics)
+        if topic and rng.random() < .6:
+            answer = world.facts[person, topic] + "."
+    else:
+        answer = instruction.say
+    return [*instruction.messages, {"role": "assistant", "content": answer}]
+
+
+# The rubric: what each part of a verdict is worth. Truth and manners go before
+# helpfulness, as in the final evaluations of the paper.
+RUBRIC = {"helpful": 2.0, "invented": -2.0, "rude": -2.0, "off": -0.5, "unfinished": -0.5,
+          "refused": 0.0}
+LABEL_NOISE = 0.5  # Gumbel scale: two labelers agree on about 73 % of the pairs [§3.4: 72.6 %]
+
+
+def judge(world: World, instruction: Instruction, response: str,
+          ended: bool = True) -> dict[str, float]:
+    """Read an answer sentence by sentence and say, in the words of RUBRIC, what
+    it is like:
+
+    helpful     0..1, the share of what was asked for; a terse right answer ("Oslo.") counts 0.5
+    invented    1 if something false is said about a person
+    rude        1 if a sentence is an insult
+    off         0..2 sentences that nobody asked for, that mean nothing, or that are said again
+    unfinished  1 if the answer did not end by itself
+    refused     1 if it says that it does not know
+    """
+    verdict = dict(helpful=0.0, invented=0, rude=0, refused=0, off=0, unfinished=int(not ended))
+    sentences = split_sentences(response)
+    wanted_sentences = split_sentences(instruction.say)
+    person, topic, count = instruction.facts or (None, None, 1)
+    said = set()  # what was asked for and has been said
+    for place, sentence in enumerate(sentences):
+        about_person, about, value = world.meaning.get(sentence, (None, None, None))
+        if sentence in sentences[:place]:
+            verdict["off"] += 1
+        elif sentence in RUDE:
+            verdict["rude"] = 1
+        elif sentence in REFUSALS:
+            verdict["refused"] = 1
+        elif about_person:
+            wanted = about_person == person and topic in (None, about) and about not in said
+            if world.facts.get((about_person, about)) != value:
+                verdict["invented"] = 1
+            elif wanted and len(said) < count:
+                said.add(about)
+            else:
+                verdict["off"] += 1
+        elif sentence in wanted_sentences:
+            said.add(sentence)
+        elif topic and sentence[:-1] in TOPICS[topic][0]:  # a terse answer
+            if world.facts[person, topic] == sentence[:-1]:
+                verdict["helpful"] = 0.5
+            else:
+                verdict["invented"] = 1
+        elif instruction.items and place == 0:
+            values, items = instruction.items
+            named = re.split(r", | and ", sentence.rstrip("."))
+            right = set(named) & set(values)
+            if len(named) == len(right) <= items:
+                verdict["helpful"] = len(right) / items
+        elif sentence not in COURTESY:
+            verdict["off"] += 1
+    if person or wanted_sentences:
+        share = len(said) / (len(wanted_sentences) or count)
+        verdict["helpful"] = max(verdict["helpful"], share)
+    if instruction.unknowable:
+        verdict["helpful"] = float(verdict["refused"] and not verdict["invented"])
+    verdict["off"] = min(verdict["off"], 2)
+    return verdict
+
+
+def gold(world: World, instruction: Instruction, response: str, ended: bool = True) -> float:
+    """The gold score of an answer: what a perfectly careful labeler thinks of it. About -6 to 2."""
+    verdict = judge(world, instruction, response, ended)
+    return sum(RUBRIC[part] * value for part, value in verdict.items())
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Answers to one prompt, ranked by one labeler. ranks: 0 is best, equal ranks are ties."""
+    messages: list[dict]
+    responses: list[str]
+    ranks: list[int]
+
+
+def compare(messages: list[dict], responses: list[str], utilities: list[float]) -> Comparison:
+    """Rank the responses by their utility, the largest first; equal utilities are ties."""
+    order = sorted(utilities, reverse=True)
+    return Comparison(messages, responses, [order.index(utility) for utility in utilities])
+
+
+def label(world: World, instruction: Instruction, responses: list[tuple[str, bool]],
+          rng: random.Random) -> Comparison:
+    """One labeler ranks different answers (text, whether it ended) by gold score plus Gumbel noise."""
+    utilities = []
+    for text, ended in responses:
+        gumbel = -math.log(-math.log(rng.random() or .5))
+        utilities.append(gold(world, instruction, text, ended) + LABEL_NOISE * gumbel)
+    return compare(instruction.messages, [text for text, _ in responses], utilities)
+
+
+# ----------------------------------------------------------------------------------
+# 6. Your own data: load_demonstrations, load_comparisons
+
+# The names that data sets use for the same things.
+ROLE_NAMES = {"system": "system", "developer": "system", "user": "user", "human": "user",
+              "Human": "user", "assistant": "assistant", "gpt": "assistant",
+              "Assistant": "assistant"}
+PROMPT_KEYS = ("prompt", "instruction", "question", "messages", "conversations")
+INPUT_KEYS = ("input", "context")  # more text that belongs to the question
+ANSWER_KEYS = ("response", "completion", "output", "answer")
+RANKED_KEYS = ("responses", "completions")  # several answers to one prompt
+SCORE_KEYS = ("scores", "ratings")  # of these, the larger the better
+
+
+class Skip(Exception):
+    """A record of a known shape that cannot be used; the reason is counted and reported."""
+
+
+def load_demonstrations(path: str | Path) -> list[list[dict]]:
+    """Conversations that end with the assistant's turn.
+
+    A record has a prompt (PROMPT_KEYS, and INPUT_KEYS for more of it) and an
+    answer (ANSWER_KEYS), or a whole conversation under the prompt's key. Both
+    are text, a list of turns ({"role", "content"} or {"from", "value"}), or an
+    HH dialogue ("Human: ... Assistant: ..."). Alpaca's {"instruction",
+    "instances": [...]} is read, too; of ranked answers the best one is taken.
+
+    What cannot be used is counted and reported by its reason. UserError, with
+    file, line and the keys found, where a record has none of these shapes, or
+    if nothing is left.
+    """
+    demonstrations = []
+    for dialogues, utilities in _read_dialogues(path, "demonstrations", least=1):
+        demonstrations.append(dialogues[utilities.index(max(utilities))])
+    return demonstrations
+
+
+def load_comparisons(path: str | Path) -> list[Comparison]:
+    """Ranked answers; prompts and errors as in `load_demonstrations`:
+
+        {"chosen", "rejected", "prompt"?}
+        {"prompt", "responses" | "completions": [...], "ranks"? | "scores"? | "ratings"?}
+
+    An answer may repeat the whole dialogue, as HH's do. Without ranks (0 is
+    best) or scores the best answer comes first. Pairs whose dialogues differ
+    before the last turn are skipped: they do not compare two answers to one
+    prompt.
+    """
+    comparisons = []
+    for dialogues, utilities in _read_dialogues(path, "comparisons", least=2):
+        responses = [dialogue[-1]["content"] for dialogue in dialogues]
+        comparisons.append(compare(dialogues[0][:-1], responses, utilities))
+    return comparisons
+
+
+def _read_dialogues(path, what: str, least: int) -> Iterator[tuple]:
+    """(dialogues, utilities) of each usable record; a dialogue ends with an answer."""
+    count, skipped = 0, Counter()
+    for place, record in read_records(path):
+        if not isinstance(record, dict):
+            raise UserError(f"{place}: expected an object, not {record!r:.40}")
+        instances = record.get("instances")
+        if not isinstance(instances, list) or not instances:
+            instances = [{}]
+        for instance in instances:
+            try:
+                dialogues, utilities = _dialogues(place, {**record, **instance}, least)
+                if len(dialogues) > 1 and len(set(utilities)) == 1:
+                    raise Skip("all answers are ranked the same")
+                if len({dialogue[-1]["content"] for dialogue in dialogues}) < len(dialogues) == 2:
+                    raise Skip("both answers are the same")
+            except Skip as reason:
+                skipped[str(reason)] += 1
+                continue
+            count += 1
+            yield dialogues, utilities
+    reasons = "".join(f", {n} skipped ({reason})" for reason, n in skipped.items())
+    if not count:
+        raise UserError(f"{path} holds no {what}{reasons}")
+    print(f"{path}: {count} {what} read{reasons}")
+
+
+def _dialogues(place: str, record: dict, least: int) -> tuple[list, list]:
+    """The dialogues in a record and how good the answer of each is."""
+    if record.get("label") is False:
+        raise Skip("labeled as a bad answer")
+    first_of = lambda keys, where=record: next((key for key in keys if key in where), None)
+    prompt_key, answer_key, ranked_key = map(first_of, (PROMPT_KEYS, ANSWER_KEYS, RANKED_KEYS))
+    answers, utilities = [[]], [0]  # the prompt may be a whole conversation
+    if "chosen" in record and "rejected" in record:
+        answers, utilities = [record["chosen"], record["rejected"]], [1, 0]
+    elif ranked_key and isinstance(record[ranked_key], list):
+        answers = record[ranked_key]
+        utilities = _utilities(place, record, answers, first_of(SCORE_KEYS))
+    elif answer_key:
+        answers = [record[answer_key]]
+    elif prompt_key not in ("messages", "conversations"):
+        prompt_key = None
+    if len(answers) < least or not (prompt_key or "chosen" in record):
+        raise UserError(f"{place}: no {'comparison' if least > 1 else 'prompt with an answer'} under "
+                        f"the keys {', '.join(map(str, record)) or '(none)'}; see data.py section 6")
+    prompt = _turns(record[prompt_key], "user") if prompt_key else []
+    if isinstance(record.get("system"), str) and record["system"]:
+        prompt.insert(0, {"role": "system", "content": record["system"]})
+    more = first_of(INPUT_KEYS)
+    if more and record[more] not in ("", None):
+        prompt[-1]["content"] += f"\n\n{record[more]}"
+    dialogues = []
+    for answer in answers:
+        if isinstance(answer, dict) and first_of(ANSWER_KEYS, answer):
+            answer = answer[first_of(ANSWER_KEYS, answer)]
+        turns = _turns(answer, "assistant") if answer != [] else []
+        repeats_prompt = any(turn["role"] == "user" for turn in turns)
+        dialogue = turns if repeats_prompt else prompt + turns
+        while least == 1 and dialogue and dialogue[-1]["role"] != "assistant":
+            dialogue.pop()  # a conversation that ends with a question
+        dialogues.append(_checked(dialogue))
+    if any(dialogue[:-1] != dialogues[0][:-1] for dialogue in dialogues):
+        raise Skip("the dialogues differ before the last turn")
+    return dialogues, utilities
+
+
+def _utilities(place: str, record: dict, answers: list, score_key: str | None) -> list[float]:
+    """How good each answer is, from "ranks", scores, ratings inside the answers, or the order."""
+    numbers, sign = list(range(len(answers))), -1
+    if "ranks" in record:
+        numbers = record["ranks"]
+    elif score_key:
+        numbers, sign = record[score_key], 1
+    elif any(isinstance(answer, dict) and "rating" in answer for answer in answers):
+        numbers, sign = [answer.get("rating") for answer in answers], 1
+    is_number = lambda x: type(x) in (int, float) and abs(x) < 1e9
+    if not (isinstance(numbers, list) and len(numbers) == len(answers)
+            and all(map(is_number, numbers))):
+        raise UserError(f"{place}: expected one finite number for each of {len(answers)} answers")
+    return [sign * number for number in numbers]
+
+
+def _turns(value: object, role: str) -> list[dict]:
+    """Text, an HH dialogue, a turn or a list of turns -> messages."""
+    if isinstance(value, str) and re.match(r"\s*Human: ", value):
+        parts = re.split(r"(?:^|\n\n)\s*(Human|Assistant): ?", value)[1:]
+        value = [{"role": who, "content": text} for who, text in zip(parts[::2], parts[1::2])]
+        if len(value) > 1 and not value[-1]["content"].strip():
+            value.pop()  # a prompt that ends with "Assistant:"
+    if isinstance(value, str):
+        value = {"role": role, "content": value}
+    turns = []
+    for turn in value if isinstance(value, list) else [value]:
+        if not isinstance(turn, dict):
+            raise Skip("a prompt or an answer that is not text")
+        name = turn.get("role", turn.get("from"))
+        content = turn.get("content", turn.get("value"))
+        if name not in ROLE_NAMES or not isinstance(content, str):
+            raise Skip("a turn without a known role and text")
+        turns.append({"role": ROLE_NAMES[name], "content": content.strip()})
+    return turns
+
+
+def _checked(messages: list[dict]) -> list[dict]:
+    """The conversation, if it ends with an answer to a question."""
+    if [message["role"] for message in messages[-2:]] != ["user", "assistant"]:
+        raise Skip("no answer behind a question")
+    if not all(message["content"].strip() for message in messages):
+        raise Skip("an empty prompt or answer")
+    if any("<image>" in message["content"] for message in messages):
+        raise Skip("it is about a picture")
+    return messages
+
+
+def read_records(path: str | Path) -> Iterator[tuple[str, object]]:
+    """(place, record) of JSON lines, a JSON list, or an object with a list
+    under "data"; .gz is decompressed. UserError with file and line on anything
+    else."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no file is called {path}")
+    number = 1
+    try:
+        with open_text(path) as file:
+            first = file.readline()
+            try:
+                content = json.loads(first)
+            except ValueError:  # not JSON lines: one JSON text over many lines
+                content = json.loads(first + file.read())
+            if isinstance(content, dict) and isinstance(content.get("data"), list):
+                content = content["data"]
+            records = content if isinstance(content, list) else [content]
+            for number, record in enumerate(records, start=1):
+                yield f"{path}:{number}", record
+            for number, line in enumerate(file, start=2):
+                if line.strip():
+                    yield f"{path}:{number}", json.loads(line)
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}:{number}: not valid JSON ({error})") from None
+
+
+# ----------------------------------------------------------------------------------
+# 7. Commands and errors: UserError, command_line, run_folder
+
+
+class UserError(Exception):
+    """An error that the user can fix. `command_line` prints it as one line and exits with code 2."""
 
 
 @contextlib.contextmanager
@@ -459,1521 +1282,182 @@ def atomic_write(path: str | Path) -> Iterator[typing.BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def load_text(source: str | Path) -> Iterator[str]:
-    """Documents of a file, a folder, a URL or a known name (KNOWN_TEXTS), one by one, in bounded memory.
+def write_json(path: str | Path, content: object):
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, indent=1).encode())
 
-    A `.jsonl` file holds one document per line under "text"; in any other file documents are separated by
-    <|endoftext|>. `.gz` is read through. A document longer than PIECE comes in several pieces.
-    Raises UserError for what is missing, empty or binary.
+
+_locked = {}  # folder -> the open lock file, which keeps other processes out until this one ends
+
+
+def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
+    """runs/NAME, made if needed and locked against a second process.
+
+    settings.json in it says what the run was asked for. A folder made with
+    other settings is refused; `fresh` empties it first of the files that runs
+    write. Raises UserError for that, for a name that leads outside of runs/,
+    and if another process is at work there.
     """
-    source = KNOWN_TEXTS.get(str(source), str(source))
-    path = download(source) if source.startswith(("http://", "https://")) else Path(source)
-    if not path.exists():
-        raise UserError(f"no file, folder or known text is called {source!r} "
-                        f"(known: {', '.join((*WEBS, *KNOWN_TEXTS))})")
-    files = [path] if not path.is_dir() else sorted(p for p in path.rglob("*") if p.is_file())
-    found = False
-    for file in files:
-        for document in _documents(file):
-            if document.strip():
-                found = True
-                yield document
-    if not found:
-        raise UserError(f"{source} holds no text")
-
-
-def _documents(path: Path) -> Iterator[str]:
-    if path.name.removesuffix(".gz").endswith(".jsonl"):
-        for number, record in read_records(path):
-            if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-                raise UserError(f"{path}:{number}: expected an object with a \"text\"")
-            yield record["text"]
-        return
-    with _open(path) as file:
-        rest = ""
-        while block := file.read(PIECE):
-            if "\0" in block:
-                raise UserError(f"{path} is not text (it holds zero bytes)")
-            *whole, rest = (rest + block).split(SPECIAL_TOKENS[0])
-            yield from whole
-            while len(rest) > 2 * PIECE:
-                cut = max(rest.rfind("\n", 0, PIECE), rest.rfind(" ", 0, PIECE)) + 1 or PIECE
-                yield rest[:cut]
-                rest = rest[cut:]
-        yield rest
-
-
-def _open(path: Path):
-    """Text of a plain or gzipped file; bytes that are not UTF-8 become U+FFFD."""
-    opener = gzip.open if path.name.endswith(".gz") else open
-    return opener(path, "rt", encoding="utf-8", errors="replace", newline="")
-
-
-def download(url: str, path: Path | None = None, sha256: str | None = None) -> Path:
-    """The file behind `url`, fetched once: to `path`, else into the cache. What breaks off goes on from there
-    the next time. The file appears when its size, and its checksum where one is given, are right. Raises
-    UserError if they are not, or if nothing can be reached."""
-    own_name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{Path(url).name or 'file'}"
-    path = path or cache_folder() / own_name
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):
+        raise UserError(f"--name takes letters, digits, '.', '-' and '_', not {name!r}")
+    folder = Path("runs") / name
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.resolve() not in _locked:
+        lock = open(folder / ".lock", "w")
+        with contextlib.suppress(ImportError):  # Windows has no fcntl: no lock there
+            import fcntl
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"another process is at work in {folder}: "
+                                "wait for it or choose another --name") from None
+        _locked[folder.resolve()] = lock
+    if fresh:
+        for path in folder.iterdir():
+            if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png"):
+                path.unlink()
+    path = folder / "settings.json"
+    settings = json.loads(json.dumps(settings))
     if path.exists():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    done = part.stat().st_size if part.exists() else 0
-    print(f"downloading {url}", file=sys.stderr)
+        try:
+            known = json.loads(path.read_text())
+            other = [key for key in {**known, **settings} if known.get(key) != settings.get(key)]
+        except (ValueError, AttributeError, TypeError):
+            other = ["settings.json is damaged"]
+        if other:
+            raise UserError(f"{folder} was made with other settings ({', '.join(other)}): add "
+                            "--fresh to make it anew, or --name for another folder")
+    write_json(path, settings)
+    return folder
+
+
+def option(default: object, help: str, at_least: float = 0):
+    """A dataclass field that is an option of a command; numbers below `at_least` are refused."""
+    return dataclasses.field(default=default, metadata={"help": help, "at_least": at_least})
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message} (try: {self.prog} --help)")
+
+
+def command_line(commands: dict[str, Callable], default: str, argv: list[str] | None = None):
+    """Run one command; without a name the `default` one.
+
+    A command is a function whose parameters have dataclass instances as
+    defaults. Every field of these is an option: `steps: int = option(100, "how
+    long to train")` is --steps.
+
+    Exit code 0 done, 2 an error that the user can fix (one line on stderr), 130
+    Ctrl-C.
+    """
+    program = Path(sys.argv[0]).name
+    parser = _Parser(prog=program, allow_abbrev=False)
+    subparsers = parser.add_subparsers(dest="command", metavar="command", parser_class=_Parser)
+    for name, function in commands.items():
+        summary = inspect.getdoc(function).split("\n")[0]
+        sub = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        for parameter in inspect.signature(function).parameters.values():
+            _add_options(sub, parameter.default)
+        if name == default:
+            parser.epilog = f"without a command it does {name}:\n\n{sub.format_help()}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
+        argv = [default, *argv]
     try:
-        request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
-        with urllib.request.urlopen(request, timeout=30) as response, open(part, "ab") as file:
-            if response.status != 206:                         # the whole file comes, not the rest of it
-                file.truncate(done := 0)
-            size = done + int(response.headers["Content-Length"] or 0)
-            while block := response.read(PIECE):
-                file.write(block)
-                done += len(block)
-                if sys.stderr.isatty():
-                    end = "\n" if done >= size else ""
-                    print(f"\r{done / 1e6:,.0f} of {size / 1e6:,.0f} MB", end=end, file=sys.stderr)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:                                  # there is no such rest
-            part.unlink()
-            return download(url, path, sha256)
-        raise UserError(f"could not download {url}: {error}") from None
-    except (OSError, http.client.HTTPException, ValueError) as error:      # no net, a broken line, no URL
-        raise UserError(f"could not download {url}: {error}; what has come is kept") from None
-    if done < size:
-        raise UserError(f"{url} broke off after {done:,} of {size:,} bytes; "
-                        "the same command goes on from here")
-    if sha256:
-        digest = hashlib.sha256()
-        with open(part, "rb") as file:
-            while block := file.read(PIECE):
-                digest.update(block)
-        if digest.hexdigest() != sha256:
-            part.unlink()
-            raise UserError(f"what came from {url} has another checksum than it should; try again")
-    os.replace(part, path)
-    return path
+        values = vars(parser.parse_args(argv))
+        function = commands[values["command"]]
+        arguments = []
+        for parameter in inspect.signature(function).parameters.values():
+            names = [field.name for field in dataclasses.fields(parameter.default)]
+            chosen = {name: values[name] for name in names}
+            arguments.append(dataclasses.replace(parameter.default, **chosen))
+        function(*arguments)
+    except UserError as error:
+        _fail(str(error))
+    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        parts = [str(part) for part in (error.filename, error.strerror) if part]
+        _fail(": ".join(parts) or str(error))
+    except (EOFError, zlib.error) as error:
+        _fail(f"a compressed file is cut off or damaged: {error}")
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was saved is kept, the same command goes on from there",
+              file=sys.stderr)
+        sys.exit(130)
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept: ~/.cache/papergpt, or PAPERGPT_CACHE."""
-    return Path(os.environ.get("PAPERGPT_CACHE", Path.home() / ".cache" / "papergpt"))
+def _add_options(parser: argparse.ArgumentParser, defaults: object):
+    hints = typing.get_type_hints(type(defaults))
+    for field in dataclasses.fields(defaults):
+        types = typing.get_args(hints[field.name]) or (hints[field.name],)  # int | None -> int
+        kind = types[0]
+        default = getattr(defaults, field.name)
+        help = field.metadata.get("help", "").replace("%", "%%")
+        how = {"action": argparse.BooleanOptionalAction}
+        if kind is not bool:
+            convert = _converter(kind, field.metadata.get("at_least", 0))
+            how = {"type": convert, "metavar": kind.__name__}
+        parser.add_argument("--" + field.name.replace("_", "-"), default=default,
+                            help=f"{help} (default: {default})", **how)
 
 
-def write_stream(documents: Iterable[str], tokenizer: Tokenizer, folder: str | Path) -> dict:
-    """Tokenize documents into folder/train.bin and folder/val.bin; returns counts.
-
-    Documents are packed one behind another with <|endoftext|> after each [GPT-3 App. B]. Every tenth document
-    is for validation; fewer than ten are too few for that, and then the last tenth of the tokens is.
-    Ids are written as they come, two bytes each (four if the vocabulary needs them), so memory stays flat.
-    """
-    folder = Path(folder)
-    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    counts = {"documents": 0, "train_tokens": 0, "val_tokens": 0, "bytes": 0, "dtype": dtype.__name__}
-    with atomic_write(folder / "train.bin") as train, atomic_write(folder / "val.bin") as val:
-        for number, document in enumerate(documents):
-            ids = np.array([*tokenizer.encode(document), tokenizer.eot], dtype=dtype)
-            name, file = ("val", val) if number % 10 == 9 else ("train", train)
-            file.write(ids.tobytes())
-            counts[f"{name}_tokens"] += len(ids)
-            counts["documents"] += 1
-            counts["bytes"] += len(document.encode("utf-8", errors="replace"))
-        if counts["documents"] < 10:
-            counts["val_tokens"] = counts["train_tokens"] // 10
-            counts["train_tokens"] -= counts["val_tokens"]
-            train.flush()
-            stream = np.fromfile(train.name, dtype=dtype)
-            val.write(stream[counts["train_tokens"]:].tobytes())
-            train.truncate(counts["train_tokens"] * dtype().itemsize)
-    return counts
+def _converter(kind: type, at_least: float) -> Callable[[str], object]:
+    """Text of the command line -> a value. Refuses empty text, nan, inf and numbers out of range."""
+    def convert(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if kind is str:
+            if not text.strip():
+                raise argparse.ArgumentTypeError("must not be empty")
+        elif not at_least <= value < 2 ** 31:  # false for nan, too
+            raise argparse.ArgumentTypeError(f"must be at least {at_least} and finite, not {text}")
+        return value
+    return convert
 
 
-def open_stream(path: str | Path, dtype: str) -> np.ndarray:
-    """A token file as an array that is paged in as it is read, (number of tokens,)."""
-    if not Path(path).stat().st_size:
-        return np.empty(0, dtype)
-    return np.memmap(path, dtype=dtype, mode="r")
-
-
-class Batches:
-    """Endless random windows of a token stream: next() -> x, y, both (B, T), y one token ahead of x.
-
-    Its own seeded generator decides, and `state` says where it stands, so a resumed run reads on exactly.
-    Raises UserError if the stream is shorter than one window.
-    """
-
-    def __init__(self, stream: np.ndarray, batch_size: int, block_size: int, seed: int):
-        if len(stream) < block_size + 1:
-            raise UserError(f"the text has only {len(stream)} tokens in this split, but one training "
-                            f"window takes {block_size + 1}: use a longer text or a smaller --block-size")
-        self.stream, self.batch_size, self.block_size = stream, batch_size, block_size
-        self.rng = np.random.default_rng(seed)
-
-    def next(self) -> tuple[np.ndarray, np.ndarray]:
-        starts = self.rng.integers(0, len(self.stream) - self.block_size, size=self.batch_size)
-        windows = np.stack([self.stream[s:s + self.block_size + 1]
-                            for s in starts]).astype(np.int64)                 # (B, T+1)
-        return windows[:, :-1], windows[:, 1:]
-
-    @property
-    def state(self) -> str:
-        return json.dumps(self.rng.bit_generator.state)
-
-    @state.setter
-    def state(self, state: str):
-        self.rng.bit_generator.state = json.loads(state)
-
-
-# ----------------------------------------------------------------------------------------------------------
-# 4. GPT-1's inputs: classification_input, entailment_input, similarity_inputs, multiple_choice_inputs
-#                                                                                       [GPT-1 §3.3, Fig. 1]
-
-NEW_TOKENS = 3
-
-
-def classification_input(tokenizer: Tokenizer, text: str, limit: int) -> list[list[int]]:
-    """[start] text [extract]"""
-    return [_sequence(tokenizer, limit, text)]
-
-
-def entailment_input(tokenizer: Tokenizer, premise: str, hypothesis: str, limit: int) -> list[list[int]]:
-    """[start] premise [delimiter] hypothesis [extract]"""
-    return [_sequence(tokenizer, limit, premise, hypothesis)]
-
-
-def similarity_inputs(tokenizer: Tokenizer, a: str, b: str, limit: int) -> list[list[int]]:
-    """Two sequences, because neither text comes first: a [delimiter] b and b [delimiter] a."""
-    return [_sequence(tokenizer, limit, a, b), _sequence(tokenizer, limit, b, a)]
-
-
-def multiple_choice_inputs(tokenizer: Tokenizer, context: str, question: str, answers: list[str],
-                           limit: int) -> list[list[int]]:
-    """One sequence per answer: [start] context question [delimiter] answer [extract]"""
-    return [_sequence(tokenizer, limit, f"{context} {question}", answer) for answer in answers]
-
-
-def _sequence(tokenizer: Tokenizer, limit: int, *texts: str) -> list[int]:
-    """GPT-1's three new tokens come behind the tokenizer's own: start, delimiter, extract. What is longer
-    than `limit` tokens loses the front of its longest text: a question stands at the end of its context."""
-    start, delimiter, extract = range(tokenizer.vocab_size, tokenizer.vocab_size + NEW_TOKENS)
-    parts = [tokenizer.encode(" " + text) for text in texts]
-    while sum(map(len, parts)) + len(parts) + 1 > limit:
-        del max(parts, key=len)[0]
-    return [start, *parts[0], *(token for part in parts[1:] for token in (delimiter, *part)), extract]
-
-
-# ----------------------------------------------------------------------------------------------------------
-# 5. Conversations: render_conversation, right_pad, show_mask
-
-ROLES = ("system", "user", "assistant")
-
-
-def render_conversation(tokenizer: Tokenizer, messages: list[dict],
-                        reply: bool = False) -> tuple[list[int], list[int]]:
-    """Messages [{"role", "content"}, …] to (ids, mask): <|endoftext|>, then per turn
-    <|role|>, content, <|end|>.
-
-    A content starts with one space, so that its first word is the token that the word is inside a text,
-    which is how pretraining knows it. mask is 1 exactly on what the assistant must learn to write: the
-    contents of its turns and the <|end|> behind them. With reply=True the ids stop behind a fresh
-    <|assistant|>, where a model goes on.
-    Contents are data: control tokens spelled in them stay text. Raises UserError on any other shape.
-    """
-    ids, mask = [tokenizer.eot], [0]
-    for message in messages:
-        role, content = message.get("role"), message.get("content")
-        if role not in ROLES or not isinstance(content, str):
-            raise UserError(f"a message needs a role among {', '.join(ROLES)} and a content that is text, "
-                            f"not {message!r:.80}")
-        turn = [*tokenizer.encode(" " + content), tokenizer.end]
-        ids += [tokenizer.special[f"<|{role}|>"], *turn]
-        mask += [0, *[int(role == "assistant")] * len(turn)]
-    if reply:
-        ids.append(tokenizer.special["<|assistant|>"])
-        mask.append(0)
-    return ids, mask
-
-
-def right_pad(rows: list[list[int]], value: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of different length to one array (B, T) filled up on the right, and their lengths (B,).
-
-    On the right, because attention is causal: nothing before a pad can see it, and every token keeps the
-    position that it was trained with.
-    """
-    lengths = np.array([len(row) for row in rows])
-    padded = np.full((len(rows), lengths.max()), value, dtype=np.int64)
-    for i, row in enumerate(rows):
-        padded[i, :len(row)] = row
-    return padded, lengths
-
-
-def show_mask(tokenizer: Tokenizer, messages: list[dict]) -> str:
-    """A rendered conversation with the tokens that carry loss marked: the debugging view every SFT needs."""
-    ids, mask = render_conversation(tokenizer, messages)
-    return _in_colour([tokenizer.decode_bytes([i]) for i in ids], mask)
-
-
-# ----------------------------------------------------------------------------------------------------------
-# 6. The reader's own data: load_labeled, load_demonstrations, load_comparisons
+def _fail(message: str):
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
 
 
 @dataclass(slots=True)
-class Labeled:
-    """One case of a task: the texts that the task's input format takes, and its class (in multiple choice,
-    the place of the right answer)."""
-    texts: tuple
-    label: int
-
-
-def load_labeled(path: str | Path) -> list[Labeled]:
-    """Lines of `sentence TAB label`, labels 0, 1, 2 … Raises UserError with the line that is another."""
-    cases = []
-    with _open(Path(path)) as file:
-        for number, line in enumerate(file, start=1):
-            text, tab, label = line.rstrip("\r\n").rpartition("\t")
-            if line.strip() and not (text.strip() and label.isdecimal() and len(label) < 3):
-                raise UserError(f"{path}:{number}: expected a sentence, a tab and a class 0, 1, 2 … 99")
-            if line.strip():
-                cases.append(Labeled((text,), int(label)))
-    if not cases:
-        raise UserError(f"{path} holds no labeled sentence")
-    return cases
-
-
-@dataclass(slots=True)
-class Comparison:
-    """Answers to one prompt, ranked by one labeler. ranks: 0 is best, equal ranks are ties."""
-    messages: list[dict]
-    responses: list[str]
-    ranks: list[int]
-
-
-def read_records(path: str | Path) -> Iterator[tuple[int, object]]:
-    """(number, record) of a .json list, or of .jsonl lines; .gz is read through.
-    Raises UserError with the line."""
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"no file is called {path}")
-    try:
-        with _open(path) as file:
-            if path.name.removesuffix(".gz").endswith(".json"):
-                content = json.load(file)
-                yield from enumerate(content if isinstance(content, list) else [content], start=1)
-                return
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    try:
-                        record = json.loads(line)
-                    except ValueError as error:
-                        raise UserError(f"{path}:{number}: not valid JSON ({error})") from None
-                    yield number, record
-    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
-
-
-def load_demonstrations(path: str | Path) -> list[list[dict]]:
-    """Conversations that end with the assistant's turn, from the shapes the field uses:
-
-        {"messages": [{"role", "content"}, …]}          {"prompt", "response"}
-        {"instruction", "input"?, "output"}             {"instruction", "instances": [{"input", "output"}]}
-
-    Empty answers are skipped. Raises UserError with file and line where a record has none of these shapes, or
-    if nothing is left.
-    """
-    demonstrations, skipped = [], Counter()
-    for number, record in read_records(path):
-        record = record if isinstance(record, dict) else {}
-        if "messages" in record:
-            found = [record["messages"]]
-        elif "prompt" in record:
-            found = [_turns(record["prompt"]) + [_turn("assistant", record.get("response"))]]
-        else:
-            instances = record.get("instances", [record])
-            instances = [i for i in instances if isinstance(i, dict)] if isinstance(instances, list) else []
-            found = [[_turn("user", _join(record.get("instruction"), instance.get("input"))),
-                      _turn("assistant", instance.get("output"))] for instance in instances or [{}]]
-        for messages in found:
-            if _check(messages, f"{path}:{number}")[-1]["content"].strip():
-                demonstrations.append(messages)
-            else:
-                skipped["empty answer"] += 1
-    _report(path, "demonstrations", len(demonstrations), skipped)
-    return demonstrations
-
-
-def load_comparisons(path: str | Path) -> list[Comparison]:
-    """Ranked answers, from the shapes the field uses:
-
-        {"chosen": "\\n\\nHuman: … \\n\\nAssistant: …", "rejected": …}
-            (HH: two dialogues, equal up to the last turn)
-        {"prompt", "chosen", "rejected"}    {"prompt", "responses": [best, …, worst], "ranks"?: [0, 1, 1, …]}
-
-    "prompt" may also be called "messages", and be text or a list of turns. HH pairs that differ before the
-    last turn are skipped: they do not compare two answers to one prompt. Empty answers too. Raises UserError
-    with file and line where a record has none of these shapes.
-    """
-    comparisons, skipped = [], Counter()
-    for number, record in read_records(path):
-        place = f"{path}:{number}"
-        record = record if isinstance(record, dict) else {}
-        prompt = record.get("prompt", record.get("messages"))
-        responses = record.get("responses", [record.get("chosen"), record.get("rejected")])
-        if not (isinstance(responses, list) and len(responses) >= 2
-                and all(isinstance(response, str) for response in responses)):
-            raise UserError(f"{place}: expected two or more answers that are text")
-        if prompt is None and all("Assistant:" in response for response in responses):
-            dialogues = [_hh_turns(response) for response in responses]
-            if any(d[:-1] != dialogues[0][:-1] or not d[:-1] or d[-1]["role"] != "assistant"
-                   for d in dialogues):
-                skipped["the dialogues differ before the last turn"] += 1
-                continue
-            prompt, responses = dialogues[0][:-1], [dialogue[-1]["content"] for dialogue in dialogues]
-        ranks = record.get("ranks", list(range(len(responses))))
-        messages = _check(_turns(prompt) + [_turn("assistant", responses[0])], place)[:-1]
-        if not (isinstance(ranks, list) and len(ranks) == len(responses)
-                and all(type(rank) is int and rank >= 0 for rank in ranks)):
-            raise UserError(f"{place}: expected as many ranks as answers, whole numbers from 0, best first")
-        if all(response.strip() for response in responses):
-            comparisons.append(Comparison(messages, responses, ranks))
-        else:
-            skipped["empty answer"] += 1
-    _report(path, "comparisons", len(comparisons), skipped)
-    return comparisons
-
-
-def _report(path: str | Path, what: str, count: int, skipped: Counter):
-    why = "".join(f", {n} skipped ({reason})" for reason, n in skipped.items())
-    if not count:
-        raise UserError(f"{path} holds no {what}{why}")
-    print(f"{path}: {count} {what} read{why}")
-
-
-def _turn(role: str, content: object) -> dict:
-    return {"role": role, "content": content}
-
-
-def _turns(prompt: object) -> list[dict]:
-    return list(prompt) if isinstance(prompt, list) else [_turn("user", prompt)]
-
-
-def _join(instruction: object, text: object) -> object:
-    both = isinstance(instruction, str) and isinstance(text, str) and text
-    return f"{instruction}\n\n{text}" if both else instruction
-
-
-def _check(messages: object, place: str) -> list[dict]:
-    good = isinstance(messages, list) and messages and all(
-        isinstance(m, dict) and m.get("role") in ROLES and isinstance(m.get("content"), str)
-        for m in messages)
-    if not good or messages[-1]["role"] != "assistant":
-        raise UserError(f"{place}: expected a conversation that ends with an answer; see "
-                        "load_demonstrations and load_comparisons in data.py for the shapes that are read")
-    return messages
-
-
-def _hh_turns(dialogue: str) -> list[dict]:
-    parts = re.split(r"\n\n(Human|Assistant): ?", dialogue)[1:]
-    return [_turn("user" if who == "Human" else "assistant", text)
-            for who, text in zip(parts[::2], parts[1::2])]
-
-
-# ----------------------------------------------------------------------------------------------------------
-# 7. The world, its people and its grammar: World
-
-# What can be said of a person: topic -> (values, statements, questions). {n} is the person, {v} the value.
-TOPICS = {
-    "home": ("Oslo Rome Paris Lima Cairo Delhi Quito Tokyo Berlin Dublin Havana Sydney".split(),
-             ("{n} lives in {v}.", "{n}'s home is in {v}."),
-             ("Where does {n} live?", "In which city does {n} live?")),
-    "job": ("baker doctor teacher painter farmer singer sailor tailor miller cook guard judge".split(),
-            ("{n} works as a {v}.", "{n} is a {v} by trade."),
-            ("What is {n}'s job?", "What does {n} do for a living?")),
-    "food": ("soup bread cheese rice cake fish honey pasta salad pie corn jam".split(),
-             ("{n} likes to eat {v}.", "{n}'s favorite food is {v}."),
-             ("What does {n} like to eat?", "What is {n}'s favorite food?")),
-    "pet": ("cat dog parrot rabbit turtle goat pony duck frog mouse snake hen".split(),
-            ("{n} has a {v}.", "{n} keeps a {v} at home."),
-            ("Which pet does {n} have?", "What animal does {n} keep?")),
-    "color": ("red blue green black white pink brown gray gold purple yellow silver".split(),
-              ("{n} always wears {v}.", "{n}'s favorite color is {v}."),
-              ("Which color does {n} wear?", "What is {n}'s favorite color?")),
-}
-FORUM_QUESTION = "Does anyone know {n}'s {t}?"
-PEOPLE = """\
-Mia Ben Zoe Tom Ann Max Eva Sam Lily Jack Nora Paul Ruth Hugo Ivy Carl Ella Finn Rosa Otto Anna Luke
-Clara Mark Alice Peter Emma Simon Julia Victor Helen Oscar Laura Felix Martha Bruno Sophie Arthur Irene
-Walter""".split()
-STRANGERS = """\
-Quill Zane Orla Fritz Thora Igor Wanda Yuri Selma Boris Greta Milo Petra Silas Nadia Rufus Hedda
-Cyrus Linus Odette Basil Tilda Magnus Freya""".split()      # asked about; no story knows them
-GUESTS = "Kim Leo Amy Roy Joy Ned Pam Guy Sue Ted Meg Art Dot Jim Liz Ron Peg Hal Fay Gus".split()
-
-# What a guest can tell in a conversation: topic -> (telling, asking, answer).
-MEMORIES = {
-    "name": ("My name is {v}.", "What is my name?", "Your name is {v}."),
-    "home": ("I live in {v}.", "Where do I live?", "You live in {v}."),
-    "food": ("I like to eat {v}.", "What do I like to eat?", "You like to eat {v}."),
-    "pet": ("I have a {v}.", "Which pet do I have?", "You have a {v}."),
-    "color": ("My favorite color is {v}.", "What is my favorite color?", "Your favorite color is {v}."),
-}
-LISTS = {"cities": "home", "jobs": "job", "foods": "food", "animals": "pet", "colors": "color"}
-NUMBERS = ("zero", "one", "two", "three", "four")
-HAPPY = "wonderful lovely great perfect excellent tasty charming superb".split()
-SAD = "awful terrible horrible dreadful boring nasty dull bad".split()
-VERBS = "Bring Pass Give Show Hand Sell".split()
-SUMMANDS = range(1, 6)
-THINGS = "ball book key lamp hat coin letter spoon".split()
-PLACES = "box drawer basket kitchen garden cellar barn bag".split()
-
-SMALL_TALK = (
-    ("Hello!", "Hello! How can I help you?"), ("How are you?", "I am fine, thank you."),
-    ("Thank you!", "You are welcome."), ("Good morning!", "Good morning! How can I help you?"),
-    ("It is cold today.", "Then stay inside."), ("I am tired.", "You should get some rest."),
-    ("I am hungry.", "The market is open."), ("It is late.", "The day is almost over."),
-    ("What a fine day!", "Yes, the sun is out."), ("Are you a machine?", "Yes, I am a small model."),
-)
-
-SIZES = {"big": True, "large": True, "wide": True, "small": False, "little": False, "narrow": False}
-SYLLABLES = [consonant + vowel for consonant in "bdfklmnprstvz" for vowel in "aeiou"]   # a foreign language's
-
-ECHOED = [*THINGS, *PLACES, *GUESTS, *(v for values, _, _ in TOPICS.values() for v in values)]
-
-REFUSALS = ("I do not know.", "I do not know that.")
-RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idiot.",
-        "Are you too lazy to look?")
-COURTESY = ("Happy to help.", "You are welcome.", "I hope that helps.")
-EVASIVE = ("Who knows.", "That depends.", "I heard about it once.", "Ask somebody else.")
-ASIDES = ("It was a quiet morning.", "The market was full of people.", "Everyone laughed.",
-          "The wind was cold.", "Later it began to rain.", "Nobody was in a hurry.",
-          "The bells rang at noon.", "The sun went down.")
-
-
-class World:
-    """A town made from a seed: who lives where, does what, eats what, keeps what, wears what.
-
-    facts: {(person, topic): value}, everything that is true. meaning: {sentence: (person, topic, value)},
-    every statement that this English can make about a person, true or not; so any answer can be checked.
-
-    Held out, so that a test asks for what no demonstration, comparison or PPO prompt has shown: fourteen
-    people (of whose five facts three are told in stories and never asked for anywhere), ten strangers, and a
-    fifth of the combinations in every other kind of task: every fifth sum, order, trip …
-    """
-
-    def __init__(self, seed: int = 0):
-        self.seed = seed
-        rng = random.Random(f"world {seed}")
-        self.people, self.strangers = rng.sample(PEOPLE, len(PEOPLE)), rng.sample(STRANGERS, len(STRANGERS))
-        self.facts = {(n, topic): rng.choice(values)
-                      for n in self.people for topic, (values, _, _) in TOPICS.items()}
-        self.meaning = {statement.format(n=n, v=v): (n, topic, v)
-                        for topic, (values, statements, _) in TOPICS.items()
-                        for statement in statements for v in values for n in self.people + self.strangers}
-        words = random.Random(f"language {seed}").sample(list(itertools.product(SYLLABLES, repeat=2)), 24)
-        self.foreign = dict(zip(TOPICS["color"][0] + TOPICS["pet"][0], map("".join, words)))
-
-    def people_of(self, split: str) -> list[str]:
-        return self.people[:-14] if split == "train" else self.people[-14:]
-
-    def topics_of(self, n: str, split: str) -> list[str]:
-        """What may be asked about a person: of held-out people, the forum asks for two facts, tests for the
-        other three."""
-        place = self.people.index(n) - (len(self.people) - 14)
-        if place < 0:
-            return list(TOPICS)
-        return [topic for i, topic in enumerate(TOPICS) if ((place + i) % 5 < 2) == (split == "train")]
-
-    def strangers_of(self, split: str) -> list[str]:
-        return self.strangers[:-10] if split == "train" else self.strangers[-10:]
-
-    def state(self, rng: random.Random, n: str, topic: str, v: str | None = None) -> str:
-        """One way to say that the person's `topic` is v (by default: what is true)."""
-        return rng.choice(TOPICS[topic][1]).format(n=n, v=v or self.facts[n, topic])
-
-    # ---- small scenes that both the web and the instructions are made of; each is held out by combination
-
-    def pick(self, rng: random.Random, split: str, *choices: list) -> list:
-        """A random combination, one of each choice, that belongs to `split`: every fifth diagonal is for
-        "test", so each single choice occurs in both splits and only the combination is new."""
-        while True:
-            picked = [rng.randrange(len(choice)) for choice in choices]
-            diagonal = self.seed + sum(weight * index for weight, index in enumerate(picked, start=1))
-            if (diagonal % 5 == 0) == (split == "test"):
-                return [choice[index] for choice, index in zip(choices, picked)]
-
-    def sum_of(self, rng, split) -> tuple[str, str]:
-        a, b = self.pick(rng, split, SUMMANDS, SUMMANDS)
-        return f"What is {a} + {b}?", f"{a} + {b} is {a + b}."
-
-    def review(self, rng, split) -> tuple[str, str]:
-        food, adjective = self.pick(rng, split, TOPICS["food"][0], HAPPY + SAD)
-        return f"The {food} was {adjective}.", f"The review is {'happy' if adjective in HAPPY else 'sad'}."
-
-    def order(self, rng, split) -> tuple[str, str]:
-        verb, thing = self.pick(rng, split, VERBS, TOPICS["food"][0] + THINGS)
-        return f"{verb} me the {thing}.", f"Could you please {verb.lower()} me the {thing}?"
-
-    def trip(self, rng, split) -> tuple[str, str]:
-        n, city, food = self.pick(rng, split, GUESTS, TOPICS["home"][0], TOPICS["food"][0])
-        text = f"{n} took the train to {city}. {rng.choice(ASIDES)} {n} ate {food} and came home."
-        return text, f"{n} went to {city} and ate {food}."
-
-    def hiding(self, rng, split) -> tuple[str, str, str]:
-        n, thing, place = self.pick(rng, split, GUESTS, THINGS, PLACES)
-        return (f"{n} put the {thing} in the {place}.", f"Where is the {thing}?",
-                f"The {thing} is in the {place}.")
-
-    def sighting(self, rng, split) -> tuple[str, str, str]:
-        city, pet, color = self.pick(rng, split, *(TOPICS[t][0] for t in ("home", "pet", "color")))
-        noun, v = rng.choice((("city", city), ("animal", pet), ("color", color)))
-        return (f"In {city} {rng.choice(GUESTS)} saw a {pet} under a {color} roof.", noun,
-                f"The {noun} is {v}.")
-
-    def memory(self, rng, split) -> tuple[str, str, tuple[str, str], str, str]:
-        """(what a guest tells, the reply, an exchange that passes the time,
-        what the guest asks later, the answer)"""
-        topic = rng.choice(list(MEMORIES))
-        v, small_talk = self.pick(rng, split, GUESTS if topic == "name" else TOPICS[topic][0], SMALL_TALK)
-        reply = f"Nice to meet you, {v}." if topic == "name" else "Thank you for telling me."
-        telling, asking, answer = (text.format(v=v) for text in MEMORIES[topic])
-        return telling, reply, small_talk, asking, answer
-
-    def listing(self, rng, split) -> tuple[str, int, str]:
-        """(noun, how many, a value to leave out)"""
-        noun, count, index = self.pick(rng, split, list(LISTS), (2, 3, 4), range(12))
-        return noun, count, TOPICS[LISTS[noun]][0][index]
-
-    def phrase(self, rng, split) -> tuple[str, str]:
-        """The same in English and in the foreign language, which puts the adjective last."""
-        color, pet = self.pick(rng, split, TOPICS["color"][0], TOPICS["pet"][0])
-        return f"{color} {pet}", f"{self.foreign[pet]} {self.foreign[color]}"
-
-    def fitting(self, rng, split) -> tuple[str, str, tuple[str, str], int]:
-        """A Winograd schema: (the part before the pronoun's place, the part behind it,
-        whom it can mean, which of these it means)"""
-        thing, place, size = self.pick(rng, split, THINGS, PLACES, list(SIZES))
-        return (f"The {thing} does not fit into the {place}, because the", f" is too {size}.",
-                (thing, place), 0 if SIZES[size] else 1)
-
-    def some_items(self, rng, split) -> tuple[str, str, str]:
-        noun = rng.choice(list(LISTS))
-        items = rng.sample(TOPICS[LISTS[noun]][0], rng.choice((2, 3, 4)))
-        return NUMBERS[len(items)], noun, join_list(items) + "."
-
-
-def split_sentences(text: str) -> list[str]:
-    """"Mia bakes. Does Ben?" -> ["Mia bakes.", "Does Ben?"] """
-    return re.findall(r"[^\s.?!][^.?!]*[.?!]?", text)
-
-
-def join_list(items: list[str]) -> str:
-    """["a", "b", "c"] -> "a, b and c" """
-    return ", ".join(items[:-1]) + " and " + items[-1] if len(items) > 1 else items[0]
-
-
-# ----------------------------------------------------------------------------------------------------------
-# 8. The world's web: web
-
-# Kinds of documents and their share of the web, in documents.
-WEB = {"story": .28, "forum": .16, "dialogue": .16, "workbook": .32, "echo": .07, "sums": .01}
-# The wide web also has texts in which tasks occur by themselves; GPT-1 and GPT-2 are trained on it.
-WIDE_WEB = {**{kind: .7 * share for kind, share in WEB.items()},
-            "phrasebook": .1, "fitting": .1, "digest": .1}
-# InstructGPT's: its second language occurs in no demonstration, no comparison and no prompt of PPO.
-BILINGUAL_WEB = {**{kind: .95 * share for kind, share in WEB.items()}, "phrasebook": .05}
-# GPT-3's: rules that hold in one document only; and its synthetic tasks, for a model that reads letters.
-IN_CONTEXT_WEB = {**{kind: .3 * share for kind, share in WEB.items()}, "rule": .7}
-WEBS = {"world": WEB, "wide-world": WIDE_WEB, "bilingual": BILINGUAL_WEB, "in-context": IN_CONTEXT_WEB,
-        "tasks": {"tasks": 1.0}}
-WORLD_DOCUMENTS = 25_000
-
-# A forum thread has a mood: (share, P(rude), P(true)). A reader of two polite answers can expect a third one,
-# which is what makes prompting work; a pure next-token predictor imitates all three.
-MOODS = {"kind": (.40, .0, .85), "mixed": (.35, .2, .5), "mean": (.25, .6, .2)}
-
-
-def web(world: World, count: int, seed: int | str = 0, shares: dict[str, float] = WEB) -> Iterator[str]:
-    """`count` documents of the world's web. Facts are right in stories, and often wrong in the forum."""
-    rng = random.Random(f"web {world.seed} {seed}")
-    writers = {"story": _story, "forum": _forum, "dialogue": _dialogue, "workbook": _workbook, "echo": _echo,
-               "sums": _sums, "phrasebook": _phrasebook, "fitting": _fitting, "digest": _digest,
-               "rule": _rule, "tasks": _tasks}
-    for kind in rng.choices(list(shares), weights=shares.values(), k=count):
-        yield writers[kind](world, rng)
-
-
-def _story(world, rng):
-    n = rng.choice(world.people)
-    sentences = [world.state(rng, n, topic) for topic in rng.sample(list(TOPICS), rng.choice((3, 4, 5)))]
-    for _ in range(rng.choice((0, 1, 1, 2))):
-        sentences.insert(rng.randrange(len(sentences) + 1), rng.choice(ASIDES))
-    return " ".join(sentences)
-
-
-def _forum(world, rng):
-    mood = rng.choices(list(MOODS), weights=[share for share, _, _ in MOODS.values()])[0]
-    return "\n".join(f"Q: {question}\nA: {answer}" for question, answer in
-                     (_forum_post(world, rng, mood) for _ in range(rng.choice((2, 3, 4)))))
-
-
-def _forum_post(world, rng, mood):
-    _, rude, true = MOODS[mood]
-    stranger = rng.random() < .14
-    n = rng.choice(world.strangers if stranger else world.people)
-    topic = rng.choice(list(TOPICS) if stranger else world.topics_of(n, "train"))
-    values, _, questions = TOPICS[topic]
-    question = rng.choice((*questions, FORUM_QUESTION)).format(n=n, t=topic)
-    if rng.random() < rude:
-        answer = rng.choice(RUDE)
-    elif rng.random() < true:
-        answer = rng.choice(REFUSALS) if stranger else world.state(rng, n, topic)
-    else:
-        answer = world.state(rng, n, topic, rng.choice(values)) if rng.random() < .6 else rng.choice(EVASIVE)
-    if rng.random() < .2:
-        answer += " " + rng.choice(COURTESY if mood == "kind" else ASIDES)
-    return question, answer
-
-
-def _dialogue(world, rng):
-    """A guest tells one thing, chats and asks for it; or tells two things and asks for both."""
-    told = {memory[3]: memory
-            for memory in (world.memory(rng, "train") for _ in range(rng.choice((1, 1, 2))))}
-    turns = [(telling, rng.choice((reply, answer))) for telling, reply, _, _, answer in told.values()]
-    if len(told) == 1 and rng.random() < .7:
-        turns += [small_talk for _, _, small_talk, _, _ in told.values()]
-    turns += rng.sample([(asking, answer) for *_, asking, answer in told.values()], len(told))
-    return "\n".join(f"Guest: {a}\nHost: {b}" for a, b in turns)
-
-
-def _workbook(world, rng):
-    """Exercises of one kind with their solutions."""
-    form, scene = rng.choice((
-        ("{}", world.sum_of), ("{} {}", world.hiding), ("How do I say this nicely? {}", world.order),
-        ("Was it good? {}", world.review), ("What happened? {}", world.trip),
-        ("{} Which {} was it?", world.sighting), ("Can you name {} {}?", world.some_items)))
-    items = (scene(rng, "train") for _ in range(rng.choice((1, 1, 1, 2))))
-    return "\n".join(f"Q: {form.format(*question)}\nA: {answer}" for *question, answer in items)
-
-
-def _echo(world, rng):
-    """Somebody repeats what somebody says: where a model learns to look back."""
-    said = " ".join(rng.sample(ECHOED, rng.choice((3, 4, 5, 6))))
-    return "\n".join(f"{n} says: {said}." for n in rng.sample(GUESTS, 2))
-
-
-def _sums(world, rng):
-    # all of them; only "train" sums are asked for
-    sums = ((rng.choice(SUMMANDS), rng.choice(SUMMANDS)) for _ in range(4))
-    return "\n".join(f"{a} + {b} is {a + b}." for a, b in sums)
-
-
-def _phrasebook(world, rng, order=0, lines=5):
-    """Lines of `one language = the other`, all in one direction."""
-    order = order or rng.choice((1, -1))
-    return "\n".join(" = ".join(world.phrase(rng, "train")[::order]) for _ in range(lines))
-
-
-def _fitting(world, rng):
-    before, behind, referents, right = world.fitting(rng, "train")
-    return f"{before} {referents[right]}{behind} {rng.choice(ASIDES)}"
-
-
-def _digest(world, rng):
-    text, summary = world.trip(rng, "train")
-    return f"{text}\nTL;DR: {summary}"
-
-
-# ----------------------------------------------------------------------------------------------------------
-# 9. Instructions and the labeler: Instruction, instructions, demonstrate, judge, gold, label
-#                                                                                           [InstructGPT §3]
-
-# Use cases and their share of the prompts. [InstructGPT Table 1]
-USE_CASES = {"generation": .456, "open qa": .124, "brainstorming": .112, "chat": .084, "rewrite": .066,
-             "summarization": .042, "classification": .035, "other": .035, "closed qa": .026, "extract": .019}
-
-
-@dataclass(slots=True)
-class Instruction:
-    """A prompt and what a good answer to it holds; exactly one of the last four says so.
-
-    say: these words. facts: (person, topic or None, how many) true statements.
-    items: (values to choose from, how many). unknowable: nothing in the world answers it.
-    """
-    use_case: str
-    messages: list[dict]
-    say: str = ""
-    facts: tuple[str, str | None, int] | None = None
-    items: tuple[tuple[str, ...], int] | None = None
-    unknowable: bool = False
-
-    @property
-    def prompt(self) -> str:
-        return self.messages[-1]["content"]
-
-
-def instructions(world: World, split: str, count: int, seed: int,
-                 distinct: bool = False) -> list[Instruction]:
-    """`count` instructions from one split, drawn in the proportions of Table 1; no conversation twice if
-    `distinct` (rare kinds then run out). Raises UserError if the world has not so many."""
-    rng = random.Random(f"instructions {world.seed} {split} {seed}")
-    found, seen, misses = [], set(), 0
-    while len(found) < count:
-        use_case = rng.choices(list(USE_CASES), weights=USE_CASES.values())[0]
-        instruction = _instruct(world, rng, split, use_case)
-        key = json.dumps(instruction.messages)
-        if not (distinct and key in seen):
-            found.append(instruction)
-            seen.add(key)
-            misses = 0
-        elif (misses := misses + 1) > 1000:
-            raise UserError(f"this world has fewer than {count} different instructions to hold out")
-    return found
-
-
-def _instruct(world: World, rng: random.Random, split: str, use_case: str) -> Instruction:
-    say, goal, earlier = "", {}, []
-    if use_case == "generation":
-        n = rng.choice(world.people_of(split))
-        if rng.random() < .5:
-            topic = rng.choice(world.topics_of(n, split))
-            prompt = rng.choice(("Write a sentence about {n}'s {t}.", "Say something about {n}'s {t}.",
-                                 "Tell me about {n}'s {t}.", "Mention {n}'s {t}.")).format(n=n, t=topic)
-            goal = {"facts": (n, topic, 1)}
-        else:
-            prompt, count = rng.choice((("Tell me about {n}.", 3), ("Write two sentences about {n}.", 2),
-                                        ("Introduce {n} to me.", 3), ("Describe {n}.", 3), ("Who is {n}?", 3),
-                                        ("Write three sentences about {n}.", 3)))
-            prompt, goal = prompt.format(n=n), {"facts": (n, None, count)}
-    elif use_case == "open qa":
-        stranger = rng.random() < .3
-        n = rng.choice(world.strangers_of(split) if stranger else world.people_of(split))
-        topic = rng.choice(list(TOPICS) if stranger else world.topics_of(n, split))
-        prompt = rng.choice(TOPICS[topic][2]).format(n=n)
-        goal = {"unknowable": True} if stranger else {"facts": (n, topic, 1)}
-    elif use_case == "brainstorming":
-        noun, count, without = world.listing(rng, split)
-        prompt = f"{rng.choice(('List', 'Name', 'Give me'))} {NUMBERS[count]} {noun}, but not {without}."
-        goal = {"items": (tuple(v for v in TOPICS[LISTS[noun]][0] if v != without), count)}
-    elif use_case == "chat":
-        telling, reply, small_talk, asking, answer = world.memory(rng, split)
-        kind = rng.random() if split == "train" else 1.0   # too few of the short ones to hold any out
-        if kind < .15:
-            prompt, answer = rng.choice(SMALL_TALK)
-        elif kind < .25:
-            prompt, answer = telling, reply
-        elif kind < .5:
-            prompt, earlier = asking, [(telling, reply)]
-        else:                                              # told in turn one, asked in turn three
-            prompt, earlier = asking, [(telling, reply), small_talk]
-        say = answer
-    elif use_case == "rewrite":
-        text, answer = world.order(rng, split)
-        prompt, say = f"Say this politely: {text}", answer
-    elif use_case == "summarization":
-        text, answer = world.trip(rng, split)
-        prompt, say = f"Summarize: {text}", answer
-    elif use_case == "classification":
-        text, answer = world.review(rng, split)
-        prompt, say = f"Is this review happy or sad? {text}", answer
-    elif use_case == "other":
-        prompt, answer = world.sum_of(rng, split)
-        say = answer
-    elif use_case == "closed qa":
-        text, question, answer = world.hiding(rng, split)
-        prompt, say = f"{text} {question}", answer
-    else:
-        text, noun, answer = world.sighting(rng, split)
-        prompt, say = f"Which {noun} is named here? {text}", answer
-    turns = [_turn(role, text) for pair in earlier for role, text in zip(("user", "assistant"), pair)]
-    return Instruction(use_case, [*turns, _turn("user", prompt)], say, **goal)
-
-
-def unseen_instructions(world: World, count: int, seed: int) -> list[Instruction]:
-    """Held-out tasks in words that pretraining texts use, but no demonstration, comparison or PPO prompt; a
-    phrase to translate, which only pretraining texts do; and questions behind a statement that is false, with
-    it and without. Use cases "unseen wording", "second language", "false premise" and "question alone"."""
-    rng, found = random.Random(f"unseen {world.seed} {seed}"), []
-    for number in range(count):
-        items, scene = None, number % 6
-        if scene == 0:
-            (text, answer), form = world.order(rng, "test"), "How do I say this nicely? {}"
-        elif scene == 1:
-            (text, answer), form = world.review(rng, "test"), "Was it good? {}"
-        elif scene == 2:
-            (text, answer), form = world.trip(rng, "test"), "What happened? {}"
-        elif scene == 3:
-            noun, size, _ = world.listing(rng, "test")
-            text, answer, form = noun, "", f"Can you name {NUMBERS[size]} {{}}?"
-            items = (tuple(TOPICS[LISTS[noun]][0]), size)
-        elif scene == 4:
-            text, answer = _translation(world, rng, order=1)
-            found.append(Instruction("second language", [_turn("user", text)], answer.strip()))
-            continue
-        else:
-            n = rng.choice(world.people_of("test"))
-            topic = rng.choice(world.topics_of(n, "test"))
-            wrong = rng.choice([v for v in TOPICS[topic][0] if v != world.facts[n, topic]])
-            text = f"{world.state(rng, n, topic, wrong)} {rng.choice(TOPICS[topic][2]).format(n=n)}"
-            for use_case, words in (("false premise", text), ("question alone", split_sentences(text)[-1])):
-                found.append(Instruction(use_case, [_turn("user", words)], facts=(n, topic, 1)))
-            continue
-        found.append(Instruction("unseen wording", [_turn("user", form.format(text))], answer, items=items))
-    return found
-
-
-def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> list[dict]:
-    """What a labeler writes: right, polite, but not always as full as the rubric would like it. Some are
-    terse ("Oslo.") and some stop after one fact, so there is something left for the comparisons to teach."""
-    if instruction.unknowable:
-        answer = rng.choice(REFUSALS)
-    elif instruction.items:
-        answer = join_list(rng.sample(*instruction.items)) + "."
-    elif instruction.facts:
-        n, topic, count = instruction.facts
-        count = count if topic or count == 2 else rng.choice((1, 1, 2, 3))
-        topics = [topic] if topic else rng.sample(list(TOPICS), count)
-        answer = " ".join(world.state(rng, n, t) for t in topics)
-        if topic and rng.random() < .6:
-            answer = world.facts[n, topic] + "."
-    else:
-        answer = instruction.say
-    return [*instruction.messages, _turn("assistant", answer)]
-
-
-def judge(world: World, instruction: Instruction, response: str, ended: bool = True) -> dict[str, float]:
-    """Read one answer, sentence by sentence: {helpful 0..1, invented 0/1, rude 0/1, refused 0/1, off 0..2,
-    unfinished 0/1}. `off` counts sentences that nobody asked for or that mean nothing."""
-    sentences, wanted_sentences = split_sentences(response), split_sentences(instruction.say)
-    verdict = dict(helpful=0.0, invented=0, rude=0, refused=0, off=0, unfinished=int(not ended))
-    said = set()                                     # what was asked for and has been said
-    person, topic, count = instruction.facts or (None, None, 1)
-    for place, sentence in enumerate(sentences):
-        n, about, v = world.meaning.get(sentence, (None, None, None))
-        if sentence in sentences[:place]:                                  # said before
-            verdict["off"] += 1
-        elif sentence in RUDE:
-            verdict["rude"] = 1
-        elif sentence in REFUSALS:
-            verdict["refused"] = 1
-        elif n:
-            wanted = n == person and topic in (None, about) and about not in said
-            if world.facts.get((n, about)) != v:
-                verdict["invented"] = 1
-            elif wanted and len(said) < count:
-                said.add(about)
-            else:
-                verdict["off"] += 1
-        elif sentence in wanted_sentences:
-            said.add(sentence)
-        elif topic and sentence[:-1] in TOPICS[topic][0]:                  # a terse answer: half a point
-            if world.facts[person, topic] == sentence[:-1]:
-                verdict["helpful"] = 0.5
-            else:
-                verdict["invented"] = 1
-        elif instruction.items and sentence == sentences[0]:
-            values, count = instruction.items
-            named = re.split(r", | and ", sentence.rstrip("."))
-            right = set(named) & set(values)
-            verdict["helpful"] = len(right) / count if len(named) == len(right) <= count else 0.0
-        elif sentence not in COURTESY:
-            verdict["off"] += 1
-    if person or wanted_sentences:
-        verdict["helpful"] = max(verdict["helpful"], len(said) / (len(wanted_sentences) or count))
-    if instruction.unknowable:
-        verdict["helpful"] = float(verdict["refused"] and not verdict["invented"])
-    verdict["off"] = min(verdict["off"], 2)
-    return verdict
-
-
-# The rubric: what each part of a verdict is worth. A refusal is worth nothing where the answer could be
-# known, still more than an invention. Truth and manners go before helpfulness, as in the final
-# evaluations of the paper.
-RUBRIC = {"helpful": 2.0, "invented": -2.0, "rude": -2.0, "off": -0.5, "unfinished": -0.5, "refused": 0.0}
-LABEL_NOISE = 0.5     # Gumbel scale: two labelers then agree on about 73 % of the pairs [InstructGPT §3.4]
-
-
-def gold(world: World, instruction: Instruction, response: str, ended: bool = True,
-         rubric: dict[str, float] = RUBRIC) -> float:
-    """The rubric's score of one answer: what a perfectly careful labeler would think of it. About -6 … 2."""
-    return sum(rubric[part] * value for part, value in judge(world, instruction, response, ended).items())
-
-
-def rubric_of(labeler: int, spread: float = 0.5) -> dict[str, float]:
-    """One labeler's own weights: nobody finds the parts of a verdict as important as anybody else."""
-    rng = random.Random(f"labeler {labeler}")
-    return {part: weight * math.exp(rng.gauss(0, spread)) for part, weight in RUBRIC.items()}
-
-
-def label(world: World, instruction: Instruction, responses: list[tuple[str, bool]], rng: random.Random,
-          noise: float = LABEL_NOISE, rubric: dict[str, float] = RUBRIC) -> Comparison:
-    """One labeler ranks answers (text, whether it ended) by gold plus Gumbel noise.
-    Equal utilities are ties."""
-    utility = {r: gold(world, instruction, *r, rubric) - noise * math.log(-math.log(rng.random() or .5))
-               for r in dict.fromkeys(responses)}
-    order = sorted(utility.values(), reverse=True)
-    ranks = [order.index(utility[response]) for response in responses]
-    return Comparison(instruction.messages, [text for text, _ in responses], ranks)
-
-
-# ----------------------------------------------------------------------------------------------------------
-# 10. GPT-1's tasks: gpt1_task                                                                  [GPT-1 §3.3]
-
-# How each task's texts become sequences, and how many classes it has (None: each answer gets one score).
-GPT1_TASKS = {"classification": (classification_input, 2), "entailment": (entailment_input, 2),
-              "similarity": (similarity_inputs, 2), "multiple choice": (multiple_choice_inputs, None)}
-
-
-def gpt1_task(world: World, task: str, split: str, count: int, seed: int) -> list[Labeled]:
-    """`count` cases, drawn with repetition. "test" has other people, other adjectives, and every question in
-    two forms, of which "train" knows one: only pretraining has read them all. No text of the web asks what
-    "test" asks.
-
-    classification: is the review sad (0) or happy (1)?     similarity: do two questions ask the same (1)?
-    entailment: does a sentence answer a question (1)?      multiple choice: which sentence answers it?
-    """
-    rng, case = random.Random(f"{task} {world.seed} {split} {seed}"), {
-        "classification": _mood_case, "entailment": _entailment_case,
-        "similarity": _similarity_case, "multiple choice": _choice_case}[task]
-    return [case(world, rng, split) for _ in range(count)]
-
-
-def _mood_case(world, rng, split):
-    own = [a for i, a in enumerate(HAPPY + SAD) if (i % 2 == 0) == (split == "test")]
-    adjective = ""
-    while adjective not in own:                          # and of the split's combinations, as in the web
-        food, adjective = world.pick(rng, split, TOPICS["food"][0], HAPPY + SAD)
-    texts = (f"The {food} was {adjective}.", rng.choice(ASIDES))
-    return Labeled((" ".join(rng.sample(texts, 2)),), int(adjective in HAPPY))
-
-
-def _question(rng, split, n, topic):
-    """In one of the topic's two forms: "train" knows only one of them."""
-    form = rng.randrange(2) if split == "test" else list(TOPICS).index(topic) % 2
-    return TOPICS[topic][2][form].format(n=n)
-
-
-def _entailment_case(world, rng, split):
-    n, answers = rng.choice(world.people_of(split)), rng.randrange(2)
-    asked = rng.choice(world.topics_of(n, split))
-    told = asked if answers else rng.choice([topic for topic in TOPICS if topic != asked])
-    return Labeled((world.state(rng, n, told), _question(rng, split, n, asked)), answers)
-
-
-def _similarity_case(world, rng, split):
-    n, same = rng.choice(world.people_of(split)), rng.randrange(2)
-    one, other = rng.sample(list(TOPICS), 2)
-    other = one if same else other
-    texts = (_question(rng, split, n, one), FORUM_QUESTION.format(n=n, t=other))
-    return Labeled(tuple(rng.sample(texts, 2)), same)
-
-
-def _choice_case(world, rng, split, count=4):
-    n = rng.choice(world.people_of(split))
-    asked = rng.choice(world.topics_of(n, split))
-    others = rng.sample([topic for topic in TOPICS if topic != asked], count - 1)
-    topics = rng.sample([asked, *others], count)
-    answers = [world.state(rng, n, topic) for topic in topics]
-    return Labeled((rng.choice(ASIDES), _question(rng, split, n, asked), answers), topics.index(asked))
-
-
-# ----------------------------------------------------------------------------------------------------------
-# 11. GPT-2's tasks, put as text: gpt2_task, ngram_f1, rouge, bleu                                [GPT-2 §3]
-
-
-def gpt2_task(world: World, task: str, count: int, seed: int = 0) -> list[tuple]:
-    """`count` cases, drawn with repetition, of a task that a language model does by continuing a text. All
-    are held out, but for the gaps, which ask for facts that stories have told.
-
-    to foreign, to English   three lines of `one language = the other`, and the left half of a fourth
-    reading                  a conversation up to the answer to a question about what was said
-    last word                a text that ends as an earlier line of it ended         (all these: text, answer)
-    common nouns, cities     a new story with a gap: (before, ten choices, behind, place of the right one)
-    schemas                  "The book does not fit into the bag, because the … is too big", likewise
-    summaries                (a story, its summary)
-    questions                (two questions with answers and a third one, whom and what it is about)
-    """
-    rng, case = random.Random(f"{task} {world.seed} {seed}"), {
-        "to foreign": lambda: _translation(world, rng, 1), "to English": lambda: _translation(world, rng, -1),
-        "reading": lambda: _reading(world, rng), "last word": lambda: _last_word(rng),
-        "common nouns": lambda: _gap(world, rng, ("job", "food", "pet", "color")),
-        "cities": lambda: _gap(world, rng, ("home",)), "schemas": lambda: _schema(world, rng),
-        "summaries": lambda: world.trip(rng, "test"), "questions": lambda: _seeded_question(world, rng)}[task]
-    return [case() for _ in range(count)]
-
-
-def _translation(world, rng, order):
-    source, target = world.phrase(rng, "test")[::order]
-    return f"{_phrasebook(world, rng, order, lines=3)}\n{source} =", f" {target}"
-
-
-def _reading(world, rng):
-    telling, reply, (said, answered), asking, answer = world.memory(rng, "test")
-    return (f"Guest: {telling}\nHost: {reply}\nGuest: {said}\nHost: {answered}\nGuest: {asking}\nHost:",
-            f" {answer}")
-
-
-def _last_word(rng):
-    said = rng.sample(ECHOED, 4)
-    one, other = rng.sample(GUESTS, 2)
-    return f"{one} says: {' '.join(said)}.\n{other} says: {' '.join(said[:-1])}", f" {said[-1]}"
-
-
-def _gap(world, rng, topics):
-    n, topic = rng.choice(world.people), rng.choice(topics)
-    others = rng.sample([t for t in TOPICS if t != topic], 2)
-    before, behind = rng.choice(TOPICS[topic][1]).format(n=n, v="|").split("|")
-    wrong = [v for v in TOPICS[topic][0] if v != world.facts[n, topic]]
-    choices = rng.sample([world.facts[n, topic], *rng.sample(wrong, 9)], 10)
-    told = " ".join(world.state(rng, n, t) for t in others)
-    return f"{told} {before.rstrip()}", choices, behind, choices.index(world.facts[n, topic])
-
-
-def _schema(world, rng):
-    before, behind, referents, right = world.fitting(rng, "test")
-    return before, list(referents), behind, right
-
-
-def _seeded_question(world, rng):
-    def ask(split):
-        n = rng.choice(world.people_of(split))
-        topic = rng.choice(world.topics_of(n, split))
-        return f"Q: {rng.choice(TOPICS[topic][2]).format(n=n)}\nA:", n, topic
-    seeds = [f"{question} {world.state(rng, n, topic)}"
-             for question, n, topic in (ask("train"), ask("train"))]
-    question, n, topic = ask("test")
-    return "\n".join([*seeds, question]), (n, topic)
-
-
-def _ngrams(text: str, n: int) -> Counter:
-    words = regex.findall(r"\w+", text.lower())
-    return Counter(zip(*(words[i:] for i in range(n))))
-
-
-def ngram_f1(answer: str, reference: str, n: int = 1) -> float:
-    """F1 of the n-grams of words, counted: ROUGE-N; with n = 1 also CoQA's score, but for its articles."""
-    a, b = _ngrams(answer, n), _ngrams(reference, n)
-    return 2 * (a & b).total() / max(1, a.total() + b.total())
-
-
-def rouge(answer: str, reference: str) -> float:
-    """The mean of ROUGE-1, ROUGE-2 and ROUGE-L (longest common subsequence), as F1. [Lin 2004]"""
-    a, b = (regex.findall(r"\w+", text.lower()) for text in (answer, reference))
-    row = [0] * (len(b) + 1)           # row[j]: longest common subsequence with b's first j words
-    for word in a:
-        new = [0]
-        for j, other in enumerate(b):
-            new.append(row[j] + 1 if word == other else max(new[j], row[j + 1]))
-        row = new
-    longest = 2 * row[-1] / max(1, len(a) + len(b))
-    return (ngram_f1(answer, reference, 1) + ngram_f1(answer, reference, 2) + longest) / 3
-
-
-def bleu(answers: list[str], references: list[str], longest: int = 2) -> float:
-    """Corpus BLEU: the geometric mean of the precisions of n-grams up to `longest` (the phrases here have two
-    words; usually 4), times a penalty for answers that are too short. [Papineni et al. 2002]"""
-    precisions = []
-    for n in range(1, longest + 1):
-        pairs = [(_ngrams(a, n), _ngrams(r, n)) for a, r in zip(answers, references)]
-        precisions.append(sum((a & r).total() for a, r in pairs) / max(1, sum(a.total() for a, _ in pairs)))
-    lengths = [sum(_ngrams(text, 1).total() for text in texts) for texts in (answers, references)]
-    brevity = min(1.0, math.exp(1 - lengths[1] / max(1, lengths[0])))
-    return brevity * math.prod(precisions) ** (1 / longest)
-
-
-# ----------------------------------------------------------------------------------------------------------
-# 12. GPT-3's tasks, with examples in the prompt: few_shot_prompt, rule, gpt3_task          [GPT-3 §2.4, §3.9]
-
-
-def few_shot_prompt(examples: list[tuple[str, str]], context: str, description: str = "") -> str:
-    """A task as text: what it is, K solved examples (context, completion), and the context to complete.
-    K = 0 is zero-shot, 1 one-shot. Contexts begin with the newline that sets them apart."""
-    return description + "".join(c + completion for c, completion in examples) + context
-
-
-# The signs that the words of each topic may stand for.
-SIGNS = {topic: signs.split() for topic, signs in {
-    "home": "ball book key lamp", "job": "hat coin letter spoon", "food": "box drawer basket kitchen",
-    "pet": "garden cellar barn bag", "color": "star moon cloud river"}.items()}
-
-
-def rule(world: World, rng: random.Random, split: str) -> tuple[str, list[tuple[str, str, list[str]]]]:
-    """A rule that holds in one document only: each topic's words stand for one of its four signs. A fifth of
-    the combinations is held out. Returns a description, and every word in random order as (context,
-    completion, the four completions to choose from): nothing but the document says which it is."""
-    signs = dict(zip(SIGNS, world.pick(rng, split, *SIGNS.values())))
-    description = ", ".join(f"{noun} {signs[topic]}" for noun, topic in LISTS.items()) + ":"
-    cases = [(f"\n{word} =", f" {signs[topic]}", [f" {sign}" for sign in SIGNS[topic]])
-             for topic, (words, _, _) in TOPICS.items() for word in words]
-    return description, rng.sample(cases, len(cases))
-
-
-def _rule(world, rng):
-    """Many examples of one rule: Figure 1.1's sub-tasks that repeat within a sequence."""
-    description, cases = rule(world, rng, "train")
-    examples = [case[:2] for case in cases[:rng.choice((12, 24, 36))]]
-    return few_shot_prompt(examples, "", description if rng.random() < .5 else "").lstrip()
-
-
-# The paper's names: 2D+ is two-digit addition, 1DC three operations on single digits; cycled letters, two
-# anagrams, random insertions, reversed words.
-ARITHMETIC = {f"{digits}D{sign}": (digits, word) for digits in (1, 2, 3, 4, 5)
-              for sign, word in (("+", "plus"), ("-", "minus"), ("x", "times"))}
-SCRAMBLED = ("CL", "A1", "A2", "RI", "RW")
-LONG_WORDS = sorted({word.lower() for word in ECHOED + PEOPLE + HAPPY + SAD if len(word) > 4})
-
-
-def gpt3_task(world: World, rng: random.Random, split: str, task: str) -> tuple[str, str]:
-    """One case of a task, (context, completion), byte for byte in the form of the files that OpenAI released.
-    Held out: a fifth of the pairs of operands, and for each kind of scrambling a fifth of the words."""
-    if task in ARITHMETIC:
-        digits, word = ARITHMETIC[task]
-        a, b = world.pick(rng, split, range(10 ** digits), range(10 ** digits))
-        result = {"plus": a + b, "minus": a - b, "times": a * b}[word]
-        return f"\n\nQ: What is {a} {word} {b}?\n\nA:", f" {result}"
-    if task == "1DC":           # the brackets stand as in the files; in the paper, around the last two
-        a, b, c = world.pick(rng, split, range(10), range(10), range(10))
-        first, second = rng.choice("+-*"), rng.choice("+-*")
-        inner = {"+": a + b, "-": a - b, "*": a * b}[first]
-        result = {"+": inner + c, "-": inner - c, "*": inner * c}[second]
-        return f"\n\nQ: What is ({a} {first} {b}) {second} {c}?\n\nA:", f" {result}"
-    picked, word = None, ""
-    while picked != task:
-        picked, word = world.pick(rng, split, SCRAMBLED, LONG_WORDS)
-    ends = {"A1": 1, "A2": 2}.get(task, 0)           # letters that stay on both sides
-    inside = word[ends:len(word) - ends]
-    cut = rng.randrange(1, len(word))
-    scrambled = {"CL": word[cut:] + word[:cut], "RW": word[::-1],
-                 "RI": "".join(letter + rng.choice(" ./!") for letter in word)[:-1]}.get(
-        task, word[:ends] + "".join(rng.sample(inside, len(inside))) + word[len(word) - ends:])
-    return f"\n{scrambled} =", f" {word}"
-
-
-PRACTISED = ("1D+", "1D-", "2D+", "1DC", *SCRAMBLED)      # what the text of "tasks" is made of
-
-
-def _tasks(world, rng):
-    """Several cases of one task, about as many as a short context holds."""
-    task = rng.choice(PRACTISED)
-    count = rng.choice((4, 8, 12))
-    return few_shot_prompt([gpt3_task(world, rng, "train", task) for _ in range(count)], "").lstrip()
-
-
-# ----------------------------------------------------------------------------------------------------------
-# 13. GPT-3's data pipeline: quality_filter, deduplicate, decontaminate, mix, crawl, clean   [GPT-3 App. A, C]
-
-NO_PUNCTUATION = {code: None for code in range(0x3100) if unicodedata.category(chr(code))[0] in "PS"}
-
-
-def word_ids(text: str) -> np.ndarray:
-    """The words of a text, without case and punctuation, as 32-bit hashes: (number of words,) of uint64."""
-    words = " ".join(text.lower().translate(NO_PUNCTUATION).split()).encode("utf-8", errors="replace")
-    return np.array([zlib.crc32(word) for word in words.split()], np.uint64)
-
-
-def gram_ids(words: np.ndarray, n: int) -> np.ndarray:
-    """A 64-bit hash of every n words in a row: (words,) -> (words - n + 1,). n-grams that differ in one word
-    have the same hash once in 2^32 times, which is taken for never."""
-    count, grams = max(0, len(words) - n + 1), np.uint64(0)
-    for i in range(n):
-        grams = grams * np.uint64(0x9E3779B97F4A7C15) + words[i:i + count]     # wraps around, as it should
-    return np.atleast_1d(grams)
-
-
-class QualityClassifier:
-    """Logistic regression on hashed words: does a text look like the good ones or like the raw crawl?
-
-    As in the paper the raw crawl is the negative class, good pages in it included: where these are a quarter
-    of it, even the best page scores no more than about 1 / (1 + 1/4). A word counts by its share of the text,
-    so that a long page is no better than a short one.
-    """
-
-    def __init__(self, features: int = 2 ** 18):
-        self.weights, self.bias = np.zeros(features), 0.0
-
-    def __call__(self, text: str) -> float:
-        """P(good), 0 … 1."""
-        return self._score(*self._features(text))
-
-    def _features(self, text):
-        ids, counts = np.unique(word_ids(text) % np.uint64(len(self.weights)), return_counts=True)
-        return ids.astype(np.int64), counts / max(1, counts.sum())
-
-    def _score(self, ids, shares) -> float:
-        logit = self.bias + self.weights[ids] @ shares
-        return float(1 / (1 + np.exp(-np.clip(logit, -30, 30))))
-
-    def fit(self, good: list[str], raw: list[str], rng: random.Random, epochs: int = 5, lr: float = 20.0):
-        """Stochastic gradient descent on the log-likelihood, whose gradient is (label - P) x features."""
-        examples = [(self._features(text), label) for label, texts in ((1, good), (0, raw)) for text in texts]
-        for epoch in range(epochs):
-            for (ids, shares), label in rng.sample(examples, len(examples)):
-                error = label - self._score(ids, shares)
-                self.weights[ids] += lr / (1 + epoch) * error * shares
-                self.bias += 0.1 / (1 + epoch) * error
-        return self
-
-
-Dropped = Callable[[str], None]       # is told every text that a step takes away
-
-
-def quality_filter(documents: Iterable[str], score: Callable[[str], float], rng: np.random.Generator,
-                   dropped: Dropped = lambda text: None, alpha: float = 9.0) -> Iterator[str]:
-    """Keep a document iff pareto(alpha) > 1 - score, so that a little of what looks bad stays, too.
-    numpy's pareto is Lomax's: P(keep) = (2 - score)^-alpha. [App. A]"""
-    for document in documents:
-        if rng.pareto(alpha) > 1 - score(document):
-            yield document
-        else:
-            dropped(document)
-
-
-def deduplicate(documents: Iterable[str], dropped: Dropped = lambda text: None, hashes: int = 10,
-                threshold: float = 0.5, slots: int = 2 ** 16) -> Iterator[str]:
-    """Keep the first of each group of near-duplicates, by MinHash and locality-sensitive hashing. [App. A]
-
-    Two sets of word triples with Jaccard similarity J have the same smallest hash with probability J. So the
-    share of equal ones among `hashes` of these estimates J, and documents that share one, an event of
-    probability 1 - (1 - J)^hashes, are compared. Ten hashes as in the paper; its threshold is not printed;
-    its features are single words, of which this formulaic English shares too many. Memory is fixed: a table
-    per hash, where a newcomer takes the slot of an older document.
-    """
-    rng = np.random.default_rng(0)
-    a = rng.integers(1, 2 ** 63, size=(hashes, 1), dtype=np.uint64) | np.uint64(1)
-    seen, tables = np.zeros((hashes, slots, hashes), np.uint32), np.arange(hashes)
-    for document in documents:
-        words = word_ids(document)
-        grams = gram_ids(words, min(3, len(words)))    # without words: 0, as in an empty slot, so dropped
-        signature = ((grams * a) >> np.uint64(32)).min(axis=1).astype(np.uint32)        # (hashes,)
-        candidates = seen[tables, signature % slots]                                    # (tables, hashes)
-        if (candidates == signature).mean(axis=1).max() >= threshold:
-            dropped(document)
-        else:
-            seen[tables, signature % slots] = signature
-            yield document
-
-
-def decontaminate(read: Callable[[], Iterable[str]], tests: list[str], dropped: Dropped = lambda text: None,
-                  n: int = 13, around: int = 200, shortest: int = 200, most_pieces: int = 10,
-                  common: int = 10) -> Iterator[str]:
-    """Cut every 13-gram that a test has, too, out of the documents, with 200 characters on either side. What
-    is left are pieces: those shorter than 200 characters are dropped, and so are documents in more than ten
-    pieces. A 13-gram in more than ten documents is a phrase that everybody uses, and stays. [App. C]
-
-    read() starts a pass over the documents; there are two. What is cut and what is dropped is told `dropped`.
-    """
-    targets, counts = {gram for test in tests for gram in gram_ids(word_ids(test), n).tolist()}, Counter()
-    for document in read():
-        counts.update(targets.intersection(gram_ids(word_ids(document), n).tolist()))
-    targets = {gram for gram, count in counts.items() if count <= common}
-    for document in read():
-        hits = [i for i, gram in enumerate(gram_ids(word_ids(document), n).tolist()) if gram in targets]
-        if not hits:
-            yield document
-            continue
-        words = [m.span() for m in re.finditer(r"\S+", document) if m[0].translate(NO_PUNCTUATION)]
-        cuts = []                                                   # [start, stop], overlapping ones as one
-        for hit in hits:
-            start, stop = max(0, words[hit][0] - around), min(len(document), words[hit + n - 1][1] + around)
-            if cuts and start <= cuts[-1][1]:
-                cuts[-1][1] = stop
-            else:
-                cuts.append([start, stop])
-        edges = [0, *itertools.chain(*cuts), len(document)]
-        pieces = [document[start:stop] for start, stop in zip(edges[::2], edges[1::2]) if start < stop]
-        for start, stop in cuts:
-            dropped(document[start:stop])
-        for piece in pieces:
-            if len(piece) >= shortest and len(pieces) <= most_pieces:
-                yield piece
-            else:
-                dropped(piece)
-
-
-def mix(sources: dict[str, tuple[Callable[[], Iterable[str]], float]], size: int,
-        epochs: dict[str, float]) -> Iterator[str]:
-    """About `size` characters of documents, each source with its share of them, whatever its own size: a
-    small good source is read several times while a large one is not read to the end. [GPT-3 Table 2.2]
-    sources: {name: (a function that starts a pass, weight)}; `epochs` is told how often each is read."""
-    sizes = {name: sum(map(len, read())) for name, (read, _) in sources.items()}
-    if empty := [name for name, own_size in sizes.items() if not own_size]:
-        raise UserError(f"nothing to read in: {', '.join(empty)}")
-    endless = {name: itertools.chain.from_iterable(iter(read, None)) for name, (read, _) in sources.items()}
-    given = Counter()
-    while given.total() < size:
-        name = min(sources, key=lambda name: given[name] / sources[name][1])      # the one most behind
-        document = next(endless[name])
-        given[name] += len(document)
-        yield document
-    epochs |= {name: given[name] / sizes[name] for name in sources}
-
-
-@dataclass(slots=True)
-class Page:
-    """A page of the crawl, and what is true of it."""
-    text: str
-    kind: str           # one of CRAWL
-    copied: int = -1    # which page a copy was made from
-
-
-# Kinds of pages and their share of the crawl: advertisements and menus; texts; texts copied with small
-# changes; texts in which a test question stands.
-CRAWL = {"junk": .75, "good": .14, "copy": .06, "leak": .05}
-BOILERPLATE = """\
-Click here to subscribe. | Accept all cookies? | Home, About, Contact, Login | Your cart is empty. |
-Buy {} online, best price!!! | Share this page. | Page {} of {} | All rights reserved. | {} {} {} cheap {} |
-Sign up for our newsletter! | Error 404: not found. | Only {} left in stock! | You may also like: {}, {} |
-Posted by admin {} days ago | Read more... | Rated {} of 5 stars by {} users | Free {} with every {} |
-Advertisement | Terms and conditions apply. | Skip to content""".replace("\n", " ").split(" | ")
-
-
-def crawl(world: World, count: int, seed: int, tests: list[str]) -> Iterator[Page]:
-    """`count` pages of a dirty web with its truth: what the pipeline ought to find."""
-    rng, recent = random.Random(f"crawl {world.seed} {seed}"), []
-    documents = (text for i in itertools.count() for text in web(world, 1000, f"crawl {seed} {i}", WIDE_WEB))
-    for number, kind in enumerate(rng.choices(list(CRAWL), weights=CRAWL.values(), k=count)):
-        if kind == "junk":
-            parts = [part.format(*rng.choices([*ECHOED, "3", "12", "99"], k=4))
-                     for part in rng.choices(BOILERPLATE, k=rng.randint(10, 40))]
-            yield Page(rng.choice(("\n", " ")).join(parts), kind)
-        elif kind == "copy" and recent:
-            copied, text = rng.choice(recent)
-            words = [rng.choice(ECHOED) if rng.random() < .02 else word for word in text.split(" ")]
-            yield Page(" ".join(words) + "\n\n" + rng.choice(BOILERPLATE), kind, copied)
-        else:
-            parts, length = [], rng.randint(500, 1500)
-            while sum(map(len, parts)) < length:
-                parts.append(next(documents))
-            if kind == "leak":
-                parts.insert(rng.randrange(len(parts) + 1), rng.choice(tests))
-            text = "\n\n".join(parts)
-            recent = [*recent[-299:], (number, text)]
-            yield Page(text, "leak" if kind == "leak" else "good")
-
-
-def world_crawl(world: World, pages: int, folder: Path) -> tuple[Callable, list[str], list[str], list[str]]:
-    """The world's crawl, as folder/crawl.jsonl, and what goes with it: (a function that starts a pass over
-    its texts, good texts, test texts of which it leaks the first half, as many that it does not)."""
-    rng = random.Random(f"tests {world.seed}")
-    tests = list({text: f"{text}\nTL;DR: {summary}"
-                  for text, summary in (world.trip(rng, "test") for _ in range(300))}.values())
-    leaked, others = tests[::2], tests[1::2]
-    raw = folder / "crawl.jsonl"
-    with atomic_write(raw) as file:
-        for page in crawl(world, pages, 0, leaked):
-            file.write(json.dumps({"text": page.text}).encode() + b"\n")
-    good = ["\n\n".join(web(world, 12, f"good {i}", WIDE_WEB)) for i in range(2000)]
-    return lambda: load_text(raw), good, leaked, others
-
-
-def clean(read: Callable[[], Iterable[str]], good: list[str], tests: list[str], folder: Path,
-          seed: int = 0) -> list[dict]:
-    """The whole pipeline: read() starts a pass over the crawl; what is left goes to folder/clean.jsonl. The
-    classifier learns from the first pages, ten for each good text; from there on one document at a time is in
-    memory. Returns the report, a row per step, and prints examples of what each step took away."""
-    rng = random.Random(seed)
-    sample = list(itertools.islice(read(), 10 * len(good)))
-    classifier = QualityClassifier().fit(good, rng.sample(sample, min(len(sample), len(good))), rng)
-    rows, kept, unique = [], folder / "kept.jsonl", folder / "unique.jsonl"
-    generator = np.random.default_rng(seed)
-    for step, target, work in (
-            ("quality", kept, lambda dropped: quality_filter(read(), classifier, generator, dropped)),
-            ("duplicates", unique, lambda dropped: deduplicate(load_text(kept), dropped)),
-            ("contamination", folder / "clean.jsonl",
-             lambda dropped: decontaminate(lambda: load_text(unique), tests, dropped))):
-        started, examples, counts = time.time(), [], Counter()
-
-        def dropped(text):
-            counts["taken"] += len(text)
-            counts["pieces"] += 1
-            if len(examples) < 2:
-                examples.append(" ".join(text.split())[:90])
-
-        with atomic_write(target) as file:
-            for text in work(dropped):
-                file.write(json.dumps({"text": text}).encode() + b"\n")
-                counts["documents"] += 1
-                counts["left"] += len(text)
-        if not counts["documents"]:
-            raise UserError(f"nothing is left of the crawl behind this step: {step}")
-        seconds, size = time.time() - started, counts["left"] + counts["taken"]
-        documents = rows[-1]["documents left"] if rows else counts["documents"] + counts["pieces"]
-        rows.append({"step": step, "characters": f"{size:,}", "left": f"{counts['left']:,}",
-                     "documents left": counts["documents"], "taken away": counts["pieces"],
-                     "share": counts["taken"] / size, "MB/s": size / 1e6 / seconds,
-                     "documents/s": int(documents / seconds)})
-        print(f"{step}: took away for example", *(f"\n    {text}" for text in examples))
-    return rows
-
-
-# ----------------------------------------------------------------------------------------------------------
-# 14. Main: show, clean_crawl
-
-
-@dataclass(slots=True)
-class ShowSettings:
+class ShowOptions:
     """Options of `python data.py`."""
-    data: str = "world"         # the embedded world, wide-world, a file, a folder, a URL or a known name
-    vocab_size: int = 1152      # tokens of the tokenizer that is trained on it
-    seed: int = 0
+    data: str = option("world", "the embedded world, a file or a folder")
+    vocab_size: int = option(1152, "tokens of the tokenizer that is trained on it",
+                             at_least=256 + len(SPECIAL_TOKENS))
+    seed: int = option(0, "another seed is another town")
 
 
-def show(s: ShowSettings):
-    """The world and the tokenizer, shown. [GPT-2 §2.2]"""
-    world, rng = World(s.seed), random.Random(s.seed)
-    documents = list(web(world, 4000, 0, WEBS[s.data]) if s.data in WEBS else
-                     itertools.islice(load_text(s.data), 200))
-    print("== documents\n" + "\n---\n".join(document[:400] for document in documents[:6]))
-    ranks = train_bpe(documents, s.vocab_size - len(SPECIAL_TOKENS))
-    tokenizer, n_bytes = Tokenizer(ranks), sum(len(d.encode("utf-8", errors="replace")) for d in documents)
-    tokens = sum(len(tokenizer.encode(document)) for document in documents)
-    print(f"\n== tokenizer: {tokenizer.vocab_size} tokens; {n_bytes:,} bytes are {tokens:,} tokens, "
-          f"{n_bytes / tokens:.2f} bytes each")
-    print("the merges at work, first learned first applied:")
-    print(show_merges(tokenizer, documents[0].splitlines()[0][:60]))
-    if s.data not in WEBS:
-        return
-    print("\n== instructions, what a labeler writes, and what the rubric says")
-    prompts = {i.use_case: i for i in instructions(world, "train", 300, seed=s.seed)}
-    for use_case, share in USE_CASES.items():
-        messages = demonstrate(world, prompts[use_case], rng)
-        answer = prompts[use_case], messages[-1]["content"]
-        verdict = {part: round(value, 2) for part, value in judge(world, *answer).items() if value}
-        print(f"{use_case} ({share:.1%} of the prompts): gold {gold(world, *answer):.1f} {verdict}")
-        print("    " + show_mask(tokenizer, messages))
-    print("(marked: the tokens that fine-tuning learns from)")
-
-
-@dataclass(slots=True)
-class CleanSettings:
-    """Options of `python data.py clean`."""
-    data: str | None = None     # raw documents: a file, a folder or a URL (default: the world's dirty crawl)
-    good: str | None = None     # documents of the quality that is wanted, likewise
-    tests: str | None = None    # documents of which nothing may be left in the result, likewise
-    name: str = "clean"         # the result is runs/NAME/clean.jsonl
-    pages: int = 20_000         # size of the world's crawl
-    seed: int = 0
-
-
-def clean_crawl(s: CleanSettings):
-    """Clean a crawl: filter by quality, deduplicate, take test questions out. [GPT-3 App. A, C]"""
-    require(s, 100, "pages")
-    folder = Path("runs") / s.name
-    if s.data or s.good or s.tests:
-        if not (s.data and s.good):
-            raise UserError("a crawl of your own needs --data and --good, texts of the wanted quality")
-        read, good = lambda: load_text(s.data), list(itertools.islice(load_text(s.good), 2000))
-        if len(good) < 100:
-            raise UserError(f"{s.good}: {len(good)} documents; a classifier needs 100 good ones or more "
-                            '(files of a folder, lines of {"text": …}, or texts between <|endoftext|>)')
-        tests = list(load_text(s.tests)) if s.tests else []
-        if short := sum(len(word_ids(test)) < 13 for test in tests):
-            print(f"{short} of {len(tests)} tests have fewer than 13 words: nothing can be found of these")
+def show(options: ShowOptions = ShowOptions()):
+    """Show the documents, the tokenizer and, of the world, what labelers write and judge."""
+    world, rng = World(options.seed), random.Random(options.seed)
+    if options.data == "world":
+        documents = list(web(world, 4000))
     else:
-        read, good, tests, _ = world_crawl(World(s.seed), s.pages, folder)
-    for row in clean(read, good, tests, folder, s.seed):
-        print("  ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
-                        for key, value in row.items()))
-    print(f"what is left: {folder / 'clean.jsonl'}")
+        documents = list(itertools.islice(load_text(options.data), 200))
+    for document in documents[:6]:
+        print(document[:400] + "\n---")
+    tokenizer = Tokenizer(train_bpe(documents, options.vocab_size - len(SPECIAL_TOKENS)))
+    merges = [token.decode(errors="replace") for token in list(tokenizer.ranks)[256:280]]
+    print("\nthe first merges:", merges)
+    ids = tokenizer.encode(documents[0][:200])
+    print("the first document in tokens:", _in_colour([tokenizer.decode_bytes([i]) for i in ids]))
+    if options.data != "world":
+        return
+    print("\ninstructions as labelers answer them (marked: what fine-tuning learns), and the verdict")
+    examples = {i.use_case: i for i in instructions(world, "train", 300, seed=options.seed)}
+    for use_case, share in USE_CASES.items():
+        messages = demonstrate(world, examples[use_case], rng)
+        verdict = judge(world, examples[use_case], messages[-1]["content"])
+        print(f"{use_case} ({share:.1%}): {show_mask(tokenizer, messages)}")
+        print("    ", {part: value for part, value in verdict.items() if value})
 
 
 if __name__ == "__main__":
-    command_line({"show": (ShowSettings, show), "clean": (CleanSettings, clean_crawl)}, default="show")
+    command_line({"show": show}, default="show")

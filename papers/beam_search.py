@@ -1,0 +1,77 @@
+"""
+Beam search: the most likely continuation of a prompt, as far as a few hypotheses find it.
+
+GPT-3 completes its free-form tasks with beam width 4 and length penalty 0.6 [GPT-3 §2.4]; the penalty
+is that of Wu et al. (arXiv:1609.08144, eq. 14) without the constant.
+"""
+import torch
+import torch.nn.functional as F
+
+from data import UserError
+from gpt import GPT, KVCache, evaluating
+
+
+def normalize(hypothesis, alpha: float) -> tuple[float, list[int]]:
+    """(log P, ids) -> (log P / length penalty, ids): without it short continuations always win."""
+    log_prob, ids = hypothesis
+    penalty = ((5 + len(ids)) / 6) ** alpha
+    return log_prob / penalty, ids
+
+
+@torch.no_grad()
+def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4, alpha: float = 0.6,
+                stop_token: int | None = None) -> list[int]:
+    """Continue one prompt of ids (P,) and return the ids of the best continuation, stop token included.
+
+    Each step extends every open hypothesis by every token and keeps the `beams` most likely results.
+    One that ends with the stop token is finished and set aside. Finished hypotheses of different
+    lengths are compared by log P / ((5 + length) / 6)^alpha.
+    Raises UserError if the context is too small.
+    """
+    max_length = len(idx) + max_new_tokens
+    if max_length > model.config.block_size:
+        raise UserError(f"{len(idx)} + {max_new_tokens} tokens do not fit into a context of "
+                        f"{model.config.block_size}")
+
+    cache = KVCache(model, torch.tensor([len(idx)], device=idx.device), max_length)
+    tokens = idx[None]                                                  # (1, P), later (open, 1)
+    open_beams = [(0.0, [])]                                            # (log P, ids so far)
+    finished = []                                                       # (normalized log P, ids)
+
+    for _ in range(max_new_tokens):
+        with evaluating(model):
+            hidden = model.hidden(tokens, cache)[:, -1]                 # (open, C)
+        log_probs = F.linear(hidden, model.wte.weight).log_softmax(-1)  # (open, V)
+        vocab_size = log_probs.size(1)
+        so_far = torch.tensor([[log_prob] for log_prob, _ in open_beams], device=idx.device)
+        totals = (so_far + log_probs).flatten()                         # (open * V,)
+
+        # 2 * beams candidates: each open beam can lose at most one of them to the stop token
+        best, places = totals.topk(min(2 * beams, len(totals)))
+        parents = []
+        grown = []
+        for rank, (log_prob, place) in enumerate(zip(best.tolist(), places.tolist())):
+            parent, token = divmod(place, vocab_size)
+            hypothesis = (log_prob, open_beams[parent][1] + [token])
+            if token == stop_token:
+                if rank < beams:
+                    finished.append(normalize(hypothesis, alpha))
+            elif len(grown) < beams:
+                parents.append(parent)
+                grown.append(hypothesis)
+        open_beams = grown
+        if not open_beams:
+            break
+
+        # Stop when no open beam can beat the best finished one: log P only falls, and no penalty
+        # exceeds that of the full length.
+        if finished:
+            longest_penalty = ((5 + max_new_tokens) / 6) ** alpha
+            if max(finished)[0] >= open_beams[0][0] / longest_penalty:
+                break
+
+        cache.select(torch.tensor(parents, device=idx.device))
+        tokens = torch.tensor([ids[-1:] for _, ids in open_beams], device=idx.device)
+
+    unfinished = [normalize(hypothesis, alpha) for hypothesis in open_beams]
+    return max(finished + unfinished)[1]

@@ -1,0 +1,209 @@
+"""
+PPO against the optimum that is known in closed form.
+
+With a KL penalty the best policy can be written down [Ziegler et al., §2]:
+
+    maximize  E_pi r(y) - beta KL(pi || rho)     ->     pi*(y) = rho(y) exp(r(y) / beta) / Z
+                                                        and the maximum is beta log Z
+
+rho is the policy to start from. With three letters and the control tokens, all answers of up to
+three tokens can be counted, so rho, pi*, the expected reward and the KL are computed, not
+estimated. Each answer has a random reward. The claims:
+    PPO comes close to this optimum, for a weak penalty and for a strong one
+    k1, the estimate of the KL that this project logs, is right at any distance; k2 is not
+    the best of n answers stays below the optimum at equal KL
+
+    python -m papers.exact              3 minutes on 2 CPU cores; results go to runs/exact
+    python -m papers.exact --fast       a smoke run
+
+Papers: Ziegler et al. 2019 (arXiv:1909.08593). k1, k2, k3: Schulman, "Approximating KL divergence",
+2020. Best of n: Stiennon et al. 2020 (arXiv:2009.01325), App. G.3.
+"""
+import copy
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from data import SPECIAL_TOKENS, UserError, command_line, option, prompt_ids, run_folder
+from gpt import GPT, GPTConfig, RunLog, plot, print_table, to_tensors
+from rlhf import PPOConfig, response_logprobs, roll_out, train_ppo
+
+BETAS = (0.25, 0.5, 1.0, 2.0, 4.0)
+BEST_OF = (1, 2, 4, 16, 64, 256)
+BLOCK_SIZE = 16
+
+
+@dataclass
+class Options:
+    name: str = option("exact", "results go to runs/NAME")
+    tokens: int = option(3, "length of the longest answer, at most 4", at_least=1)
+    iterations: int = option(200, "of PPO, for each beta", at_least=1)
+    seed: int = option(0, "of the rewards, the reference and PPO")
+    fast: bool = option(False, "a smoke run of seconds")
+    fresh: bool = option(False, "train everything anew")
+
+
+class Letters:
+    """A tokenizer of three letters and the control tokens."""
+    ranks = {b"a": 0, b"b": 1, b"c": 2}
+    special = {name: 3 + i for i, name in enumerate(SPECIAL_TOKENS)}
+    eot = special["<|endoftext|>"]
+    pad = special["<|pad|>"]
+    end = special["<|end|>"]
+    vocab_size = 3 + len(special)
+
+    def encode(self, text: str) -> list[int]:
+        return ["abc".index(letter) for letter in text if letter in "abc"]
+
+    def decode(self, ids) -> str:
+        return "".join("abc"[i] for i in ids)
+
+
+class Counted:
+    """One prompt, and all of its answers with a random reward each. Called as a reward model is."""
+
+    def __init__(self, tokens: int, seed: int):
+        self.tokenizer = Letters()
+        self.prompt = [{"role": "user", "content": "abc"}]
+        self.answers = all_answers(tokens)
+        self.rewards = torch.randn(len(self.answers), generator=torch.Generator().manual_seed(seed))
+        self.reward_of = dict(zip(self.answers, self.rewards.tolist()))
+
+        torch.manual_seed(seed)
+        config = GPTConfig(Letters.vocab_size, BLOCK_SIZE, n_layer=2, n_head=2, n_embd=32)
+        self.reference = GPT(config).eval()
+        for name, parameter in self.reference.named_parameters():
+            if parameter.ndim == 2:          # large weights: not all answers equally likely
+                parameter.data.mul_(8 if name.startswith("wte") else 4)
+
+    def __call__(self, ids, last, lengths):
+        """ids (B, T), each last token (B,), each prompt's length (B,) -> scores (B,)."""
+        scores = []
+        for row, end, start in zip(ids.tolist(), last.tolist(), lengths.tolist()):
+            scores.append(self.reward_of[tuple(row[start:end + 1])])
+        return torch.tensor(scores)
+
+    @torch.no_grad()
+    def log_probabilities(self, policy: GPT):
+        """log pi(y) of every answer: (answers,). The probabilities sum to one."""
+        prompt = prompt_ids(self.tokenizer, self.prompt, BLOCK_SIZE)
+        rows = [[*prompt, *answer] for answer in self.answers]
+        ids, ends = to_tensors(rows, self.tokenizer.pad, "cpu")                    # (N, T), (N,)
+        responses, _ = to_tensors(self.answers, self.tokenizer.pad, "cpu")         # (N, R)
+        lengths = torch.full_like(ends, len(prompt))
+        logprobs = response_logprobs(policy, ids, lengths, ends, responses)        # (N, R)
+        return logprobs.sum(dim=1).double()
+
+    def reward_and_kl(self, logp, log_rho) -> tuple[float, float]:
+        """(E_pi r, KL(pi || rho)), computed over all answers."""
+        p = logp.exp()
+        expected_reward = p @ self.rewards.double()
+        kl = (p * (logp - log_rho)).sum()
+        return expected_reward.item(), kl.item()
+
+    def optimum(self, beta: float, log_rho) -> tuple[float, float, float]:
+        """(E r, KL, objective) of pi* = rho exp(r / beta) / Z; the objective is beta log Z."""
+        tilted = log_rho + self.rewards.double() / beta
+        log_z = tilted.logsumexp(0)
+        return *self.reward_and_kl(tilted - log_z, log_rho), beta * log_z.item()
+
+    def best_of(self, n: int, log_rho) -> tuple[float, float]:
+        """(E r, KL) of the best of n answers drawn from rho.
+
+        With F the distribution function over answers in the order of their rewards, an answer is
+        the best of n with probability F(y)^n - F(the next lower answer)^n.
+        """
+        order = self.rewards.argsort()
+        F = log_rho.exp()[order].cumsum(0).clamp(max=1)
+        below = torch.cat([torch.zeros(1, dtype=F.dtype), F[:-1]])
+        p = torch.zeros_like(F).index_put((order,), F ** n - below ** n)
+        return self.reward_and_kl(p.clamp(min=1e-300).log(), log_rho)
+
+
+def all_answers(tokens: int) -> list[tuple[int, ...]]:
+    """Every answer of at most `tokens` tokens: it ends with the first <|end|> or at the limit."""
+    answers = []
+    for length in range(tokens + 1):
+        for answer in itertools.product(range(Letters.vocab_size), repeat=length):
+            if Letters.end in answer[:-1]:
+                continue
+            if length == tokens or answer[-1:] == (Letters.end,):
+                answers.append(answer)
+    return answers
+
+
+def estimates_of_kl(problem: Counted, policy: GPT, config: PPOConfig) -> dict[str, float]:
+    """k1, k2 and k3 from 2,000 answers y of the policy, with log r = log rho(y) - log pi(y)."""
+    generator = torch.Generator().manual_seed(1)
+    rollout = roll_out(policy, problem.reference, problem, problem.tokenizer,
+                       [problem.prompt] * 2000, config, generator)
+    log_r = -rollout.kl
+    return {"k1": -log_r.mean().item(),
+            "k2": (log_r ** 2 / 2).mean().item(),
+            "k3": (log_r.exp() - 1 - log_r).mean().item()}
+
+
+def compare(problem: Counted, beta: float, iterations: int, seed: int, folder) -> dict:
+    """One run of PPO beside the optimum: a row of the table."""
+    log_rho = problem.log_probabilities(problem.reference)
+    start, _ = problem.reward_and_kl(log_rho, log_rho)
+    best_reward, best_kl, best = problem.optimum(beta, log_rho)
+
+    config = PPOConfig(iterations=iterations, batch_size=512, max_response=len(problem.answers[-1]),
+                       kl_coef=beta, lr=1e-3, unfinished_score=math.inf, ema_decay=0.98, seed=seed)
+    policy = copy.deepcopy(problem.reference)
+    log = RunLog(folder / f"beta{beta}.jsonl")
+    train_ppo(policy, problem, problem.tokenizer, lambda n: [problem.prompt] * n, config, log)
+
+    reward, kl = problem.reward_and_kl(problem.log_probabilities(policy), log_rho)
+    objective = reward - beta * kl
+    return {"beta": beta,
+            "E r, exact": best_reward, "E r, PPO": reward,
+            "KL, exact": best_kl, "KL, PPO": kl,
+            "objective, exact": best, "objective, PPO": objective,
+            "of the gain": (objective - start) / (best - start),
+            **estimates_of_kl(problem, policy, config)}
+
+
+def exact(options: Options = Options()):
+    """PPO with the KL penalty against the optimum in closed form."""
+    if options.tokens > 4:
+        raise UserError(f"too many answers to count: --tokens is at most 4, not {options.tokens}")
+    tokens, iterations = (2, 2) if options.fast else (options.tokens, options.iterations)
+    settings = {"tokens": tokens, "iterations": iterations, "seed": options.seed}
+    folder = run_folder(options.name, settings, options.fresh)
+
+    problem = Counted(tokens, options.seed)
+    log_rho = problem.log_probabilities(problem.reference)
+    start, _ = problem.reward_and_kl(log_rho, log_rho)
+    print(f"{len(problem.answers)} answers; the reference expects a reward of {start:.3f}")
+    rows = []
+    for beta in BETAS:
+        rows.append(compare(problem, beta, iterations, options.seed, folder))
+    print("\nk1, k2, k3: estimates of the KL of PPO's policy from 2,000 answers, "
+          'to compare with "KL, PPO"')
+    print_table(rows, folder / "table.json")
+
+    bests = []
+    for n in BEST_OF:
+        reward, kl = problem.best_of(n, log_rho)
+        bests.append({"best of": n, "E r": reward, "KL": kl,
+                      "log n - (n-1)/n": math.log(n) - (n - 1) / n})
+    print()
+    print_table(bests, folder / "best_of_n.json")
+
+    frontier = [problem.optimum(beta, log_rho) for beta in np.geomspace(0.05, 10, 60)]
+    plot(folder / "exact.png", [{
+        "title": "expected reward against the KL to the reference",
+        "xlabel": "KL, nats, exact",
+        "lines": [
+            ("optimum, any beta", [kl for _, kl, _ in frontier], [r for r, _, _ in frontier]),
+            ("PPO", [row["KL, PPO"] for row in rows], [row["E r, PPO"] for row in rows], "o"),
+            ("best of n", [row["KL"] for row in bests], [row["E r"] for row in bests], "x")]}])
+
+
+if __name__ == "__main__":
+    command_line({"exact": exact}, default="exact")

@@ -1,0 +1,188 @@
+"""
+FlashAttention-2, put to the test: attention without ever holding a T x T matrix of scores.
+
+The claims, here for gpt.fused_attention, tiles of scores in plain PyTorch on the CPU:
+    exact           output and gradients are those of the equation, up to rounding
+    linear memory   twice the context takes twice the memory; with the equation four times
+    fast            faster than the equation; compared with PyTorch's attention, which is C++
+
+    python -m papers.flash_attention            two tables (about 1 minute)
+    python -m papers.flash_attention --fast     small shapes, for the tests
+
+Results go to runs/flash_attention. Paper: FlashAttention-2 (arXiv:2307.08691), Algorithms 1 and 2.
+
+Letters: B batch, nh heads, T tokens, hs head size.
+"""
+import multiprocessing
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from data import command_line, option, run_folder
+from gpt import attention, fused_attention, print_table
+
+METHODS = ("equation", "PyTorch", "ours")
+
+# (B, nh, T, hs), window
+EXACT_CASES = [
+    ((1, 2, 512, 64), None),
+    ((1, 2, 1024, 64), None),
+    ((1, 2, 2048, 64), None),
+    ((1, 2, 4096, 64), None),
+    ((1, 2, 1024, 64), 256),
+    ((1, 2, 4096, 64), 256),
+]
+SPEED_CASES = [
+    ((16, 4, 256, 32), None),
+    ((4, 12, 1024, 64), None),
+    ((1, 12, 4096, 64), None),
+    ((1, 12, 1024, 64), 256),
+    ((1, 12, 2048, 64), 256),
+    ((1, 12, 4096, 64), 256),
+    ((1, 12, 8192, 64), 256),
+]
+FAST_CASES = [((1, 2, 64, 16), 8)]
+
+# The equation needs more memory for longer contexts than many a laptop has.
+LONGEST_EQUATION = 4096
+
+
+@dataclass
+class Options:
+    repeats: int = option(5, "timed runs of each; the median counts", at_least=1)
+    fast: bool = option(False, "small shapes only, for the tests")
+    fresh: bool = option(False, "remove earlier results first")
+
+
+# -------------------------------------------------------------------------------------------------
+# One run of attention
+
+
+def random_inputs(shape, dtype=torch.float32) -> list[torch.Tensor]:
+    """q, k, v and the gradient of the output, (B, nh, T, hs) each."""
+    q = torch.randn(shape, dtype=dtype, requires_grad=True)
+    k = torch.randn(shape, dtype=dtype, requires_grad=True)
+    v = torch.randn(shape, dtype=dtype, requires_grad=True)
+    return [q, k, v, torch.randn(shape, dtype=dtype)]
+
+
+def run_attention(method: str, window: int | None, q, k, v, grad_out) -> list[torch.Tensor]:
+    """Forward and backward once: [output, gradients of q, k and v]."""
+    if method == "equation":
+        out = attention(q, k, v, window)
+    elif method == "ours":
+        out = fused_attention(q, k, v, window)
+    elif window is None:
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    else:
+        i = torch.arange(q.size(2))[:, None]
+        j = torch.arange(q.size(2))
+        band = (j <= i) & (i - window < j)                               # (T, T)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=band)
+    return [out.detach(), *torch.autograd.grad(out, (q, k, v), grad_out)]
+
+
+# -------------------------------------------------------------------------------------------------
+# Peak memory
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held so far."""
+    # On Linux getrusage also counts the parent process; /proc does not.
+    status = Path("/proc/self/status")
+    if status.exists():
+        kilobytes = status.read_text().split("VmHWM:")[1].split()[0]
+        return 1024 * int(kilobytes)
+    import resource                                                      # not on Windows
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def added_memory(method: str, shape, window: int | None) -> float:
+    """Megabytes that one run adds to the peak of this process. Call it in a fresh process."""
+    inputs = random_inputs(shape)
+    # what PyTorch loads on first use does not count
+    run_attention(method, window, *random_inputs((1, 1, 2, shape[3])))
+    before = peak_memory()
+    run_attention(method, window, *inputs)
+    return (peak_memory() - before) / 2**20
+
+
+def in_new_process(function, *arguments):
+    """function(*arguments), computed in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+# -------------------------------------------------------------------------------------------------
+# The claims
+
+
+def exactness_and_memory(cases) -> list[dict]:
+    """Largest difference to the equation in float64, and peak memory in float32."""
+    rows = []
+    for shape, window in cases:
+        row = {"B, nh, T, hs": str(shape), "window": window}
+        inputs = random_inputs(shape, torch.float64)
+        expected = run_attention("equation", window, *inputs)
+        for method in ("PyTorch", "ours"):
+            results = run_attention(method, window, *inputs)
+            differences = []
+            for result, right in zip(results, expected):
+                differences.append((result - right).abs().max().item())
+            row[f"{method}: output"] = f"{differences[0]:.0e}"
+            row[f"{method}: gradients"] = f"{max(differences[1:]):.0e}"
+        for method in METHODS:
+            row[f"{method} MB"] = round(in_new_process(added_memory, method, shape, window), 1)
+        rows.append(row)
+    return rows
+
+
+def time_and_memory(cases, repeats: int) -> list[dict]:
+    """Median time in ms, forward and backward, and peak memory in MB of each way to compute it."""
+    rows = []
+    for shape, window in cases:
+        methods = [method for method in METHODS
+                   if method != "equation" or shape[2] <= LONGEST_EQUATION]
+        inputs = random_inputs(shape)
+        seconds = {method: [] for method in methods}
+        # In turns, so that a slow moment of the machine affects all of them. The first run is
+        # for warming up.
+        for _ in range(repeats + 1):
+            for method in methods:
+                started = time.perf_counter()
+                run_attention(method, window, *inputs)
+                seconds[method].append(time.perf_counter() - started)
+
+        row = {"B, nh, T, hs": str(shape), "window": window}
+        for method in methods:
+            milliseconds = 1000 * float(np.median(seconds[method][1:]))
+            row[f"{method} ms"] = round(milliseconds, 1)
+        for method in methods:
+            row[f"{method} MB"] = round(in_new_process(added_memory, method, shape, window))
+        row["ours / PyTorch"] = round(row["ours ms"] / row["PyTorch ms"], 2)
+        rows.append(row)
+    return rows
+
+
+def flash_attention(options: Options = Options()):
+    """Exactness, memory and time of attention by tiles. [FlashAttention-2]"""
+    folder = run_folder("flash_attention", {"repeats": options.repeats}, options.fresh)
+    torch.manual_seed(0)
+
+    print("== largest difference to the equation (float64), and peak memory (float32)")
+    rows = exactness_and_memory(FAST_CASES if options.fast else EXACT_CASES)
+    print_table(rows, folder / "exact.json")
+
+    print("\n== forward and backward: median time and peak memory (float32)")
+    rows = time_and_memory(FAST_CASES if options.fast else SPEED_CASES, options.repeats)
+    print_table(rows, folder / "table.json")
+
+
+if __name__ == "__main__":
+    command_line({"flash_attention": flash_attention}, default="flash_attention")

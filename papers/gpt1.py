@@ -1,0 +1,249 @@
+"""
+GPT-1, put to the test: pretrain a language model, then fine-tune it by changing only its input.
+
+The claims:
+    pretraining     fine-tuning a pretrained model is better than training from scratch (Table 5)
+    auxiliary loss  predicting the task's own text as well helps, on large tasks (§5)
+    transformer     it transfers better than an LSTM of its size (Table 5)
+    layers          each layer that is transferred helps (Figure 2, left)
+    zero-shot       the tasks are learned in pretraining already (Figure 2, right)
+The world's text has all words and forms of the four tasks, so that pretraining helps is built in;
+no text asks what the test cases ask.
+
+    python -m papers.gpt1                         about 14 minutes on 2 CPU cores
+    python -m papers.gpt1 --train FILE --test FILE --data TEXT
+                                                  your own lines of `sentence TAB class`
+    python -m papers.gpt1 sample --prompt TEXT    OpenAI's released GPT-1 continues a text
+
+Results go to runs/gpt1. The fine-tuning itself is in papers/gpt1_finetuning.py.
+Paper: GPT-1 (Radford et al. 2018).
+"""
+import copy
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn as nn
+
+import data
+import gpt
+from data import UserError, World, command_line, option
+from gpt import GPT
+from papers.gpt1_finetuning import (LM_COEF, NEW_TOKENS, Classifier, Task, accuracy, fine_tune,
+                                    own_task, world_tasks)
+from papers.gpt1_tokenizer import sample
+from papers.gpt1_zero_shot import CHANCE, zero_shot
+from papers.tasks import wide_web
+
+SHAPE = gpt.GPTConfig(1152, 128, n_layer=3, n_head=4, n_embd=128, post_norm=True)
+
+# What is compared: the pretrained model, how many of its layers are transferred (None: all of it,
+# -1: nothing), the weight of the auxiliary loss, and the paper's mean over its tasks (Table 5,
+# accuracies, correlations and F1 mixed).
+RUNS = {
+    "pretrained": ("gpt", None, LM_COEF, 0.747),
+    "no auxiliary LM": ("gpt", None, 0.0, 0.750),
+    "LSTM": ("lstm", None, LM_COEF, 0.691),
+    "from scratch": ("gpt", -1, LM_COEF, 0.599),
+    "embeddings only": ("gpt", 0, LM_COEF, None),
+    "1 of 3 layers": ("gpt", 1, LM_COEF, None),
+    "2 of 3 layers": ("gpt", 2, LM_COEF, None),
+}
+# Figure 2 left: what is transferred, and the run that does so.
+LAYERS = {"nothing": "from scratch", "embeddings": "embeddings only", "+ 1": "1 of 3 layers",
+          "+ 2": "2 of 3 layers", "+ 3": "pretrained"}
+
+
+@dataclass
+class Options:
+    train: str | None = option(None, "your own task: lines of `sentence TAB class` to fine-tune on")
+    test: str | None = option(None, "and lines to test on")
+    data: str = option("world", "text to pretrain on: a file, a folder or the embedded world")
+    name: str = option("gpt1", "results go to runs/NAME")
+    steps: int = option(1500, "optimizer steps of pretraining", at_least=1)
+    cases: int = option(600, "cases of each task of the world, and as many to test on", at_least=1)
+    seeds: int = option(3, "runs of each fine-tuning, of which the median counts", at_least=1)
+    fast: bool = option(False, "a smoke run of seconds")
+    fresh: bool = option(False, "train everything anew")
+
+
+# --------------------------------------------------------------------------------------------------
+# What the paper compares with [§5]
+
+
+class LSTM(nn.Module):
+    """One recurrent layer in the place of all blocks, with as many parameters as they have (the
+    paper's has 2,048 units). It needs no position embeddings, and AdamW trains all of it."""
+
+    def __init__(self, config: gpt.GPTConfig):
+        super().__init__()
+        C = config.n_embd
+        self.config = config
+        # w units have 4 w^2 + (5 C + 8) w parameters, a block has 12 C^2: solve for w
+        b, blocks = 5 * C + 8, 12 * C * C * config.n_layer
+        width = int((math.sqrt(b * b + 16 * blocks) - b) / 8)
+        self.wte = nn.Embedding(config.vocab_size, C)
+        self.lstm = nn.LSTM(C, width, batch_first=True)
+        self.c_proj = nn.Linear(width, C)
+        nn.init.normal_(self.wte.weight, std=0.02)
+
+    def hidden(self, idx, cache=None):
+        states, _ = self.lstm(self.wte(idx))                                # (B, T, width)
+        return self.c_proj(states)                                          # (B, T, C)
+
+    forward, num_params, device = GPT.forward, GPT.num_params, GPT.device
+
+
+def transfer(model: nn.Module, layers: int | None) -> nn.Module:
+    """A copy of a model that keeps the embeddings and the first `layers` blocks; the rest is new.
+    -1 keeps nothing, None everything."""
+    if layers is None:
+        return copy.deepcopy(model)
+    kept = ("wte.", "wpe.", *(f"h.{layer}." for layer in range(layers))) if layers >= 0 else ()
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        if name.startswith(kept):
+            weights[name] = tensor
+    new = type(model)(model.config).to(model.device)
+    new.load_state_dict(weights, strict=False)
+    return new
+
+
+# --------------------------------------------------------------------------------------------------
+# The runs
+
+
+def pretrain(options: Options, folder: Path):
+    """GPT-1's transformer and an LSTM, trained on the same text: {name: model}, tokenizer."""
+    world = World(0)
+
+    def documents():
+        if options.data != "world":
+            return data.load_text(options.data)
+        return wide_web(world, 500 if options.fast else data.WORLD_DOCUMENTS)
+
+    tokenizer, train_stream, val_stream = data.tokenize_text(documents, SHAPE.vocab_size, folder)
+    shape = dataclasses.replace(SHAPE, vocab_size=tokenizer.vocab_size)
+    config = gpt.TrainConfig(steps=options.steps)
+    models = {}
+    for name, kind in (("gpt", GPT), ("lstm", LSTM)):
+        torch.manual_seed(0)
+        model = kind(shape).to(gpt.pick_device())
+        print(f"== pretraining: {name}, {model.num_params():,} parameters", flush=True)
+        run_log = gpt.RunLog(folder / f"{name}.jsonl")
+
+        def log(step: int, steps: int, **values: float):
+            if "val_loss" in values and options.data == "world":
+                values.update(zero_shot(model, tokenizer, world))
+            run_log(step, steps, **values)
+
+        gpt.train(model, tokenizer, train_stream, val_stream, config, folder / f"{name}.pt", log)
+        models[name] = model
+    return models, tokenizer
+
+
+def fine_tuned_accuracy(model, tokenizer, task: Task, layers: int | None, lm_coef: float,
+                        seed: int) -> float:
+    """Fine-tune what is transferred of a model: the accuracy on the task's held-out cases."""
+    torch.manual_seed(seed)
+    tokens = tokenizer.vocab_size + NEW_TOKENS
+    classifier = Classifier(transfer(model, layers), tokens, task.classes)
+    fine_tune(classifier, task, tokenizer, lm_coef, seed)
+    return accuracy(classifier, task, tokenizer)
+
+
+def compare(models: dict, tokenizer, tasks: dict[str, Task], seeds: int,
+            path: Path) -> dict[str, dict[str, list[float]]]:
+    """{run: {task: accuracy of every seed}}. What `path` has already is not computed again."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    accuracies = {name: {} for name in RUNS}
+    for name, (stage, layers, lm_coef, paper) in RUNS.items():
+        for task_name, task in tasks.items():
+            # for the layers, the paper has entailment and multiple choice only
+            if not paper and task_name in ("classification", "similarity"):
+                continue
+            values = known.setdefault(f"{name}: {task_name}", [])
+            while len(values) < seeds:
+                values.append(fine_tuned_accuracy(
+                    models[stage], tokenizer, task, layers, lm_coef, seed=len(values)))
+                data.write_json(path, known)
+            accuracies[name][task_name] = values[:seeds]
+            shown = "  ".join(f"{value:.3f}" for value in values[:seeds])
+            print(f"{name:16s} {task_name:16s} {shown}", flush=True)
+    return accuracies
+
+
+def table_row(name: str, accuracies: dict[str, list[float]], paper: float | None) -> dict:
+    """Median and range of each task; the medians' mean beside the paper's, if there is one."""
+    row = {"model": name}
+    medians = []
+    for task, values in accuracies.items():
+        medians.append(float(np.median(values)))
+        row[task] = f"{medians[-1]:.3f} ({min(values):.2f}-{max(values):.2f})"
+    if paper:
+        row["mean"] = float(np.mean(medians))
+        row["Table 5"] = paper
+    return row
+
+
+def draw(folder: Path, accuracies: dict):
+    """Table 5 as bars, Figure 2 left and Figure 2 right."""
+    medians = {}
+    for name, by_task in accuracies.items():
+        medians[name] = {task: float(np.median(values)) for task, values in by_task.items()}
+
+    layers = []
+    for task in medians["embeddings only"]:
+        ys = [medians[name][task] for name in LAYERS.values()]
+        layers.append((task, list(LAYERS), ys, "o-"))
+
+    zero_shots = []
+    for stage, style in (("gpt", "-"), ("lstm", "--")):
+        rows = [json.loads(line) for line in (folder / f"{stage}.jsonl").read_text().splitlines()]
+        rows = [row for row in rows if "schemas" in row]
+        steps = [row["step"] for row in rows]
+        for index, (task, chance) in enumerate(CHANCE.items()):
+            ys = [row[task] for row in rows]
+            zero_shots.append((task if stage == "gpt" else None, steps, ys, f"C{index}.{style}"))
+            zero_shots.append((None, steps, [chance for _ in steps], f"C{index}:"))
+
+    whole = {name: medians[name] for name, (*_, paper) in RUNS.items() if paper}
+    gpt.plot(folder / "gpt1.png", [
+        {"title": "accuracy after fine-tuning", "bars": whole},
+        {"title": "what is transferred (Fig. 2 left)", "lines": layers, "xlabel": "layers"},
+        {"title": "zero-shot (Fig. 2 right)\n— transformer  -- LSTM  ··· chance",
+         "lines": zero_shots, "xlabel": "pretraining steps"},
+    ])
+
+
+def gpt1(options: Options = Options()):
+    """Pretrain, then fine-tune with and without what the paper takes away. [GPT-1 §4, §5]"""
+    if options.fast:
+        options = dataclasses.replace(options, steps=2, cases=4, seeds=1)
+    if bool(options.train) != bool(options.test):
+        raise UserError("--train and --test belong together")
+    own = options.train
+    tasks = own_task(own, options.test) if own else world_tasks(World(0), options.cases)
+    settings = dataclasses.asdict(options)
+    for name in ("name", "fresh", "seeds"):         # seeds can be added to a finished run
+        del settings[name]
+    folder = data.run_folder(options.name, settings, options.fresh)
+    models, tokenizer = pretrain(options, folder)
+
+    print("\n== fine-tuning: the accuracy of every seed")
+    accuracies = compare(models, tokenizer, tasks, options.seeds, folder / "accuracies.json")
+
+    print("\naccuracy on held-out cases: the median of the seeds, and their range")
+    rows = []
+    for name, (*_, paper) in RUNS.items():
+        rows.append(table_row(name, accuracies[name], None if own else paper))
+    gpt.print_table(rows, folder / "table.json")
+    draw(folder, accuracies)
+
+
+if __name__ == "__main__":
+    command_line({"gpt1": gpt1, "sample": sample}, default="gpt1")

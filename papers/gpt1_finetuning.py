@@ -1,0 +1,215 @@
+"""
+GPT-1's fine-tuning: a task becomes token sequences, and a linear head reads their last states.
+
+The model's architecture does not change from task to task; only the input and the head do.
+
+Paper: GPT-1 (Radford et al. 2018) §3.2, §3.3, Figure 1.
+"""
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+from torch.nn import functional as F
+
+import gpt
+from data import UserError, World
+from papers.tasks import Labeled, gpt1_task
+
+# The paper's values are for 117M parameters. The paper also has dropout .1 here; our small models
+# are pretrained without it and suffer from it.
+EPOCHS = 3                  # paper: 3
+BATCH_SIZE = 8              # cases; paper: 32
+LR = 5e-4                   # peak, then linear decay to 0; paper: 6.25e-5
+WARMUP = 0.002              # share of the steps; paper: .2 %
+WEIGHT_DECAY = 0.01         # paper: .01
+LM_COEF = 0.5               # lambda, the weight of the auxiliary loss; paper: .5
+
+# --------------------------------------------------------------------------------------------------
+# Input transformations [§3.3, Figure 1]
+
+NEW_TOKENS = 3              # start, delimiter, extract; their ids follow the tokenizer's
+
+
+def sequence(tokenizer, limit: int, *texts: str) -> list[int]:
+    """[start] text [delimiter] text ... [extract]
+
+    A sequence longer than `limit` tokens loses the front of its longest text, because questions
+    stand at the end of their contexts.
+    """
+    first = tokenizer.vocab_size
+    start, delimiter, extract = range(first, first + NEW_TOKENS)
+    parts = [tokenizer.encode(" " + text) for text in texts]
+    while sum(len(part) for part in parts) + len(parts) + 1 > limit:
+        longest = max(parts, key=len)
+        del longest[0]
+
+    ids = [start]
+    for part in parts:
+        ids += part
+        ids.append(delimiter)
+    ids[-1] = extract
+    return ids
+
+
+def classification_input(tokenizer, limit, text) -> list[list[int]]:
+    return [sequence(tokenizer, limit, text)]
+
+
+def entailment_input(tokenizer, limit, premise, hypothesis) -> list[list[int]]:
+    return [sequence(tokenizer, limit, premise, hypothesis)]
+
+
+def similarity_input(tokenizer, limit, a, b) -> list[list[int]]:
+    """Two sequences, because neither text comes first."""
+    return [sequence(tokenizer, limit, a, b), sequence(tokenizer, limit, b, a)]
+
+
+def multiple_choice_input(tokenizer, limit, context, question, answers) -> list[list[int]]:
+    """One sequence per answer."""
+    return [sequence(tokenizer, limit, f"{context} {question}", answer) for answer in answers]
+
+
+# How the texts of each task become sequences, and its classes (None: one score per sequence).
+FORMATS = {
+    "classification": (classification_input, 2),
+    "entailment": (entailment_input, 2),
+    "similarity": (similarity_input, 2),
+    "multiple choice": (multiple_choice_input, None),
+}
+
+
+@dataclass
+class Task:
+    """A task's format and its cases."""
+    transform: Callable
+    classes: int | None
+    train: list[Labeled]
+    test: list[Labeled]
+
+
+def world_tasks(world: World, count: int) -> dict[str, Task]:
+    """The four tasks of the world, each with `count` cases to train on and as many to test on."""
+    tasks = {}
+    for name, (transform, classes) in FORMATS.items():
+        train = gpt1_task(world, name, "train", count, 0)
+        test = gpt1_task(world, name, "test", count, 0)
+        tasks[name] = Task(transform, classes, train, test)
+    return tasks
+
+
+def load_labeled(path: str | Path) -> list[Labeled]:
+    """Lines of `sentence TAB class`, classes 0, 1, 2 ... Raises UserError for any other line."""
+    cases = []
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        text, _, label = line.rstrip("\r").rpartition("\t")
+        if not text.strip() or not label.isdecimal() or len(label) > 2:
+            raise UserError(f"{path}:{number}: expected a sentence, a tab and a class 0 ... 99")
+        cases.append(Labeled((text,), int(label)))
+    if not cases:
+        raise UserError(f"{path} has no labeled sentence")
+    return cases
+
+
+def own_task(train_path: str | Path, test_path: str | Path) -> dict[str, Task]:
+    """A classification task from two files of labeled lines."""
+    train, test = load_labeled(train_path), load_labeled(test_path)
+    labels = {case.label for case in train + test}
+    if len(labels) < 2:
+        raise UserError(f"{train_path} and {test_path} have only one class")
+    return {"own": Task(classification_input, 1 + max(labels), train, test)}
+
+
+# --------------------------------------------------------------------------------------------------
+# The classifier and its loss [§3.2]
+
+
+def to_batch(task: Task, tokenizer, cases: list[Labeled], model: nn.Module):
+    """ids (B, S, T) of S sequences per case, padded on the right, lengths (B, S), labels (B,)."""
+    rows = []
+    for case in cases:
+        rows += task.transform(tokenizer, model.config.block_size, *case.texts)
+    ids, lengths = gpt.to_tensors(rows, tokenizer.pad, model.device)        # (B*S, T), (B*S,)
+    labels = torch.tensor([case.label for case in cases], device=model.device)
+    B = len(cases)
+    return ids.view(B, -1, ids.size(1)), lengths.view(B, -1), labels
+
+
+class Classifier(nn.Module):
+    """A language model with new tokens, and a linear head on its state at the extract token."""
+
+    def __init__(self, model: nn.Module, tokens: int, classes: int | None):
+        """The model gets `tokens` tokens in all. Without classes, each sequence gets one score."""
+        super().__init__()
+        gpt.grow_vocabulary(model, tokens)
+        self.model = model
+        self.classes = classes
+        self.head = nn.Linear(model.config.n_embd, classes or 1, device=model.device)      # W_y
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, ids, lengths):
+        """ids (B, S, T), lengths (B, S) -> logits (B, classes) or (B, S), and the auxiliary L1.
+
+        L1 is the mean over sequences of the mean cross-entropy of their tokens. Padding needs no
+        mask in attention: it stands behind the text, which cannot see it.
+        """
+        B, S, T = ids.shape
+        ids, lengths = ids.flatten(0, 1), lengths.flatten()                 # (B*S, T), (B*S,)
+        hidden = self.model.hidden(ids)                                     # (B*S, T, C)
+        rows = torch.arange(B * S, device=ids.device)
+        extracts = hidden[rows, lengths - 1].view(B, S, -1)                 # (B, S, C)
+        if self.classes:
+            logits = self.head(extracts.sum(dim=1))                         # (B, classes)
+        else:
+            logits = self.head(extracts).squeeze(-1)                        # (B, S)
+
+        inside = torch.arange(1, T, device=ids.device) < lengths[:, None]   # (B*S, T-1)
+        next_logits = F.linear(hidden[:, :-1][inside], self.model.wte.weight)
+        losses = F.cross_entropy(next_logits, ids[:, 1:][inside], reduction="none")
+        # each sequence has the same weight, however long it is
+        weights = (1 / (lengths - 1)).repeat_interleave(lengths - 1)
+        return logits, (losses * weights).sum() / (B * S)
+
+
+def fine_tune(classifier: Classifier, task: Task, tokenizer, lm_coef: float, seed: int):
+    """Minimize L3 = L2 + lambda L1, where L2 is the cross-entropy of the classes. [eq. 5]"""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    optimizers = gpt.make_optimizers(
+        classifier, LR, betas=(0.9, 0.999), weight_decay=WEIGHT_DECAY)
+    cases = list(task.train)
+    steps = EPOCHS * math.ceil(len(cases) / BATCH_SIZE)
+    step = 0
+    classifier.train()
+    for _ in range(EPOCHS):
+        rng.shuffle(cases)
+        for start in range(0, len(cases), BATCH_SIZE):
+            batch = to_batch(task, tokenizer, cases[start:start + BATCH_SIZE], classifier.model)
+            ids, lengths, labels = batch
+            logits, lm_loss = classifier(ids, lengths)
+            loss = F.cross_entropy(logits, labels) + lm_coef * lm_loss
+            loss.backward()
+            progress = step / steps
+            warmup = min(1.0, (progress + 1 / steps) / WARMUP)
+            gpt.update(classifier, optimizers, warmup * (1 - progress))
+            step += 1
+
+
+@torch.no_grad()
+def accuracy(classifier: Classifier, task: Task, tokenizer) -> float:
+    """The share of held-out cases whose most likely class is the right one."""
+    right = 0
+    with gpt.evaluating(classifier):
+        for start in range(0, len(task.test), 128):
+            batch = to_batch(task, tokenizer, task.test[start:start + 128], classifier.model)
+            ids, lengths, labels = batch
+            logits, _ = classifier(ids, lengths)
+            right += (logits.argmax(dim=1) == labels).sum().item()
+    return right / len(task.test)

@@ -1,0 +1,121 @@
+"""
+GPT-1's own tokenizer, and the weights that OpenAI released with it.
+
+    python -m papers.gpt1 sample --prompt "the old man"     downloads the weights once
+    python -m papers.gpt1 sample --model FOLDER --prompt …  a Hugging Face folder of GPT-1
+
+GPT-1 has no special token between documents, so a text to continue must not be empty.
+
+Paper: GPT-1 (Radford et al. 2018) §4.1.
+"""
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import regex
+import torch
+
+import gpt
+from data import UserError, merge_pair, option
+
+# Punctuation stands alone, Chinese characters stand alone, and a word ends at white space.
+WORDS = regex.compile(r"[\p{P}$+<=>^`|~]|\p{Han}|[^\s\p{P}$+<=>^`|~\p{Han}]+")
+ACCENTS_AND_CONTROLS = regex.compile(r"\p{Mn}|\p{C}(?<!\s)")
+
+
+class GPT1Tokenizer:
+    """Lower-cased words, merges of characters, </w> at the end of a word.
+
+    Case and spacing are lost, and a character that is not in the vocabulary becomes <unk>: GPT-2's
+    byte-level tokenizer has neither problem. The released code also ran ftfy and spaCy; here words
+    are split as in transformers.
+    """
+    eot = None
+
+    def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]):
+        self.vocabulary = vocabulary
+        self.tokens = {index: token for token, index in vocabulary.items()}
+        self.order = {pair: index for index, pair in enumerate(merges)}
+        self.vocab_size = len(vocabulary)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        text = unicodedata.normalize("NFD", text).lower()
+        text = ACCENTS_AND_CONTROLS.sub("", text)
+        ids = []
+        for word in WORDS.findall(text):
+            for token in self.merge(word):
+                ids.append(self.vocabulary.get(token, self.vocabulary["<unk>"]))
+        return ids
+
+    def merge(self, word: str) -> list[str]:
+        """The tokens of a word: the merge that was learned first is applied first."""
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while True:
+            pairs = [pair for pair in zip(parts, parts[1:]) if pair in self.order]
+            if not pairs:
+                return parts
+            pair = min(pairs, key=self.order.get)
+            parts = merge_pair(parts, pair, "".join(pair))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of token ids, in lower case, words separated by single spaces."""
+        text = "".join(self.tokens[int(index)] for index in ids)
+        return text.replace("</w>", " ").strip()
+
+    @staticmethod
+    def from_huggingface(folder: str | Path) -> GPT1Tokenizer:
+        """Read vocab.json and merges.txt. Raises UserError if they are not those of GPT-1."""
+        folder = Path(folder)
+        try:
+            content = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+            vocabulary = {str(token): int(index) for token, index in content.items()}
+            lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+        except (ValueError, TypeError, AttributeError):
+            raise UserError(f"{folder}: vocab.json and merges.txt are not those of GPT-1") from None
+        if "<unk>" not in vocabulary:
+            raise UserError(f"{folder}/vocab.json has no <unk>, which GPT-1's vocabulary has")
+        merges = []
+        for line in lines:
+            parts = tuple(line.split())
+            if len(parts) == 2 and not line.startswith("#version"):
+                merges.append(parts)
+        return GPT1Tokenizer(vocabulary, merges)
+
+
+def load_gpt1(name_or_folder: str | Path = "gpt1") -> tuple[gpt.GPT, GPT1Tokenizer]:
+    """The released GPT-1 (downloaded once) or that of a Hugging Face folder, and its tokenizer."""
+    folder = Path(name_or_folder)
+    if name_or_folder == "gpt1" and not folder.exists():
+        folder = gpt.download_released("gpt1")
+    model = gpt.load_weights(folder)
+    if not model.config.post_norm:
+        raise UserError(f"{folder} is not a GPT-1: for GPT-2 there is `python gpt.py sample`")
+    return model.to(gpt.pick_device()).eval(), GPT1Tokenizer.from_huggingface(folder)
+
+
+@dataclass
+class SampleOptions:
+    model: str = option("gpt1", "gpt1, or a Hugging Face folder of GPT-1")
+    prompt: str = option("", "the text to continue")
+    tokens: int = option(100, "how many tokens to write", at_least=1)
+    temperature: float = option(1.0, "0 takes the most likely token")
+    top_k: int | None = option(None, "only the k most likely tokens", at_least=1)
+    seed: int = option(0, "seed of the sampling")
+
+
+def sample(options: SampleOptions = SampleOptions()):
+    """Continue a text with the released GPT-1."""
+    model, tokenizer = load_gpt1(options.model)
+    ids = tokenizer.encode(options.prompt)
+    if not ids:
+        raise UserError("GPT-1 needs a --prompt to begin with")
+    generator = torch.Generator(model.device).manual_seed(options.seed)
+    prompt = torch.tensor([ids], device=model.device)
+    written = gpt.generate(model, prompt, options.tokens, generator=generator,
+                           temperature=options.temperature, top_k=options.top_k)
+    print(tokenizer.decode(ids + written[0].tolist()))

@@ -1,0 +1,250 @@
+"""
+GPT-2, put to the test: six sizes trained on the same text do tasks that are put as text.
+
+The claims:
+    zero-shot       a language model does tasks without being trained on them, and does them better
+                    the larger it is (Figure 1, §3)
+    bits per byte   larger models predict text better
+    tokenizer       byte-level BPE reads any text and gives it back unchanged (§2.2)
+The tasks occur in the world's text by themselves: phrasebooks, digests ("TL;DR:"), questions with
+answers. That they can be learned is therefore built in; whether size helps is not.
+
+    python -m papers.gpt2       a table and a figure (about 11 minutes on 2 CPU cores)
+
+Results go to runs/gpt2. The tasks and their scores are in papers/gpt2_tasks.py.
+Paper: GPT-2 (Radford et al. 2019).
+"""
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import data
+import gpt
+from data import ECHOED, Tokenizer, World, command_line, option, split_sentences
+from gpt import GPT, choose, complete, completion_logprobs
+from papers.gpt2_tasks import bleu, gpt2_task, ngram_f1, rouge
+from papers.tasks import SIZES, wide_web
+
+# Our tasks, and what the paper prints for 117M and for 1542M parameters on its own.
+PAPER = {
+    "bits per byte": (1.16, 0.93),                  # enwik8
+    "cities, 10 choices": (0.834, 0.8905),          # CBT, named entities
+    "common nouns, 10 choices": (0.8765, 0.933),    # CBT, common nouns
+    "last word, accuracy": (0.4599, 0.6324),        # LAMBADA, with a filter of stop words
+    "last word, perplexity": (35.13, 8.63),
+    "schemas, full": (None, None),                  # Winograd; printed for partial scoring only
+    "schemas, partial": (None, 0.707),
+    "reading, F1": (None, 0.55),                    # CoQA
+    "summaries, ROUGE": (None, 0.214),              # CNN and Daily Mail
+    "to foreign, BLEU": (None, 0.05),               # WMT-14 English-French
+    "to English, BLEU": (None, 0.115),
+    "questions, exact": (None, 0.041),              # Natural Questions
+    "questions, surest tenth": (None, 0.631),       # there: the surest hundredth
+}
+LOWER_IS_BETTER = ("bits per byte", "last word, perplexity")
+
+# Texts for the tokenizer.
+SPELLINGS = ("Zoe lives in Oslo.", "ZOE LIVES IN OSLO.", " 1234", "I'll I'LL", "naïve café 東京 🙂",
+             "\x00\r\n\t")
+
+
+@dataclass
+class Options:
+    name: str = option("gpt2", "results go to runs/NAME")
+    steps: int = option(1500, "optimizer steps of pretraining, of every size", at_least=1)
+    cases: int = option(300, "held-out cases of every task", at_least=1)
+    seed: int = option(0, "of the world, the weights and the batches")
+    fast: bool = option(False, "a smoke run of seconds")
+    fresh: bool = option(False, "train everything anew")
+
+
+# --------------------------------------------------------------------------------------------------
+# The tasks: no weight changes, and the model is not told what to do but by the text
+
+
+def write(model: GPT, tokenizer: Tokenizer, texts: list[str], **sampling) -> list[str]:
+    """Continue each text up to the end of the line."""
+    prompts = [[tokenizer.eot, *tokenizer.encode(text)] for text in texts]
+    newline = tokenizer.encode("\n")[0]
+    written = complete(model, tokenizer, prompts, (newline, tokenizer.eot), 24, **sampling)
+    return [text for text, _ in written]
+
+
+def gap_accuracy(model: GPT, tokenizer: Tokenizer, cases: list[tuple],
+                 partial: bool = False) -> float:
+    """How often the right choice makes the text likeliest.
+
+    Full scoring compares P(choice and what is behind it), partial scoring only P(behind | choice).
+    [Trinh and Le 2018]
+    """
+    pairs, right = [], []
+    for before, choices, behind, answer in cases:
+        if partial:
+            pairs.append([(f"{before} {choice}", behind) for choice in choices])
+        else:
+            pairs.append([(before, f" {choice}{behind}") for choice in choices])
+        right.append(answer)
+    chosen = choose(model, tokenizer, pairs, per_token=False)
+    return float(np.mean(np.equal(chosen, right)))
+
+
+def last_word_scores(model: GPT, tokenizer: Tokenizer, cases: list[tuple]) -> dict[str, float]:
+    """LAMBADA's two: is the last word written, and how surprising is it?"""
+    texts = [text for text, _ in cases]
+    right = 0
+    for text, (_, word) in zip(write(model, tokenizer, texts, temperature=0.0), cases):
+        first_word = text.split(" ")[0].rstrip(".")
+        right += first_word == word.strip()
+    nats = [-total for total, _ in completion_logprobs(model, tokenizer, cases)]
+    return {"last word, accuracy": right / len(cases),
+            "last word, perplexity": math.exp(np.mean(nats))}
+
+
+def question_scores(model: GPT, tokenizer: Tokenizer, world: World, cases: list[tuple]) -> dict:
+    """Exact match, of all answers and of the tenth that the model finds most probable."""
+    texts = [text for text, _ in cases]
+    answers = write(model, tokenizer, texts, temperature=0.0)
+    exact = []
+    for answer, (_, (person, topic)) in zip(answers, cases):
+        exact.append(world.meaning.get(answer) == (person, topic, world.facts[person, topic]))
+    pairs = [(text, f" {answer}") for text, answer in zip(texts, answers)]
+    nats = [-total for total, _ in completion_logprobs(model, tokenizer, pairs)]
+    surest = np.argsort(nats)[:max(1, len(cases) // 10)]
+    return {"questions, exact": float(np.mean(exact)),
+            "questions, surest tenth": float(np.mean(np.array(exact)[surest]))}
+
+
+def zero_shot(model: GPT, tokenizer: Tokenizer, world: World, count: int) -> dict[str, float]:
+    """The score of each task, computed as the paper computes it."""
+    schemas = gpt2_task(world, "schemas", count)
+    cities = gpt2_task(world, "cities", count)
+    nouns = gpt2_task(world, "common nouns", count)
+    scores = {
+        "cities, 10 choices": gap_accuracy(model, tokenizer, cities),
+        "common nouns, 10 choices": gap_accuracy(model, tokenizer, nouns),
+        "schemas, full": gap_accuracy(model, tokenizer, schemas),
+        "schemas, partial": gap_accuracy(model, tokenizer, schemas, partial=True),
+        **last_word_scores(model, tokenizer, gpt2_task(world, "last word", count)),
+        **question_scores(model, tokenizer, world, gpt2_task(world, "questions", count)),
+    }
+
+    texts, right = zip(*gpt2_task(world, "reading", count))
+    answers = write(model, tokenizer, texts, temperature=0.0)
+    scores["reading, F1"] = float(np.mean([ngram_f1(a, b) for a, b in zip(answers, right)]))
+
+    stories, right = zip(*gpt2_task(world, "summaries", count))
+    texts = [f"{story}\nTL;DR:" for story in stories]
+    answers = write(model, tokenizer, texts, temperature=1.0, top_k=2)      # k = 2, as in the paper
+    scores["summaries, ROUGE"] = float(np.mean([rouge(a, b) for a, b in zip(answers, right)]))
+
+    for direction in ("to foreign", "to English"):
+        texts, right = zip(*gpt2_task(world, direction, count))
+        answers = write(model, tokenizer, texts, temperature=0.0)
+        scores[f"{direction}, BLEU"] = bleu(answers, right)
+    return scores
+
+
+def baselines(world: World, count: int) -> dict[str, float]:
+    """Chance, or the score of an answer that understands nothing."""
+    stories = gpt2_task(world, "summaries", count)
+    first_sentence = [rouge(split_sentences(story)[0], summary) for story, summary in stories]
+    # the right form of answer, with a wrong word at its end
+    wrong_word = []
+    for _, answer in gpt2_task(world, "reading", count):
+        form, _ = answer.rsplit(" ", 1)
+        wrong_word.append(ngram_f1(f"{form} so", answer))
+    return {
+        "cities, 10 choices": 0.1, "common nouns, 10 choices": 0.1,
+        "last word, accuracy": 1 / len(ECHOED), "last word, perplexity": float(len(ECHOED)),
+        "schemas, full": 0.5, "schemas, partial": 0.5,
+        "reading, F1": float(np.mean(wrong_word)),
+        "summaries, ROUGE": float(np.mean(first_sentence)),
+        "questions, exact": 1 / 12, "questions, surest tenth": 1 / 12,
+    }
+
+
+# --------------------------------------------------------------------------------------------------
+# The run
+
+
+def show_tokenizer(tokenizer: Tokenizer):
+    """Any text, byte for byte, without an unknown token."""
+    for text in SPELLINGS:
+        ids = tokenizer.encode(text)
+        again = "the same again" if tokenizer.decode(ids) == text else "NOT the same"
+        pieces = "|".join(tokenizer.decode([token]) for token in ids)
+        print(f"{len(ids):3d} tokens  {again}  {pieces.encode('unicode_escape').decode()}")
+
+
+def trend(task: str, scores: list[float]) -> str:
+    """What becomes of a score from the smallest size to the largest."""
+    if task in LOWER_IS_BETTER:
+        scores = [-score for score in scores]
+    if all(score < larger for score, larger in zip(scores, scores[1:])):
+        return "better with every step in size"
+    if scores[0] < scores[-1]:
+        return "better at the end than at the start"
+    return "not better"
+
+
+def draw(path: Path, columns: dict[str, dict[str, float]]):
+    """Figure 1: every task against the size of the model."""
+    tasks = [task for task in PAPER if task not in LOWER_IS_BETTER]
+    panels = []
+    for title, shown in (("text", ["bits per byte"]), ("zero-shot: comparing", tasks[:5]),
+                         ("zero-shot: writing", tasks[5:])):
+        lines = []
+        for task in shown:
+            lines.append((task, list(columns), [scores[task] for scores in columns.values()], "o-"))
+        panels.append({"title": title, "xlabel": "parameters", "lines": lines})
+    gpt.plot(path, panels)
+
+
+def gpt2(options: Options = Options()):
+    """Six sizes, the same text: what a language model does without being taught to. [GPT-2 §3]"""
+    documents = data.WORLD_DOCUMENTS
+    if options.fast:
+        options, documents = dataclasses.replace(options, steps=2, cases=3), 500
+    settings = {"steps": options.steps, "seed": options.seed, "documents": documents}
+    folder = data.run_folder(options.name, settings, options.fresh)
+    world = World(options.seed)
+    tokenizer, train_stream, val_stream = data.tokenize_text(
+        lambda: wide_web(world, documents), 1152, folder)
+    config = gpt.TrainConfig(steps=options.steps, seed=options.seed)
+
+    columns = {}
+    for size, shape in SIZES.items():
+        torch.manual_seed(options.seed)
+        shape = dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)
+        model = GPT(shape).to(gpt.pick_device())
+        print(f"== {size}: {model.num_params():,} parameters", flush=True)
+        log = gpt.RunLog(folder / f"{size}.jsonl")
+        result = gpt.train(model, tokenizer, train_stream, val_stream, config,
+                           folder / f"{size}.pt", log)
+        columns[size] = {"bits per byte": result["bits_per_byte"],
+                         **zero_shot(model, tokenizer, world, options.cases)}
+
+    print("\n== the tokenizer: any text, byte for byte, without an unknown token")
+    show_tokenizer(tokenizer)
+
+    print("\n== zero-shot")
+    baseline = baselines(world, options.cases)
+    rows = []
+    for task, (small, large) in PAPER.items():
+        row = {"task": task}
+        for size, scores in columns.items():
+            row[size] = scores[task]
+        rows.append({**row, "baseline": baseline.get(task), "117M": small, "1542M": large})
+    gpt.print_table(rows, folder / "table.json")
+    print("baseline: chance, or understanding nothing; 117M and 1542M: the paper, on its own tasks")
+    for task in PAPER:
+        print(f"{task:26s} {trend(task, [scores[task] for scores in columns.values()])}")
+    draw(folder / "gpt2.png", columns)
+
+
+if __name__ == "__main__":
+    command_line({"gpt2": gpt2}, default="gpt2")

@@ -1,0 +1,204 @@
+"""
+GPT-3's tasks as text: rules that hold in one document only, and the paper's synthetic tasks.
+
+A case is a context and its completion; a prompt is K solved cases and one more context. Each task
+holds out a part of its cases: "train" cases are in the text that a model is trained on, "test" cases
+are what it is asked.
+
+Paper: GPT-3 (arXiv:2005.14165) §2.4 (prompts), §3.9.1 and §3.9.2 (arithmetic, scrambled words).
+"""
+import random
+
+import data
+from data import ECHOED, HAPPY, LISTS, PEOPLE, SAD, TOPICS, World
+
+
+def few_shot_prompt(examples: list[tuple[str, str]], context: str, description: str = "") -> str:
+    """A task as text: its description, K solved examples (context, completion), a context to complete.
+
+    K = 0 is zero-shot, K = 1 one-shot. Contexts begin with the line break that separates them.
+    """
+    solved = "".join(example + completion for example, completion in examples)
+    return description + solved + context
+
+
+# -------------------------------------------------------------------------------------------------
+# Rules: what an example in the prompt means can be learned from nothing but the prompt
+
+# The signs that the words of each topic may stand for.
+SIGNS = {
+    "home": ["ball", "book", "key", "lamp"],
+    "job": ["hat", "coin", "letter", "spoon"],
+    "food": ["box", "drawer", "basket", "kitchen"],
+    "pet": ["garden", "cellar", "barn", "bag"],
+    "color": ["star", "moon", "cloud", "river"],
+}
+
+
+def rule(world: World, rng: random.Random, split: str):
+    """A rule: each topic's words stand for one of the topic's four signs.
+
+    A fifth of the combinations of signs is held out. Returns the rule in words, and all words in
+    random order as (context, completion, the four completions to choose from).
+    """
+    picked = world.pick(rng, split, *SIGNS.values())
+    signs = dict(zip(SIGNS, picked))
+
+    parts = [f"{noun} {signs[topic]}" for noun, topic in LISTS.items()]
+    description = ", ".join(parts) + ":"
+
+    cases = []
+    for topic, (words, _, _) in TOPICS.items():
+        choices = [f" {sign}" for sign in SIGNS[topic]]
+        for word in words:
+            cases.append((f"\n{word} =", f" {signs[topic]}", choices))
+    return description, rng.sample(cases, len(cases))
+
+
+def rule_document(world: World, rng: random.Random) -> str:
+    """Many examples of one rule: the sub-tasks that repeat within a document of Figure 1.1."""
+    description, cases = rule(world, rng, "train")
+    count = rng.choice((12, 24, 36))
+    examples = [(context, completion) for context, completion, _ in cases[:count]]
+    described = rng.random() < .5
+    return few_shot_prompt(examples, "", description if described else "").lstrip()
+
+
+PROMPTS = ("examples", "with description", "shuffled labels")
+
+
+def rule_cases(world: World, K: int, count: int, prompt_kind: str):
+    """Held-out rules of which the prompt shows K examples: four (prompt, completion) for each case,
+    and the indices of the right ones.
+
+    "with description" puts the rule in words before the examples. "shuffled labels" gives each example
+    a random one of its four completions, so that nothing can be learned from them.
+    """
+    rng = random.Random(f"{K} shots")
+    cases = []
+    right = []
+    for _ in range(count):
+        description, (query, *others) = rule(world, rng, "test")
+        examples = []
+        for context, completion, choices in others[:K]:
+            if prompt_kind == "shuffled labels":
+                completion = rng.choice(choices)
+            examples.append((context, completion))
+
+        context, completion, choices = query
+        if prompt_kind != "with description":
+            description = ""
+        prompt = few_shot_prompt(examples, context, description).lstrip()
+        cases.append([(prompt, choice) for choice in choices])
+        right.append(choices.index(completion))
+    return cases, right
+
+
+# -------------------------------------------------------------------------------------------------
+# Synthetic tasks, byte for byte in the form of the files that OpenAI released
+
+# The paper's names: 2D+ is the addition of two-digit numbers, 1DC three operations on single digits,
+# CL cycled letters, A1 and A2 anagrams of all but the outer one or two letters on each side,
+# RI random insertions, RW reversed words.
+ARITHMETIC = {
+    f"{digits}D{sign}": (digits, word)
+    for digits in (1, 2, 3, 4, 5)
+    for sign, word in (("+", "plus"), ("-", "minus"), ("x", "times"))
+}
+SCRAMBLED = ("CL", "A1", "A2", "RI", "RW")
+LONG_WORDS = sorted({word.lower() for word in ECHOED + PEOPLE + HAPPY + SAD if len(word) > 4})
+
+# The tasks that the text of the synthetic tasks is made of.
+PRACTISED = ("1D+", "1D-", "2D+", "1DC", *SCRAMBLED)
+
+# What the paper prints for 175B: zero-, one-, few-shot (Table 3.9, Table 3.10).
+PAPER = {
+    "2D+": (.769, .996, 1.000),
+    "1DC": (.098, .143, .213),
+    "CL": (.0366, .217, .379),
+    "A1": (.0228, .0862, .151),
+    "A2": (.0891, .259, .397),
+    "RI": (.0826, .454, .672),
+    "RW": (.0009, .0048, .0044),
+}
+
+
+def calculate(a: int, operation: str, b: int) -> int:
+    """a plus, minus or times b; the operation as a word or as a sign."""
+    if operation in ("plus", "+"):
+        return a + b
+    if operation in ("minus", "-"):
+        return a - b
+    return a * b
+
+
+def arithmetic_task(world: World, rng: random.Random, split: str, task: str) -> tuple[str, str]:
+    """Two numbers. A fifth of the pairs of numbers is held out."""
+    digits, word = ARITHMETIC[task]
+    a, b = world.pick(rng, split, range(10 ** digits), range(10 ** digits))
+    return f"\n\nQ: What is {a} {word} {b}?\n\nA:", f" {calculate(a, word, b)}"
+
+
+def composite_task(world: World, rng: random.Random, split: str) -> tuple[str, str]:
+    """Three digits and two operations. The brackets stand as in the released files; in the paper
+    they are around the last two."""
+    a, b, c = world.pick(rng, split, range(10), range(10), range(10))
+    first, second = rng.choice("+-*"), rng.choice("+-*")
+    result = calculate(calculate(a, first, b), second, c)
+    return f"\n\nQ: What is ({a} {first} {b}) {second} {c}?\n\nA:", f" {result}"
+
+
+def word_task(world: World, rng: random.Random, split: str, task: str) -> tuple[str, str]:
+    """A scrambled word. For each kind of scrambling a fifth of the words is held out."""
+    picked = None
+    while picked != task:
+        picked, word = world.pick(rng, split, SCRAMBLED, LONG_WORDS)
+    cut = rng.randrange(1, len(word))
+    with_insertions = "".join(letter + rng.choice(" ./!") for letter in word)
+
+    kept = {"A1": 1, "A2": 2}.get(task, 0)               # letters that stay on each side
+    inside = word[kept:len(word) - kept]
+    shuffled = "".join(rng.sample(inside, len(inside)))
+    anagram = word[:kept] + shuffled + word[len(word) - kept:]
+
+    scrambled = {
+        "CL": word[cut:] + word[:cut],
+        "A1": anagram,
+        "A2": anagram,
+        "RI": with_insertions[:-1],
+        "RW": word[::-1],
+    }
+    return f"\n{scrambled[task]} =", f" {word}"
+
+
+def synthetic_task(world: World, rng: random.Random, split: str, task: str) -> tuple[str, str]:
+    """One case of a task by its name in the paper: (context, completion)."""
+    if task in ARITHMETIC:
+        return arithmetic_task(world, rng, split, task)
+    if task == "1DC":
+        return composite_task(world, rng, split)
+    return word_task(world, rng, split, task)
+
+
+def task_document(world: World, rng: random.Random) -> str:
+    """Several cases of one task, about as many as a short context holds."""
+    task = rng.choice(PRACTISED)
+    count = rng.choice((4, 8, 12))
+    examples = [synthetic_task(world, rng, "train", task) for _ in range(count)]
+    return few_shot_prompt(examples, "").lstrip()
+
+
+# -------------------------------------------------------------------------------------------------
+# The text that has these tasks, as shares of documents
+
+RULE_WEB = {
+    "story": .3 * .28,
+    "forum": .3 * .16,
+    "dialogue": .3 * .16,
+    "workbook": .3 * .32,
+    "echo": .3 * .07,
+    "sums": .3 * .01,
+    "rule": .7,
+}
+TASK_WEB = {"tasks": 1.0}
+WRITERS = {**data.WRITERS, "rule": rule_document, "tasks": task_document}

@@ -1,0 +1,179 @@
+"""
+InstructGPT in depth: what else the paper claims, as far as a laptop can test it.
+
+`python rlhf.py` shows the ladder GPT < GPT prompted < SFT < PPO. Here are the further claims,
+a table each:
+    sizes      a small aligned model is preferred to a large one that is not (§4.1)
+    tax        gamma repairs the loss of pretraining performance, no beta does (App. E.6)
+    agreement  labelers agree on 72.6 % of the pairs (§3.4; the world's noise was chosen for this)
+    folds      reward models predict training labelers better than others (§4.1)
+    batching   all pairs of a prompt as one element; shuffled pairs overfit in one pass (§3.5)
+    epochs     SFT overfits after one epoch, and yet more epochs raise the score (§3.5)
+    unseen     unseen languages and wordings are followed, false premises accepted (§4.3)
+    memory     what was told in turn one, by distance (no claim of the paper)
+
+    python -m papers.instructgpt                20 minutes on 2 CPU cores, `python rlhf.py` included
+    python -m papers.instructgpt --base NAME    on another finished run
+    python -m papers.instructgpt --fast         a smoke run on a base of its own
+
+Results go to runs/instructgpt-depth; a table whose file is there is not made again. The
+tables from agreement to epochs are in instructgpt_data.py, the last two in instructgpt_unseen.py.
+Paper: InstructGPT (arXiv:2203.02155).
+"""
+import copy
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import rlhf
+from data import command_line, option, run_folder
+from gpt import GPTConfig, evaluate, plot, print_table
+from papers.instructgpt_data import agreement, batching, epochs_of_sft, labeler_folds
+from papers.instructgpt_run import Run, load_run, options_of
+from papers.instructgpt_unseen import memory, unseen
+from rlhf import PPOConfig, win_rate
+
+SMALL = GPTConfig(1152, 128, n_layer=2, n_head=2, n_embd=64)       # 180k parameters
+
+GAMMAS = (0, 0.3, 1, 3, 10, 30, 100)      # with the run's beta
+BETAS = (0.02, 0.6, 2.0)                  # without gamma
+
+
+@dataclass
+class Options:
+    base: str = option("instructgpt", "the finished run to start from (made if it is missing)")
+    name: str = option("instructgpt-depth", "results go to runs/NAME")
+    fast: bool = option(False, "a smoke run of seconds, on a base of its own")
+    fresh: bool = option(False, "make every table anew, but for the base")
+
+
+def two_sizes(run: Run) -> list[dict]:
+    """The whole pipeline on two sizes; win rates against three of the large models."""
+    small_options = dataclasses.replace(run.options, name=f"{run.options.name}-180k")
+    small = load_run(small_options, SMALL, run.results)
+    conversations = [prompt.messages for prompt in run.task.test]
+    limit = run.options.max_response
+
+    golds = {}          # (size, model): gold scores of two answers to every prompt
+    for size, one in (("760k", run), ("180k", small)):
+        speakers = {
+            "GPT": rlhf.forum_speaker(one.base, one.tokenizer, max_new_tokens=limit),
+            "GPT prompted": rlhf.forum_speaker(one.base, one.tokenizer, run.task.shots, limit)}
+        for name, model in one.chats.items():
+            speakers[name] = one.speaker(model)
+        for name, speaker in speakers.items():
+            golds[size, name] = []
+            for seed in (3, 4):
+                golds[size, name] += run.task.gold(speaker(conversations, seed))
+
+    rows = []
+    for (size, name), scores in golds.items():
+        rows.append({
+            "size": size, "model": name,
+            "win against 760k SFT": win_rate(scores, golds["760k", "SFT"])["win"],
+            "win against 760k GPT": win_rate(scores, golds["760k", "GPT"])["win"],
+            "against 760k GPT prompted": win_rate(scores, golds["760k", "GPT prompted"])["win"],
+            "gold": float(np.mean(scores))})
+    return rows
+
+
+def tax(run: Run) -> list[dict]:
+    """The pretraining loss and the reward after short PPO runs, over gamma and over beta."""
+    options = run.options
+    settings = [(options.kl_coef, gamma) for gamma in GAMMAS]
+    settings += [(beta, 0) for beta in BETAS]
+    rows = []
+    for beta, gamma in dict.fromkeys(settings):
+        print(f"-- PPO, beta {beta}, gamma {gamma}", flush=True)
+        config = PPOConfig(iterations=max(1, options.iterations // 2), kl_coef=beta,
+                           ptx_coef=float(gamma), max_response=options.max_response,
+                           seed=options.seed)
+        policy = copy.deepcopy(run.sft)
+
+        def train(log):
+            ptx = run.pretraining(config.ptx_sequences) if gamma else None
+            rlhf.train_ppo(policy, run.reward_model, run.tokenizer, run.task.prompt_source(),
+                           config, log, ptx)
+
+        path = run.results / f"tax_{beta}_{gamma}.pt"
+        policy = rlhf.trained(path, policy, run.tokenizer, train)
+        rollout, _, golds = run.score(policy)
+        rows.append({
+            "beta": beta, "gamma": gamma,
+            "score": rollout.scores.mean().item(), "gold": float(golds.mean()),
+            "kl": rollout.kl.mean().item(),
+            "pretrain_loss": evaluate(policy, run.tokenizer, run.stream("val"))["loss"]})
+    return rows
+
+
+TABLES = {"sizes": two_sizes, "tax": tax, "agreement": agreement, "folds": labeler_folds,
+          "batching": batching, "epochs": epochs_of_sft, "unseen": unseen, "memory": memory}
+
+PAPER = {
+    "sizes": "1.3B PPO-ptx is preferred to 175B GPT-3",
+    "tax": "gamma >= 20 repairs it at 1.3B, no beta does (Fig. 33 and 34)",
+    "agreement": "two labelers agree on 72.6 % of the pairs",
+    "folds": "reward models agree with training labelers in 72.4 %, with others in 69.6 %",
+    "batching": "one element per prompt is right, shuffled pairs overfit in a single pass",
+    "epochs": "validation loss overfits after one epoch, more epochs still raise the score",
+    "unseen": "instructions are followed, also in other languages; false premises are accepted",
+    "memory": "does not test this; in our training there is at most one exchange in between"}
+
+
+def draw(path: Path, tables: dict[str, list[dict]]):
+    """Two sizes, the tax, batching and epochs of SFT, side by side."""
+    bars = {"760k": {}, "180k": {}}
+    for row in tables["sizes"]:
+        bars[row["size"]][row["model"]] = row["win against 760k SFT"]
+
+    runs = tables["tax"]
+    gammas = [row for row in runs if row["beta"] == runs[0]["beta"]]
+    betas = sorted((row for row in runs if row["gamma"] == 0), key=lambda row: row["beta"])
+    tax_lines = []
+    for label, rows in (("gamma 0 ... 100", gammas), ("beta 0.02 ... 2", betas)):
+        losses = [row["pretrain_loss"] for row in rows]
+        tax_lines.append((label, losses, [row["gold"] for row in rows], "o-"))
+
+    batch_lines = []
+    for name in ("one element per prompt", "shuffled pairs"):
+        rows = [row for row in tables["batching"] if row["batches of"] == name]
+        batch_lines.append((name, [row["epoch"] for row in rows],
+                            [row["validation loss"] for row in rows], "o-"))
+
+    epochs = [row["epochs"] for row in tables["epochs"]]
+    epoch_lines = []
+    for name in ("validation loss", "score", "gold"):
+        epoch_lines.append((name, epochs, [row[name] for row in tables["epochs"]], "o-"))
+
+    plot(path, [
+        {"title": "win rate against the large SFT model", "bars": bars},
+        {"title": "gold against the alignment tax", "xlabel": "held-out pretraining loss",
+         "lines": tax_lines},
+        {"title": "reward model: validation loss", "xlabel": "epoch", "lines": batch_lines},
+        {"title": "SFT by epochs", "xlabel": "epochs", "lines": epoch_lines, "logx": True}])
+
+
+def instructgpt(options: Options = Options()):
+    """The paper's further claims on a finished run, each a table."""
+    base, shape = options_of(options.base, options.fast)
+    folder = run_folder(options.name, {"base": dataclasses.asdict(base)}, options.fresh)
+    run = load_run(base, shape, folder)
+    if options.fast:
+        del run.task.demonstrations[20:]
+    tables = {}
+    for name, work in TABLES.items():
+        print(f"\n== {name} (the paper: {PAPER[name]})", flush=True)
+        path = folder / f"{name}.json"
+        if path.exists():
+            tables[name] = json.loads(path.read_text())
+        else:
+            tables[name] = work(run)
+        print_table(tables[name], path)
+    draw(folder / "depth.png", tables)
+
+
+if __name__ == "__main__":
+    command_line({"instructgpt": instructgpt}, default="instructgpt")

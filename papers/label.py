@@ -1,0 +1,137 @@
+"""
+Rank answers yourself. A reward model then trains on your comparisons.
+
+InstructGPT's labelers rank K = 4 to 9 answers to a prompt at once [§3.4]. This shows a prompt and
+K answers by a run's SFT model; `3 1=4 2` says that answer 3 is best, 1 and 4 are equal, 2 is last.
+Each ranking is appended to a file of comparisons, and the command that trains on them is printed at
+the end.
+
+    python -m papers.label                          the world's prompts, runs/instructgpt's SFT model
+    python -m papers.label --prompts FILE           your own prompts, one per line
+    python rlhf.py --comparisons comparisons.jsonl  trains on your rankings
+
+Prompts that the file has already are not asked again. Paper: InstructGPT (arXiv:2203.02155).
+"""
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from data import (UserError, World, command_line, instructions, load_comparisons, load_text,
+                  option)
+from gpt import load_model
+from rlhf import chat_speaker, require_room
+
+
+@dataclass
+class Options:
+    name: str = option("instructgpt", "the run whose SFT model answers")
+    model: str | None = option(None, "a checkpoint file instead (default: runs/NAME/sft.pt)")
+    prompts: str | None = option(None, "your own prompts, one per line (default: the world's)")
+    output: str = option("comparisons.jsonl", "your rankings are appended to this file")
+    answers: int = option(4, "K, answers to each prompt; paper: 4 to 9", at_least=2)
+    max_response: int = option(32, "tokens of an answer at the most", at_least=1)
+    seed: int = option(0, "of the answers")
+
+
+def parse_ranking(line: str, count: int) -> list[int] | None:
+    """"3 1=4 2" -> the ranks of answers 1 to 4, [1, 2, 0, 1]; None unless it names each once."""
+    groups = []
+    for group in re.sub(r"\s*=\s*", "=", line).split():
+        groups.append(group.split("="))
+
+    rank_of = {}
+    named = 0
+    for rank, group in enumerate(groups):
+        for answer in group:
+            rank_of[answer] = rank
+            named += 1
+    answers = [str(number) for number in range(1, count + 1)]
+    if named != count or set(rank_of) != set(answers):
+        return None
+    return [rank_of[answer] for answer in answers]
+
+
+def read_ranking(count: int) -> list[int] | None:
+    """Ask until the line is a ranking of `count` answers. [] skips the prompt, None ends it all."""
+    while True:
+        try:
+            line = input("rank> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return None
+        if line == "q":
+            return None
+        if line == "":
+            return []
+        ranks = parse_ranking(line, count)
+        if ranks is not None:
+            return ranks
+        print(f"name every answer from 1 to {count} once, as in: 2 1=3")
+
+
+def read_prompts(path: str) -> list[list[dict]]:
+    """A conversation of one question for every line that is not empty."""
+    conversations = []
+    for document in load_text(path):
+        for line in document.splitlines():
+            if line.strip():
+                conversations.append([{"role": "user", "content": line.strip()}])
+    return conversations
+
+
+def append_comparison(path: str, messages: list[dict], responses: list[str], ranks: list[int]):
+    record = {"prompt": messages, "responses": responses, "ranks": ranks}
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def label(options: Options = Options()):
+    """Rank K answers to each prompt yourself; a reward model then trains on your comparisons."""
+    path = options.model or f"runs/{options.name}/sft.pt"
+    model, tokenizer = load_model(path)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(f"{path} has no control tokens: it cannot answer")
+    require_room(options.max_response, model.config.block_size)
+    speak = chat_speaker(model, tokenizer, options.max_response)
+
+    settings_file = Path("runs") / options.name / "settings.json"
+    settings = json.loads(settings_file.read_text()) if settings_file.exists() else {}
+    if options.prompts:
+        conversations = read_prompts(options.prompts)
+    else:
+        drawn = instructions(World(settings.get("seed", 0)), "train", 1000, seed=9)
+        conversations = [instruction.messages for instruction in drawn]
+    labeled = []
+    if Path(options.output).exists():
+        labeled = [comparison.messages for comparison in load_comparisons(options.output)]
+
+    print("best first, = between equals: 3 1=4 2   Enter skips, q leaves", end="")
+    for number, messages in enumerate(conversations):
+        if messages in labeled:
+            continue
+        answers = speak([messages] * options.answers, options.seed + number)
+        responses = list(dict.fromkeys(text for text, _ in answers if text))    # equal ones once
+        if len(responses) < 2:
+            continue
+
+        print("\n\n" + " / ".join(message["content"] for message in messages))
+        for place, response in enumerate(responses, start=1):
+            print(f"  {place}  {response}")
+        ranks = read_ranking(len(responses))
+        if ranks is None:
+            break
+        if ranks:
+            append_comparison(options.output, messages, responses, ranks)
+    else:
+        print("\nthere are no more prompts")
+
+    text = ""
+    if not options.model:                # what the model was pretrained on is mixed in again
+        text = f" --data {settings.get('data') or 'world'} --seed {settings.get('seed', 0)}"
+    print("\ntrain on your rankings: "
+          f"python rlhf.py --init {path}{text} --comparisons {options.output}")
+
+
+if __name__ == "__main__":
+    command_line({"label": label}, default="label")

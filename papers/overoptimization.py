@@ -1,0 +1,242 @@
+"""
+Over-optimisation: what happens to the truth when a reward model is optimized too far.
+
+Three reward models (proxies) learn from the rubric's own ranking of SFT answers to 100, 400 and
+1,600 prompts. Each is then optimized, by best of n and by PPO without a KL penalty, and the rubric
+(gold) judges the result. With d = sqrt(KL to the initial policy), Gao et al. claim:
+    gold rises, peaks and falls while the proxy goes on rising
+    best of n follows  R(d) = d (alpha - beta d),  RL follows  R(d) = d (alpha - beta log d)
+    more comparisons move the peak of gold up
+
+    python -m papers.overoptimization           6 minutes after `python rlhf.py` on 2 CPU cores
+    python -m papers.overoptimization --fast    a smoke run on a base of its own
+
+Results go to runs/overoptimization. Paper: Gao et al. 2022 (arXiv:2210.10760).
+"""
+import copy
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+import rlhf
+from data import UserError, command_line, option, run_folder
+from gpt import plot, print_table
+from papers.instructgpt_data import ranked_by_rubric
+from papers.instructgpt_run import Run, load_run, options_of
+from rlhf import PPOConfig, RewardConfig, RewardModel, WorldTask
+
+SHARES = (16, 4, 1)      # the proxies learn from a sixteenth, a quarter and all of the prompts
+
+
+@dataclass
+class Options:
+    base: str = option("instructgpt", "the run whose SFT model is taken (made if it is missing)")
+    name: str = option("overoptimization", "results go to runs/NAME")
+    prompts: int = option(1600, "behind the largest reward model", at_least=32)
+    iterations: int = option(40, "of PPO without a KL penalty", at_least=1)
+    lr: float = option(3e-4, "of its policy")
+    answers: int = option(64, "per prompt, of which the best of n is taken", at_least=2)
+    test_prompts: int = option(200, "held-out prompts", at_least=16)
+    fast: bool = option(False, "a smoke run of seconds, on a base of its own")
+    fresh: bool = option(False, "train everything anew, but for the base")
+
+
+FAST = {"prompts": 32, "iterations": 2, "answers": 4, "test_prompts": 16}
+
+
+def train_proxy(run: Run, prompts: int) -> RewardModel:
+    """A reward model of SFT answers to `prompts` prompts, ranked by the rubric without noise."""
+    torch.manual_seed(run.options.seed)
+    model = RewardModel(run.sft)
+    config = RewardConfig(seed=run.options.seed)
+    speakers = [run.speaker(run.sft)]
+    task = run.task
+
+    def train(log):
+        answered = task.answers(speakers, prompts, "train", rlhf.ROUND_ONE)
+        comparisons = ranked_by_rubric(task.world, answered)
+        rlhf.train_reward_model(model, run.tokenizer, comparisons, task.demonstrations, config, log)
+        held_out = task.answers(speakers, len(task.test) // 3, "test", rlhf.HELD_OUT)
+        accuracy = rlhf.pair_accuracy(model, run.tokenizer,
+                                      ranked_by_rubric(task.world, held_out))
+        print(f"{len(comparisons)} decided comparisons, held-out accuracy {accuracy:.3f}")
+
+    path = run.results / f"reward{prompts}.pt"
+    return rlhf.trained(path, model, run.tokenizer, train)
+
+
+@dataclass
+class Scale:
+    """Scores relative to the SFT model's answers: their mean is 0, their standard deviation 1."""
+    proxy: np.ndarray            # (prompts, answers)
+    gold: np.ndarray             # (prompts, answers)
+
+    def __call__(self, proxy: float, gold: float) -> tuple[float, float]:
+        return (float((proxy - self.proxy.mean()) / self.proxy.std()),
+                float((gold - self.gold.mean()) / self.gold.std()))
+
+
+def sft_answers(run: Run, reward_model: RewardModel, count: int) -> Scale:
+    """The proxy and gold scores of `count` SFT answers to each held-out prompt."""
+    proxy, gold = [], []
+    for number in range(count):
+        rollout, _, golds = run.score(run.sft, reward_model, seed=100 + number)
+        proxy.append(rollout.scores.cpu().numpy())
+        gold.append(golds)
+    return Scale(np.stack(proxy, axis=1), np.stack(gold, axis=1))
+
+
+# -------------------------------------------------------------------------------------------------
+# The two ways to optimize: curves of points (d, proxy, gold)
+
+
+def best_of_n(proxy: np.ndarray, values: np.ndarray, n: int) -> float:
+    """The expected value of the answer that the proxy likes best among n.
+
+    proxy and values are (prompts, N) of N >= n answers. Unbiased [Nakano et al. 2021, App. I]: in
+    the order of the proxy, the i-th of N answers is the best of a random n with probability
+    C(i-1, n-1) / C(N, n).
+    """
+    N = proxy.shape[1]
+    weights = np.array([math.comb(i, n - 1) / math.comb(N, n) for i in range(N)])
+    in_order = np.take_along_axis(values, proxy.argsort(axis=1), axis=1)      # (prompts, N)
+    return float((in_order @ weights).mean())
+
+
+def best_of_n_curve(scale: Scale) -> list[tuple[float, float, float]]:
+    """n = 1, 2, 4 ... up to all answers; the KL of the best of n is at most log n - (n - 1) / n."""
+    points = []
+    n = 1
+    while n <= scale.proxy.shape[1]:
+        proxy = best_of_n(scale.proxy, scale.proxy, n)
+        gold = best_of_n(scale.proxy, scale.gold, n)
+        points.append((math.sqrt(math.log(n) - (n - 1) / n), *scale(proxy, gold)))
+        n *= 2
+    return points
+
+
+def ppo_curve(run: Run, reward_model: RewardModel, scale: Scale, prompts: int, config: PPOConfig):
+    """PPO against the proxy, scored after every iteration: (points, the policy at the end)."""
+    policy = copy.deepcopy(run.sft)
+
+    def train(log):
+        def log_with_gold(iteration, steps, **values):
+            rollout, _, golds = run.score(policy, reward_model, seed=7)
+            d = math.sqrt(max(0.0, rollout.kl.mean().item()))
+            proxy, gold = scale(rollout.scores.mean().item(), golds.mean())
+            log(iteration, steps, **values, d=d, proxy=proxy, gold=gold)
+
+        rlhf.train_ppo(policy, reward_model, run.tokenizer, run.task.prompt_source(), config,
+                       log_with_gold)
+
+    path = run.results / f"ppo{prompts}.pt"
+    policy = rlhf.trained(path, policy, run.tokenizer, train)
+
+    points = [(0.0, 0.0, 0.0)]
+    for line in path.with_suffix(".jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if "gold" in row:
+            points.append((row["d"], row["proxy"], row["gold"]))
+    return points, policy
+
+
+def show_exploits(run: Run, policy, reward_model: RewardModel, count: int = 4):
+    """The answers that gained most in the proxy beyond what they gained in gold."""
+    before, _, old_golds = run.score(run.sft, reward_model)
+    after, answers, golds = run.score(policy, reward_model)
+    gain = (after.scores - before.scores).cpu().numpy() - (golds - old_golds)
+    for place in np.argsort(-gain)[:count]:
+        print(f"  {run.task.test[place].prompt}")
+        score = after.scores[place]
+        print(f"    score {score:6.2f}  gold {golds[place]:5.1f}   {answers[place][0]}")
+
+
+# -------------------------------------------------------------------------------------------------
+# The table and the figure
+
+
+def fit_gold(d: np.ndarray, gold: np.ndarray, method: str) -> tuple[float, float, float]:
+    """Least squares: (alpha, beta, the d at which the fit peaks; inf if it never does).
+
+    R / d is linear: in d for best of n, in log d for PPO. nan for fewer than three points.
+    """
+    if len(d) < 3:
+        return math.nan, math.nan, math.nan
+    x = np.log(d) if method == "PPO" else d
+    slope, alpha = np.polyfit(x, gold / d, 1)
+    beta = -slope
+    if beta <= 0:
+        peak = math.inf
+    elif method == "PPO":
+        peak = math.exp(alpha / beta - 1)
+    else:
+        peak = alpha / (2 * beta)
+    return float(alpha), float(beta), float(peak)
+
+
+def summary(prompts: int, method: str, points: list) -> dict:
+    """A row of the table: the fit, where gold peaks, and the end of the curve."""
+    d, proxy, gold = np.array(points).T
+    alpha, beta, peak = fit_gold(d[d > 0.2], gold[d > 0.2], method)
+    top = int(gold.argmax())
+    return {"prompts": prompts, "method": method, "alpha": alpha, "beta": beta, "fit peaks": peak,
+            "gold peaks at": float(d[top]), "gold there": float(gold[top]),
+            "proxy there": float(proxy[top]), "last d": float(d[-1]),
+            "last gold": float(gold[-1]), "last proxy": float(proxy[-1])}
+
+
+def panel(method: str, curves: dict, rows: list[dict]) -> dict:
+    """Gold (points and fit) and proxy (dashed) against d. [Gao et al. Fig. 1]"""
+    lines = []
+    chosen = [row for row in rows if row["method"] == method]
+    for number, row in enumerate(chosen):
+        d, proxy, gold = np.array(curves[row["prompts"], method]).T
+        x = np.linspace(0.2, d.max(), 100)
+        form = np.log(x) if method == "PPO" else x
+        lines.append((f"gold, {row['prompts']} prompts", d, gold, f"C{number}o"))
+        lines.append((None, d, proxy, f"C{number}--"))
+        lines.append((None, x, x * (row["alpha"] - row["beta"] * form), f"C{number}-"))
+    return {"title": f"{method}: gold (points, fit) and proxy (dashed)",
+            "xlabel": "sqrt(KL to the SFT model)", "lines": lines}
+
+
+def overoptimization(options: Options = Options()):
+    """Gold against proxy reward, best of n and PPO, for three sizes of the comparison data."""
+    if options.name == options.base:
+        raise UserError("--name and --base are the same: the base keeps its folder to itself")
+    base, shape = options_of(options.base, options.fast)
+    if options.fast:
+        options = dataclasses.replace(options, **FAST)
+    settings = {"base": dataclasses.asdict(base)}
+    for name in ("prompts", "iterations", "lr", "answers", "test_prompts"):
+        settings[name] = getattr(options, name)
+    folder = run_folder(options.name, settings, options.fresh)
+    run = load_run(base, shape, folder)
+    run.task = WorldTask(base.seed, options.test_prompts)
+    config = PPOConfig(iterations=options.iterations, max_response=base.max_response, kl_coef=0.0,
+                       lr=options.lr, seed=base.seed)
+
+    curves, rows = {}, []
+    for share in SHARES:
+        prompts = options.prompts // share
+        print(f"\n== A reward model of {prompts} prompts, optimized", flush=True)
+        reward_model = train_proxy(run, prompts)
+        scale = sft_answers(run, reward_model, options.answers)
+        curves[prompts, "best of n"] = best_of_n_curve(scale)
+        curves[prompts, "PPO"], policy = ppo_curve(run, reward_model, scale, prompts, config)
+        for method in ("best of n", "PPO"):
+            rows.append(summary(prompts, method, curves[prompts, method]))
+        show_exploits(run, policy, reward_model)
+
+    print("\ngold and proxy in standard deviations of the SFT model's answers, d = sqrt(KL)")
+    print_table(rows, folder / "table.json")
+    plot(folder / "overoptimization.png",
+         [panel(method, curves, rows) for method in ("best of n", "PPO")])
+
+
+if __name__ == "__main__":
+    command_line({"overoptimization": overoptimization}, default="overoptimization")

@@ -1,0 +1,166 @@
+"""
+What several papers share: a wider web of the world, GPT-1's four tasks and the sizes of our models.
+
+The wide web has, besides the core's documents, texts in which tasks occur by themselves:
+phrasebooks, sentences with a pronoun's referent spelled out, and stories with a summary. GPT-1 and
+GPT-2 are trained on it.
+
+Papers: GPT-1 (Radford et al. 2018) §3.3; GPT-2 (Radford et al. 2019) §2.1.
+"""
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import data
+from data import ASIDES, FORUM_QUESTION, HAPPY, PLACES, SAD, THINGS, TOPICS, World
+from gpt import GPTConfig
+
+# The sizes that we train, each about twice the one before.
+SIZES = {
+    "24k": GPTConfig(1152, 128, n_layer=1, n_head=2, n_embd=16),
+    "45k": GPTConfig(1152, 128, n_layer=1, n_head=2, n_embd=28),
+    "90k": GPTConfig(1152, 128, n_layer=1, n_head=3, n_embd=48),
+    "180k": GPTConfig(1152, 128, n_layer=2, n_head=2, n_embd=64),
+    "340k": GPTConfig(1152, 128, n_layer=2, n_head=3, n_embd=96),
+    "760k": GPTConfig(1152, 128, n_layer=3, n_head=4, n_embd=128),
+}
+
+# --------------------------------------------------------------------------------------------------
+# The wide web
+
+# Kinds of documents and their share of the web, in documents.
+WIDE_WEB = {
+    "story": .7 * .28,
+    "forum": .7 * .16,
+    "dialogue": .7 * .16,
+    "workbook": .7 * .32,
+    "echo": .7 * .07,
+    "sums": .7 * .01,
+    "phrasebook": .1,
+    "fitting": .1,
+    "digest": .1,
+}
+
+# "The book does not fit into the bag, because the ... is too big": adjective -> index of its noun
+MISFITS = {"big": 0, "large": 0, "wide": 0, "small": 1, "little": 1, "narrow": 1}
+
+
+def fitting(world: World, rng: random.Random, split: str) -> tuple[str, str, list[str], int]:
+    """A Winograd schema; a fifth of the combinations is held out.
+
+    Returns the text before the pronoun's place, the text behind it, the two nouns that the pronoun
+    can mean, and the index of the one that it means.
+    """
+    thing, place, adjective = world.pick(rng, split, THINGS, PLACES, list(MISFITS))
+    before = f"The {thing} does not fit into the {place}, because the"
+    behind = f" is too {adjective}."
+    return before, behind, [thing, place], MISFITS[adjective]
+
+
+def fitting_document(world: World, rng: random.Random) -> str:
+    """A schema with the right noun in the pronoun's place."""
+    before, behind, referents, right = fitting(world, rng, "train")
+    return f"{before} {referents[right]}{behind} {rng.choice(ASIDES)}"
+
+
+def digest_document(world: World, rng: random.Random) -> str:
+    """A story and its summary."""
+    text, summary = world.trip(rng, "train")
+    return f"{text}\nTL;DR: {summary}"
+
+
+WIDE_WRITERS = {**data.WRITERS, "fitting": fitting_document, "digest": digest_document}
+
+
+def wide_web(world: World, count: int = data.WORLD_DOCUMENTS, seed: int | str = 0) -> Iterator[str]:
+    """`count` documents of the wide web."""
+    return data.web(world, count, seed, WIDE_WEB, WIDE_WRITERS)
+
+
+# --------------------------------------------------------------------------------------------------
+# GPT-1's four tasks
+
+
+@dataclass
+class Labeled:
+    """A case of a task: its texts, and its class or the index of the right answer."""
+    texts: tuple
+    label: int
+
+
+def gpt1_task(world: World, task: str, split: str, count: int, seed: int) -> list[Labeled]:
+    """`count` cases of a task, drawn with repetition.
+
+    - classification: is the review sad (0) or happy (1)?
+    - entailment: does a sentence answer a question (1) or not (0)?
+    - similarity: do two questions ask the same (1) or not (0)?
+    - multiple choice: which of four sentences answers the question?
+
+    The test cases have other people, other adjectives, and each question in two forms, of which the
+    training cases show one. Pretraining has read both forms, but no text of the web asks what the
+    test cases ask.
+    """
+    rng = random.Random(f"{task} {world.seed} {split} {seed}")
+    make_case = CASES[task]
+    return [make_case(world, rng, split) for _ in range(count)]
+
+
+def review_case(world: World, rng: random.Random, split: str) -> Labeled:
+    """A review and a sentence that does not matter, in random order."""
+    adjectives = HAPPY + SAD
+    held_out = adjectives[::2]
+    while True:
+        food, adjective = world.pick(rng, split, TOPICS["food"][0], adjectives)
+        if (adjective in held_out) == (split == "test"):
+            break
+    sentences = [f"The {food} was {adjective}.", rng.choice(ASIDES)]
+    text = " ".join(rng.sample(sentences, 2))
+    return Labeled((text,), int(adjective in HAPPY))
+
+
+def ask(rng: random.Random, split: str, person: str, topic: str) -> str:
+    """A question in one of the topic's two forms; the training cases know only one of them."""
+    form = rng.randrange(2) if split == "test" else list(TOPICS).index(topic) % 2
+    return TOPICS[topic][2][form].format(person=person)
+
+
+def entailment_case(world: World, rng: random.Random, split: str) -> Labeled:
+    person = rng.choice(world.people_of(split))
+    answers = rng.randrange(2)
+    asked = rng.choice(world.topics_of(person, split))
+    told = asked
+    if not answers:
+        told = rng.choice([topic for topic in TOPICS if topic != asked])
+    return Labeled((world.state(rng, person, told), ask(rng, split, person, asked)), answers)
+
+
+def similarity_case(world: World, rng: random.Random, split: str) -> Labeled:
+    person = rng.choice(world.people_of(split))
+    same = rng.randrange(2)
+    topic, other = rng.sample(list(TOPICS), 2)
+    if same:
+        other = topic
+    questions = [
+        ask(rng, split, person, topic),
+        FORUM_QUESTION.format(person=person, topic=other),
+    ]
+    return Labeled(tuple(rng.sample(questions, 2)), same)
+
+
+def choice_case(world: World, rng: random.Random, split: str) -> Labeled:
+    """An aside as the context, a question, and four answers, one of which is to the question."""
+    person = rng.choice(world.people_of(split))
+    asked = rng.choice(world.topics_of(person, split))
+    others = rng.sample([topic for topic in TOPICS if topic != asked], 3)
+    topics = rng.sample([asked, *others], 4)
+    answers = [world.state(rng, person, topic) for topic in topics]
+    context = rng.choice(ASIDES)
+    return Labeled((context, ask(rng, split, person, asked), answers), topics.index(asked))
+
+
+CASES = {
+    "classification": review_case,
+    "entailment": entailment_case,
+    "similarity": similarity_case,
+    "multiple choice": choice_case,
+}
