@@ -17,11 +17,11 @@ InstructGPT (arXiv:2203.02155) §3.2-3.4, Table 1 (prompts, labelers).
 
 Contents
     1. Byte-pair encoding: train_bpe, Tokenizer
-    2. The token stream: load_text, write_stream, Batches
+    2. The token stream: tokenize_text, write_stream, Batches
     3. Conversations: render_conversation, prompt_ids, fit, right_pad
     4. The world and its web: World, web
     5. Instructions and labelers: instructions, demonstrate, judge, label
-    6. Your own data: load_demonstrations, load_comparisons
+    6. Your own data: load_text, load_demonstrations, load_comparisons
     7. Commands and errors: UserError, command_line, run_folder
 
 Letters: B batch, T time (tokens), K ranked responses.
@@ -56,12 +56,12 @@ import tiktoken
 # 1. Byte-pair encoding: train_bpe, Tokenizer   [GPT-2 §2.2]
 
 # Merges never cross the borders of these pieces: contractions | letters |
-# digits | other signs | white space. One leading space belongs to the word
-# behind it. The possessive quantifiers (++) keep the regex from backtracking.
+# digits | other signs | white space. One leading space belongs to the word after it. The
+# possessive quantifiers (++) keep the regex from backtracking.
 SPLIT_PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
                  r"|\s++$|\s+(?!\S)|\s")
 
-# Control tokens take the ids behind the merges. Only code that appends ids can
+# Control tokens take the ids after the merges. Only code that appends ids can
 # produce them: a text that spells "<|end|>" is encoded as those seven ordinary
 # characters.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -73,23 +73,25 @@ MAX_SPACES = 50_000  # a longer run of white space overflows the stack of tiktok
 def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
     """Learn a byte-level BPE vocabulary. [Sennrich et al. 2016; GPT-2 §2.2]
 
-    Start from the 256 bytes; then, again and again, give the most frequent pair
-    of neighbouring tokens a token of its own. Ties go to the pair with the
-    smallest ids, that is, the oldest tokens.
+        start from the 256 bytes
+        until there are vocab_size tokens:
+            count all pairs of neighbouring tokens
+            give the most frequent pair a token of its own, and merge it everywhere
+
+    Ties go to the pair with the smallest ids, that is, the oldest tokens.
 
     Args: text, a string or documents; vocab_size, at least 256. Returns {token
     bytes: id}. Ids 0..255 are the bytes; a larger id is a later merge. The
     vocabulary stays smaller than vocab_size if the text runs out of pairs.
 
-    Counting all pairs anew for every merge would take O(vocab_size x text).
-    Instead, `where` knows which chunks contain a pair and a heap knows which
-    pair comes next, so that a merge touches only the chunks it changes.
+    Counting all pairs again for every merge would take O(vocab_size x text). Instead,
+    `where` knows which chunks contain a pair and a heap knows which pair comes next, so
+    that a merge touches only the chunks it changes.
     """
     if vocab_size < 256:
         raise UserError(f"a byte-level vocabulary has at least 256 tokens, not {vocab_size}")
 
-    # Cut the text into chunks and keep each distinct chunk once, with its
-    # count.
+    # Cut the text into chunks and keep each distinct chunk once, with its count.
     documents = [text] if isinstance(text, str) else text
     chunk_counts = Counter()
     for document in documents:
@@ -167,7 +169,7 @@ class Tokenizer:
 
     ranks: {token bytes: id} as `train_bpe` returns it. special: {name: id} of
     control tokens that a vocabulary from elsewhere has; those of SPECIAL_TOKENS
-    that it lacks take the ids behind all others. Raises UserError if one of the
+    that it lacks take the ids after all others. Raises UserError if one of the
     256 bytes is missing or an id stands for two tokens.
     """
 
@@ -238,7 +240,7 @@ class Tokenizer:
     @staticmethod
     def gpt2() -> Tokenizer:
         """GPT-2's own 50,257 tokens, from tiktoken, which downloads them once;
-        our other control tokens come behind them. UserError if they are not
+        our other control tokens come after them. UserError if they are not
         cached and the download fails."""
         try:
             return Tokenizer(tiktoken.get_encoding("gpt2")._mergeable_ranks)
@@ -248,83 +250,8 @@ class Tokenizer:
                             "a folder that holds it") from None
 
 
-def _in_colour(tokens: list[bytes], marks: list[int] | None = None) -> str:
-    """Tokens on alternating backgrounds; with `marks`, green where the mark is
-    1, grey elsewhere. In a file or a pipe: bars between the tokens, brackets
-    around the marked ones."""
-    pieces = []
-    for i, token in enumerate(tokens):
-        text = token.decode("utf-8", errors="replace").replace("\n", "\\n")
-        if sys.stdout.isatty():
-            colour = (44, 45, 46, 42)[i % 4] if marks is None else (42 if marks[i] else 100)
-            text = f"\x1b[{colour};97m{text}\x1b[0m"
-        elif marks is not None and marks[i]:
-            text = f"[{text}]"
-        pieces.append(text)
-    separator = "|" if marks is None and not sys.stdout.isatty() else ""
-    return separator.join(pieces)
-
-
 # ----------------------------------------------------------------------------------
-# 2. The token stream: load_text, write_stream, Batches   [GPT-2 §2.1; GPT-3 App. B]
-
-PIECE = 1 << 20  # characters; a longer document is read in pieces, so memory stays bounded
-
-
-def load_text(source: str | Path) -> Iterator[str]:
-    """Documents of a file or of all files in a folder, one by one.
-
-    A .jsonl file holds one document per line under "text"; in any other file
-    documents are separated by <|endoftext|>. .gz is decompressed. A document
-    longer than PIECE comes in pieces. Files of a folder that are not text are
-    reported and skipped. Raises UserError for what is missing, empty or not
-    text.
-    """
-    path = Path(source)
-    if not path.exists():
-        raise UserError(f"no file or folder is called {path}")
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    found = False
-    for file in files:
-        try:
-            for document in _documents(file):
-                if document.strip():
-                    found = True
-                    yield document
-        except UnicodeDecodeError:
-            if not path.is_dir():
-                raise UserError(f"{file} is not UTF-8 text") from None
-            print(f"skipped: {file} is not UTF-8 text", file=sys.stderr)
-    if not found:
-        raise UserError(f"{path} holds no text")
-
-
-def _documents(path: Path) -> Iterator[str]:
-    if path.name.removesuffix(".gz").endswith(".jsonl"):
-        for place, record in read_records(path):
-            if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-                raise UserError(f'{place}: expected an object with a "text"')
-            yield record["text"]
-        return
-    with open_text(path) as file:
-        rest = ""
-        while block := file.read(PIECE):
-            if "\0" in block:  # valid UTF-8, but no text has it
-                raise UnicodeDecodeError("utf-8", b"\0", 0, 1, "zero byte")
-            *whole, rest = (rest + block).split(SPECIAL_TOKENS[0])
-            yield from whole
-            while len(rest) > 2 * PIECE:
-                cut = max(rest.rfind("\n", 0, PIECE), rest.rfind(" ", 0, PIECE)) + 1 or PIECE
-                yield rest[:cut]
-                rest = rest[cut:]
-        yield rest
-
-
-def open_text(path: Path):
-    """A plain or gzipped UTF-8 file, opened for reading; a byte order mark is skipped."""
-    opener = gzip.open if path.name.endswith(".gz") else open
-    return opener(path, "rt", encoding="utf-8-sig", newline="")
-
+# 2. The token stream: tokenize_text, write_stream, Batches   [GPT-2 §2.1; GPT-3 App. B]
 
 def tokenize_text(read: Callable[[], Iterable[str]], vocab_size: int,
                   folder: Path) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
@@ -350,28 +277,22 @@ def tokenize_text(read: Callable[[], Iterable[str]], vocab_size: int,
         write_stream(read(), tokenizer, folder)
         tokenizer.save(tokenizer_path)  # last: its presence means that all is there
     tokenizer = Tokenizer.load(tokenizer_path)
-    return (tokenizer, open_stream(folder / "train.bin", tokenizer),
-            open_stream(folder / "val.bin", tokenizer))
-
-
-def _token_type(tokenizer: Tokenizer) -> type:
-    return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    return tokenizer, open_stream(folder / "train.bin"), open_stream(folder / "val.bin")
 
 
 def write_stream(documents: Iterable[str], tokenizer: Tokenizer, folder: Path):
     """Tokenize documents into folder/train.bin and folder/val.bin.
 
-    Documents are packed one behind another, each followed by <|endoftext|>
+    Documents are packed one after another, each followed by <|endoftext|>
     [GPT-3 App. B]. Every tenth document is for validation; with fewer than ten
-    documents the last tenth of the tokens is. Ids are written as they come, two
-    bytes each (four for a large vocabulary): memory stays flat.
+    documents the last tenth of the tokens is. Ids are written as they come, as
+    32-bit integers: memory stays flat.
     """
-    dtype = _token_type(tokenizer)
     count = 0
     tokens = {"train": 0, "val": 0}
     with atomic_write(folder / "train.bin") as train, atomic_write(folder / "val.bin") as val:
         for document in documents:
-            ids = np.array([*tokenizer.encode(document), tokenizer.eot], dtype=dtype)
+            ids = np.array([*tokenizer.encode(document), tokenizer.eot], np.uint32)
             split, file = ("val", val) if count % 10 == 9 else ("train", train)
             file.write(ids.tobytes())
             tokens[split] += len(ids)
@@ -380,22 +301,19 @@ def write_stream(documents: Iterable[str], tokenizer: Tokenizer, folder: Path):
             tokens["val"] = tokens["train"] // 10
             tokens["train"] -= tokens["val"]
             train.flush()
-            stream = np.fromfile(train.name, dtype=dtype)
+            stream = np.fromfile(train.name, np.uint32)
             val.write(stream[tokens["train"]:].tobytes())
-            train.truncate(tokens["train"] * dtype().itemsize)
+            train.truncate(tokens["train"] * 4)
     print(f"{count:,} documents are {sum(tokens.values()):,} tokens "
           f"of a vocabulary of {tokenizer.vocab_size:,}")
 
 
-def open_stream(path: Path, tokenizer: Tokenizer) -> np.ndarray:
+def open_stream(path: Path) -> np.ndarray:
     """A token file as an array (number of tokens,) that is paged in as it is read."""
-    dtype = _token_type(tokenizer)
     size = path.stat().st_size
-    if size == 0:
-        return np.empty(0, dtype)
-    if size % dtype().itemsize:
-        raise UserError(f"{path} is cut off: train it anew with --fresh")
-    return np.memmap(path, dtype=dtype, mode="r")
+    if size % 4:
+        raise UserError(f"{path} is cut off: make it anew with --fresh")
+    return np.memmap(path, np.uint32, mode="r") if size else np.empty(0, np.uint32)
 
 
 class Batches:
@@ -445,8 +363,8 @@ def render_conversation(tokenizer: Tokenizer, messages: list[dict],
               0          0        0       0          0          1       1
 
     The mask is 1 exactly on what the assistant must learn to write: the
-    contents of its turns and the <|end|> behind them. With reply=True the ids
-    stop behind a fresh <|assistant|>, where a model goes on. A content starts
+    contents of its turns and the <|end|> after them. With reply=True the ids
+    stop after a fresh <|assistant|>, where a model goes on. A content starts
     with one space, so that its first word is the token that the word is inside
     a text, which is how pretraining knows it.
 
@@ -471,8 +389,8 @@ def render_conversation(tokenizer: Tokenizer, messages: list[dict],
 
 def recent_turns(tokenizer: Tokenizer, messages: list[dict], limit: int,
                  reply: bool = False) -> list[dict]:
-    """A conversation without as many of its oldest exchanges as do not fit into
-    `limit` tokens. The system message and the newest question stay."""
+    """A conversation without its oldest exchanges, so that it fits into `limit` tokens. The
+    system message and the newest question stay."""
     while len(render_conversation(tokenizer, messages, reply)[0]) > limit:
         questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
         if len(questions) < 2:
@@ -482,9 +400,9 @@ def recent_turns(tokenizer: Tokenizer, messages: list[dict], limit: int,
 
 
 def prompt_ids(tokenizer: Tokenizer, messages: list[dict], limit: int) -> list[int]:
-    """The ids of a conversation up to a fresh <|assistant|>. What does not fit
-    into `limit` tokens is cut: old exchanges first, then the front of the
-    newest question."""
+    """The ids of a conversation up to a fresh <|assistant|>. What does not fit into `limit`
+    tokens is cut: old exchanges first; if the newest question alone is too long, the front
+    of the ids, system message included."""
     messages = recent_turns(tokenizer, messages, limit, reply=True)
     return render_conversation(tokenizer, messages, reply=True)[0][-limit:]
 
@@ -512,9 +430,12 @@ def right_pad(rows: list[list[int]], value: int) -> tuple[np.ndarray, np.ndarray
 
 
 def show_mask(tokenizer: Tokenizer, messages: list[dict]) -> str:
-    """A rendered conversation with the tokens that carry loss marked."""
-    ids, mask = render_conversation(tokenizer, messages)
-    return _in_colour([tokenizer.decode_bytes([i]) for i in ids], mask)
+    """A rendered conversation with [brackets] around the tokens that carry loss."""
+    text = ""
+    for token, marked in zip(*render_conversation(tokenizer, messages)):
+        piece = tokenizer.decode([token])
+        text += f"[{piece}]" if marked else piece
+    return text
 
 
 # ----------------------------------------------------------------------------------
@@ -593,9 +514,9 @@ class World:
     {sentence: (person, topic, value)}, every statement that this English can
     make about somebody, true or not; this is how any answer can be checked.
 
-    Held out for the test: fourteen people, of whose five facts three are told
-    in stories and never asked for anywhere; ten strangers; and a fifth of the
-    combinations in every other kind of task.
+    Held out for the test: fourteen people, of whose five facts three are told in stories
+    but asked for only in the test; ten strangers, whom only the forum mentions; and a fifth
+    of the combinations in every other kind of task.
     """
 
     def __init__(self, seed: int = 0):
@@ -644,6 +565,7 @@ class World:
         splits, and only the combination is new."""
         while True:
             indices = [rng.randrange(len(choice)) for choice in choices]
+            # (i + 2 j + 3 k ...) mod 5 decides
             diagonal = self.seed + sum(i * index for i, index in enumerate(indices, start=1))
             if (diagonal % 5 == 0) == (split == "test"):
                 return [choice[index] for choice, index in zip(choices, indices)]
@@ -732,7 +654,7 @@ WEB = {"story": .266, "forum": .152, "dialogue": .152, "workbook": .304, "echo":
        "sums": .0095, "phrasebook": .05}
 WORLD_DOCUMENTS = 25_000
 
-# A forum thread has a mood: (share, P(rude), P(true)). Moods persist within a
+# A forum thread has a mood: (share, P(rude), P(true if not rude)). Moods persist within a
 # thread, so polite examples elicit polite answers, which is what makes
 # prompting work. A pure next-token predictor imitates all three moods.
 MOODS = {"kind": (.40, .0, .85), "mixed": (.35, .2, .5), "mean": (.25, .6, .2)}
@@ -844,8 +766,8 @@ USE_CASES = {"generation": .456, "open qa": .124, "brainstorming": .112, "chat":
 
 @dataclass(slots=True)
 class Instruction:
-    """A prompt and what a good answer to it holds; exactly one of the last four
-    says so.
+    """A prompt and what a good answer to it holds: exactly one of say, facts, items and
+    unknowable is set.
 
     say: these words. facts: (person, topic or None for any, how many) true
     statements. items: (values to choose from, how many). unknowable: nothing in
@@ -965,11 +887,15 @@ def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> l
     return [*instruction.messages, {"role": "assistant", "content": answer}]
 
 
-# The rubric: what each part of a verdict is worth. Truth and manners go before
+# The rubric: what each part of a verdict is worth (a refusal is only reported). Truth and manners go before
 # helpfulness, as in the final evaluations of the paper.
 RUBRIC = {"helpful": 2.0, "invented": -2.0, "rude": -2.0, "off": -0.5, "unfinished": -0.5,
           "refused": 0.0}
-LABEL_NOISE = 0.5  # Gumbel scale: two labelers agree on about 73 % of the pairs [§3.4: 72.6 %]
+
+# The scale of Gumbel noise on the gold score. With it P(a is ranked above b) is exactly
+# sigmoid((gold_a - gold_b) / LABEL_NOISE), the model behind eq. (1) of InstructGPT. Two
+# labelers agree on about 73 % of the pairs [§3.4: 72.6 %].
+LABEL_NOISE = 0.5
 
 
 def judge(world: World, instruction: Instruction, response: str,
@@ -1054,13 +980,71 @@ def label(world: World, instruction: Instruction, responses: list[tuple[str, boo
     """One labeler ranks different answers (text, whether it ended) by gold score plus Gumbel noise."""
     utilities = []
     for text, ended in responses:
-        gumbel = -math.log(-math.log(rng.random() or .5))
+        gumbel = -math.log(-math.log(rng.random() or .5))  # log(0) is not defined
         utilities.append(gold(world, instruction, text, ended) + LABEL_NOISE * gumbel)
     return compare(instruction.messages, [text for text, _ in responses], utilities)
 
 
 # ----------------------------------------------------------------------------------
-# 6. Your own data: load_demonstrations, load_comparisons
+# 6. Your own data: load_text, load_demonstrations, load_comparisons
+
+PIECE = 1 << 20  # characters; a longer document is read in pieces, so memory stays bounded
+
+
+def load_text(source: str | Path) -> Iterator[str]:
+    """Documents of a file or of all files in a folder, one by one.
+
+    A .jsonl file holds one document per line under "text"; in any other file
+    documents are separated by <|endoftext|>. .gz is decompressed. A document
+    longer than PIECE comes in pieces. Files of a folder that are not text are
+    reported and skipped. Raises UserError for what is missing, empty or not
+    text.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"no file or folder is called {path}")
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    found = False
+    for file in files:
+        try:
+            for document in _documents(file):
+                if document.strip():
+                    found = True
+                    yield document
+        except UnicodeDecodeError:
+            if not path.is_dir():
+                raise UserError(f"{file} is not UTF-8 text") from None
+            print(f"skipped: {file} is not UTF-8 text", file=sys.stderr)
+    if not found:
+        raise UserError(f"{path} holds no text")
+
+
+def _documents(path: Path) -> Iterator[str]:
+    if path.name.removesuffix(".gz").endswith(".jsonl"):
+        for place, record in read_records(path):
+            if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+                raise UserError(f'{place}: expected an object with a "text"')
+            yield record["text"]
+        return
+    with open_text(path) as file:
+        rest = ""
+        while block := file.read(PIECE):
+            if "\0" in block:  # valid UTF-8, but no text has it
+                raise UnicodeDecodeError("utf-8", b"\0", 0, 1, "zero byte")
+            *whole, rest = (rest + block).split(SPECIAL_TOKENS[0])
+            yield from whole
+            while len(rest) > 2 * PIECE:
+                cut = max(rest.rfind("\n", 0, PIECE), rest.rfind(" ", 0, PIECE)) + 1 or PIECE
+                yield rest[:cut]
+                rest = rest[cut:]
+        yield rest
+
+
+def open_text(path: Path):
+    """A plain or gzipped UTF-8 file, opened for reading; a byte order mark is skipped."""
+    opener = gzip.open if path.name.endswith(".gz") else open
+    return opener(path, "rt", encoding="utf-8-sig", newline="")
+
 
 # The names that data sets use for the same things.
 ROLE_NAMES = {"system": "system", "developer": "system", "user": "user", "human": "user",
@@ -1221,7 +1205,7 @@ def _turns(value: object, role: str) -> list[dict]:
 def _checked(messages: list[dict]) -> list[dict]:
     """The conversation, if it ends with an answer to a question."""
     if [message["role"] for message in messages[-2:]] != ["user", "assistant"]:
-        raise Skip("no answer behind a question")
+        raise Skip("no answer after a question")
     if not all(message["content"].strip() for message in messages):
         raise Skip("an empty prompt or answer")
     if any("<image>" in message["content"] for message in messages):
@@ -1318,12 +1302,12 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
                 path.unlink()
     path = folder / "settings.json"
     settings = json.loads(json.dumps(settings))
-    if path.exists():
+    if any(file.suffix in (".pt", ".bin") for file in folder.iterdir()):
         try:
             known = json.loads(path.read_text())
             other = [key for key in {**known, **settings} if known.get(key) != settings.get(key)]
-        except (ValueError, AttributeError, TypeError):
-            other = ["settings.json is damaged"]
+        except (OSError, ValueError, TypeError):
+            other = ["settings.json is missing or damaged"]
         if other:
             raise UserError(f"{folder} was made with other settings ({', '.join(other)}): add "
                             "--fresh to make it anew, or --name for another folder")
@@ -1351,7 +1335,10 @@ def command_line(commands: dict[str, Callable], default: str, argv: list[str] | 
     Exit code 0 done, 2 an error that the user can fix (one line on stderr), 130
     Ctrl-C.
     """
-    program = Path(sys.argv[0]).name
+    path = Path(sys.argv[0])
+    program = f"python {path.name}"
+    if path.parent.name == "papers":
+        program = f"python -m papers.{path.stem}"
     parser = _Parser(prog=program, allow_abbrev=False)
     subparsers = parser.add_subparsers(dest="command", metavar="command", parser_class=_Parser)
     for name, function in commands.items():
@@ -1415,7 +1402,7 @@ def _converter(kind: type, at_least: float) -> Callable[[str], object]:
             if not text.strip():
                 raise argparse.ArgumentTypeError("must not be empty")
         elif not at_least <= value < 2 ** 31:  # false for nan, too
-            raise argparse.ArgumentTypeError(f"must be at least {at_least} and finite, not {text}")
+            raise argparse.ArgumentTypeError(f"must be from {at_least} to 2^31, not {text}")
         return value
     return convert
 
@@ -1429,29 +1416,21 @@ def _fail(message: str):
 class ShowOptions:
     """Options of `python data.py`."""
     data: str = option("world", "the embedded world, a file or a folder")
-    vocab_size: int = option(1152, "tokens of the tokenizer that is trained on it",
-                             at_least=256 + len(SPECIAL_TOKENS))
     seed: int = option(0, "another seed is another town")
 
 
 def show(options: ShowOptions = ShowOptions()):
-    """Show the documents, the tokenizer and, of the world, what labelers write and judge."""
+    """Show the documents and the tokenizer, and how the world's labelers answer and judge."""
     world, rng = World(options.seed), random.Random(options.seed)
-    if options.data == "world":
-        documents = list(web(world, 4000))
-    else:
-        documents = list(itertools.islice(load_text(options.data), 200))
-    for document in documents[:6]:
-        print(document[:400] + "\n---")
-    tokenizer = Tokenizer(train_bpe(documents, options.vocab_size - len(SPECIAL_TOKENS)))
-    merges = [token.decode(errors="replace") for token in list(tokenizer.ranks)[256:280]]
-    print("\nthe first merges:", merges)
-    ids = tokenizer.encode(documents[0][:200])
-    print("the first document in tokens:", _in_colour([tokenizer.decode_bytes([i]) for i in ids]))
+    read = web(world, 4000) if options.data == "world" else load_text(options.data)
+    documents = list(itertools.islice(read, 4000))
+    tokenizer = Tokenizer(train_bpe(documents, 1146))
+    for document in documents[:5]:
+        pieces = [tokenizer.decode([i]) for i in tokenizer.encode(document[:300])]
+        print("|".join(pieces) + "\n---")
     if options.data != "world":
         return
-    print("\ninstructions as labelers answer them (marked: what fine-tuning learns), and the verdict")
-    examples = {i.use_case: i for i in instructions(world, "train", 300, seed=options.seed)}
+    examples = {i.use_case: i for i in instructions(world, "train", 300, options.seed)}
     for use_case, share in USE_CASES.items():
         messages = demonstrate(world, examples[use_case], rng)
         verdict = judge(world, examples[use_case], messages[-1]["content"])

@@ -66,7 +66,7 @@ class GPTConfig:
     n_head: int = 12
     n_embd: int = 768
     dropout: float = 0.0        # on embeddings and on what each sub-layer adds, not inside attention
-    post_norm: bool = False     # GPT-1: normalize behind each sub-layer, and not at the end
+    post_norm: bool = False     # GPT-1: normalize after each sub-layer, and not at the end
     window: int | None = None   # GPT-3: every other layer sees only so many tokens back
 
 
@@ -123,7 +123,7 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, cache: KVCache | None = None):
+    def forward(self, x, cache=None):
         B, T, C = x.shape
         heads = (B, T, self.n_head, C // self.n_head)
         q, k, v = self.c_attn(x).split(C, dim=2)  # (B, T, C) each
@@ -164,7 +164,7 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x, cache: KVCache | None = None):
+    def forward(self, x, cache=None):
         if self.post_norm:  # GPT-1: normalize the stream itself
             x = self.ln_1(x + self.attn(x, cache))
             x = self.ln_2(x + self.mlp(x))
@@ -188,7 +188,7 @@ class GPT(nn.Module):
         self.ln_f = nn.Identity() if config.post_norm else nn.LayerNorm(config.n_embd)
         self.init_weights()
 
-    def hidden(self, idx, cache: KVCache | None = None):
+    def hidden(self, idx, cache=None):
         """The last hidden states: (B, T) -> (B, T, C). UserError if T exceeds the context."""
         T = idx.size(1)
         if T > self.config.block_size:
@@ -204,8 +204,8 @@ class GPT(nn.Module):
             cache.advance(T)
         return self.ln_f(x)
 
-    def forward(self, idx, targets=None, cache: KVCache | None = None):
-        """(B, T) ids -> logits (B, T, V) for the token behind each position,
+    def forward(self, idx, targets=None, cache=None):
+        """(B, T) ids -> logits (B, T, V) for the token after each position,
         and, if targets (B, T) are given, the loss: mean cross-entropy in nats
         over the targets that are not -1."""
         x = self.hidden(idx, cache)  # (B, T, C)
@@ -274,15 +274,14 @@ def truncate_logits(logits, top_k: int | None = None, top_p: float | None = None
 
 
 def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None,
-                      top_p: float | None = None, generator: torch.Generator | None = None):
+                      top_p: float | None = None, generator=None):
     """(B, V) logits -> (B,) ids. Temperature 0 takes the most likely token."""
     if temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = truncate_logits(logits / temperature, top_k, top_p).softmax(dim=-1)
     cumulative = probabilities.cumsum(dim=-1)  # (B, V)
-    # One random number per row finds its token; torch.multinomial draws one per
-    # token of the vocabulary. The factor keeps it below the sum, whatever is
-    # rounded.
+    # One random number per row finds its token; torch.multinomial draws one per token of
+    # the vocabulary, which takes longer. The factor keeps u below the sum after rounding.
     u = torch.rand(len(logits), 1, generator=generator, device=logits.device)  # (B, 1)
     u = u * cumulative[:, -1:] * (1 - torch.finfo(torch.float32).eps)
     return torch.searchsorted(cumulative, u, right=True).squeeze(1)
@@ -291,16 +290,15 @@ def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None
 class KVCache:
     """Keys and values of all tokens read so far, so that each is computed once.
 
-    Prompts come first, padded on the right; then one token per row at a time.
-    The token at position p stands in slot p of its row; a pad's slot is
-    overwritten when its row gets there. Example, two prompts of 3 and 1 tokens
-    and what has been written behind them:
+    Prompts come first, padded on the right; then one token per row at a time. The
+    token at position p stands in slot p of its row, so a row's first new token
+    overwrites its first pad. Prompts of 3 and 1 tokens, then one token more:
 
-        slots after the prompts     a b c        x . .
-        after one more token        a b c d      x y . .        a query sees slots <= its own position
+        row 0    a b c         a b c d        a query sees the slots up to
+        row 1    x . .         x y .          its own position
     """
 
-    def __init__(self, model: GPT, lengths, max_length: int):
+    def __init__(self, model, lengths, max_length: int):
         """lengths (B,): the true lengths of the prompts that will be read first."""
         c = model.config
         shape = (len(lengths), c.n_head, max_length, c.n_embd // c.n_head)  # (B, nh, slots, hs)
@@ -308,7 +306,7 @@ class KVCache:
         self.k = [weight.new_zeros(shape) for _ in range(c.n_layer)]
         self.v = [weight.new_zeros(shape) for _ in range(c.n_layer)]
         self.lengths = lengths  # (B,) tokens of each row
-        self.used = 0  # slots in use: the length of the longest row
+        self.used = 0  # slots in use: no row is longer
 
     def positions(self, T: int):
         """Of the next T tokens: (1, T) for the prompts, then (B, 1)."""
@@ -349,7 +347,7 @@ class KVCache:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model) -> Iterator[None]:
     """Dropout is off inside this block and then again as before."""
     was_training = model.training
     model.eval()
@@ -360,9 +358,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def generate_steps(model: GPT, idx, max_new_tokens: int, lengths=None,
-                   stop_tokens: tuple[int, ...] = (), generator: torch.Generator | None = None,
-                   **sampling):
+def generate_steps(model, idx, max_new_tokens: int, lengths=None,
+                   stop_tokens: tuple[int, ...] = (), generator=None, **sampling):
     """Continue prompts step by step: yields the next token of every row, (B,).
 
     idx (B, P) holds prompts padded on the right, lengths (B,) their true
@@ -407,22 +404,23 @@ def generate_steps(model: GPT, idx, max_new_tokens: int, lengths=None,
                 cache.select(~has_ended)
 
 
-def generate(model: GPT, idx, max_new_tokens: int, lengths=None,
-             stop_tokens: tuple[int, ...] = (), generator: torch.Generator | None = None,
-             **sampling):
+def generate(model, idx, max_new_tokens: int, lengths=None,
+             stop_tokens: tuple[int, ...] = (), generator=None, **sampling):
     """All steps of `generate_steps` at once: (B, P) -> (B, R), R <= max_new_tokens."""
     steps = generate_steps(model, idx, max_new_tokens, lengths, stop_tokens, generator, **sampling)
     return torch.stack(list(steps), dim=1)
 
 
-def to_tensors(rows: list[list[int]], pad: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+def to_tensors(rows: list[list[int]], pad: int, device) -> tuple[torch.Tensor,
+               torch.Tensor]:
     """Rows of ids -> (B, T) padded on the right, and their lengths (B,)."""
     ids, lengths = right_pad(rows, pad)
     return torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device)
 
 
-def complete(model: GPT, tokenizer: Tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
-             max_new_tokens: int, seed: int = 0, **sampling) -> list[tuple[str, bool]]:
+def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
+             max_new_tokens: int, seed: int = 0,
+             **sampling) -> list[tuple[str, bool]]:
     """Continue prompts of ids until a stop token: (text, whether a stop token came) for each."""
     generator = torch.Generator(model.device).manual_seed(seed)
     answers = []
@@ -431,7 +429,7 @@ def complete(model: GPT, tokenizer: Tokenizer, prompts: list[list[int]], stops: 
         tokens = generate(model, ids, max_new_tokens, lengths, stops, generator, **sampling)
         for row in tokens.tolist():
             end = next((i for i, token in enumerate(row) if token in stops), None)
-            text = tokenizer.decode(token for token in row[:end] if token != tokenizer.pad)
+            text = tokenizer.decode(tokenizer.text_ids(row[:end]))
             answers.append((text.strip(), end is not None))
     return answers
 
@@ -441,8 +439,8 @@ def complete(model: GPT, tokenizer: Tokenizer, prompts: list[list[int]], stops: 
 
 
 def fused_attention(q, k, v, window: int | None = None):
-    """`attention` without ever holding a T x T matrix; the same arguments and
-    result.
+    """`attention` without ever holding a T x T matrix; the same arguments and result.
+    A first reader may skip this section: only memory and time differ.
 
     Any device and float type. bfloat16 is computed in float32 (TF32 on CUDA),
     because softmax exponentiates rounding errors.
@@ -489,8 +487,8 @@ class FusedAttention(torch.autograd.Function):
             partly = start if window is None else first  # keys before it are seen by every row
             i = torch.arange(start, stop)[:, None]
             j = torch.arange(partly, stop)
-            hidden = _hidden(i, j, window).to(q.device)
-            scores[:, :, partly - first:].masked_fill_(hidden, -math.inf)
+            masked = _masked(i, j, window).to(q.device)
+            scores[:, :, partly - first:].masked_fill_(masked, -math.inf)
             top = scores.amax(-1, keepdim=True)  # (n, rows, 1)
             p = scores.sub_(top).exp2_()
             total = p.sum(-1, keepdim=True)  # (n, rows, 1)
@@ -520,8 +518,8 @@ class FusedAttention(torch.autograd.Function):
             partly = stop if window is None else last  # queries from it on see every key
             i = torch.arange(start, partly)
             j = torch.arange(start, stop)[:, None]
-            hidden = _hidden(i, j, window).to(q.device)
-            p[:, :, :partly - start].masked_fill_(hidden, 0)
+            masked = _masked(i, j, window).to(q.device)
+            p[:, :, :partly - start].masked_fill_(masked, 0)
             dv[keys] = torch.bmm(p, grad_out[queries])
             ds = _product(v[keys], grad_out[queries], buffer2)  # dP^T
             ds.sub_(delta[heads, :, start:last]).mul_(p)  # dS^T
@@ -553,7 +551,7 @@ def _product(a, b, buffer):
     return torch.bmm(a, b.transpose(1, 2), out=buffer[:math.prod(shape)].view(shape))
 
 
-def _hidden(i, j, window):
+def _masked(i, j, window):
     """Where query i does not see key j."""
     return (j > i) if window is None else (j > i) | (j <= i - window)
 
@@ -613,8 +611,9 @@ class Muon(torch.optim.Optimizer):
                     p.sub_(update, alpha=group["lr"] * scale)
 
 
-def make_optimizers(model: nn.Module, lr: float, muon_lr: float | None = None,
-                    betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.0,
+def make_optimizers(model, lr: float, muon_lr: float | None = None,
+                    betas: tuple[float, float] = (0.9, 0.95),
+                    weight_decay: float = 0.0,
                     eps: float = 1e-8) -> list[torch.optim.Optimizer]:
     """AdamW for everything; with muon_lr, Muon for the matrices in the blocks
     and AdamW for the rest. Only matrices decay, never gains and biases. Each
@@ -647,7 +646,7 @@ def schedule(step: int, steps: int, warmup: int, final: float = 0.1) -> float:
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def update(model: nn.Module, optimizers: list[torch.optim.Optimizer], share: float,
+def update(model, optimizers: list[torch.optim.Optimizer], share: float,
            grad_clip: float = 1.0):
     """One optimizer step with every rate at this share of its peak, on the
     gradients that backward() has accumulated, which are clipped to a norm of
@@ -675,8 +674,8 @@ class TrainConfig:
     seed: int = option(0, "of the batches and of dropout")
 
 
-def train(model: nn.Module, tokenizer: Tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
-          config: TrainConfig, path: Path, log: Callable) -> dict[str, float]:
+def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
+          config: TrainConfig, path: Path, log) -> dict[str, float]:
     """Pretrain: predict the next token. Returns {"loss", "bits_per_byte"} on
     the validation stream.
 
@@ -721,16 +720,19 @@ def train(model: nn.Module, tokenizer: Tokenizer, train_stream: np.ndarray, val_
         if step % config.eval_every == 0 or is_last:
             result = evaluate(model, tokenizer, val_stream)
             values["val_loss"], values["bits/byte"] = result["loss"], result["bits_per_byte"]
-            save_checkpoint(path, model, tokenizer, step=step, result=result, data=batches.state,
-                            rng=[torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
-                            optimizers=[optimizer.state_dict() for optimizer in optimizers])
         if values:
             log(step, config.steps, **values)
             losses, started = [], time.time()
+        if "val_loss" in values:
+            state = [optimizer.state_dict() for optimizer in optimizers]
+            rng = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+            save_checkpoint(path, model, tokenizer, step=step, result=result,
+                            data=batches.state, rng=rng, optimizers=state)
     return result
 
 
-def _resume(path: Path, model: nn.Module, optimizers: list, batches: Batches) -> tuple[int, dict]:
+def _resume(path: Path, model, optimizers: list, batches: Batches) -> tuple[int,
+            dict]:
     """Put everything back to where the checkpoint left it: (its step, its result)."""
     saved = load_checkpoint(path)
     load_state(model, saved["model"], path)
@@ -750,7 +752,7 @@ def mixed_precision(device):
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, tokenizer: Tokenizer, stream: np.ndarray,
+def evaluate(model, tokenizer, stream: np.ndarray,
              max_tokens: int = 32_768) -> dict[str, float]:
     """{"loss": nats per token, "bits_per_byte"} over windows of a stream, with
     dropout off.
@@ -813,7 +815,7 @@ class RunLog:
 
 
 @torch.no_grad()
-def completion_logprobs(model: nn.Module, tokenizer: Tokenizer,
+def completion_logprobs(model, tokenizer,
                         pairs: list[tuple[str, str]]) -> list[tuple[float, int]]:
     """For each (context, completion): the sum of log P(token | what is before
     it) over the completion, in nats, and its number of tokens.
@@ -851,7 +853,7 @@ def completion_logprobs(model: nn.Module, tokenizer: Tokenizer,
     return results
 
 
-def choose(model: nn.Module, tokenizer: Tokenizer, cases: list[list[tuple[str, str]]],
+def choose(model, tokenizer, cases: list[list[tuple[str, str]]],
            per_token: bool = True) -> list[int]:
     """For each case, a list of (context, completion): the place of the
     completion with the highest log-probability, per token or in all.
@@ -891,7 +893,7 @@ def load_tensors(path: str | Path) -> dict:
         raise UserError(f"{path} is not a checkpoint of papergpt, or it is damaged") from None
 
 
-def save_checkpoint(path: str | Path, model: nn.Module, tokenizer: Tokenizer, **state):
+def save_checkpoint(path: str | Path, model, tokenizer, **state):
     """One file with weights, configuration, tokenizer, and whatever else is in `state`."""
     save_tensors(path, {"config": dataclasses.asdict(model.config), "model": model.state_dict(),
                         "tokenizer": tokenizer.to_json(), **state})
@@ -910,7 +912,7 @@ def load_checkpoint(path: str | Path) -> dict:
     return content
 
 
-def load_state(model: nn.Module, state: dict, path: Path):
+def load_state(model, state: dict, path: Path):
     """Copy weights into a model; UserError if they are those of another one."""
     try:
         model.load_state_dict(state)
@@ -1080,7 +1082,7 @@ def _read_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
         raise UserError(f"{folder}: the tokenizer is not a byte-level BPE like GPT-2's") from None
 
 
-def export_pretrained(model: GPT, tokenizer: Tokenizer, folder: str | Path):
+def export_pretrained(model, tokenizer, folder: str | Path):
     """Write a folder that transformers' AutoModelForCausalLM and AutoTokenizer,
     and load_pretrained, open; transformers itself writes it. UserError without
     transformers, and for what GPT-2's form cannot hold: post-norm (GPT-1) and
@@ -1115,7 +1117,7 @@ def export_pretrained(model: GPT, tokenizer: Tokenizer, folder: str | Path):
     converter.converted().save(str(Path(folder) / "tokenizer.json"))
 
 
-def grow_vocabulary(model: nn.Module, tokens: int):
+def grow_vocabulary(model, tokens: int):
     """Make room for `tokens` tokens in all; the embeddings of the new ones start at random."""
     old = model.wte.weight.data
     model.config = dataclasses.replace(model.config, vocab_size=tokens)
@@ -1174,6 +1176,7 @@ def plot(path: Path, panels: list[dict]):
             axis.set_xticks(places - i * 0.4 / len(bars), list(values), rotation=20, fontsize=8)
         if panel.get("logx"):
             axis.set_xscale("log")
+            axis.minorticks_off()
         axis.set_title(panel["title"], fontsize=10)
         axis.set_xlabel(panel.get("xlabel", ""))
         if axis.get_legend_handles_labels()[0]:
@@ -1212,7 +1215,8 @@ class PretrainOptions:
     fresh: bool = option(False, "train anew")
 
 
-def pretrain(options: PretrainOptions = PretrainOptions(), config: TrainConfig = TrainConfig(),
+def pretrain(options: PretrainOptions = PretrainOptions(),
+             config: TrainConfig = TrainConfig(),
              shape: GPTConfig = PRESETS["laptop"]):
     """Train a GPT on a text and show what it writes. [GPT-2 §2]"""
     check_shape(shape)
@@ -1231,7 +1235,7 @@ def pretrain(options: PretrainOptions = PretrainOptions(), config: TrainConfig =
 class SampleOptions:
     """Options of `python gpt.py sample`."""
     model: str = option("runs/pretrain/pretrain.pt", "a checkpoint, a folder, gpt2 ... gpt2-xl")
-    prompt: str = option("", "the text to continue")
+    prompt: str | None = option(None, "the text to continue")
     tokens: int = option(100, "how many tokens to write", at_least=1)
     samples: int = option(1, "how many texts", at_least=1)
     temperature: float = option(1.0, "0 takes the most likely token")
@@ -1244,13 +1248,16 @@ def sample(options: SampleOptions = SampleOptions()):
     """Continue a text with a trained model."""
     model, tokenizer = load_model(options.model)
     generator = torch.Generator(model.device).manual_seed(options.seed)
-    ids = tokenizer.encode(options.prompt)
-    prompt = torch.tensor([[tokenizer.eot, *ids]] * options.samples, device=model.device)
+    ids = tokenizer.encode(options.prompt or "")
+    if tokenizer.eot < model.config.vocab_size:  # a vocabulary from elsewhere may lack it
+        ids = [tokenizer.eot, *ids]
+    if not ids:
+        raise UserError("this model needs a --prompt to begin with")
+    prompt = torch.tensor([ids] * options.samples, device=model.device)
     rows = generate(model, prompt, options.tokens, None, (tokenizer.eot,), generator,
                     temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
     for row in rows.tolist():
-        end = row.index(tokenizer.eot) if tokenizer.eot in row else None
-        print(tokenizer.decode(ids + row[:end]))
+        print(tokenizer.decode(tokenizer.text_ids(ids + row)))
         if options.samples > 1:
             print("---")
 

@@ -5,35 +5,24 @@
 """
 rlhf.py: from a text predictor to an assistant. SFT -> reward model -> PPO-ptx -> chat.
 
-    python rlhf.py                 all of InstructGPT on the embedded world, from a blank model, offline:
-                                   trains, then prints the ladder GPT < GPT prompted < SFT < PPO
+    python rlhf.py                 InstructGPT on the embedded world, from a blank model;
+                                   then compares GPT, GPT prompted, SFT, PPO and PPO-ptx
     python rlhf.py chat            talk to the result
 
-    python rlhf.py --demonstrations FILE --comparisons FILE     the same steps on your own data
-    python rlhf.py --reward FILE.py:FUNCTION                    your own reward, no reward model
-    python rlhf.py --init FOLDER                                from a GPT-2 folder or a checkpoint
+    python rlhf.py --demonstrations FILE --comparisons FILE     the same steps on your data
+    python rlhf.py --reward FILE.py:FUNCTION                    your own scores
+    python rlhf.py --init FOLDER                                from a GPT-2 folder
 
-Papers: InstructGPT (Ouyang et al. 2022, arXiv:2203.02155); what it does not print comes from Stiennon
-et al. 2020 (arXiv:2009.01325) and Ziegler et al. 2019 (arXiv:1909.08593); PPO (arXiv:1707.06347);
-GAE (arXiv:1506.02438).
+Papers: InstructGPT (Ouyang et al. 2022, arXiv:2203.02155); what it does not print comes from
+Stiennon et al. 2020 (arXiv:2009.01325) and Ziegler et al. 2019 (arXiv:1909.08593);
+PPO (arXiv:1707.06347); GAE (arXiv:1506.02438).
 
-    reward model   loss = - 1/C(K,2) E [ log sigmoid( r(x, y_w) - r(x, y_l) ) ]              eq. (1)
+    reward model   loss = - 1/C(K,2) E [ log sigmoid( r(x, y_w) - r(x, y_l) ) ]       eq. (1)
     policy         objective = E_(x,y)~pi [ r(x, y) - beta log( pi(y|x) / pi_SFT(y|x) ) ]
-                               + gamma E_x~pretrain [ log pi(x) ]                            eq. (2)
+                               + gamma E_x~pretrain [ log pi(x) ]                     eq. (2)
 
-Departures from the paper, on purpose
-    (1) Labelers are a written rubric with noise (data.py section 5), prompts come from the world,
-        and 175B parameters are 0.76M.
-    (2) Constants are scaled to a run of minutes; each one's comment gives the paper's.
-    (3) One SFT model serves as baseline and as PPO's start. Its batches hold as many tokens of
-        pretraining text as of demonstrations; the paper mixes in 10 %, for PPO's start only (C.3).
-    (4) What the paper does not print: lambda 0.95, the score on the last token, k1 as the KL term,
-        value clipping, whitened advantages (not rewards, as Ziegler's code also allows), a cap on
-        the score of an unfinished answer. That gamma weighs a mean over tokens is our choice.
-    (5) Gradients are clipped at norm 1; the reward model warms up for ten steps; equal answers are
-        ranked once, so of K = 4..9 fewer may be left; SFT stops after its epochs, not by score.
-    (6) Prompts are padded on the right (see right_pad in data.py). The value network has an optimizer
-        of its own. Temperature is 1 everywhere but in `chat`.
+Constants are scaled to a run of minutes; each one's comment gives the paper's. Where we
+depart from the paper on purpose is listed in papers/README.md, section InstructGPT.
 
 Contents
     1. Masks and log-probabilities: masked_mean, whiten, response_logprobs
@@ -45,9 +34,13 @@ Contents
     7. InstructGPT, from a blank model: instructgpt
     8. Chat: chat
 
-Letters: B batch, T time, P prompt length, R response length, K ranked responses, C = n_embd,
-V vocabulary, N real tokens (no pads). x prompt, y response. A *score* is one number per response,
-from the reward model; a *reward* is one number per token; the *gold score* is the rubric's number.
+Letters: B batch, T time, P prompt length, R response length, K ranked responses,
+C = n_embd, V vocabulary, N response tokens. x prompt, y response, y_w the better and y_l
+the worse of a pair; C(K,2) = K (K-1) / 2 pairs. beta is kl_coef, gamma is ptx_coef.
+
+In the equations r(x, y) is the *score*: one number per response, from the reward model or
+from your --reward function. The *reward* is per token: the score at the last one, minus
+beta times the log-ratio at each; logged is its sum. The *gold score* is the rubric's.
 """
 from __future__ import annotations
 
@@ -76,6 +69,14 @@ from gpt import (GPT, GPTConfig, RunLog, complete, evaluate, make_optimizers, mi
 # ----------------------------------------------------------------------------------
 # 1. Masks and log-probabilities: masked_mean, whiten, response_logprobs
 
+# A row of ids holds a prompt, its response and pads. What belongs to a response token is
+# kept at the place of the state that predicts it, one before the token itself:
+#
+#     ids     (B, T)       a  b  c  y  z  .
+#     mask    (B, T-1)     0  0  1  1  0           predicted: y, z
+#
+# So index t of every (B, T-1) tensor below belongs to the token at t + 1.
+
 
 def masked_mean(x, mask):
     """The mean of x where the mask is 1. Every average over response tokens is this one."""
@@ -91,17 +92,17 @@ def whiten(x, mask):
 
 
 def join_responses(prompts, lengths, responses, pad: int):
-    """Put each response right behind its own prompt, so that pads come only at
-    the end: prompts (B, P) padded on the right, their lengths (B,), responses
-    (B, T-1) -> ids (B, P + R). With `.` for pads:
+    """Put each response right after its own prompt, so that pads come only at the
+    end: prompts (B, P) padded on the right, their lengths (B,), responses (B, R)
+    -> ids (B, P + R). With `.` for pads:
 
         prompt a b c   response y z          a b c y z
         prompt d . .   response w .          d w . . .
     """
     R = responses.size(1)
     ids = F.pad(prompts, (0, R), value=pad)  # (B, P + R)
-    places = lengths[:, None] + torch.arange(R, device=ids.device)  # (B, R)
-    return ids.scatter(1, places, responses)
+    indices = lengths[:, None] + torch.arange(R, device=ids.device)  # (B, R)
+    return ids.scatter(1, indices, responses)
 
 
 def response_mask(ids, starts, ends):
@@ -110,24 +111,32 @@ def response_mask(ids, starts, ends):
     return ((next_token >= starts[:, None]) & (next_token < ends[:, None])).float()
 
 
-def last_place(mask):
-    """(B, T-1) -> (B,): the last place where the mask is 1."""
-    places = torch.arange(mask.size(1), device=mask.device)
-    return (mask * places).argmax(dim=1)
+def last_index(mask):
+    """(B, T-1) -> (B,): the last index where the mask is 1."""
+    indices = torch.arange(mask.size(1), device=mask.device)
+    return (mask * indices).argmax(dim=1)
 
 
-def response_logprobs(model: GPT, ids, mask):
-    """log pi(y_t | x, y_<t) of the response tokens, at temperature 1.
-
-    ids (B, T); mask (B, T-1) is 1 where the *next* token belongs to the
-    response: the state at t predicts the token at t + 1. This is the only
-    off-by-one of this file. Returns (B, T-1), 0 where the mask is 0:
-
-        ids        a  b  c  y  z  .
-        mask       0  0  1  1  0            predicted: y, z
+def hidden_states(model, ids, mask):
+    """The same as model.hidden(ids), (B, T) -> (B, T, C), but rows are read in two
+    groups, the shorter and the longer ones, each cut to its longest row. PPO takes a
+    third less time for it. What lies after a row's last response token is not used.
     """
+    lengths = last_index(mask) + 2  # (B,): the last token is at last_index + 1
+    order = lengths.argsort()
+    parts = []
+    for rows in order.chunk(2):
+        T = int(lengths[rows].max())
+        hidden = model.hidden(ids[rows, :T])
+        parts.append(F.pad(hidden, (0, 0, 0, ids.size(1) - T)))
+    return torch.cat(parts)[order.argsort()]  # in the old order again
+
+
+def response_logprobs(model, ids, mask):
+    """log pi(y_t | x, y_<t) of the response tokens, at temperature 1: ids (B, T) and
+    mask (B, T-1) -> (B, T-1), 0 where the mask is 0."""
     inside = mask.bool()
-    states = model.hidden(ids)[:, :-1][inside]  # (N, C), N tokens
+    states = hidden_states(model, ids, mask)[:, :-1][inside]  # (N, C)
     logits = F.linear(states, model.wte.weight)  # (N, V)
     logprobs = -F.cross_entropy(logits, ids[:, 1:][inside], reduction="none")  # (N,)
     return logprobs.new_zeros(mask.shape).masked_scatter(inside, logprobs)
@@ -142,16 +151,16 @@ class SFTConfig:
     """Constants of supervised fine-tuning."""
     epochs: int = 3              # paper: 16
     batch_size: int = 16         # demonstrations; paper: 32
-    lr: float = 1e-3             # paper: 9.65e-6 at 1.3B; cosine to a tenth, no warm-up, as there
+    lr: float = 1e-3             # paper: 9.65e-6 at 1.3B; cosine to a tenth, no warm-up
     mix: int = 4                 # pretraining windows per batch; paper: 10 %, for PPO's start only
     seed: int = 0
 
 
-def train_sft(model: GPT, tokenizer: Tokenizer, demonstrations: list[list[dict]],
-              config: SFTConfig, pretraining: Batches, log: Callable):
-    """Fine-tune on demonstrations, in place: the loss covers only what the
-    assistant says. A little pretraining text is mixed in, without which the
-    model forgets what it has read."""
+def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTConfig,
+              pretraining: Batches, log):
+    """Fine-tune on demonstrations, in place: the loss covers only what the assistant
+    says. About as much pretraining text is mixed in, or the model forgets what it has
+    read. [C.3]"""
     examples = []
     for messages in demonstrations:
         ids, mask = data.fit(tokenizer, messages, model.config.block_size)
@@ -160,7 +169,7 @@ def train_sft(model: GPT, tokenizer: Tokenizer, demonstrations: list[list[dict]]
     if not examples:
         raise UserError("no demonstration has an answer that fits into the context")
     rng = random.Random(config.seed)
-    optimizers = make_optimizers(model, config.lr * pace(model))
+    optimizers = make_optimizers(model, config.lr * lr_scale(model))
     steps = config.epochs * math.ceil(len(examples) / config.batch_size)
     step = 0
     model.eval()  # no dropout (paper: 0.2, over 16 epochs)
@@ -171,12 +180,13 @@ def train_sft(model: GPT, tokenizer: Tokenizer, demonstrations: list[list[dict]]
             loss.backward()
             if config.mix:
                 lm_loss(model, pretraining).backward()
-            update(model, optimizers, schedule(step, steps, warmup=0))
+            share = schedule(step, steps, warmup=0)
+            update(model, optimizers, share, grad_clip=math.inf)  # no clipping here
             step += 1
             log(step, steps, loss=loss.item())
 
 
-def sft_loss(model: GPT, tokenizer: Tokenizer, examples: list[tuple[list[int], list[int]]]):
+def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
     """Mean cross-entropy over the tokens whose mask is 1; examples are (ids, mask)."""
     ids, _ = to_tensors([ids for ids, _ in examples], tokenizer.pad, model.device)  # (B, T)
     mask, _ = to_tensors([mask for _, mask in examples], 0, model.device)  # (B, T)
@@ -186,7 +196,7 @@ def sft_loss(model: GPT, tokenizer: Tokenizer, examples: list[tuple[list[int], l
     return loss
 
 
-def lm_loss(model: GPT, batches: Batches):
+def lm_loss(model, batches: Batches):
     """The pretraining loss on the next batch."""
     x, y = (torch.from_numpy(a).to(model.device) for a in batches.next())  # (B, T)
     with mixed_precision(model.device):
@@ -195,7 +205,7 @@ def lm_loss(model: GPT, batches: Batches):
 
 
 @torch.no_grad()
-def warm_start(model: GPT, tokenizer: Tokenizer):
+def warm_start(model, tokenizer):
     """Pretraining has never shown the control tokens: each starts as the mean
     embedding of a text that plays its part in the forum."""
     parts = {"<|system|>": "\n\n", "<|user|>": "\nQ:", "<|assistant|>": "A:", "<|end|>": "\n"}
@@ -204,8 +214,8 @@ def warm_start(model: GPT, tokenizer: Tokenizer):
         model.wte.weight[tokenizer.special[name]] = similar.mean(dim=0)
 
 
-def pace(model: GPT) -> float:
-    """Learning rates below are for models 128 wide; they fall with the width."""
+def lr_scale(model) -> float:
+    """The learning rates in this file are for models 128 wide; they fall with the width."""
     return min(1.0, 128 / model.config.n_embd)
 
 
@@ -224,11 +234,11 @@ class RewardConfig:
 class RewardModel(nn.Module):
     """A GPT whose output layer is one number. The value network is one, too."""
 
-    def __init__(self, gpt: GPT):
+    def __init__(self, model):
         super().__init__()
-        self.gpt = copy.deepcopy(gpt)
-        self.head = nn.Linear(gpt.config.n_embd, 1, device=gpt.device)
-        std = 1 / math.sqrt(gpt.config.n_embd + 1)  # Stiennon et al. B.1
+        self.gpt = copy.deepcopy(model)
+        self.head = nn.Linear(model.config.n_embd, 1, device=model.device)
+        std = 1 / math.sqrt(model.config.n_embd + 1)  # Stiennon et al. B.1
         nn.init.normal_(self.head.weight, std=std)
         nn.init.zeros_(self.head.bias)
 
@@ -237,15 +247,17 @@ class RewardModel(nn.Module):
         return self.gpt.config
 
     def forward(self, ids, mask):
-        """ids (B, T), mask (B, T-1) as in response_logprobs -> scores (B,), read at
-        the last token of each response."""
+        """ids (B, T), mask (B, T-1) -> scores (B,), read at the last token of each
+        response, which is where the mask ends."""
         rows = torch.arange(len(ids), device=ids.device)
-        hidden = self.gpt.hidden(ids)[rows, last_place(mask) + 1]  # (B, C)
+        hidden = hidden_states(self.gpt, ids, mask)[rows, last_index(mask) + 1]  # (B, C)
         return self.head(hidden).squeeze(-1).float()
 
-    def values(self, ids):
-        """The reward still to come at each token but the last: (B, T) -> (B, T-1)."""
-        return self.head(self.gpt.hidden(ids)[:, :-1]).squeeze(-1).float()
+    def values(self, ids, mask):
+        """For each response token an estimate, made just before it, of the sum of all
+        rewards from it on: ids (B, T), mask (B, T-1) -> (B, T-1)."""
+        hidden = hidden_states(self.gpt, ids, mask)[:, :-1]  # (B, T-1, C)
+        return self.head(hidden).squeeze(-1).float()
 
 
 def ranking_loss(scores, ranks=None):
@@ -273,7 +285,7 @@ def ranking_loss(scores, ranks=None):
     return (losses / pairs.clamp(min=1)).sum() / has_pairs.clamp(min=1)
 
 
-def comparison_scores(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Comparison]):
+def comparison_scores(model, tokenizer, comparisons: list[Comparison]):
     """Scores and ranks, both (B, K), of some comparisons; empty places have rank -1."""
     sequences = []
     for comparison in comparisons:
@@ -281,6 +293,7 @@ def comparison_scores(model: RewardModel, tokenizer: Tokenizer, comparisons: lis
             messages = [*comparison.messages, {"role": "assistant", "content": response}]
             sequences.append(data.fit(tokenizer, messages, model.config.block_size)[0])
     ids, lengths = to_tensors(sequences, tokenizer.pad, model.gpt.device)  # (sum K, T)
+    # Only the end of the mask matters here, so it may cover the prompts, too.
     mask = response_mask(ids, torch.ones_like(lengths), lengths)
     with mixed_precision(model.gpt.device):
         flat = model(ids, mask)  # (sum K,)
@@ -289,13 +302,13 @@ def comparison_scores(model: RewardModel, tokenizer: Tokenizer, comparisons: lis
     return scores, ranks
 
 
-def train_reward_model(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Comparison],
-                       demonstrations: list[list[dict]], config: RewardConfig, log: Callable):
+def train_reward_model(model, tokenizer, comparisons: list[Comparison],
+                       demonstrations: list[list[dict]], config: RewardConfig, log):
     """One epoch over the comparisons, in place. Then the scores are shifted so
     that demonstrations score 0 on average (C.2): the loss knows only
     differences of scores."""
     comparisons = random.Random(config.seed).sample(comparisons, len(comparisons))
-    optimizers = make_optimizers(model, config.lr * pace(model))
+    optimizers = make_optimizers(model, config.lr * lr_scale(model))
     steps = math.ceil(len(comparisons) / config.batch_size)
     model.eval()  # no dropout
     for step in range(steps):
@@ -309,7 +322,7 @@ def train_reward_model(model: RewardModel, tokenizer: Tokenizer, comparisons: li
 
 
 @torch.no_grad()
-def center_scores(model: RewardModel, tokenizer: Tokenizer, demonstrations: list[list[dict]]):
+def center_scores(model, tokenizer, demonstrations: list[list[dict]]):
     """Set the bias so that the demonstrations' mean score is 0."""
     rows = [data.fit(tokenizer, messages, model.config.block_size)[0] for messages in demonstrations]
     ids, lengths = to_tensors(rows, tokenizer.pad, model.gpt.device)
@@ -319,7 +332,7 @@ def center_scores(model: RewardModel, tokenizer: Tokenizer, demonstrations: list
 
 
 @torch.no_grad()
-def pair_accuracy(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Comparison]) -> float:
+def pair_accuracy(model, tokenizer, comparisons: list[Comparison]) -> float:
     """The share of pairs (ties left out) that the scores order as the ranks do."""
     right = pairs = 0
     for start in range(0, len(comparisons), 32):
@@ -332,7 +345,15 @@ def pair_accuracy(model: RewardModel, tokenizer: Tokenizer, comparisons: list[Co
 
 
 # ----------------------------------------------------------------------------------
-# 4. Step 3, answers and their rewards: token_rewards, compute_gae, roll_out   [InstructGPT §3.5]
+# 4. Step 3, answers and their rewards: token_rewards, compute_gae, roll_out   [§3.5]
+
+# PPO in words. The policy is the GPT being trained; one answer is one episode, one token one
+# action. The policy answers prompts, and the reward model gives each answer one score. It is
+# paid at the last token; every token also pays beta log(pi / pi_SFT), so that the policy
+# stays near SFT. The value network estimates, before each token, the rewards still to come.
+# The advantage of a token is how much better things went than that estimate. Tokens with a
+# positive advantage are made likelier, the others less likely; clipping stops the push once
+# a token's probability has changed by a fifth. ptx mixes in the pretraining loss.
 
 
 def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
@@ -340,25 +361,26 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
     without gradient.
 
         r_t = - beta log( pi(y_t|...) / pi_SFT(y_t|...) )          at every token
-              + score                                              at the last one, <|end|>
+              + score                                              at the last one
 
-    The log-ratio of the sampled token is the KL estimate called k1. As a reward
-    it has the right expected gradient, that of the true KL; the estimates k2
-    and k3, better as losses or for logging in other places, have not.
+    Averaged over samples, log(pi / pi_SFT) is the KL divergence; this estimate is called
+    k1. Others vary less (k2 = k1^2 / 2, k3 = exp(-k1) - 1 + k1), but as a reward only k1
+    gives the policy gradient of beta KL. papers/exact.py tests it.
     """
     rewards = -kl_coef * (logprobs - ref_logprobs) * mask  # (B, T-1)
-    scores = scores[:, None].to(rewards.dtype)
-    return rewards.scatter_add(1, last_place(mask)[:, None], scores).detach()
+    rows = torch.arange(len(mask), device=mask.device)
+    rewards[rows, last_index(mask)] += scores
+    return rewards.detach()
 
 
 def compute_gae(rewards, values, mask, discount: float = 1.0, lam: float = 0.95):
-    """Generalized advantage estimation; one response is one episode. All (B, T-1)
-    -> advantages and returns (B, T-1).
+    """Generalized advantage estimation. All (B, T-1) -> advantages and returns (B, T-1).
 
-        delta_t = r_t + discount V_{t+1} - V_t          A_t = delta_t + discount lam A_{t+1}
+        delta_t = r_t + discount V_{t+1} - V_t      A_t = delta_t + discount lam A_{t+1}
 
-    with V = A = 0 where the mask is 0, before and behind the response. The return A_t + V_t is what the value
-    network learns.
+    with V = A = 0 where the mask is 0. delta_t says how much better step t went than the
+    value network expected. With lam = 1 the advantage trusts the rewards (noisy), with
+    lam = 0 the value network (biased). The return A_t + V_t is what that network learns.
     """
     values = values * mask
     advantages = torch.zeros_like(rewards)
@@ -374,7 +396,7 @@ def compute_gae(rewards, values, mask, discount: float = 1.0, lam: float = 0.95)
 class TextReward:
     """A Python function of two texts, prompt and response, in the place of a reward model."""
 
-    def __init__(self, function: Callable[[str, str], float], tokenizer: Tokenizer):
+    def __init__(self, function: Callable[[str, str], float], tokenizer):
         self.function, self.tokenizer = function, tokenizer
 
     def __call__(self, ids, mask):
@@ -382,7 +404,8 @@ class TextReward:
         UserError if the function fails or returns no finite number."""
         scores = []
         for row, inside in zip(ids.tolist(), mask.bool().tolist()):
-            start, end = inside.index(True) + 1, len(inside) - inside[::-1].index(True) + 1
+            places = [t + 1 for t, is_response in enumerate(inside) if is_response]
+            start, end = places[0], places[-1] + 1
             prompt = self.tokenizer.decode(self.tokenizer.text_ids(row[:start])).strip()
             response = self.tokenizer.decode(self.tokenizer.text_ids(row[start:end])).strip()
             try:
@@ -392,7 +415,7 @@ class TextReward:
                 raise UserError(f"the reward function failed on prompt {prompt!r:.60} and response "
                                 f"{response!r:.60}: {type(error).__name__}: {error}") from None
             if not is_finite:
-                raise UserError(f"the reward of prompt {prompt!r:.60} and response "
+                raise UserError(f"the score of prompt {prompt!r:.60} and response "
                                 f"{response!r:.60} is {score!r}, not a finite number")
             scores.append(float(score))
         return torch.tensor(scores, device=ids.device)
@@ -423,11 +446,10 @@ class Rollout:
 
 
 @torch.no_grad()
-def roll_out(policy: GPT, reference: GPT, reward_model: RewardModel | TextReward,
-             tokenizer: Tokenizer, prompts: list[list[dict]], config: PPOConfig,
-             generator: torch.Generator, value_model: RewardModel | None = None) -> Rollout:
-    """Answer the prompts, score the answers and spread the reward over their
-    tokens.
+def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict]],
+             config: PPOConfig, generator, value_model=None) -> Rollout:
+    """Answer the prompts, score the answers, and find each token's reward, value and
+    advantage.
 
     Samples are drawn at temperature 1 from the whole distribution: a truncated
     one is not pi, and the KL estimate would turn negative. A prompt that leaves
@@ -438,22 +460,21 @@ def roll_out(policy: GPT, reference: GPT, reward_model: RewardModel | TextReward
     prompt, lengths = to_tensors(rows, tokenizer.pad, policy.device)  # (B, P), (B,)
     responses = gpt.generate(policy, prompt, config.max_response, lengths,
                              (tokenizer.end,), generator)  # (B, R)
-    is_end = responses == tokenizer.end  # (B, R), repeated behind the first one
+    is_end = responses == tokenizer.end  # (B, R), repeated after the first one
     ended = is_end.any(dim=1)  # (B,)
-    counts = responses.size(1) - is_end.sum(dim=1) + ended.long()  # (B,) with <|end|>
-    ends = lengths + counts  # (B,)
+    ends = lengths + (~is_end).sum(dim=1) + ended  # (B,), <|end|> included
     ids = join_responses(prompt, lengths, responses, tokenizer.pad)
     ids = ids[:, :int(ends.max())]  # (B, T)
     mask = response_mask(ids, lengths, ends)  # (B, T-1)
-    # The same function as in the update below computes the log-probabilities,
-    # so that there the ratio starts at exactly 1.
+    # The update computes log-probabilities by the same function, so that there the ratio
+    # starts at 1 (up to rounding).
     with mixed_precision(policy.device):
         logprobs = response_logprobs(policy, ids, mask)  # (B, T-1)
         ref_logprobs = response_logprobs(reference, ids, mask)  # (B, T-1)
         scores = reward_model(ids, mask)  # (B,)
         values = torch.zeros_like(mask)
         if value_model is not None:
-            values = value_model.values(ids) * mask  # (B, T-1)
+            values = value_model.values(ids, mask) * mask  # (B, T-1)
     scores = torch.where(ended, scores, scores.clamp(max=config.unfinished_score))
     rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.kl_coef)
     advantages, returns = compute_gae(rewards, values, mask, lam=config.lam)
@@ -468,11 +489,11 @@ def roll_out(policy: GPT, reference: GPT, reward_model: RewardModel | TextReward
 @dataclass(slots=True)
 class PPOConfig:
     """Constants of PPO-ptx; with ptx_coef 0 it is PPO."""
-    iterations: int = 50         # batches of episodes; paper: 500
-    batch_size: int = 128        # episodes per batch; paper: 512
-    minibatches: int = 4         # per batch, one optimizer step each, one epoch; paper: 8 of 64
+    iterations: int = 50         # batches of answers; paper: 500
+    batch_size: int = 128        # answers per batch; paper: 512
+    minibatches: int = 4         # per batch, one optimizer step each; paper: 8 of 64 answers
     max_response: int = 32       # tokens; paper: 1,000
-    lr: float = 6e-4             # policy: constant after 10 warm-up iterations from a tenth, as there
+    lr: float = 6e-4             # policy; constant after 10 iterations of warm-up from a tenth
     value_lr: float = 3e-4       # of the value network; paper: 9e-6
     kl_coef: float = 0.2         # beta; paper: 0.02
     ptx_coef: float = 0.0        # gamma, on the mean loss per token; paper: 27.8, unit not stated
@@ -480,20 +501,21 @@ class PPOConfig:
     cliprange: float = 0.2       # of the ratio; paper: 0.2
     cliprange_value: float = 0.2     # Ziegler: 0.2
     lam: float = 0.95            # of GAE; Ziegler: 0.95
-    unfinished_score: float = -1.0   # the most that an answer without <|end|> scores; Ziegler: exactly
+    unfinished_score: float = -1.0   # cap for an answer without <|end|>; Ziegler: its score
     ema_decay: float = 0.9       # per optimizer step, half-life 3 % of the run; paper: 0.992, 2 %
     seed: int = 0
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2):
-    """PPO's clipped objective (arXiv:1707.06347 eq. 7), negated. All (B, T-1) ->
-    loss, info.
+    """PPO's clipped objective (arXiv:1707.06347 eq. 7), negated: (B, T-1) -> loss, info.
 
         ratio = pi / pi_old          loss = - mean min( ratio A, clip(ratio, 1 - eps, 1 + eps) A )
 
-    In the first minibatch of a batch pi is still pi_old: every ratio is 1 and
-    approx_kl is 0. If they are not, rollout and update compute different
-    log-probabilities.
+    In the first minibatch of a batch pi is still pi_old and every ratio is 1, but its
+    gradient is that of log pi: a plain policy gradient step. If the ratio is not 1 there,
+    rollout and update compute different log-probabilities. Later minibatches were written
+    by a slightly older policy; clipping removes the gradient of a token that has moved by
+    eps in the wanted direction.
     """
     log_ratio = (logprobs - old_logprobs) * mask
     ratio = log_ratio.exp()
@@ -509,22 +531,21 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2
 
 
 def value_loss(values, old_values, returns, mask, cliprange: float = 0.2):
-    """Half the squared error of the value, or of the value clipped to old_value
-    +- cliprange, whichever is larger. All (B, T-1) -> scalar."""
+    """Half the squared error of the value, or of the value clipped to old_value +-
+    cliprange, whichever is larger: no large move on one batch. (B, T-1) -> scalar."""
     clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
     errors = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
     return 0.5 * masked_mean(errors, mask)
 
 
-def train_ppo(policy: GPT, reward_model: RewardModel | TextReward, tokenizer: Tokenizer,
-              next_prompts: Callable[[int], list], config: PPOConfig, log: Callable,
-              ptx: Batches | None = None):
-    """PPO (ptx None) or PPO-ptx, in place; the policy ends as its exponential
-    moving average.
+def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], list],
+              config: PPOConfig, log, ptx: Batches | None = None):
+    """PPO, or with `ptx` PPO-ptx, in place. The policy ends as the exponential moving
+    average of its weights.
 
     next_prompts(n) gives n conversations to answer; ptx gives the pretraining
-    windows. log is called once per iteration, see the README for what the
-    numbers mean.
+    windows. log is called once per iteration; the README says what its numbers
+    mean.
     """
     reference = copy.deepcopy(policy)
     average = copy.deepcopy(policy)
@@ -534,8 +555,8 @@ def train_ppo(policy: GPT, reward_model: RewardModel | TextReward, tokenizer: To
     # weights: then it starts as the policy with a new head.
     is_network = isinstance(reward_model, RewardModel)
     value_model = copy.deepcopy(reward_model) if is_network else RewardModel(policy)
-    policy_optimizers = make_optimizers(policy, config.lr * pace(policy), eps=1e-5)
-    value_optimizers = make_optimizers(value_model, config.value_lr * pace(policy), eps=1e-5)
+    policy_optimizers = make_optimizers(policy, config.lr * lr_scale(policy), eps=1e-5)
+    value_optimizers = make_optimizers(value_model, config.value_lr * lr_scale(policy), eps=1e-5)
     generator = torch.Generator(policy.device).manual_seed(config.seed)
     shuffler = torch.Generator().manual_seed(config.seed)
     for model in (policy, value_model, reference, average):
@@ -544,7 +565,7 @@ def train_ppo(policy: GPT, reward_model: RewardModel | TextReward, tokenizer: To
         prompts = next_prompts(config.batch_size)
         rollout = roll_out(policy, reference, reward_model, tokenizer, prompts, config, generator,
                            value_model)
-        share = min(1.0, 0.1 + 0.9 * (iteration - 1) / 10)
+        share = min(1.0, 0.1 + 0.9 * (iteration - 1) / 10)  # warm-up of the rates
         infos = []
         order = torch.randperm(config.batch_size, generator=shuffler)
         for rows in order.chunk(config.minibatches):
@@ -571,11 +592,12 @@ def train_ppo(policy: GPT, reward_model: RewardModel | TextReward, tokenizer: To
     policy.load_state_dict(average.state_dict())
 
 
-def ppo_backward(policy: GPT, value_model: RewardModel, batch: Rollout, config: PPOConfig) -> dict:
+def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig) -> dict:
     """The gradients of one minibatch: of the policy loss and of the value loss. Returns what to log."""
     with mixed_precision(policy.device):
         logprobs = response_logprobs(policy, batch.ids, batch.mask)
-        values = value_model.values(batch.ids)
+        values = value_model.values(batch.ids, batch.mask)
+    # Whitened per minibatch, so that the step does not depend on the scale of the scores.
     advantages = whiten(batch.advantages, batch.mask)
     loss, info = policy_loss(logprobs, batch.logprobs, advantages, batch.mask, config.cliprange)
     loss.backward()
@@ -593,7 +615,7 @@ def ppo_backward(policy: GPT, value_model: RewardModel, batch: Rollout, config: 
 Speaker = Callable[[list[list[dict]], int], list[tuple[str, bool]]]
 
 
-def chat_speaker(model: GPT, tokenizer: Tokenizer, max_new_tokens: int = 32) -> Speaker:
+def chat_speaker(model, tokenizer, max_new_tokens: int = 32) -> Speaker:
     """A fine-tuned model, asked in the chat format, at temperature 1."""
     def speak(conversations, seed):
         room = model.config.block_size - max_new_tokens
@@ -602,7 +624,7 @@ def chat_speaker(model: GPT, tokenizer: Tokenizer, max_new_tokens: int = 32) -> 
     return speak
 
 
-def forum_speaker(model: GPT, tokenizer: Tokenizer, shots: list[list[dict]] = (),
+def forum_speaker(model, tokenizer, shots: list[list[dict]] = (),
                   max_new_tokens: int = 32) -> Speaker:
     """A pretrained model, asked in the form that it has read: a thread of Q:
     and A: lines. `shots` are conversations with good answers to put in front:
@@ -613,9 +635,10 @@ def forum_speaker(model: GPT, tokenizer: Tokenizer, shots: list[list[dict]] = ()
         rows = []
         for messages in conversations:
             thread = ""
-            for message in sum([*shots, messages], []):
-                letter = "A" if message["role"] == "assistant" else "Q"
-                thread += f"{letter}: {message['content']}\n"
+            for conversation in [*shots, messages]:
+                for message in conversation:
+                    letter = "A" if message["role"] == "assistant" else "Q"
+                    thread += f"{letter}: {message['content']}\n"
             ids = [tokenizer.eot, *tokenizer.encode(thread + "A:")]
             rows.append(ids[-(model.config.block_size - max_new_tokens):])
         return complete(model, tokenizer, rows, (newline, tokenizer.eot), max_new_tokens, seed)
@@ -681,7 +704,9 @@ class WorldTask:
         for number, speaker in enumerate(speakers):
             owners = []  # the prompt that each answer of this speaker belongs to
             for i, size in enumerate(sizes):
-                owners += [i] * len(range(number, size, len(speakers)))
+                for k in range(size):
+                    if k % len(speakers) == number:
+                        owners.append(i)
             spoken = speaker([prompts[i].messages for i in owners], seed + number)
             for i, answer in zip(owners, spoken):
                 answers[i].add(answer)
@@ -758,7 +783,7 @@ class FileTask:
                 conversations.append([*c.messages, {"role": "assistant", "content": response}])
         return ["\n\n".join(turn["content"] for turn in messages) for messages in conversations]
 
-    def leave_out_long(self, tokenizer: Tokenizer, room: int):
+    def leave_out_long(self, tokenizer, room: int):
         """Keep what has a prompt of at most `room` tokens, as the paper did
         with its prompts of more than 1,000. UserError if nothing is left."""
         def keep(items, prompt_of):
@@ -788,8 +813,7 @@ class FileTask:
         return self.comparisons if split == "train" else self.test_comparisons
 
 
-def answer_test(model: GPT, sft: GPT, reward_model: RewardModel | TextReward,
-                tokenizer: Tokenizer, task: WorldTask | FileTask, config: PPOConfig,
+def answer_test(model, sft, reward_model, tokenizer, task, config: PPOConfig,
                 seed: int = 2) -> tuple[Rollout, list[tuple[str, bool]]]:
     """One answer to every test prompt, scored: (rollout, [(text, whether it ended)])."""
     generator = torch.Generator(model.device).manual_seed(seed)
@@ -802,8 +826,8 @@ def answer_test(model: GPT, sft: GPT, reward_model: RewardModel | TextReward,
     return rollout, texts
 
 
-def show_hacked(task: WorldTask, answered: dict[str, tuple[Rollout, list]], count: int = 4):
-    """The answers whose score rose most beyond what their gold score did, by "SFT" and "PPO"."""
+def show_hacked(task, answered: dict[str, tuple[Rollout, list]], count: int = 4):
+    """Prompts where PPO gained most in score relative to the gold score, with both answers."""
     golds, scores = {}, {}
     for name, (rollout, texts) in answered.items():
         golds[name], scores[name] = np.array(task.gold(texts)), rollout.scores.cpu().numpy()
@@ -818,7 +842,7 @@ def show_hacked(task: WorldTask, answered: dict[str, tuple[Rollout, list]], coun
                   f"gold score {golds[name][i]:5.1f}   {texts[i][0]}")
 
 
-def show_rollout(rollout: Rollout, tokenizer: Tokenizer):
+def show_rollout(rollout: Rollout, tokenizer):
     """The first answer of a rollout, token by token, as PPO sees it."""
     columns = {"log pi": rollout.logprobs, "log pi_SFT": rollout.ref_logprobs,
                "reward": rollout.rewards, "value": rollout.values,
@@ -830,8 +854,7 @@ def show_rollout(rollout: Rollout, tokenizer: Tokenizer):
     gpt.print_table(rows)
 
 
-def ladder(task: WorldTask | FileTask, answers: dict, columns: dict,
-           sft: Speaker) -> list[dict]:
+def ladder(task, answers: dict, columns: dict, sft) -> list[dict]:
     """{model: answers to the test prompts} and {model: what else is known of it} -> table rows."""
     if isinstance(task, WorldTask):
         # Three other answers by SFT to each prompt: a single one would leave
@@ -842,12 +865,13 @@ def ladder(task: WorldTask | FileTask, answers: dict, columns: dict,
             baseline += task.gold(sft(prompts, seed))
         for name, texts in answers.items():
             golds = task.gold(texts)
+            # each answer against the three baselines
             columns[name] = {**win_rate(3 * golds, baseline), "gold": float(np.mean(golds)),
                              **task.verdicts(texts), **columns[name]}
     return [{"model": name, **columns[name]} for name in answers]
 
 
-def show_answers(task: WorldTask | FileTask, answers: dict, count: int = 3):
+def show_answers(task, answers: dict, count: int = 3):
     """A few prompts of different kinds, answered by every model."""
     kinds = {(prompt.use_case, prompt.unknowable): i for i, prompt in enumerate(task.test)}
     for i in list(kinds.values())[:count]:
@@ -900,7 +924,8 @@ class Options:
     fresh: bool = option(False, "train every stage anew")
 
 
-def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["laptop"]):
+def instructgpt(options: Options = Options(),
+                shape: GPTConfig = gpt.PRESETS["laptop"]):
     """The three steps of InstructGPT, from a blank model, with the ladder at the end."""
     gpt.check_shape(shape)
     require_room(options.max_response, shape.block_size)
@@ -933,7 +958,8 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
               f"talk to it: python rlhf.py chat --model {folder / 'sft.pt'}")
         return
 
-    def train_scorer(stage: str, comparisons: list[Comparison], speakers: list) -> RewardModel:
+    def train_scorer(stage: str, comparisons: list[Comparison],
+                     speakers: list) -> RewardModel:
         """A reward model, which starts as the SFT model, and its accuracy on held-out pairs."""
         torch.manual_seed(options.seed)
         model = RewardModel(sft)
@@ -944,7 +970,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         print(f"accuracy on held-out pairs {pair_accuracy(model, tokenizer, held_out):.3f}")
         return model
 
-    def train_policy(stage: str, config: PPOConfig) -> GPT:
+    def train_policy(stage: str, config: PPOConfig, reward_model) -> GPT:
         """A policy, which starts as the SFT model: PPO, or PPO-ptx if ptx_coef is not 0."""
         policy = copy.deepcopy(sft)
         ptx = pretraining(config.ptx_sequences) if config.ptx_coef else None
@@ -961,7 +987,8 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
 
     ppo = PPOConfig(iterations=options.iterations, max_response=options.max_response,
                     kl_coef=options.kl_coef, seed=options.seed)
-    answer = lambda model: answer_test(model, sft, reward_model, tokenizer, task, ppo)
+    answer = lambda model, reward_model: answer_test(
+        model, sft, reward_model, tokenizer, task, ppo)
     chats = {"SFT": sft}
     if function:
         reward_model = TextReward(function, tokenizer)
@@ -975,8 +1002,9 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         print("\n== 4. PPO, round one: a short run with a weaker KL penalty, which exposes the "
               "reward model's errors")
         chats["PPO round one"] = train_policy("ppo1", dataclasses.replace(
-            ppo, iterations=max(1, ppo.iterations // 2), kl_coef=ppo.kl_coef / 3))
-        show_hacked(task, {"SFT": answer(sft), "PPO": answer(chats["PPO round one"])})
+            ppo, iterations=max(1, ppo.iterations // 2), kl_coef=ppo.kl_coef / 3), reward_model)
+        show_hacked(task, {"SFT": answer(sft, reward_model),
+                           "PPO": answer(chats["PPO round one"], reward_model)})
 
         print("\n== 5. Labelers rank answers by both; a second reward model learns all ranks")
         both = [speak, chat_speaker(chats["PPO round one"], tokenizer, options.max_response)]
@@ -985,10 +1013,10 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         reward_model = train_scorer("reward2", comparisons, both)
 
     print("\n== 6. PPO")
-    chats["PPO"] = train_policy("ppo", ppo)
+    chats["PPO"] = train_policy("ppo", ppo, reward_model)
     print("\n== 7. PPO-ptx: pretraining gradients mixed in")
     chats["PPO-ptx"] = train_policy("ppo_ptx", dataclasses.replace(
-        ppo, ptx_coef=options.ptx_coef))
+        ppo, ptx_coef=options.ptx_coef), reward_model)
 
     print("\n== 8. The ladder: every model answers every held-out prompt once, at temperature 1")
     columns, answers = {}, {}
@@ -999,7 +1027,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
             answers[name] = speaker(prompts, 1)
             columns[name] = {"pretrain_loss": evaluate(base, tokenizer, val_stream)["loss"]}
     for name, model in chats.items():
-        rollout, answers[name] = answer(model)
+        rollout, answers[name] = answer(model, reward_model)
         columns[name] = {"pretrain_loss": evaluate(model, tokenizer, val_stream)["loss"],
                          "score": rollout.scores.mean().item(), "kl": rollout.kl.mean().item()}
     rows = ladder(task, answers, columns, speak)
@@ -1009,7 +1037,8 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
     if options.show:
         print("\nthe tokens of a demonstration that carry loss, marked:")
         print(data.show_mask(tokenizer, task.demonstrations[0]))
-        print(f"\nan answer as PPO sees it: {task.test[0].prompt}")
+        print(f"\nan answer as PPO sees it (values of the network that PPO starts from): "
+              f"{task.test[0].prompt}")
         value_model = reward_model if isinstance(reward_model, RewardModel) else None
         show_rollout(roll_out(chats["PPO"], sft, reward_model, tokenizer,
                               [task.test[0].messages], ppo,
@@ -1017,7 +1046,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
     print(f"\ntalk to it: python rlhf.py chat --model {folder / 'ppo_ptx.pt'}")
 
 
-def starting_model(options: Options, shape: GPTConfig, task: WorldTask | FileTask, folder: Path):
+def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     """A pretrained model; with --init one that exists, with our control tokens
     and no more context than asked for. Returns (model, tokenizer, train stream,
     validation stream)."""
@@ -1036,8 +1065,8 @@ def starting_model(options: Options, shape: GPTConfig, task: WorldTask | FileTas
     print(f"{options.init}: {model.num_params():,} parameters, context {block_size}")
     if not (folder / "train.bin").exists():
         data.write_stream(read(), tokenizer, folder)
-    return (model, tokenizer, data.open_stream(folder / "train.bin", tokenizer),
-            data.open_stream(folder / "val.bin", tokenizer))
+    return (model, tokenizer, data.open_stream(folder / "train.bin"),
+            data.open_stream(folder / "val.bin"))
 
 
 def knows_chat(path: str | None) -> bool:
@@ -1045,7 +1074,7 @@ def knows_chat(path: str | None) -> bool:
     return bool(path and Path(path).is_file() and gpt.load_checkpoint(path).get("chat"))
 
 
-def trained(path: Path, model: nn.Module, tokenizer: Tokenizer, train: Callable):
+def trained(path: Path, model, tokenizer, train: Callable):
     """One stage: load the model from `path` if the file is there; else train(log) and save it."""
     if path.exists():
         gpt.load_state(model, gpt.load_checkpoint(path)["model"], path)
@@ -1064,7 +1093,8 @@ def load_reward_model(path: Path) -> RewardModel:
     return model.to(gpt.pick_device()).eval()
 
 
-def collected(path: Path, collect: Callable[[], list[Comparison]]) -> list[Comparison]:
+def collected(path: Path,
+              collect: Callable[[], list[Comparison]]) -> list[Comparison]:
     """The comparisons in `path` if the file is there; else those that collect() makes, saved."""
     if not path.exists():
         data.write_json(path, [dataclasses.asdict(comparison) for comparison in collect()])
@@ -1150,8 +1180,7 @@ def chat(options: ChatOptions = ChatOptions()):
             messages.append({"role": "assistant", "content": reply})
 
 
-def stream_reply(model: GPT, tokenizer: Tokenizer, ids: list[int], options: ChatOptions,
-                 generator: torch.Generator):
+def stream_reply(model, tokenizer, ids: list[int], options: ChatOptions, generator):
     """Yields the answer piece by piece; a character of several tokens comes when it is whole."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     is_first = True

@@ -1,18 +1,22 @@
 """
-Beam search: the most likely continuation of a prompt, as far as a few hypotheses find it.
+Beam search, and GPT-3's synthetic tasks answered by it.
 
-GPT-3 completes its free-form tasks with beam width 4 and length penalty 0.6 [GPT-3 §2.4]; the penalty
-is that of Wu et al. (arXiv:1609.08144, eq. 14) without the constant.
+GPT-3 completes its free-form tasks with beam width 4 and length penalty 0.6
+[GPT-3 §2.4]; the penalty is that of Wu et al. (arXiv:1609.08144, eq. 14).
 """
+import random
+
 import torch
 import torch.nn.functional as F
 
-from data import UserError
+from data import UserError, World
 from gpt import GPT, KVCache, evaluating
+from papers.gpt3_tasks import PAPER, PRACTISED, few_shot_prompt, synthetic_task
 
 
 def normalize(hypothesis, alpha: float) -> tuple[float, list[int]]:
-    """(log P, ids) -> (log P / length penalty, ids): without it short continuations always win."""
+    """(log P, ids) -> (log P / length penalty, ids): without it short
+    continuations always win."""
     log_prob, ids = hypothesis
     penalty = ((5 + len(ids)) / 6) ** alpha
     return log_prob / penalty, ids
@@ -21,12 +25,13 @@ def normalize(hypothesis, alpha: float) -> tuple[float, list[int]]:
 @torch.no_grad()
 def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4, alpha: float = 0.6,
                 stop_token: int | None = None) -> list[int]:
-    """Continue one prompt of ids (P,) and return the ids of the best continuation, stop token included.
+    """Continue one prompt of ids (P,) and return the ids of the best
+    continuation, stop token included.
 
-    Each step extends every open hypothesis by every token and keeps the `beams` most likely results.
-    One that ends with the stop token is finished and set aside. Finished hypotheses of different
-    lengths are compared by log P / ((5 + length) / 6)^alpha.
-    Raises UserError if the context is too small.
+    Each step extends every open hypothesis by every token and keeps the `beams`
+    most likely results. One that ends with the stop token is finished and set
+    aside. Finished hypotheses of different lengths are compared by log P / ((5
+    + length) / 6)^alpha. Raises UserError if the context is too small.
     """
     max_length = len(idx) + max_new_tokens
     if max_length > model.config.block_size:
@@ -34,19 +39,20 @@ def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4, alpha: flo
                         f"{model.config.block_size}")
 
     cache = KVCache(model, torch.tensor([len(idx)], device=idx.device), max_length)
-    tokens = idx[None]                                                  # (1, P), later (open, 1)
-    open_beams = [(0.0, [])]                                            # (log P, ids so far)
-    finished = []                                                       # (normalized log P, ids)
+    tokens = idx[None]  # (1, P), later (open, 1)
+    open_beams = [(0.0, [])]  # (log P, ids so far)
+    finished = []  # (normalized log P, ids)
 
     for _ in range(max_new_tokens):
         with evaluating(model):
-            hidden = model.hidden(tokens, cache)[:, -1]                 # (open, C)
+            hidden = model.hidden(tokens, cache)[:, -1]  # (open, C)
         log_probs = F.linear(hidden, model.wte.weight).log_softmax(-1)  # (open, V)
         vocab_size = log_probs.size(1)
         so_far = torch.tensor([[log_prob] for log_prob, _ in open_beams], device=idx.device)
-        totals = (so_far + log_probs).flatten()                         # (open * V,)
+        totals = (so_far + log_probs).flatten()  # (open * V,)
 
-        # 2 * beams candidates: each open beam can lose at most one of them to the stop token
+        # 2 * beams candidates: each open beam can lose at most one of them to
+        # the stop token
         best, places = totals.topk(min(2 * beams, len(totals)))
         parents = []
         grown = []
@@ -63,8 +69,8 @@ def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4, alpha: flo
         if not open_beams:
             break
 
-        # Stop when no open beam can beat the best finished one: log P only falls, and no penalty
-        # exceeds that of the full length.
+        # Stop when no open beam can beat the best finished one: log P only
+        # falls, and no penalty exceeds that of the full length.
         if finished:
             longest_penalty = ((5 + max_new_tokens) / 6) ** alpha
             if max(finished)[0] >= open_beams[0][0] / longest_penalty:
@@ -75,3 +81,29 @@ def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4, alpha: flo
 
     unfinished = [normalize(hypothesis, alpha) for hypothesis in open_beams]
     return max(finished + unfinished)[1]
+
+
+def exact_match(model: GPT, tokenizer, world: World, count: int) -> list[dict]:
+    """Exact match on held-out cases of each synthetic task after K examples.
+
+    An answer ends with the line.
+    """
+    newline, = tokenizer.encode("\n")
+    rows = []
+    for task in PRACTISED:
+        row = {"task": task}
+        for K in (0, 1, 6):
+            rng = random.Random(f"{task} {K}")
+            right = 0
+            for _ in range(count):
+                examples = [synthetic_task(world, rng, "train", task) for _ in range(K)]
+                context, answer = synthetic_task(world, rng, "test", task)
+                prompt = few_shot_prompt(examples, context).lstrip()
+                ids = [tokenizer.eot, *tokenizer.encode(prompt)]
+                idx = torch.tensor(ids, device=model.device)  # (P,)
+                found = beam_search(model, idx, 12, stop_token=newline)
+                right += tokenizer.decode(found).strip() == answer.strip()
+            row[f"K = {K}"] = right / count
+        row.update(zip(("175B zero-shot", "one-shot", "few-shot"), PAPER.get(task, ())))
+        rows.append(row)
+    return rows

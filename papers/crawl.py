@@ -1,8 +1,9 @@
 """
 A dirty web whose truth is known: what GPT-3's data pipeline ought to find.
 
-Three quarters of the pages are advertisements and menus. Of the rest some are good texts, some are
-copies with small changes, and in some stands a question of a test.
+Three quarters of the pages are advertisements and menus. Of the rest some are
+good texts, some are copies with small changes, and in some stands a question of a
+test.
 """
 import itertools
 import json
@@ -31,8 +32,8 @@ BOILERPLATE = (
 class Page:
     """A page of the crawl, and what is true of it."""
     text: str
-    kind: str               # one of CRAWL
-    copied: int = -1        # the number of the page that a copy was made from
+    kind: str  # one of CRAWL
+    copied: int = -1  # the number of the page that a copy was made from
 
 
 def junk_page(rng: random.Random) -> str:
@@ -45,7 +46,8 @@ def junk_page(rng: random.Random) -> str:
 
 
 def copied_page(rng: random.Random, text: str) -> str:
-    """A text in which one word in fifty is another one, and a line of boilerplate."""
+    """A text in which one word in fifty is another one, and a line of
+    boilerplate."""
     words = []
     for word in text.split(" "):
         if rng.random() < .02:
@@ -65,7 +67,7 @@ def crawl(world: World, count: int, seed: int, tests: list[str]) -> Iterator[Pag
     rng = random.Random(f"crawl {world.seed} {seed}")
     documents = endless_documents(world, seed)
     kinds = rng.choices(list(CRAWL), weights=CRAWL.values(), k=count)
-    recent = []                                                  # (page number, text)
+    recent = []  # (page number, text)
     for number, kind in enumerate(kinds):
         if kind == "junk":
             yield Page(junk_page(rng), "junk")
@@ -90,11 +92,11 @@ def crawl(world: World, count: int, seed: int, tests: list[str]) -> Iterator[Pag
 def world_crawl(world: World, pages: int, folder: Path):
     """Write the world's crawl as folder/crawl.jsonl.
 
-    Returns a function that starts a pass over its texts, texts of the wanted quality, the tests that
-    the crawl leaks, and as many tests that it does not.
+    Returns a function that starts a pass over its texts, texts of the wanted
+    quality, the tests that the crawl leaks, and as many tests that it does not.
     """
     rng = random.Random(f"tests {world.seed}")
-    tests = {}                                                   # by text, so that all are distinct
+    tests = {}  # by text, so that all are distinct
     for _ in range(300):
         text, summary = world.trip(rng, "test")
         tests[text] = f"{text}\nTL;DR: {summary}"

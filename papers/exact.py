@@ -29,7 +29,7 @@ import torch
 
 from data import SPECIAL_TOKENS, UserError, command_line, option, prompt_ids, run_folder
 from gpt import GPT, GPTConfig, RunLog, plot, print_table, to_tensors
-from rlhf import PPOConfig, response_logprobs, roll_out, train_ppo
+from rlhf import PPOConfig, response_logprobs, response_mask, roll_out, train_ppo
 
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0)
 BEST_OF = (1, 2, 4, 16, 64, 256)
@@ -79,11 +79,12 @@ class Counted:
             if parameter.ndim == 2:          # large weights: not all answers equally likely
                 parameter.data.mul_(8 if name.startswith("wte") else 4)
 
-    def __call__(self, ids, last, lengths):
-        """ids (B, T), each last token (B,), each prompt's length (B,) -> scores (B,)."""
+    def __call__(self, ids, mask):
+        """ids (B, T) and mask (B, T-1), 1 where the next token is the answer's -> scores (B,)."""
         scores = []
-        for row, end, start in zip(ids.tolist(), last.tolist(), lengths.tolist()):
-            scores.append(self.reward_of[tuple(row[start:end + 1])])
+        for tokens, inside in zip(ids[:, 1:], mask.bool()):
+            answer = tuple(tokens[inside].tolist())
+            scores.append(self.reward_of[answer])
         return torch.tensor(scores)
 
     @torch.no_grad()
@@ -91,10 +92,10 @@ class Counted:
         """log pi(y) of every answer: (answers,). The probabilities sum to one."""
         prompt = prompt_ids(self.tokenizer, self.prompt, BLOCK_SIZE)
         rows = [[*prompt, *answer] for answer in self.answers]
-        ids, ends = to_tensors(rows, self.tokenizer.pad, "cpu")                    # (N, T), (N,)
-        responses, _ = to_tensors(self.answers, self.tokenizer.pad, "cpu")         # (N, R)
-        lengths = torch.full_like(ends, len(prompt))
-        logprobs = response_logprobs(policy, ids, lengths, ends, responses)        # (N, R)
+        ids, ends = to_tensors(rows, self.tokenizer.pad, "cpu")     # (N, T), (N,)
+        starts = torch.full_like(ends, len(prompt))                 # (N,)
+        mask = response_mask(ids, starts, ends)                     # (N, T-1)
+        logprobs = response_logprobs(policy, ids, mask)             # (N, T-1)
         return logprobs.sum(dim=1).double()
 
     def reward_and_kl(self, logp, log_rho) -> tuple[float, float]:

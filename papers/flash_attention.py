@@ -1,15 +1,18 @@
 """
-FlashAttention-2, put to the test: attention without ever holding a T x T matrix of scores.
+FlashAttention-2, put to the test: attention that never holds a T x T matrix.
 
-The claims, here for gpt.fused_attention, tiles of scores in plain PyTorch on the CPU:
-    exact           output and gradients are those of the equation, up to rounding
-    linear memory   twice the context takes twice the memory; with the equation four times
-    fast            faster than the equation; compared with PyTorch's attention, which is C++
+The claims, here for gpt.fused_attention, tiles of scores in plain PyTorch:
+    exact           output and gradients are the equation's, up to rounding
+    linear memory   twice the context takes twice the memory; in the equation
+                    four times
+    fast            faster than the equation; compared with PyTorch's attention,
+                    which is C++
 
-    python -m papers.flash_attention            two tables (about 1 minute)
-    python -m papers.flash_attention --fast     small shapes, for the tests
+    python -m papers.flash_attention            two tables (about 3 minutes)
+    python -m papers.flash_attention --fast     one small shape
 
-Results go to runs/flash_attention. Paper: FlashAttention-2 (arXiv:2307.08691), Algorithms 1 and 2.
+Results go to runs/flash_attention.
+Paper: FlashAttention-2 (arXiv:2307.08691), Algorithms 1 and 2.
 
 Letters: B batch, nh heads, T tokens, hs head size.
 """
@@ -59,7 +62,7 @@ class Options:
     fresh: bool = option(False, "remove earlier results first")
 
 
-# -------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # One run of attention
 
 
@@ -71,7 +74,8 @@ def random_inputs(shape, dtype=torch.float32) -> list[torch.Tensor]:
     return [q, k, v, torch.randn(shape, dtype=dtype)]
 
 
-def run_attention(method: str, window: int | None, q, k, v, grad_out) -> list[torch.Tensor]:
+def run_attention(method: str, window: int | None, q, k, v,
+                  grad_out) -> list[torch.Tensor]:
     """Forward and backward once: [output, gradients of q, k and v]."""
     if method == "equation":
         out = attention(q, k, v, window)
@@ -82,12 +86,12 @@ def run_attention(method: str, window: int | None, q, k, v, grad_out) -> list[to
     else:
         i = torch.arange(q.size(2))[:, None]
         j = torch.arange(q.size(2))
-        band = (j <= i) & (i - window < j)                               # (T, T)
+        band = (j <= i) & (i - window < j)  # (T, T)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=band)
     return [out.detach(), *torch.autograd.grad(out, (q, k, v), grad_out)]
 
 
-# -------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # Peak memory
 
 
@@ -98,13 +102,14 @@ def peak_memory() -> int:
     if status.exists():
         kilobytes = status.read_text().split("VmHWM:")[1].split()[0]
         return 1024 * int(kilobytes)
-    import resource                                                      # not on Windows
+    import resource  # not on Windows
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def added_memory(method: str, shape, window: int | None) -> float:
-    """Megabytes that one run adds to the peak of this process. Call it in a fresh process."""
+    """Megabytes that one run adds to the peak of this process. Call it in a
+    fresh process."""
     inputs = random_inputs(shape)
     # what PyTorch loads on first use does not count
     run_attention(method, window, *random_inputs((1, 1, 2, shape[3])))
@@ -119,14 +124,16 @@ def in_new_process(function, *arguments):
         return pool.apply(function, arguments)
 
 
-# -------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # The claims
 
 
 def exactness_and_memory(cases) -> list[dict]:
-    """Largest difference to the equation in float64, and peak memory in float32."""
+    """Largest difference to the equation in float64, and peak memory in
+    float32."""
     rows = []
     for shape, window in cases:
+        print(f"... {shape}, window {window}", flush=True)
         row = {"B, nh, T, hs": str(shape), "window": window}
         inputs = random_inputs(shape, torch.float64)
         expected = run_attention("equation", window, *inputs)
@@ -138,21 +145,24 @@ def exactness_and_memory(cases) -> list[dict]:
             row[f"{method}: output"] = f"{differences[0]:.0e}"
             row[f"{method}: gradients"] = f"{max(differences[1:]):.0e}"
         for method in METHODS:
-            row[f"{method} MB"] = round(in_new_process(added_memory, method, shape, window), 1)
+            megabytes = in_new_process(added_memory, method, shape, window)
+            row[f"{method} MB"] = round(megabytes, 1)
         rows.append(row)
     return rows
 
 
 def time_and_memory(cases, repeats: int) -> list[dict]:
-    """Median time in ms, forward and backward, and peak memory in MB of each way to compute it."""
+    """Median time in ms, forward and backward, and peak memory in MB of each
+    way to compute it."""
     rows = []
     for shape, window in cases:
+        print(f"... {shape}, window {window}", flush=True)
         methods = [method for method in METHODS
                    if method != "equation" or shape[2] <= LONGEST_EQUATION]
         inputs = random_inputs(shape)
         seconds = {method: [] for method in methods}
-        # In turns, so that a slow moment of the machine affects all of them. The first run is
-        # for warming up.
+        # In turns, so that a slow moment of the machine affects all of them.
+        # The first run is for warming up.
         for _ in range(repeats + 1):
             for method in methods:
                 started = time.perf_counter()
@@ -164,7 +174,8 @@ def time_and_memory(cases, repeats: int) -> list[dict]:
             milliseconds = 1000 * float(np.median(seconds[method][1:]))
             row[f"{method} ms"] = round(milliseconds, 1)
         for method in methods:
-            row[f"{method} MB"] = round(in_new_process(added_memory, method, shape, window))
+            megabytes = in_new_process(added_memory, method, shape, window)
+            row[f"{method} MB"] = round(megabytes)
         row["ours / PyTorch"] = round(row["ours ms"] / row["PyTorch ms"], 2)
         rows.append(row)
     return rows
@@ -175,7 +186,7 @@ def flash_attention(options: Options = Options()):
     folder = run_folder("flash_attention", {"repeats": options.repeats}, options.fresh)
     torch.manual_seed(0)
 
-    print("== largest difference to the equation (float64), and peak memory (float32)")
+    print("== largest difference to the equation (float64), peak memory (float32)")
     rows = exactness_and_memory(FAST_CASES if options.fast else EXACT_CASES)
     print_table(rows, folder / "exact.json")
 

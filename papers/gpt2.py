@@ -63,7 +63,7 @@ class Options:
 
 
 # --------------------------------------------------------------------------------------------------
-# The tasks: no weight changes, and the model is not told what to do but by the text
+# The tasks: each is put as text, and no weight changes
 
 
 def write(model: GPT, tokenizer: Tokenizer, texts: list[str], **sampling) -> list[str]:

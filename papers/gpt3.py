@@ -2,18 +2,18 @@
 GPT-3, put to the test: a model that learns from the examples in its prompt.
 
 The claims:
-    in context      larger models make more of the same K examples, and examples with random labels
-                    teach nothing (Figure 1.2). The text was built to contain documents that hold one
-                    rule each, so that rules are learned at all is no finding.
-    comparing       P(answer | question) over P(answer | "A:") can be the better way to compare (§2.4)
-    synthetic       arithmetic and scrambled words, answered by beam search (§3.9)
-    bands           dense and locally banded layers in turn (§2.1) lose nothing
+    in context  larger models make more of the same K examples, and examples with
+                random labels teach nothing (Figure 1.2). The text was built to
+                contain documents that hold one rule each, so that rules are
+                learned at all is no finding.
+    comparing   dividing by P(answer | "A:") can compare answers better (§2.4)
+    synthetic   arithmetic and scrambled words, answered by beam search (§3.9)
+    bands       dense and locally banded layers in turn (§2.1) lose nothing
 
-    python -m papers.gpt3               four tables and a figure (about 10 minutes on 2 CPU cores)
-    python -m papers.gpt3 sizes         parameters, memory and compute of the papers' models (seconds)
+    python -m papers.gpt3           four tables and a figure (about 10 minutes)
+    python -m papers.gpt3 sizes     the papers' models: parameters, memory, compute
 
-Results go to runs/gpt3. The data pipeline of the paper is tested in papers/gpt3_data.py.
-Paper: GPT-3 (arXiv:2005.14165).
+Results go to runs/gpt3. Paper: GPT-3 (arXiv:2005.14165); see also gpt3_data.py.
 """
 import dataclasses
 import random
@@ -27,14 +27,14 @@ import data
 import gpt
 from data import World, command_line, option
 from gpt import GPT, GPTConfig, print_table
-from papers.beam_search import beam_search
+from papers.beam_search import exact_match
 from papers.gpt3_costs import sizes, training_megabytes, training_seconds
-from papers.gpt3_tasks import (PAPER, PRACTISED, PROMPTS, RULE_WEB, TASK_WEB, WRITERS,
-                               few_shot_prompt, rule_cases, synthetic_task)
+from papers.gpt3_tasks import (PROMPTS, RULE_WEB, TASK_WEB, WRITERS, few_shot_prompt,
+                               rule_cases)
 from papers.tasks import SIZES, gpt1_task
 
-BYTES = 256 + len(data.SPECIAL_TOKENS)                  # a tokenizer without merges
-SHOTS = (0, 1, 2, 4, 8, 16, 32)                         # K: examples in the prompt
+BYTES = 256 + len(data.SPECIAL_TOKENS)  # a tokenizer without merges
+SHOTS = (0, 1, 2, 4, 8, 16, 32)  # K: examples in the prompt
 
 
 @dataclass
@@ -50,51 +50,60 @@ class Options:
     fresh: bool = option(False, "train everything anew")
 
 
-def pretrain(path: Path, shares: dict, count: int, config: GPTConfig, steps: int, seed: int):
-    """Train a GPT on documents in these shares, or load it: (model, tokenizer, validation result)."""
+def pretrain(path: Path, shares: dict, count: int, config: GPTConfig, steps: int,
+             seed: int):
+    """Train a GPT on documents in these shares, or load it: (model, tokenizer,
+    validation result)."""
     def documents():
         return data.web(World(seed), count, 0, shares, WRITERS)
 
     print(f"== {path}", flush=True)
-    tokenizer, train_stream, val_stream = data.tokenize_text(documents, config.vocab_size, path.parent)
+    tokenizer, train_stream, val_stream = data.tokenize_text(
+        documents, config.vocab_size, path.parent)
     torch.manual_seed(seed)
     config = dataclasses.replace(config, vocab_size=tokenizer.vocab_size)
     model = GPT(config).to(gpt.pick_device())
     training = gpt.TrainConfig(steps=steps, seed=seed)
-    log = gpt.RunLog(path.with_suffix(".jsonl"), steps)
+    log = gpt.RunLog(path.with_suffix(".jsonl"))
     result = gpt.train(model, tokenizer, train_stream, val_stream, training, path, log)
     return model, tokenizer, result
 
 
-def rule_model(options: Options, folder: Path, size: str, seed: int = 0, window: int | None = None):
+def rule_model(options: Options, folder: Path, size: str, seed: int = 0,
+               window: int | None = None):
     """A model of one size, trained on documents of rules."""
     config = dataclasses.replace(SIZES[size], block_size=192, window=window)
-    path = folder / f"seed{seed}" / (f"{size}-banded.pt" if window else f"{size}.pt")
+    name = f"{size}-banded.pt" if window else f"{size}.pt"
+    path = folder / f"seed{seed}" / name
     return pretrain(path, RULE_WEB, options.documents, config, options.steps, seed)
 
 
-# -------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # Examples in the prompt
 
 
 def few_shot_accuracy(model: GPT, tokenizer, world: World, K: int, count: int,
                       prompt_kind: str = "examples") -> float:
-    """How often the likeliest of four completions is right after K examples of a held-out rule."""
+    """How often the likeliest of four completions is right after K examples of
+    a held-out rule."""
     cases, right = rule_cases(world, K, count, prompt_kind)
     return float(np.mean(np.equal(gpt.choose(model, tokenizer, cases), right)))
 
 
 def in_context(options: Options, folder: Path) -> list[dict]:
-    """Accuracy by the number of examples: the median of the seeds, and their widest range at any K."""
+    """Accuracy by the number of examples: the median of the seeds, and their
+    widest range at any K."""
     rows = []
     for size in ("24k", "45k", "180k"):
-        accuracies = {kind: [] for kind in PROMPTS}                     # each (seeds, shots)
+        accuracies = {kind: [] for kind in PROMPTS}  # each (seeds, shots)
         for seed in range(options.seeds):
             model, tokenizer, _ = rule_model(options, folder, size, seed)
             for kind in PROMPTS:
-                accuracies[kind].append([
-                    few_shot_accuracy(model, tokenizer, World(seed), K, options.cases, kind)
-                    for K in SHOTS])
+                by_shots = []
+                for K in SHOTS:
+                    by_shots.append(few_shot_accuracy(
+                        model, tokenizer, World(seed), K, options.cases, kind))
+                accuracies[kind].append(by_shots)
         for kind in PROMPTS:
             row = {"size": size, "prompt": kind}
             for K, median in zip(SHOTS, np.median(accuracies[kind], axis=0)):
@@ -104,16 +113,18 @@ def in_context(options: Options, folder: Path) -> list[dict]:
     return rows
 
 
-# -------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # Three ways to compare answers
 
 
 def best_answers(model: GPT, tokenizer, cases) -> dict[str, np.ndarray]:
-    """For each way to compare the four answers of a case: the indices of the best, (cases,)."""
+    """For each way to compare the four answers of a case: the indices of the
+    best, (cases,)."""
     pairs = [pair for case in cases for pair in case]
     after_question = gpt.completion_logprobs(model, tokenizer, pairs)
-    alone = gpt.completion_logprobs(model, tokenizer, [("A:", answer) for _, answer in pairs])
-    log_probs = np.array([total for total, _ in after_question])        # (cases * 4,)
+    without_question = [("A:", answer) for _, answer in pairs]
+    alone = gpt.completion_logprobs(model, tokenizer, without_question)
+    log_probs = np.array([total for total, _ in after_question])  # (cases * 4,)
     tokens = np.array([count for _, count in after_question])
     log_probs_alone = np.array([total for total, _ in alone])
     scores = {
@@ -125,8 +136,8 @@ def best_answers(model: GPT, tokenizer, cases) -> dict[str, np.ndarray]:
 
 
 def comparing(options: Options, folder: Path) -> list[dict]:
-    """Questions about held-out facts with four answers, after K solved ones: accuracy by the way to
-    compare. [GPT-3 §2.4]"""
+    """Questions about held-out facts with four answers, after K solved ones:
+    accuracy by the way to compare. [GPT-3 §2.4]"""
     model, tokenizer, _ = rule_model(options, folder, "180k")
     solved = []
     for case in gpt1_task(World(0), "multiple choice", "train", 200, 2):
@@ -150,41 +161,22 @@ def comparing(options: Options, folder: Path) -> list[dict]:
     return rows
 
 
-# -------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # Synthetic tasks, and banded layers
 
 
 def synthetic(options: Options, folder: Path) -> list[dict]:
-    """Exact match on the paper's synthetic tasks. The model reads bytes: merges would hide letters."""
+    """The paper's synthetic tasks. The model reads bytes: merges would hide
+    letters."""
     config = dataclasses.replace(SIZES["340k"], vocab_size=BYTES, block_size=256, n_layer=3)
-    path = folder / "tasks" / "tasks.pt"
-    model, tokenizer, _ = pretrain(path, TASK_WEB, options.documents, config,
-                                   options.task_steps, options.seed)
-    world = World(options.seed)
-    newline, = tokenizer.encode("\n")
-    count = options.cases // 2
-    rows = []
-    for task in PRACTISED:
-        row = {"task": task}
-        for K in (0, 1, 6):
-            rng = random.Random(f"{task} {K}")
-            right = 0
-            for _ in range(count):
-                examples = [synthetic_task(world, rng, "train", task) for _ in range(K)]
-                context, answer = synthetic_task(world, rng, "test", task)
-                prompt = few_shot_prompt(examples, context).lstrip()
-                ids = torch.tensor([tokenizer.eot, *tokenizer.encode(prompt)], device=model.device)
-                found = beam_search(model, ids, 12, beams=4, alpha=0.6, stop_token=newline)
-                right += tokenizer.decode(found).strip() == answer.strip()
-            row[f"K = {K}"] = right / count
-        row.update(zip(("175B zero-shot", "one-shot", "few-shot"), PAPER.get(task, ())))
-        rows.append(row)
-    return rows
+    model, tokenizer, _ = pretrain(folder / "tasks" / "tasks.pt", TASK_WEB, options.documents,
+                                   config, options.task_steps, options.seed)
+    return exact_match(model, tokenizer, World(options.seed), options.cases // 2)
 
 
 def bands(options: Options, folder: Path) -> list[dict]:
-    """Dense layers against dense and banded ones in turn: trained alike, and at longer contexts the
-    time and memory of one training step."""
+    """Dense layers against dense and banded ones in turn: trained alike, and at
+    longer contexts the time and memory of one training step."""
     rows = []
     for layers, window in (("dense", None), ("alternating", 24)):
         model, tokenizer, result = rule_model(options, folder, "180k", window=window)
@@ -205,40 +197,48 @@ def draw(folder: Path, shots: list[dict], tasks: list[dict]):
     """Figure 1.2, and the synthetic tasks."""
     lines = []
     for index, row in enumerate(shots):
-        color, style = f"C{index // 3}", ("-", "--", ":")[index % 3]
+        color = f"C{index // 3}"
+        style = ("-", "--", ":")[index % 3]
         label = row["size"] if style == "-" else None
         lines.append((label, SHOTS, [row[f"K = {K}"] for K in SHOTS], color + style))
-    bars = {f"K = {K}": {row["task"]: row[f"K = {K}"] for row in tasks} for K in (0, 1, 6)}
-    gpt.plot(folder / "gpt3.png", [
-        {"title": "accuracy on held-out rules (Fig. 1.2)\n"
-                  "— examples  -- with description  ··· shuffled labels",
-         "xlabel": "examples in the prompt, K", "lines": lines},
-        {"title": "synthetic tasks, exact match", "bars": bars},
-    ])
+    bars = {}
+    for K in (0, 1, 6):
+        bars[f"K = {K}"] = {row["task"]: row[f"K = {K}"] for row in tasks}
+    accuracy = {
+        "title": "accuracy on held-out rules (Fig. 1.2)\n"
+                 "— examples  -- with description  ··· shuffled labels",
+        "xlabel": "examples in the prompt, K",
+        "lines": lines,
+    }
+    exact = {"title": "synthetic tasks, exact match", "bars": bars}
+    gpt.plot(folder / "gpt3.png", [accuracy, exact])
 
 
 def gpt3(options: Options = Options()):
-    """Learning from examples in the prompt, synthetic tasks, banded layers. [GPT-3]"""
+    """Learning from examples in the prompt, synthetic tasks, banded layers.
+    [GPT-3]"""
     if options.fast:
         options = dataclasses.replace(options, steps=2, seeds=1, cases=4, task_steps=2,
                                       documents=1000)
     folder = data.run_folder(options.name, {}, options.fresh)
-    # The number of cases and of seeds is not among the settings: neither changes what is trained.
+    # The number of cases and of seeds is not among the settings: neither
+    # changes what is trained.
     settings = {"steps": options.steps, "documents": options.documents}
     for seed in range(options.seeds):
         data.run_folder(f"{options.name}/seed{seed}", settings, options.fresh)
-    settings = {"steps": options.task_steps, "documents": options.documents, "seed": options.seed}
+    settings = {"steps": options.task_steps, "documents": options.documents,
+                "seed": options.seed}
     data.run_folder(f"{options.name}/tasks", settings, options.fresh)
 
     shots = in_context(options, folder)
-    print("\n== accuracy on held-out rules (chance .25) by the number of examples: median of the seeds")
+    print("\n== accuracy on held-out rules (chance .25) by examples: median of the seeds")
     print_table(shots, folder / "table.json")
 
-    print("\n== questions with four answers (chance .25), by examples and by the way to compare answers")
+    print("\n== questions with four answers (chance .25) by the way to compare answers")
     print_table(comparing(options, folder), folder / "comparing.json")
 
     tasks = synthetic(options, folder)
-    print("\n== GPT-3's synthetic tasks, held out; the last three columns are the paper's 175B")
+    print("\n== synthetic tasks, held out; the last three columns are the paper's 175B")
     print_table(tasks, folder / "tasks.json")
 
     print("\n== dense or alternating with banded layers, equal training")

@@ -1,10 +1,11 @@
 """
-The whole data pipeline of GPT-3 on a crawl: filter by quality, deduplicate, take tests out.
+GPT-3's whole data pipeline on a crawl: filter by quality, deduplicate, take tests
+out. The steps are in gpt3_filters.py.
 
-    python -m papers.gpt3_data clean                                clean the world's dirty crawl
-    python -m papers.gpt3_data clean --data RAW --good GOOD         clean your own documents
+    python -m papers.gpt3_data clean                            the world's crawl
+    python -m papers.gpt3_data clean --data RAW --good GOOD     your own documents
 
-Paper: GPT-3 (arXiv:2005.14165) Appendix A and C. The steps are in papers/gpt3_filters.py.
+Paper: GPT-3 (arXiv:2005.14165) Appendix A and C.
 """
 import dataclasses
 import itertools
@@ -20,8 +21,8 @@ import numpy as np
 from data import UserError, World, atomic_write, load_text, option, run_folder
 from gpt import print_table
 from papers.crawl import world_crawl
-from papers.gpt3_filters import (QualityClassifier, decontaminate, deduplicate, quality_filter,
-                                 word_ids)
+from papers.gpt3_filters import (QualityClassifier, decontaminate, deduplicate,
+                                 quality_filter, word_ids)
 
 
 @dataclass
@@ -65,12 +66,14 @@ def run_step(step: str, documents: Iterable[str], tally: Tally, path: Path) -> d
     }
 
 
-def clean(read: Callable[[], Iterator[str]], good: list[str], tests: list[str], folder: Path,
-          seed: int = 0) -> list[dict]:
-    """Clean the crawl that read() starts a pass over; what is left goes to folder/clean.jsonl.
+def clean(read: Callable[[], Iterator[str]], good: list[str], tests: list[str],
+          folder: Path, seed: int = 0) -> list[dict]:
+    """Clean the crawl that read() starts a pass over; what is left goes to
+    folder/clean.jsonl.
 
-    The classifier learns from the first pages, ten for each good text. From there on one document at a
-    time is in memory. Returns the report, a row for each step.
+    The classifier learns from the first pages, ten for each good text. From
+    there on one document at a time is in memory. Returns the report, a row for
+    each step.
     """
     rng = random.Random(seed)
     first_pages = list(itertools.islice(read(), 10 * len(good)))
@@ -94,43 +97,56 @@ def clean(read: Callable[[], Iterator[str]], good: list[str], tests: list[str], 
     return rows
 
 
-# -------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # The command
 
 
 @dataclass
 class CleanOptions:
-    data: str | None = option(None, "raw documents: a file, a folder or a URL (default: the world's crawl)")
-    good: str | None = option(None, "documents of the wanted quality, likewise")
-    tests: str | None = option(None, "documents of which nothing may be left in the result, likewise")
+    data: str | None = option(None, "your raw documents, a file or a folder")
+    good: str | None = option(None, "your documents of the wanted quality, likewise")
+    tests: str | None = option(None, "documents that must not be in the result, likewise")
     name: str = option("clean", "the result is runs/NAME/clean.jsonl")
     pages: int = option(20_000, "size of the world's crawl", at_least=100)
     seed: int = option(0, "of the world's crawl and of the filter")
     fresh: bool = option(False, "remove earlier results first")
 
 
+def read_own(options: CleanOptions):
+    """The reader's crawl, good texts and tests. Raises UserError if they are
+    not enough."""
+    if not (options.data and options.good):
+        raise UserError("a crawl of your own needs --data and --good, "
+                        "texts of the wanted quality")
+
+    def read() -> Iterator[str]:
+        return load_text(options.data)
+
+    if next(read(), None) is None:
+        raise UserError(f"{options.data}: no documents")
+    good = list(itertools.islice(load_text(options.good), 2000))
+    if len(good) < 100:
+        raise UserError(
+            f"{options.good}: {len(good)} documents; a classifier needs 100 good ones or more "
+            '(files of a folder, lines of {"text": ...}, or texts between <|endoftext|>)')
+    tests = list(load_text(options.tests)) if options.tests else []
+    short = sum(len(word_ids(test)) < 13 for test in tests)
+    if short:
+        print(f"{short} of {len(tests)} tests have fewer than 13 words: "
+              "these cannot be found")
+    return read, good, tests
+
+
 def clean_crawl(options: CleanOptions = CleanOptions()):
-    """Clean a crawl: filter by quality, deduplicate, take test questions out. [GPT-3 App. A, C]"""
-    own = options.data or options.good or options.tests
-    if own and not (options.data and options.good):
-        raise UserError("a crawl of your own needs --data and --good, texts of the wanted quality")
+    """Clean a crawl: filter by quality, deduplicate, take test questions out.
+    [GPT-3 App. A, C]"""
+    is_own = options.data or options.good or options.tests
+    if is_own:
+        read, good, tests = read_own(options)
     settings = dataclasses.asdict(options)
     del settings["name"], settings["fresh"]
     folder = run_folder(options.name, settings, options.fresh)
-    if own:
-        def read() -> Iterator[str]:
-            return load_text(options.data)
-
-        good = list(itertools.islice(load_text(options.good), 2000))
-        if len(good) < 100:
-            raise UserError(
-                f"{options.good}: {len(good)} documents; a classifier needs 100 good ones or more "
-                '(files of a folder, lines of {"text": ...}, or texts between <|endoftext|>)')
-        tests = list(load_text(options.tests)) if options.tests else []
-        short = sum(len(word_ids(test)) < 13 for test in tests)
-        if short:
-            print(f"{short} of {len(tests)} tests have fewer than 13 words: these cannot be found")
-    else:
+    if not is_own:
         read, good, tests, _ = world_crawl(World(options.seed), options.pages, folder)
     print_table(clean(read, good, tests, folder, options.seed), folder / "table.json")
     print(f"what is left: {folder / 'clean.jsonl'}")

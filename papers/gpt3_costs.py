@@ -1,9 +1,10 @@
 """
-What models cost: Table 2.1 of GPT-3, and a training step with and without banded layers.
+What models cost: Table 2.1 of GPT-3, and a training step with and without banded
+layers.
 
-    python -m papers.gpt3 sizes         the papers' models; no weight is allocated
+    python -m papers.gpt3 sizes     the papers' models; no weight is allocated
 
-Paper: GPT-3 (arXiv:2005.14165) §2.1 (banded layers), Table 2.1, Appendix D (compute).
+Paper: GPT-3 (arXiv:2005.14165) §2.1 (bands), Table 2.1, Appendix D (compute).
 """
 import math
 import time
@@ -34,15 +35,16 @@ PRINTED = {
 GPT3_TOKENS = 300e9
 
 
-# -------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # Counted: parameters, activations, operations
 
 
 def flops_per_token(model: GPT) -> float:
     """Floating-point operations for one token, forward and backward.
 
-    6 for every weight that multiplies (all but the positions), and 6 C T per layer for attention's two
-    products over half of the context on average; less where a layer has a band.
+    6 for every weight that multiplies (all but the positions), and 6 C T per
+    layer for attention's two products over half of the context on average; less
+    where a layer has a band.
     """
     config = model.config
     seen = 0
@@ -56,9 +58,10 @@ def flops_per_token(model: GPT) -> float:
 def activations(config: GPTConfig) -> int:
     """Numbers that one full sequence keeps for the backward pass.
 
-    17 C per token and layer: the input of each sub-layer and its normalized form; q, k, v and the
-    output of attention, also side by side; the MLP's 4 C twice. Then the last state and its normalized
-    form, and the log-probabilities.
+    17 C per token and layer: the input of each sub-layer and its normalized
+    form; q, k, v and the output of attention, also side by side; the MLP's 4 C
+    twice. Then the last state and its normalized form, and the
+    log-probabilities.
     """
     per_token = 17 * config.n_embd * config.n_layer
     per_token += 2 * config.n_embd + config.vocab_size
@@ -71,7 +74,8 @@ class SizesOptions:
 
 
 def sizes(options: SizesOptions = SizesOptions()):
-    """The papers' models in numbers: parameters, memory, compute. [GPT-3 Table 2.1, App. D]"""
+    """The papers' models in numbers: parameters, memory, compute. [GPT-3 Table
+    2.1, App. D]"""
     rows = []
     for name, config in PRESETS.items():
         with torch.device("meta"):
@@ -91,23 +95,25 @@ def sizes(options: SizesOptions = SizesOptions()):
             row["training FLOP"] = f"{flops * GPT3_TOKENS:.2e}"
         rows.append(row)
     print_table(rows, run_folder("sizes", {}) / "table.json")
-    print("float32; training: weights, gradients and AdamW's two moments; activations: what a training\n"
-          f"step keeps for its backward pass, {options.batch_size} full sequence(s); "
+    print("float32; training: weights, gradients and AdamW's two moments;\n"
+          "activations: what a training step keeps for its backward pass, "
+          f"{options.batch_size} full sequence(s);\n"
           "GFLOP: forward and backward")
 
 
-# -------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # Measured: time and memory of a training step
 
 
 def training_seconds(configs: list[GPTConfig], repeats: int = 5) -> list[float]:
-    """Seconds of a forward and backward pass over one full context: the least of several."""
+    """Seconds of a forward and backward pass over one full context: the least
+    of several."""
     models = [GPT(config) for config in configs]
     least = [math.inf] * len(models)
     # In turns, so that a slow moment of the machine affects all of them.
     for _ in range(repeats):
         for index, model in enumerate(models):
-            idx = torch.zeros(1, model.config.block_size, dtype=torch.long)      # (1, T)
+            idx = torch.zeros(1, model.config.block_size, dtype=torch.long)  # (1, T)
             started = time.perf_counter()
             model(idx, idx)[1].backward()
             least[index] = min(least[index], time.perf_counter() - started)
@@ -115,9 +121,10 @@ def training_seconds(configs: list[GPTConfig], repeats: int = 5) -> list[float]:
 
 
 def peak_of_training(config: GPTConfig) -> float:
-    """Peak MB of a forward and backward pass over one full context. Call it in a fresh process."""
+    """Peak MB of a forward and backward pass over one full context. Call it in
+    a fresh process."""
     model = GPT(config)
-    idx = torch.zeros(1, config.block_size, dtype=torch.long)                    # (1, T)
+    idx = torch.zeros(1, config.block_size, dtype=torch.long)  # (1, T)
     # what PyTorch loads on first use does not count
     model(idx[:, :2], idx[:, :2])[1].backward()
     before = peak_memory()

@@ -2,16 +2,18 @@
 GPT-3's data pipeline, put to the test on a crawl whose truth is known.
 
 The claims:
-    cleaning    a model trained on the cleaned crawl predicts good text better than one trained on
-                as many tokens of the raw crawl (§2.2)
-    mixture     good texts, read more often than their size says, improve it further (Table 2.2)
-    leaks       a model that has read tests does better on them than on other tests (§4)
+    cleaning    a model trained on the cleaned crawl predicts good text better
+                than one trained on as many tokens of the raw crawl (§2.2)
+    mixture     good texts, read more often than their size says, improve it
+                further (Table 2.2)
+    leaks       a model that has read tests does better on them than on others (§4)
 
-    python -m papers.gpt3_data          clean a crawl of 60,000 pages, train on it (about 4 minutes)
-    python -m papers.gpt3_data clean    clean 20,000 pages, or with --data and --good your own crawl
+    python -m papers.gpt3_data          60,000 pages, three models (about 4 minutes)
+    python -m papers.gpt3_data clean    only clean: 20,000 pages, or your own
 
-Results go to runs/gpt3_data and runs/clean. The crawl is made in papers/crawl.py and cleaned in
-papers/gpt3_clean.py. Paper: GPT-3 (arXiv:2005.14165) §2.2, §4, Appendix A and C.
+Results go to runs/gpt3_data and runs/clean. The crawl is made in crawl.py and
+cleaned in gpt3_clean.py.
+Paper: GPT-3 (arXiv:2005.14165) §2.2, §4, Appendix A and C.
 """
 import dataclasses
 import itertools
@@ -78,27 +80,30 @@ def prepare(world: World, folder: Path, options: Options) -> dict:
 
 def train_on(name: str, tokenizer: Tokenizer, held_out: np.ndarray, folder: Path,
              options: Options):
-    """A model of 180k trained on one of the texts, and how often it reads that text."""
+    """A model of 180k trained on one of the texts, and how often it reads that
+    text."""
     print(f"== 180k on the {name} text", flush=True)
     training = training_of(options)
-    stream = data.open_stream(folder / name / "train.bin", tokenizer)
+    stream = data.open_stream(folder / name / "train.bin")
     torch.manual_seed(options.seed)
     config = dataclasses.replace(SIZES["180k"], vocab_size=tokenizer.vocab_size)
     model = gpt.GPT(config).to(gpt.pick_device())
     path = folder / f"180k-{name}.pt"
-    log = gpt.RunLog(path.with_suffix(".jsonl"), options.steps)
+    log = gpt.RunLog(path.with_suffix(".jsonl"))
     gpt.train(model, tokenizer, stream, held_out, training, path, log)
     tokens = options.steps * training.batch_size * config.block_size
     return model, tokens / len(stream)
 
 
-def data_effect(world: World, folder: Path, prepared: dict, options: Options) -> list[dict]:
-    """One model, equal tokens: trained on the raw crawl, on the cleaned one, and on the mixture."""
+def data_effect(world: World, folder: Path, prepared: dict,
+                options: Options) -> list[dict]:
+    """One model, equal tokens: trained on the raw crawl, on the cleaned one,
+    and on the mixture."""
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     held_out = []
     for text in wide_web(world, 1500, "held out"):
         held_out += [*tokenizer.encode(text), tokenizer.eot]
-    held_out = np.array(held_out, np.int64)                             # (tokens,)
+    held_out = np.array(held_out, np.int64)  # (tokens,)
 
     rows = []
     losses = {}
@@ -109,16 +114,18 @@ def data_effect(world: World, folder: Path, prepared: dict, options: Options) ->
         for kind in ("leaked", "others"):
             pairs = [("", test) for test in prepared[kind]]
             scores = gpt.completion_logprobs(model, tokenizer, pairs)
-            losses[name, kind] = -np.array([total for total, _ in scores])      # (tests,)
+            losses[name, kind] = -np.array([total for total, _ in scores])  # (tests,)
             row[f"{kind} tests, nats"] = float(losses[name, kind].mean())
         rows.append(row)
 
-    # test by test against the model of the cleaned crawl, which has seen none of them
+    # test by test against the model of the cleaned crawl, which has seen none
+    # of them
     for row in rows:
         leaked, others = (losses["cleaned", kind] - losses[row["text"], kind]
                           for kind in ("leaked", "others"))
         row["leak is worth"] = float(leaked.mean() - others.mean())
-        row["standard error"] = math.sqrt(leaked.var() / len(leaked) + others.var() / len(others))
+        variance = leaked.var() / len(leaked) + others.var() / len(others)
+        row["standard error"] = math.sqrt(variance)
     return rows
 
 
@@ -143,7 +150,8 @@ def draw(folder: Path):
 
 
 def gpt3_data(options: Options = Options()):
-    """What filtering, deduplicating and mixing a crawl is worth to a model. [GPT-3 App. A, C]"""
+    """What filtering, deduplicating and mixing a crawl is worth to a model.
+    [GPT-3 App. A, C]"""
     if options.fast:
         options = dataclasses.replace(options, pages=2000, steps=3)
     settings = {"pages": options.pages, "steps": options.steps, "seed": options.seed}

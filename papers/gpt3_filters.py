@@ -1,8 +1,9 @@
 """
-GPT-3's data pipeline, step by step: quality filter, fuzzy deduplication, decontamination, mixture.
+GPT-3's data pipeline, step by step: quality filter, fuzzy deduplication,
+decontamination, mixture.
 
-Each step reads documents one at a time and yields those that it keeps, so the memory does not grow with
-the crawl. What a step takes away it hands to `dropped`.
+Each step reads documents one at a time and yields those that it keeps, so the
+memory does not grow with the crawl. What a step takes away it hands to `dropped`.
 
 Paper: GPT-3 (arXiv:2005.14165) §2.2, Table 2.2, Appendix A and C.
 """
@@ -18,19 +19,22 @@ import numpy as np
 
 from data import UserError
 
-NO_PUNCTUATION = {code: None for code in range(0x3100) if unicodedata.category(chr(code))[0] in "PS"}
+PUNCTUATION = [code for code in range(0x3100)
+               if unicodedata.category(chr(code))[0] in "PS"]
+NO_PUNCTUATION = dict.fromkeys(PUNCTUATION)  # for str.translate: None removes
 
 
 def ignore(text: str):
     """The default for `dropped`: what is taken away is not looked at."""
 
 
-# -------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # Words and n-grams as numbers
 
 
 def word_ids(text: str) -> np.ndarray:
-    """The words of a text, without case and punctuation, as 32-bit hashes: uint64, (words,)."""
+    """The words of a text, without case and punctuation, as 32-bit hashes:
+    uint64, (words,)."""
     words = text.lower().translate(NO_PUNCTUATION).split()
     encoded = " ".join(words).encode("utf-8", errors="replace").split()
     return np.array([zlib.crc32(word) for word in encoded], np.uint64)
@@ -39,8 +43,8 @@ def word_ids(text: str) -> np.ndarray:
 def gram_ids(words: np.ndarray, n: int) -> np.ndarray:
     """A 64-bit hash of every n words in a row: (words,) -> (words - n + 1,).
 
-    A polynomial in the words, modulo 2^64. Two n-grams that differ in one word collide once in 2^32
-    times, which is neglected.
+    A polynomial in the words, modulo 2^64. Two n-grams that differ in one word
+    collide once in 2^32 times, which is neglected.
     """
     count = max(0, len(words) - n + 1)
     grams = np.uint64(0)
@@ -49,16 +53,18 @@ def gram_ids(words: np.ndarray, n: int) -> np.ndarray:
     return np.atleast_1d(grams)
 
 
-# -------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # Quality [App. A]
 
 
 class QualityClassifier:
-    """Logistic regression on hashed words: does a text look like good ones or like the raw crawl?
+    """Logistic regression on hashed words: does a text look like good ones or
+    like the raw crawl?
 
-    As in the paper the raw crawl is the negative class, its good pages included: where these are a
-    quarter of it, even the best page scores no more than about 1 / (1 + 1/4). A word counts by its
-    share of the text, so that long pages have no advantage.
+    As in the paper the raw crawl is the negative class, its good pages
+    included: where these are a quarter of it, even the best page scores no more
+    than about 1 / (1 + 1/4). A word counts by its share of the text, so that
+    long pages have no advantage.
     """
 
     def __init__(self, features: int = 2 ** 18):
@@ -81,7 +87,8 @@ class QualityClassifier:
 
     def fit(self, good: list[str], raw: list[str], rng: random.Random, epochs: int = 5,
             lr: float = 20.0):
-        """Stochastic gradient descent; the gradient of the log-likelihood is (label - P) x features."""
+        """Stochastic gradient descent; the gradient of the log-likelihood is
+        (label - P) x features."""
         examples = [(self.features_of(text), 1) for text in good]
         examples += [(self.features_of(text), 0) for text in raw]
         for epoch in range(epochs):
@@ -97,7 +104,8 @@ class QualityClassifier:
 def quality_filter(documents: Iterable[str], score: Callable[[str], float],
                    rng: np.random.Generator, dropped: Callable = ignore,
                    alpha: float = 9.0) -> Iterator[str]:
-    """Keep a document if pareto(alpha) > 1 - score, so that a little of what looks bad stays, too.
+    """Keep a document if pareto(alpha) > 1 - score, so that a little of what
+    looks bad stays, too.
 
     numpy's pareto is Lomax's: P(keep) = (2 - score)^-alpha.
     """
@@ -108,21 +116,25 @@ def quality_filter(documents: Iterable[str], score: Callable[[str], float],
             dropped(document)
 
 
-# -------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # Near-duplicates [App. A]
 
 
-def deduplicate(documents: Iterable[str], dropped: Callable = ignore, hashes: int = 10,
-                threshold: float = 0.5, slots: int = 2 ** 16) -> Iterator[str]:
-    """Keep the first of each group of near-duplicates, by MinHash and locality-sensitive hashing.
+def deduplicate(documents: Iterable[str], dropped: Callable = ignore,
+                hashes: int = 10, threshold: float = 0.5,
+                slots: int = 2 ** 16) -> Iterator[str]:
+    """Keep the first of each group of near-duplicates, by MinHash and
+    locality-sensitive hashing.
 
-    Two sets of word triples with Jaccard similarity J have the same smallest hash with probability J,
-    so the share of equal ones among `hashes` of these estimates J. Documents that have at least one in
-    common, which has the probability 1 - (1 - J)^hashes, are compared.
+    Two sets of word triples with Jaccard similarity J have the same smallest
+    hash with probability J, so the share of equal ones among `hashes` of these
+    estimates J. Documents that have at least one in common, which has the
+    probability 1 - (1 - J)^hashes, are compared.
 
-    Ten hashes as in the paper; its threshold is not printed; its features are single words, of which
-    this formulaic English shares too many. Memory is fixed: one table for each hash, in which a new
-    document takes the slot of an older one.
+    Ten hashes as in the paper; its threshold is not printed; its features are
+    single words, of which this formulaic English shares too many. Memory is
+    fixed: one table for each hash, in which a new document takes the slot of an
+    older one.
     """
     rng = np.random.default_rng(0)
     factors = rng.integers(1, 2 ** 63, size=(hashes, 1), dtype=np.uint64) | np.uint64(1)
@@ -130,12 +142,13 @@ def deduplicate(documents: Iterable[str], dropped: Callable = ignore, hashes: in
     tables = np.arange(hashes)
     for document in documents:
         words = word_ids(document)
-        # A text without words has the hash 0, as an empty slot has, and is dropped.
-        grams = gram_ids(words, min(3, len(words)))                          # (triples,)
-        hashed = (grams * factors) >> np.uint64(32)                          # (hashes, triples)
-        signature = hashed.min(axis=1).astype(np.uint32)                     # (hashes,)
-        candidates = seen[tables, signature % slots]                         # (tables, hashes)
-        similarity = (candidates == signature).mean(axis=1)                  # (tables,)
+        # A text without words has the hash 0, as an empty slot has, and is
+        # dropped.
+        grams = gram_ids(words, min(3, len(words)))  # (triples,)
+        hashed = (grams * factors) >> np.uint64(32)  # (hashes, triples)
+        signature = hashed.min(axis=1).astype(np.uint32)  # (hashes,)
+        candidates = seen[tables, signature % slots]  # (tables, hashes)
+        similarity = (candidates == signature).mean(axis=1)  # (tables,)
         if similarity.max() >= threshold:
             dropped(document)
         else:
@@ -143,13 +156,13 @@ def deduplicate(documents: Iterable[str], dropped: Callable = ignore, hashes: in
             yield document
 
 
-# -------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # Decontamination [App. C]
 
 
 def cuts_around(document: str, hits: list[int], n: int, around: int) -> list[list[int]]:
-    """The stretches [start, stop] of characters to cut: the n words from each hit on, and `around`
-    characters on either side. Overlapping ones are one."""
+    """The stretches [start, stop] of characters to cut: the n words from each
+    hit on, and `around` characters on either side. Overlapping ones are one."""
     words = [match.span() for match in re.finditer(r"\S+", document)
              if match[0].translate(NO_PUNCTUATION)]
     cuts = []
@@ -163,14 +176,16 @@ def cuts_around(document: str, hits: list[int], n: int, around: int) -> list[lis
     return cuts
 
 
-def decontaminate(read: Callable[[], Iterable[str]], tests: list[str], dropped: Callable = ignore,
-                  n: int = 13, around: int = 200, shortest: int = 200, most_pieces: int = 10,
+def decontaminate(read: Callable[[], Iterable[str]], tests: list[str],
+                  dropped: Callable = ignore, n: int = 13, around: int = 200,
+                  shortest: int = 200, most_pieces: int = 10,
                   common: int = 10) -> Iterator[str]:
-    """Cut every 13-gram that a test has, too, out of the documents, and 200 characters on either side.
+    """Cut every 13-gram that a test has, too, out of the documents, and 200
+    characters on either side.
 
-    Pieces shorter than 200 characters are dropped, and so are documents in more than ten pieces. A
-    13-gram in more than ten documents is a common phrase and stays. read() starts a pass over the
-    documents; there are two.
+    Pieces shorter than 200 characters are dropped, and so are documents in more
+    than ten pieces. A 13-gram in more than ten documents is a common phrase and
+    stays. read() starts a pass over the documents; there are two.
     """
     targets = set()
     for test in tests:
@@ -202,16 +217,18 @@ def decontaminate(read: Callable[[], Iterable[str]], tests: list[str], dropped: 
                 dropped(piece)
 
 
-# -------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # Mixture [§2.2]
 
 
 def mix(sources: dict[str, tuple[Callable[[], Iterable[str]], float]], size: int,
         epochs: dict[str, float]) -> Iterator[str]:
-    """About `size` characters of documents, each source with its share of them, whatever its own size.
+    """About `size` characters of documents, each source with its share of them,
+    whatever its own size.
 
-    A small good source is read several times, a large one not to its end. sources: {name: (a function
-    that starts a pass, weight)}; how often each is read is written into `epochs`.
+    A small good source is read several times, a large one not to its end.
+    sources: {name: (a function that starts a pass, weight)}; how often each is
+    read is written into `epochs`.
     """
     sizes = {}
     for name, (read, _) in sources.items():

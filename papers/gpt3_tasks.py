@@ -1,11 +1,12 @@
 """
-GPT-3's tasks as text: rules that hold in one document only, and the paper's synthetic tasks.
+GPT-3's tasks as text: rules that hold in one document only, and the paper's
+synthetic tasks.
 
-A case is a context and its completion; a prompt is K solved cases and one more context. Each task
-holds out a part of its cases: "train" cases are in the text that a model is trained on, "test" cases
-are what it is asked.
+A case is a context and its completion; a prompt is K solved cases and one more
+context. Each task holds out a part of its cases: "train" cases are in the text
+that a model is trained on, "test" cases are what it is asked.
 
-Paper: GPT-3 (arXiv:2005.14165) §2.4 (prompts), §3.9.1 and §3.9.2 (arithmetic, scrambled words).
+Paper: GPT-3 (arXiv:2005.14165) §2.4 (prompts), §3.9.1 and §3.9.2.
 """
 import random
 
@@ -13,17 +14,21 @@ import data
 from data import ECHOED, HAPPY, LISTS, PEOPLE, SAD, TOPICS, World
 
 
-def few_shot_prompt(examples: list[tuple[str, str]], context: str, description: str = "") -> str:
-    """A task as text: its description, K solved examples (context, completion), a context to complete.
+def few_shot_prompt(examples: list[tuple[str, str]], context: str,
+                    description: str = "") -> str:
+    """A task as text: its description, K solved examples (context, completion),
+    a context to complete.
 
-    K = 0 is zero-shot, K = 1 one-shot. Contexts begin with the line break that separates them.
+    K = 0 is zero-shot, K = 1 one-shot. Contexts begin with the line break that
+    separates them.
     """
     solved = "".join(example + completion for example, completion in examples)
     return description + solved + context
 
 
-# -------------------------------------------------------------------------------------------------
-# Rules: what an example in the prompt means can be learned from nothing but the prompt
+# ------------------------------------------------------------------------------
+# Rules: what an example in the prompt means can be learned from nothing but the
+# prompt
 
 # The signs that the words of each topic may stand for.
 SIGNS = {
@@ -38,8 +43,9 @@ SIGNS = {
 def rule(world: World, rng: random.Random, split: str):
     """A rule: each topic's words stand for one of the topic's four signs.
 
-    A fifth of the combinations of signs is held out. Returns the rule in words, and all words in
-    random order as (context, completion, the four completions to choose from).
+    A fifth of the combinations of signs is held out. Returns the rule in words,
+    and all words in random order as (context, completion, the four completions
+    to choose from).
     """
     picked = world.pick(rng, split, *SIGNS.values())
     signs = dict(zip(SIGNS, picked))
@@ -56,7 +62,8 @@ def rule(world: World, rng: random.Random, split: str):
 
 
 def rule_document(world: World, rng: random.Random) -> str:
-    """Many examples of one rule: the sub-tasks that repeat within a document of Figure 1.1."""
+    """Many examples of one rule: the sub-tasks that repeat within a document of
+    Figure 1.1."""
     description, cases = rule(world, rng, "train")
     count = rng.choice((12, 24, 36))
     examples = [(context, completion) for context, completion, _ in cases[:count]]
@@ -68,11 +75,12 @@ PROMPTS = ("examples", "with description", "shuffled labels")
 
 
 def rule_cases(world: World, K: int, count: int, prompt_kind: str):
-    """Held-out rules of which the prompt shows K examples: four (prompt, completion) for each case,
-    and the indices of the right ones.
+    """Held-out rules of which the prompt shows K examples: four (prompt,
+    completion) for each case, and the indices of the right ones.
 
-    "with description" puts the rule in words before the examples. "shuffled labels" gives each example
-    a random one of its four completions, so that nothing can be learned from them.
+    "with description" puts the rule in words before the examples. "shuffled
+    labels" gives each example a random one of its four completions, so that
+    nothing can be learned from them.
     """
     rng = random.Random(f"{K} shots")
     cases = []
@@ -94,19 +102,21 @@ def rule_cases(world: World, K: int, count: int, prompt_kind: str):
     return cases, right
 
 
-# -------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # Synthetic tasks, byte for byte in the form of the files that OpenAI released
 
-# The paper's names: 2D+ is the addition of two-digit numbers, 1DC three operations on single digits,
-# CL cycled letters, A1 and A2 anagrams of all but the outer one or two letters on each side,
-# RI random insertions, RW reversed words.
+# The paper's names: 2D+ is the addition of two-digit numbers, 1DC three
+# operations on single digits, CL cycled letters, A1 and A2 anagrams of all but
+# the outer one or two letters on each side, RI random insertions, RW reversed
+# words.
 ARITHMETIC = {
     f"{digits}D{sign}": (digits, word)
     for digits in (1, 2, 3, 4, 5)
     for sign, word in (("+", "plus"), ("-", "minus"), ("x", "times"))
 }
 SCRAMBLED = ("CL", "A1", "A2", "RI", "RW")
-LONG_WORDS = sorted({word.lower() for word in ECHOED + PEOPLE + HAPPY + SAD if len(word) > 4})
+ALL_WORDS = {word.lower() for word in ECHOED + PEOPLE + HAPPY + SAD}
+LONG_WORDS = sorted(word for word in ALL_WORDS if len(word) > 4)
 
 # The tasks that the text of the synthetic tasks is made of.
 PRACTISED = ("1D+", "1D-", "2D+", "1DC", *SCRAMBLED)
@@ -132,7 +142,8 @@ def calculate(a: int, operation: str, b: int) -> int:
     return a * b
 
 
-def arithmetic_task(world: World, rng: random.Random, split: str, task: str) -> tuple[str, str]:
+def arithmetic_task(world: World, rng: random.Random, split: str,
+                    task: str) -> tuple[str, str]:
     """Two numbers. A fifth of the pairs of numbers is held out."""
     digits, word = ARITHMETIC[task]
     a, b = world.pick(rng, split, range(10 ** digits), range(10 ** digits))
@@ -140,23 +151,25 @@ def arithmetic_task(world: World, rng: random.Random, split: str, task: str) -> 
 
 
 def composite_task(world: World, rng: random.Random, split: str) -> tuple[str, str]:
-    """Three digits and two operations. The brackets stand as in the released files; in the paper
-    they are around the last two."""
+    """Three digits and two operations. The brackets stand as in the released
+    files; in the paper they are around the last two."""
     a, b, c = world.pick(rng, split, range(10), range(10), range(10))
     first, second = rng.choice("+-*"), rng.choice("+-*")
     result = calculate(calculate(a, first, b), second, c)
     return f"\n\nQ: What is ({a} {first} {b}) {second} {c}?\n\nA:", f" {result}"
 
 
-def word_task(world: World, rng: random.Random, split: str, task: str) -> tuple[str, str]:
-    """A scrambled word. For each kind of scrambling a fifth of the words is held out."""
+def word_task(world: World, rng: random.Random, split: str,
+              task: str) -> tuple[str, str]:
+    """A scrambled word. For each kind of scrambling a fifth of the words is
+    held out."""
     picked = None
     while picked != task:
         picked, word = world.pick(rng, split, SCRAMBLED, LONG_WORDS)
     cut = rng.randrange(1, len(word))
     with_insertions = "".join(letter + rng.choice(" ./!") for letter in word)
 
-    kept = {"A1": 1, "A2": 2}.get(task, 0)               # letters that stay on each side
+    kept = {"A1": 1, "A2": 2}.get(task, 0)  # letters that stay on each side
     inside = word[kept:len(word) - kept]
     shuffled = "".join(rng.sample(inside, len(inside)))
     anagram = word[:kept] + shuffled + word[len(word) - kept:]
@@ -171,7 +184,8 @@ def word_task(world: World, rng: random.Random, split: str, task: str) -> tuple[
     return f"\n{scrambled[task]} =", f" {word}"
 
 
-def synthetic_task(world: World, rng: random.Random, split: str, task: str) -> tuple[str, str]:
+def synthetic_task(world: World, rng: random.Random, split: str,
+                   task: str) -> tuple[str, str]:
     """One case of a task by its name in the paper: (context, completion)."""
     if task in ARITHMETIC:
         return arithmetic_task(world, rng, split, task)
@@ -188,7 +202,7 @@ def task_document(world: World, rng: random.Random) -> str:
     return few_shot_prompt(examples, "").lstrip()
 
 
-# -------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # The text that has these tasks, as shares of documents
 
 RULE_WEB = {

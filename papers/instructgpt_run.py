@@ -43,7 +43,7 @@ class Run:
         return rlhf.chat_speaker(model, self.tokenizer, self.options.max_response)
 
     def stream(self, split: str) -> np.ndarray:
-        return data.open_stream(self.folder / f"{split}.bin", self.tokenizer)
+        return data.open_stream(self.folder / f"{split}.bin")
 
     def pretraining(self, sequences: int) -> Batches:
         """Batches of the pretraining text, `sequences` windows each."""

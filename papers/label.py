@@ -20,7 +20,7 @@ from pathlib import Path
 from data import (UserError, World, command_line, instructions, load_comparisons, load_text,
                   option)
 from gpt import load_model
-from rlhf import chat_speaker, require_room
+from rlhf import chat_speaker, knows_chat, require_room
 
 
 @dataclass
@@ -90,8 +90,8 @@ def label(options: Options = Options()):
     """Rank K answers to each prompt yourself; a reward model then trains on your comparisons."""
     path = options.model or f"runs/{options.name}/sft.pt"
     model, tokenizer = load_model(path)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise UserError(f"{path} has no control tokens: it cannot answer")
+    if not knows_chat(path):
+        raise UserError(f"{path} has never seen a conversation: it cannot answer")
     require_room(options.max_response, model.config.block_size)
     speak = chat_speaker(model, tokenizer, options.max_response)
 
@@ -102,6 +102,8 @@ def label(options: Options = Options()):
     else:
         drawn = instructions(World(settings.get("seed", 0)), "train", 1000, seed=9)
         conversations = [instruction.messages for instruction in drawn]
+    if not Path(options.output).absolute().parent.is_dir():
+        raise UserError(f"the folder of --output {options.output} does not exist")
     labeled = []
     if Path(options.output).exists():
         labeled = [comparison.messages for comparison in load_comparisons(options.output)]
@@ -121,7 +123,7 @@ def label(options: Options = Options()):
         ranks = read_ranking(len(responses))
         if ranks is None:
             break
-        if ranks:
+        if len(set(ranks)) > 1:              # one rank for all answers says nothing
             append_comparison(options.output, messages, responses, ranks)
     else:
         print("\nthere are no more prompts")
