@@ -994,7 +994,7 @@ PIECE = 1 << 20  # characters; a longer document is read in pieces, so memory st
 def load_text(source: str | Path) -> Iterator[str]:
     """Documents of a file or of all files in a folder, one by one.
 
-    A .jsonl file holds one document per line under "text"; in any other file
+    JSON and JSON lines hold documents under "text"; in any other file
     documents are separated by <|endoftext|>. .gz is decompressed. A document
     longer than PIECE comes in pieces. Files of a folder that are not text are
     reported and skipped. Raises UserError for what is missing, empty or not
@@ -1020,7 +1020,7 @@ def load_text(source: str | Path) -> Iterator[str]:
 
 
 def _documents(path: Path) -> Iterator[str]:
-    if path.name.removesuffix(".gz").endswith(".jsonl"):
+    if path.name.removesuffix(".gz").endswith((".json", ".jsonl")):
         for place, record in read_records(path):
             if not isinstance(record, dict) or not isinstance(record.get("text"), str):
                 raise UserError(f'{place}: expected an object with a "text"')
@@ -1050,11 +1050,12 @@ def open_text(path: Path):
 ROLE_NAMES = {"system": "system", "developer": "system", "user": "user", "human": "user",
               "Human": "user", "assistant": "assistant", "gpt": "assistant",
               "Assistant": "assistant"}
-PROMPT_KEYS = ("prompt", "instruction", "question", "messages", "conversations")
+CONVERSATION_KEYS = ("messages", "conversations")
+PROMPT_KEYS = ("prompt", "instruction", "question", *CONVERSATION_KEYS)
 INPUT_KEYS = ("input", "context")  # more text that belongs to the question
 ANSWER_KEYS = ("response", "completion", "output", "answer")
 RANKED_KEYS = ("responses", "completions")  # several answers to one prompt
-SCORE_KEYS = ("scores", "ratings")  # of these, the larger the better
+SCORE_KEYS = ("scores", "ratings", "score", "rating", "overall_score")  # of these, the larger the better
 
 
 class Skip(Exception):
@@ -1109,6 +1110,8 @@ def _read_dialogues(path, what: str, least: int) -> Iterator[tuple]:
             instances = [{}]
         for instance in instances:
             try:
+                if not isinstance(instance, dict):
+                    raise Skip("an instance that is not an object")
                 dialogues, utilities = _dialogues(place, {**record, **instance}, least)
                 if len(dialogues) > 1 and len(set(utilities)) == 1:
                     raise Skip("all answers are ranked the same")
@@ -1127,36 +1130,41 @@ def _read_dialogues(path, what: str, least: int) -> Iterator[tuple]:
 
 def _dialogues(place: str, record: dict, least: int) -> tuple[list, list]:
     """The dialogues in a record and how good the answer of each is."""
-    if record.get("label") is False:
-        raise Skip("labeled as a bad answer")
     first_of = lambda keys, where=record: next((key for key in keys if key in where), None)
-    prompt_key, answer_key, ranked_key = map(first_of, (PROMPT_KEYS, ANSWER_KEYS, RANKED_KEYS))
-    answers, utilities = [[]], [0]  # the prompt may be a whole conversation
+    answer_key, ranked_key = first_of(ANSWER_KEYS), first_of(RANKED_KEYS)
+    prompt_key = first_of((*PROMPT_KEYS, "input"))
+    if answer_key and record.get("label") in (False, 0):
+        raise Skip("labeled as a bad answer")
+    if record.get("history"):
+        raise Skip("it has a history, which is not read")
+    answers, utilities = [[]], [0]
     if "chosen" in record and "rejected" in record:
         answers, utilities = [record["chosen"], record["rejected"]], [1, 0]
     elif ranked_key and isinstance(record[ranked_key], list):
         answers = record[ranked_key]
-        utilities = _utilities(place, record, answers, first_of(SCORE_KEYS))
+        utilities = _utilities(place, record, answers, first_of)
     elif answer_key:
         answers = [record[answer_key]]
-    elif prompt_key not in ("messages", "conversations"):
-        prompt_key = None
+    else:                                                # a whole conversation
+        prompt_key = first_of(CONVERSATION_KEYS)
     if len(answers) < least or not (prompt_key or "chosen" in record):
         raise UserError(f"{place}: no {'comparison' if least > 1 else 'prompt with an answer'} under "
                         f"the keys {', '.join(map(str, record)) or '(none)'}; see data.py section 6")
     prompt = _turns(record[prompt_key], "user") if prompt_key else []
-    if isinstance(record.get("system"), str) and record["system"]:
-        prompt.insert(0, {"role": "system", "content": record["system"]})
     more = first_of(INPUT_KEYS)
-    if more and record[more] not in ("", None):
+    if more and more != prompt_key and record[more]:
+        if not (isinstance(record[more], (str, int)) and prompt and prompt[-1]["role"] == "user"):
+            raise Skip(f"{more!r} that is not text after a question")
         prompt[-1]["content"] += f"\n\n{record[more]}"
+    system = record.get("system") or record.get("system_prompt")
+    system = [{"role": "system", "content": system}] if isinstance(system, str) else []
     dialogues = []
     for answer in answers:
         if isinstance(answer, dict) and first_of(ANSWER_KEYS, answer):
             answer = answer[first_of(ANSWER_KEYS, answer)]
         turns = _turns(answer, "assistant") if answer != [] else []
         repeats_prompt = any(turn["role"] == "user" for turn in turns)
-        dialogue = turns if repeats_prompt else prompt + turns
+        dialogue = system + (turns if repeats_prompt else prompt + turns)
         while least == 1 and dialogue and dialogue[-1]["role"] != "assistant":
             dialogue.pop()  # a conversation that ends with a question
         dialogues.append(_checked(dialogue))
@@ -1165,15 +1173,18 @@ def _dialogues(place: str, record: dict, least: int) -> tuple[list, list]:
     return dialogues, utilities
 
 
-def _utilities(place: str, record: dict, answers: list, score_key: str | None) -> list[float]:
-    """How good each answer is, from "ranks", scores, ratings inside the answers, or the order."""
+def _utilities(place: str, record: dict, answers: list, first_of: Callable) -> list[float]:
+    """How good each answer is: from "ranks", scores, scores inside the answers, or the order."""
     numbers, sign = list(range(len(answers))), -1
     if "ranks" in record:
         numbers = record["ranks"]
-    elif score_key:
-        numbers, sign = record[score_key], 1
-    elif any(isinstance(answer, dict) and "rating" in answer for answer in answers):
-        numbers, sign = [answer.get("rating") for answer in answers], 1
+    elif first_of(SCORE_KEYS):
+        numbers, sign = record[first_of(SCORE_KEYS)], 1
+    elif any(isinstance(answer, dict) and first_of(ANSWER_KEYS, answer) for answer in answers):
+        # answers that are objects have no order of their own: each must bring its score
+        inside = first_of(SCORE_KEYS, answers[0]) if isinstance(answers[0], dict) else None
+        numbers = [answer.get(inside) for answer in answers if isinstance(answer, dict)]
+        sign = 1
     is_number = lambda x: type(x) in (int, float) and abs(x) < 1e9
     if not (isinstance(numbers, list) and len(numbers) == len(answers)
             and all(map(is_number, numbers))):
@@ -1196,7 +1207,7 @@ def _turns(value: object, role: str) -> list[dict]:
             raise Skip("a prompt or an answer that is not text")
         name = turn.get("role", turn.get("from"))
         content = turn.get("content", turn.get("value"))
-        if name not in ROLE_NAMES or not isinstance(content, str):
+        if str(name) not in ROLE_NAMES or not isinstance(content, str):
             raise Skip("a turn without a known role and text")
         turns.append({"role": ROLE_NAMES[name], "content": content.strip()})
     return turns
@@ -1223,7 +1234,7 @@ def read_records(path: str | Path) -> Iterator[tuple[str, object]]:
     number = 1
     try:
         with open_text(path) as file:
-            first = file.readline()
+            first = next((line for line in file if line.strip()), "")
             try:
                 content = json.loads(first)
             except ValueError:  # not JSON lines: one JSON text over many lines
@@ -1292,17 +1303,21 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
             import fcntl
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise UserError(f"another process is at work in {folder}: "
                                 "wait for it or choose another --name") from None
         _locked[folder.resolve()] = lock
+        for left_over in folder.glob(".*.tmp"):          # of a process that was killed
+            left_over.unlink()
     if fresh:
         for path in folder.iterdir():
             if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png"):
                 path.unlink()
     path = folder / "settings.json"
     settings = json.loads(json.dumps(settings))
-    if any(file.suffix in (".pt", ".bin") for file in folder.iterdir()):
+    results = [file for file in folder.iterdir()
+               if file.suffix in (".pt", ".bin") or file.name == "table.json"]
+    if results:
         try:
             known = json.loads(path.read_text())
             other = [key for key in {**known, **settings} if known.get(key) != settings.get(key)]
@@ -1313,6 +1328,17 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
                             "--fresh to make it anew, or --name for another folder")
     write_json(path, settings)
     return folder
+
+
+def file_stamps(*paths: str | None) -> dict[str, list[int]]:
+    """{path: size and date} of the files among these: part of a run's settings, so that a run is
+    not continued with files that have changed since."""
+    stamps = {}
+    for path in paths:
+        if path and Path(path).is_file():
+            stat = Path(path).stat()
+            stamps[path] = [stat.st_size, stat.st_mtime_ns]
+    return stamps
 
 
 def option(default: object, help: str, at_least: float = 0):

@@ -3,7 +3,7 @@
 # dependencies = ["torch==2.13.0", "numpy", "tiktoken"]
 # ///
 """
-gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class and three switches.
+gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class and two switches.
 
     python gpt.py                                train the default model on the embedded world
     python gpt.py pretrain --data my.txt         the same on a file or a folder
@@ -50,7 +50,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from data import (SPLIT_PATTERN, WORLD_DOCUMENTS, Batches, Tokenizer, UserError, World, atomic_write,
-                  command_line, load_text, option, right_pad, run_folder, tokenize_text, web,
+                  command_line, file_stamps, load_text, option, right_pad, run_folder, tokenize_text, web,
                   write_json)
 
 # ----------------------------------------------------------------------------------
@@ -91,21 +91,21 @@ for _name, _layers, _heads, _width in (
 # 2. The model: attention, CausalSelfAttention, MLP, Block, GPT   [GPT-1 §3.1; GPT-2 §2.3]
 
 
-def attention(q, k, v, window: int | None = None):
-    """Causal attention, softmax(q k^T / sqrt(hs) + mask) v: (B, nh, T, hs)
-    three times -> the same.
+def attention(q, k, v, window: int | None = None, visible=None):
+    """Attention, softmax(q k^T / sqrt(hs) + mask) v: (B, nh, T, hs) three times -> the same.
 
-    Position i sees the positions j <= i; with a window only those with i -
-    window < j. O(T^2) memory: this is the reference for `fused_attention`,
-    which computes the same.
+    It is causal: position i sees the positions j <= i; with a window only those with
+    i - window < j. Or `visible` says it, boolean, of a shape that fits (B, nh, T, T).
+    O(T^2) memory: the reference for `fused_attention`, which computes the same.
     """
     T, hs = q.shape[-2:]
     scores = q @ k.transpose(-2, -1) / math.sqrt(hs)  # (B, nh, T, T)
-    i = torch.arange(T, device=q.device)[:, None]
-    j = torch.arange(T, device=q.device)
-    visible = j <= i  # (T, T)
-    if window is not None:
-        visible = visible & (i - window < j)
+    if visible is None:
+        i = torch.arange(T, device=q.device)[:, None]
+        j = torch.arange(T, device=q.device)
+        visible = j <= i  # (T, T)
+        if window is not None:
+            visible = visible & (i - window < j)
     # -inf, because a finite mask leaks the future once the scores are large enough
     scores = scores.masked_fill(~visible, -math.inf)
     return scores.softmax(dim=-1) @ v  # (B, nh, T, hs)
@@ -275,8 +275,8 @@ def truncate_logits(logits, top_k: int | None = None, top_p: float | None = None
 
 def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None,
                       top_p: float | None = None, generator=None):
-    """(B, V) logits -> (B,) ids. Temperature 0 takes the most likely token."""
-    if temperature == 0:
+    """(B, V) logits -> (B,) ids. A temperature below 0.01 takes the most likely token."""
+    if temperature < 0.01:
         return logits.argmax(dim=-1)
     probabilities = truncate_logits(logits / temperature, top_k, top_p).softmax(dim=-1)
     cumulative = probabilities.cumsum(dim=-1)  # (B, V)
@@ -329,9 +329,7 @@ class KVCache:
         visible = slots <= self.lengths[:, None]  # (B, slots)
         if window is not None:
             visible = visible & (slots > self.lengths[:, None] - window)
-        scores = q @ keys.transpose(-2, -1) / math.sqrt(q.size(-1))  # (B, nh, 1, slots)
-        scores = scores.masked_fill(~visible[:, None, None], -math.inf)
-        return scores.softmax(dim=-1) @ values  # (B, nh, 1, hs)
+        return attention(q, keys, values, visible=visible[:, None, None])  # (B, nh, 1, hs)
 
     def advance(self, T: int):
         """The new tokens have passed all layers."""
@@ -651,7 +649,10 @@ def update(model, optimizers: list[torch.optim.Optimizer], share: float,
     """One optimizer step with every rate at this share of its peak, on the
     gradients that backward() has accumulated, which are clipped to a norm of
     grad_clip and then cleared."""
-    torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+    if not torch.isfinite(norm):
+        raise UserError("the gradient is no longer finite: lower the learning rate (or, with a "
+                        "reward of your own, its scale)")
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
@@ -708,9 +709,6 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
         share = schedule(step, config.steps, min(config.warmup, config.steps // 10))
         update(model, optimizers, share, config.grad_clip)
         step += 1
-        if not math.isfinite(losses[-1]):
-            raise UserError(f"the loss is {losses[-1]} at step {step}: lower --lr or --muon-lr")
-
         is_last = step == config.steps
         values = {}
         if step % 10 == 0 or is_last:
@@ -728,6 +726,7 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
             rng = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
             save_checkpoint(path, model, tokenizer, step=step, result=result,
                             data=batches.state, rng=rng, optimizers=state)
+    model.eval()
     return result
 
 
@@ -886,7 +885,7 @@ def save_tensors(path: str | Path, content: dict):
 def load_tensors(path: str | Path) -> dict:
     """What save_tensors wrote. Nothing in the file is executed (weights_only)."""
     if not Path(path).is_file():
-        raise UserError(f"no checkpoint at {path}; `python gpt.py` or `python rlhf.py` makes one")
+        raise UserError(f"no checkpoint at {path}: train one first, or say which with --model")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a damaged file can fail in any way
@@ -1059,6 +1058,13 @@ def _read_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
             content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
             vocabulary, merges = content["model"]["vocab"], content["model"]["merges"]
             added = {token["content"]: token["id"] for token in content["added_tokens"]}
+            steps = content["pre_tokenizer"].get("pretokenizers", [content["pre_tokenizer"]])
+            *before, byte_level = steps
+            splits = [step["pattern"].get("Regex") for step in before]
+            if (content.get("normalizer") or byte_level["type"] != "ByteLevel"
+                    or byte_level["add_prefix_space"] or splits not in ([], [SPLIT_PATTERN])
+                    or byte_level.get("use_regex", True) == bool(splits)):
+                raise ValueError         # it would cut or change texts in another way
         elif (folder / "vocab.json").exists():
             vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
             lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
@@ -1078,7 +1084,7 @@ def _read_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
         special.update({name: i for name, i in added.items() if name not in tokens})
         largest = max(*ranks.values(), *special.values()) if special else max(ranks.values())
         return Tokenizer(ranks, special), largest
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{folder}: the tokenizer is not a byte-level BPE like GPT-2's") from None
 
 
@@ -1221,6 +1227,7 @@ def pretrain(options: PretrainOptions = PretrainOptions(),
     """Train a GPT on a text and show what it writes. [GPT-2 §2]"""
     check_shape(shape)
     settings = {"data": options.data, **dataclasses.asdict(config), **dataclasses.asdict(shape)}
+    settings["files"] = file_stamps(options.data)
     folder = run_folder(options.name, settings, options.fresh)
     model, tokenizer, _, _, result = pretrained(
         lambda: documents_of(options.data, config.seed), shape, config, folder)

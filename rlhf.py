@@ -52,6 +52,7 @@ import json
 import math
 import random
 import runpy
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -399,15 +400,24 @@ class TextReward:
     def __init__(self, function: Callable[[str, str], float], tokenizer):
         self.function, self.tokenizer = function, tokenizer
 
+    def text(self, ids: list[int]) -> str:
+        """The turns of a conversation, a line each."""
+        lines = [[]]
+        for i in ids:
+            if i in self.tokenizer.control_ids:
+                lines.append([])
+            else:
+                lines[-1].append(i)
+        return "\n".join(self.tokenizer.decode(line).strip() for line in lines if line)
+
     def __call__(self, ids, mask):
         """ids (B, T) and their mask (B, T-1), see response_logprobs -> scores (B,).
         UserError if the function fails or returns no finite number."""
         scores = []
         for row, inside in zip(ids.tolist(), mask.bool().tolist()):
-            places = [t + 1 for t, is_response in enumerate(inside) if is_response]
-            start, end = places[0], places[-1] + 1
-            prompt = self.tokenizer.decode(self.tokenizer.text_ids(row[:start])).strip()
-            response = self.tokenizer.decode(self.tokenizer.text_ids(row[start:end])).strip()
+            indices = [t + 1 for t, is_response in enumerate(inside) if is_response]
+            prompt = self.text(row[:indices[0]])
+            response = self.text(row[indices[0]:indices[-1] + 1])
             try:
                 score = self.function(prompt, response)
                 is_finite = math.isfinite(float(score))
@@ -554,6 +564,7 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
     # knows good answers from bad ones. A reward that is a function has no
     # weights: then it starts as the policy with a new head.
     is_network = isinstance(reward_model, RewardModel)
+    torch.manual_seed(config.seed)
     value_model = copy.deepcopy(reward_model) if is_network else RewardModel(policy)
     policy_optimizers = make_optimizers(policy, config.lr * lr_scale(policy), eps=1e-5)
     value_optimizers = make_optimizers(value_model, config.value_lr * lr_scale(policy), eps=1e-5)
@@ -569,21 +580,11 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
         infos = []
         order = torch.randperm(config.batch_size, generator=shuffler)
         for rows in order.chunk(config.minibatches):
-            info = ppo_backward(policy, value_model, rollout[rows], config)
-            if ptx is not None:
-                # The second term of eq. (2). "We compute the PPO gradients and
-                # pretraining gradients in consecutive steps and accumulate them
-                # both into the gradient buffers" (C.4): two backward passes,
-                # one optimizer step. Separate steps would each be scaled by
-                # Adam to the same size, whatever gamma is.
-                ptx_loss = lm_loss(policy, ptx)
-                (config.ptx_coef * ptx_loss).backward()
-                info["ptx_loss"] = ptx_loss.item()
+            infos.append(ppo_backward(policy, value_model, rollout[rows], config, ptx))
             update(policy, policy_optimizers, share)
             update(value_model, value_optimizers, share)
             for mean, weight in zip(average.parameters(), policy.parameters()):
                 mean.data.lerp_(weight.data, 1 - config.ema_decay)
-            infos.append(info)
         means = {name: float(np.mean([info[name] for info in infos])) for name in infos[0]}
         log(iteration, config.iterations, score=rollout.scores.mean().item(), kl=rollout.kl.mean().item(),
             reward=rollout.rewards.sum(dim=1).mean().item(),
@@ -592,15 +593,27 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
     policy.load_state_dict(average.state_dict())
 
 
-def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig) -> dict:
-    """The gradients of one minibatch: of the policy loss and of the value loss. Returns what to log."""
+def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig,
+                 ptx: Batches | None = None) -> dict:
+    """Accumulate all gradients of one minibatch; returns what to log."""
+    # 1. The policy loss. Advantages are whitened per minibatch, so that the size of a step
+    # does not depend on the scale of the scores.
     with mixed_precision(policy.device):
-        logprobs = response_logprobs(policy, batch.ids, batch.mask)
-        values = value_model.values(batch.ids, batch.mask)
-    # Whitened per minibatch, so that the step does not depend on the scale of the scores.
+        logprobs = response_logprobs(policy, batch.ids, batch.mask)  # (B, T-1)
     advantages = whiten(batch.advantages, batch.mask)
     loss, info = policy_loss(logprobs, batch.logprobs, advantages, batch.mask, config.cliprange)
     loss.backward()
+    # 2. The pretraining loss, the second term of eq. (2). "We compute the PPO gradients and
+    # pretraining gradients in consecutive steps and accumulate them both into the gradient
+    # buffers" (C.4): two backward passes, one optimizer step. Separate steps would each be
+    # scaled by Adam to the same size, whatever gamma is.
+    if ptx is not None:
+        loss = lm_loss(policy, ptx)
+        (config.ptx_coef * loss).backward()
+        info["ptx_loss"] = loss.item()
+    # 3. The value loss.
+    with mixed_precision(policy.device):
+        values = value_model.values(batch.ids, batch.mask)  # (B, T-1)
     loss = value_loss(values, batch.values, batch.returns, batch.mask, config.cliprange_value)
     loss.backward()
     info["value_loss"] = loss.item()
@@ -783,23 +796,39 @@ class FileTask:
                 conversations.append([*c.messages, {"role": "assistant", "content": response}])
         return ["\n\n".join(turn["content"] for turn in messages) for messages in conversations]
 
-    def leave_out_long(self, tokenizer, room: int):
-        """Keep what has a prompt of at most `room` tokens, as the paper did
-        with its prompts of more than 1,000. UserError if nothing is left."""
-        def keep(items, prompt_of):
-            kept = [item for item in items if len(data.render_conversation(
-                tokenizer, data.recent_turns(tokenizer, prompt_of(item), room, reply=True),
-                reply=True)[0]) <= room]
-            if len(kept) < len(items):
-                print(f"{len(items) - len(kept)} of {len(items)} left out: too long a prompt")
-            if items and not kept:
-                raise UserError("every prompt is too long: use a larger --block-size")
-            return kept
+    def leave_out_long(self, tokenizer, block_size: int, max_response: int):
+        """Keep the prompts that leave room for an answer, as the paper did with its prompts
+        of up to 1,000 tokens, and the comparisons whose answers all fit into the context:
+        two that are cut could be the same. UserError if nothing is left."""
+        def fits(messages, limit, reply=False):
+            messages = data.recent_turns(tokenizer, messages, limit, reply)
+            return len(data.render_conversation(tokenizer, messages, reply)[0]) <= limit
 
-        self.demonstrations = keep(self.demonstrations, lambda d: d[:-1])
-        self.comparisons = keep(self.comparisons, lambda c: c.messages)
-        self.test_comparisons = keep(self.test_comparisons, lambda c: c.messages)
-        self.test = keep(self.test, lambda prompt: prompt.messages)
+        def prompt_fits(messages):
+            return fits(messages, block_size - max_response, reply=True)
+
+        def comparison_fits(c):
+            dialogues = [[*c.messages, {"role": "assistant", "content": response}]
+                         for response in c.responses]
+            return prompt_fits(c.messages) and all(fits(d, block_size) for d in dialogues)
+
+        for name, is_kept in (("demonstrations", lambda d: prompt_fits(d[:-1])),
+                              ("comparisons", comparison_fits),
+                              ("test_comparisons", comparison_fits),
+                              ("test", lambda prompt: prompt_fits(prompt.messages))):
+            items = getattr(self, name)
+            kept = [item for item in items if is_kept(item)]
+            setattr(self, name, kept)
+            if len(kept) < len(items):
+                print(f"{name}: {len(items) - len(kept)} of {len(items)} left out, too long")
+            if items and not kept:
+                raise UserError(f"all {name} are too long for a context of {block_size}: use a "
+                                "larger --block-size")
+        long = sum(len(tokenizer.encode(d[-1]["content"])) >= max_response
+                   for d in self.demonstrations)
+        if long:
+            print(f"{long} of {len(self.demonstrations)} demonstrated answers are longer than "
+                  f"--max-response {max_response}: PPO cuts its own there and learns to be brief")
 
     def prompt_source(self) -> Callable[[int], list]:
         """A function that draws n conversations to answer."""
@@ -933,17 +962,20 @@ def instructgpt(options: Options = Options(),
     is_own = bool(options.demonstrations or options.comparisons)
     is_default = not (is_own or options.reward or options.init)
     settings = {**dataclasses.asdict(options), **dataclasses.asdict(shape)}
-    for key in ("name", "show", "fresh"):
+    for key in ("name", "show", "fresh", "test_prompts"):
         settings.pop(key)
+    settings["files"] = data.file_stamps(options.data, options.demonstrations, options.comparisons,
+                                         options.init, (options.reward or "").rpartition(":")[0])
     folder = data.run_folder(options.name or ("instructgpt" if is_default else "own"), settings,
                              options.fresh)
     task = FileTask(options) if is_own else WorldTask(options.seed, options.test_prompts)
 
     print("\n== 1. Pretraining: predict the next token")
     base, tokenizer, train_stream, val_stream = starting_model(options, shape, task, folder)
+    require_room(options.max_response, base.config.block_size)
     pretraining = lambda size: Batches(train_stream, size, base.config.block_size, options.seed)
     if is_own:
-        task.leave_out_long(tokenizer, base.config.block_size - options.max_response)
+        task.leave_out_long(tokenizer, base.config.block_size, options.max_response)
 
     print(f"\n== 2. SFT: imitate {len(task.demonstrations)} demonstrations")
     sft = copy.deepcopy(base)
@@ -1022,10 +1054,11 @@ def instructgpt(options: Options = Options(),
     columns, answers = {}, {}
     if not is_own:
         prompts = [prompt.messages for prompt in task.test]
+        loss = evaluate(base, tokenizer, val_stream)["loss"]
         for name, shots in (("GPT", []), ("GPT prompted", task.shots)):
             speaker = forum_speaker(base, tokenizer, shots, options.max_response)
             answers[name] = speaker(prompts, 1)
-            columns[name] = {"pretrain_loss": evaluate(base, tokenizer, val_stream)["loss"]}
+            columns[name] = {"pretrain_loss": loss}
     for name, model in chats.items():
         rollout, answers[name] = answer(model, reward_model)
         columns[name] = {"pretrain_loss": evaluate(model, tokenizer, val_stream)["loss"],
@@ -1070,8 +1103,11 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
 
 
 def knows_chat(path: str | None) -> bool:
-    """Whether this is a checkpoint of a model that was fine-tuned on conversations."""
-    return bool(path and Path(path).is_file() and gpt.load_checkpoint(path).get("chat"))
+    """Whether a checkpoint was fine-tuned on conversations, or a folder's tokenizer has <|end|>."""
+    if path and Path(path).is_file():
+        return bool(gpt.load_checkpoint(path).get("chat"))
+    files = [Path(path or "") / name for name in ("tokenizer.json", "vocab.json")]
+    return bool(path) and any(file.is_file() and "<|end|>" in file.read_text() for file in files)
 
 
 def trained(path: Path, model, tokenizer, train: Callable):
@@ -1082,7 +1118,7 @@ def trained(path: Path, model, tokenizer, train: Callable):
     else:
         train(RunLog(path.with_suffix(".jsonl")))
         gpt.save_checkpoint(path, model, tokenizer, chat=True)
-    return model
+    return model.eval()
 
 
 def load_reward_model(path: Path) -> RewardModel:
@@ -1108,6 +1144,7 @@ def load_function(place: str) -> Callable[[str, str], float]:
     if not Path(path).is_file():
         raise UserError(f"--reward takes FILE.py:FUNCTION, and no file is called {path!r}")
     try:
+        sys.path.insert(0, str(Path(path).parent))       # for what the file imports
         function = runpy.run_path(path).get(name)
     except (Exception, SystemExit) as error:
         raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from None
@@ -1139,8 +1176,6 @@ class ChatOptions:
 
 def chat(options: ChatOptions = ChatOptions()):
     """Talk to the model. /reset forgets, /system TEXT sets the system message, Ctrl-D leaves."""
-    if 0 < options.temperature < 0.01:
-        raise UserError("--temperature is 0, or at least 0.01")
     model, tokenizer = gpt.load_model(options.model)
     if not knows_chat(options.model):
         raise UserError(f"{options.model} has never seen a conversation: it cannot chat")

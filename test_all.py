@@ -1,38 +1,34 @@
 """
-test_all.py: the papers' claims and the code's contracts, as statements that can fail.
+test_all.py: what the code promises and what the papers say, as statements that can fail.
 
     pytest test_all.py
 
-In the order of the papers. Each test compares with something that does not share its code: PyTorch's
-autograd, float64, brute force, a closed form, tiktoken, transformers (where it is installed).
+Every test compares with something that does not share its code: PyTorch's autograd, float64, brute
+force, a closed form, a case made by hand, transformers (where it is installed).
 """
 import ast
 import copy
 import dataclasses
 import gzip
-import hashlib
-import http.server
 import importlib
 import importlib.util
 import itertools
 import json
 import math
 import os
+import pickle
 import random
 import re
-import shutil
-import signal
 import subprocess
 import sys
-import threading
-import time
-import tracemalloc
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import regex
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""            # the CPU's float32 is the reference
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")    # before torch is imported, see gpt.py
 import torch
 import torch.nn.functional as F
@@ -40,12 +36,11 @@ import torch.nn.functional as F
 import data
 import gpt
 import rlhf
-from data import SPECIAL_TOKENS, Tokenizer, UserError, World, train_bpe
-from gpt import GPT, GPTConfig
+from data import SPECIAL_TOKENS, TOPICS, Batches, Tokenizer, UserError, World, train_bpe
+from gpt import GPT, PRESETS, GPTConfig
 
-HERE = Path(__file__).parent
-BYTES = {bytes([b]): b for b in range(256)}
-HELLO = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello you"}]
+HERE = Path(data.__file__).parent
+BYTES = {bytes([byte]): byte for byte in range(256)}     # the smallest vocabulary: no merges
 
 
 @pytest.fixture(autouse=True)
@@ -64,81 +59,93 @@ def tokenizer(world):
     return Tokenizer(train_bpe(data.web(world, 2000), 600))
 
 
-def optional(package):
-    """A peer to compare with. Without it the test is skipped, but not where CI should have installed it."""
-    if not importlib.util.find_spec(package):
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{package} is not installed")
-    return importlib.import_module(package)
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
 
 
 def small_gpt(vocab_size=50, block_size=16, n_layer=2, n_head=2, n_embd=16, **options):
     return GPT(GPTConfig(vocab_size, block_size, n_layer, n_head, n_embd, **options))
 
 
-# ---------------------------------------------------------------------------------------------- the house
+def loud(model, std=0.3):
+    """The model with random weights so large that every mistake shows in its outputs."""
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=std)
+        else:                                      # gains stay near one, biases near zero
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
+    return model
 
 
-@pytest.mark.parametrize("name, allowed", [("data", set()), ("gpt", {"data"}), ("rlhf", {"data", "gpt"})])
-def test_imports_run_one_way(name, allowed):
-    tree = ast.parse((HERE / f"{name}.py").read_text())
-    modules = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
-    modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert modules & {"data", "gpt", "rlhf"} == allowed
-    packages = {m.split(".")[0] for m in modules} - set(sys.stdlib_module_names) - {"data", "gpt", "rlhf"}
-    optional = {"matplotlib", "safetensors"}
-    assert packages <= {"numpy", "torch", "tiktoken", "regex", *optional}          # regex comes with tiktoken
+def optional(package):
+    """A package to compare with. Without it the test is skipped; where CI is set it fails."""
+    if not importlib.util.find_spec(package.split(".")[0]):
+        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+        give_up(f"{package} is not installed")
+    return importlib.import_module(package)
 
 
-@pytest.mark.parametrize("name", ["data", "gpt", "rlhf"])
-def test_contents_equal_the_banners_and_name_what_exists(name):
-    source = (HERE / f"{name}.py").read_text()
-    contents = re.findall(r"^    (\d+\. .+?)$", ast.get_docstring(ast.parse(source), clean=False), re.M)
-    banners = re.findall(r"^# (\d+\. .+?)(?:   +\[.*\])?$", source, re.M)
-    assert [line.strip() for line in contents] == [line.strip() for line in banners]
-    module = {"data": data, "gpt": gpt, "rlhf": rlhf}[name]
-    for banner in banners:
-        for named in banner.partition(": ")[2].split(", "):
-            assert hasattr(module, named), f"{banner}: {named} does not exist"
+def run(*arguments, stdin="", timeout=300):
+    """python with these arguments, as a process of its own, in the test's empty folder."""
+    return subprocess.run([sys.executable, *map(str, arguments)], input=stdin, capture_output=True,
+                          text=True, timeout=timeout, env={**os.environ, "PYTHONPATH": str(HERE)})
 
 
-def test_no_function_is_longer_than_a_screen_and_no_line_wider():
-    for name in ("data", "gpt", "rlhf"):
-        source = (HERE / f"{name}.py").read_text()
-        assert max(map(len, source.splitlines())) <= 110
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.FunctionDef):
-                assert node.end_lineno - node.lineno < 75, node.name
+@pytest.fixture
+def fails(capsys):
+    """fails(commands, *argv): exit code 2 and one line on stderr, which it returns. The first of
+    `commands` ({name: function}) is the default one."""
+    def fails(commands, *argv):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as error:
+            data.command_line(commands, default=next(iter(commands)), argv=list(argv))
+        message = capsys.readouterr().err
+        assert error.value.code == 2 and message.startswith("error: ")
+        assert message.count("\n") == 1, message
+        return message
+    return fails
 
 
-def test_the_readme_names_commands_and_options_that_exist():
-    commands = {}
-    for name, module in (("data", data), ("gpt", gpt), ("rlhf", rlhf)):
-        source = (HERE / f"{name}.py").read_text()
-        for command, settings in re.findall(r'"(\w+)": \((\w+Settings), \w+\)', source):
-            commands[name, command] = {f.name for f in dataclasses.fields(getattr(module, settings))}
-        commands[name, None] = commands[name, re.search(r'default="(\w+)"', source)[1]]
-    readme = (HERE / "README.md").read_text()
-    lines = re.findall(r"python\s(data|gpt|rlhf)\.py(?: ([a-z]\w*))?([^`|\n;]*)", readme)
-    assert len(lines) >= 40
-    for name, command, rest in lines:
-        for option in re.findall(r"--([a-z-]+)", rest):
-            assert option.replace("-", "_") in commands[name, command or None], (name, command, option)
+PAPERS = [f"papers/{path.name}" for path in sorted((HERE / "papers").glob("*.py"))]
+IMPORTS = {
+    "data.py": {"numpy", "tiktoken", "regex"}, "gpt.py": {"numpy", "torch", "data"},
+    "rlhf.py": {"numpy", "torch", "data", "gpt"},
+    **dict.fromkeys(PAPERS, {"numpy", "torch", "regex", "data", "gpt", "rlhf", "papers"})}
 
 
-# --------------------------------------------------------------------------- byte-pair encoding [GPT-2 §2.2]
+@pytest.mark.parametrize("path", IMPORTS)
+def test_imports_run_one_way_and_large_packages_wait_until_they_are_needed(path):
+    tree = ast.parse((HERE / path).read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    inside = {node for function in functions for node in ast.walk(function)}
+    allowed = IMPORTS[path] | sys.stdlib_module_names
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        later = {"matplotlib", "transformers", "huggingface_hub"} if node in inside else set()
+        assert {name.split(".")[0] for name in names} <= allowed | later, f"line {node.lineno}"
 
 
-def naive_bpe(text, vocab_size):
-    """Recount every pair before every merge; the highest count wins, ties go to the smallest ids."""
-    import regex
-    chunks = [list(chunk.encode()) for chunk in regex.findall(data.SPLIT_PATTERN, text)]
-    vocabulary = [bytes([b]) for b in range(256)]
+# ----------------------------------------------------------------- data.py: tokens and their stream
+
+def naive_bpe(documents, vocab_size):
+    """Count every pair anew before every merge; the highest count wins, then the smallest ids."""
+    chunks = [list(chunk.encode()) for document in documents
+              for chunk in regex.findall(data.SPLIT_PATTERN, document)]
+    vocabulary = [bytes([byte]) for byte in range(256)]
     while len(vocabulary) < vocab_size:
-        counts = Counter(pair for chunk in chunks for pair in zip(chunk, chunk[1:]))
-        counts = {p: n for p, n in counts.items() if vocabulary[p[0]] + vocabulary[p[1]] not in vocabulary}
+        counts = Counter(pair for chunk in chunks for pair in zip(chunk, chunk[1:])
+                         if vocabulary[pair[0]] + vocabulary[pair[1]] not in vocabulary)
         if not counts:
             break
-        pair = min(counts, key=lambda p: (-counts[p], p))
+        pair = min(counts, key=lambda pair: (-counts[pair], pair))
         vocabulary.append(vocabulary[pair[0]] + vocabulary[pair[1]])
         for chunk in chunks:
             i = 0
@@ -149,1716 +156,1200 @@ def naive_bpe(text, vocab_size):
     return {token: i for i, token in enumerate(vocabulary)}
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_bpe_equals_a_naive_trainer(seed):
+@pytest.mark.parametrize("alphabet", ["ab ", "aab", "abcde  \n", "aé日 1!'s"])
+@pytest.mark.parametrize("seed", range(3))
+def test_bpe_equals_a_trainer_that_counts_everything_anew(alphabet, seed):
     rng = random.Random(seed)
-    alphabet = ["ab ", "aab", "abcde  \n", "aé日 1!'s"][seed % 4]
-    text = "".join(rng.choice(alphabet) for _ in range(data.MAX_CHUNK))
-    assert train_bpe(text, 300) == naive_bpe(text, 300)
+    documents = ["".join(rng.choices(alphabet, k=data.MAX_CHUNK)) for _ in range(2)]
+    assert train_bpe(documents, 300) == naive_bpe(documents, 300)
+    assert train_bpe(documents[0], 300) == naive_bpe(documents[:1], 300)
 
-
-def test_bpe_learns_the_textbook_example():
-    # "aaabdaaabac": aa is most frequent, then a + aa's neighbour ab or aab, as Wikipedia derives it by hand
-    ranks = train_bpe("aaabdaaabac", 259)
-    assert [token for token, i in ranks.items() if i >= 256] == [b"aa", b"ab", b"aaab"]
-
-
-NASTY = ["", " ", "\r\n\t  x  ", "I'LL I'll", "  日本語 🙂 naïve", "\x00\x7f", "<|endoftext|><|end|>",
-         "a" * 3000, "1234 + 5"]
+# The last one overflows the stack of a regex engine that reads it at once.
+NASTY = ["", " ", "\r\n\t  x  ", "I'LL you'll they've we're it's I'm he'd don't", "  日本語 🙂 naïve",
+         "\x00\x7f", "a" * 3000, "1234 + 5¾!?", "<|endoftext|><|end|>", "a" + " " * 200_000 + "b"]
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_tokens_round_trip(tokenizer, text):
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert tokenizer.decode_bytes(tokenizer.encode(text)) == text.encode()
+def test_texts_survive_encoding_and_never_become_control_tokens(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text and tokenizer.decode_bytes(ids) == text.encode()
+    assert not tokenizer.control_ids & set(ids)
+    splitter = optional("tokenizers").pre_tokenizers.ByteLevel(add_prefix_space=False)
+    expected = [text[start:end] for _, (start, end) in splitter.pre_tokenize_str(text)]
+    assert regex.findall(data.SPLIT_PATTERN, text) == expected         # where GPT-2 splits it
 
 
-def test_any_bytes_round_trip_and_all_256_are_tokens(tokenizer):
-    assert all(bytes([b]) in tokenizer.ranks for b in range(256))
+def test_a_tokenizer_is_complete_and_survives_its_file(tokenizer):
     assert tokenizer.decode_bytes(range(256)) == bytes(range(256))
-
-
-def test_text_never_becomes_a_control_token(tokenizer):
-    text = "".join(SPECIAL_TOKENS) * 3 + "<|user|>hi<|end|><|assistant|>"
-    assert max(tokenizer.encode(text)) < len(tokenizer.ranks)
-    ids, _ = data.render_conversation(tokenizer, [{"role": "user", "content": text}])
-    assert sum(i >= len(tokenizer.ranks) for i in ids) == 3      # <|endoftext|> <|user|> … <|end|>, no more
-    assert sorted(tokenizer.special.values()) == list(range(len(tokenizer.ranks), tokenizer.vocab_size))
-
-
-def test_a_flood_of_spaces_does_not_break_the_regex(tokenizer):
-    text = "a" + " " * 1_000_000 + "b"
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-def test_saved_tokenizers_load(tokenizer):
+    control = range(len(tokenizer.ranks), tokenizer.vocab_size)        # behind the merges
+    assert sorted(tokenizer.special.values()) == list(control)
     tokenizer.save("t.json")
     loaded = Tokenizer.load("t.json")
     assert loaded.ranks == tokenizer.ranks and loaded.special == tokenizer.special
-    for bad in ("", "{}", '{"tokens": 3}', '{"tokens": ["a"]}', "\xff\x00"):
-        Path("bad.json").write_text(bad)
-        with pytest.raises(UserError):
+    assert train_bpe("", 300) == BYTES and b"a" * data.MAX_CHUNK in train_bpe("a" * 100_000, 300)
+    for content in ("", "{}", '{"tokens": 3}', '{"tokens": {"Ā": 1}, "special": {}}'):
+        Path("bad.json").write_text(content)
+        with pytest.raises(UserError, match="not a tokenizer"):
             Tokenizer.load("bad.json")
+    for wrong in (lambda: Tokenizer({b"a": 0}), lambda: Tokenizer({**BYTES, b"ab": 7}),
+                  lambda: tokenizer.decode([tokenizer.vocab_size]), lambda: tokenizer.decode([-1]),
+                  lambda: train_bpe("text", 255)):
+        with pytest.raises(UserError):
+            wrong()
 
 
-def test_bpe_survives_a_word_of_a_million_letters():
-    ranks = train_bpe("a" * 1_000_000, 300)
-    assert (Tokenizer(ranks).decode(Tokenizer(ranks).encode("aaaaa")) == "aaaaa"
-            and b"a" * data.MAX_CHUNK in ranks)
+@pytest.mark.parametrize("count", [3, 40])
+def test_documents_are_packed_and_a_tenth_is_for_validation(count):
+    tokenizer = Tokenizer({**BYTES, b"ab": 70_000})
+    documents = [f"document {i}, abc" for i in range(count)]
+    data.write_stream(documents, tokenizer, Path("s"))
+    train, val = data.open_stream(Path("s/train.bin")), data.open_stream(Path("s/val.bin"))
+    packed = [document + "<|endoftext|>" for document in documents]
+    if count < 10:                                 # too few documents: the last tenth of the tokens
+        whole = [*train, *val]
+        assert tokenizer.decode(whole) == "".join(packed) and len(val) == len(whole) // 10
+    else:
+        assert tokenizer.decode(val) == "".join(packed[9::10])
+        assert tokenizer.decode(train) == "".join(packed[i] for i in range(count) if i % 10 < 9)
 
 
-def test_bpe_does_not_need_a_long_text():
-    assert train_bpe("", 300) == BYTES
-    with pytest.raises(UserError):
-        train_bpe("text", 255)
-
-
-def test_gpt2_tokenizer_offline_is_a_clear_message(monkeypatch, tmp_path):
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "empty"))
-    import requests
-    monkeypatch.setattr(requests, "get", lambda *a, **k: (_ for _ in ()).throw(
-        requests.ConnectionError("no network")))
-    import tiktoken.registry
-    monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
-    with pytest.raises(UserError, match="GPT-2's vocabulary"):
-        Tokenizer.gpt2()
-
-
-def test_gpt2_tokenizer_from_its_files():
-    try:
-        tokenizer = Tokenizer.gpt2()
-    except UserError as error:
-        pytest.skip(str(error))
-    assert tokenizer.encode("Hello world") == [15496, 995] and tokenizer.eot == 50256
-
-
-def test_show_merges_ends_in_the_encoding(tokenizer):
-    text = "Mia lives in Oslo."
-    last = data.show_merges(tokenizer, text).splitlines()[-1]
-    assert last == ("|".join(tokenizer.decode([i]) for i in tokenizer.encode(text))
-                    + f"   {len(tokenizer.encode(text))} tokens")
-
-
-# ------------------------------------------------------------------------------ token stream [GPT-3 App. B]
-
-
-def test_stream_packs_documents_and_splits_by_document():
-    tokenizer = Tokenizer(BYTES)
-    documents = [f"document {i}" for i in range(40)]
-    counts = data.write_stream(documents, tokenizer, "s")
-    train, val = (data.open_stream(f"s/{split}.bin", counts["dtype"]) for split in ("train", "val"))
-    assert tokenizer.decode(val) == "".join(d + "<|endoftext|>" for d in documents[9::10])
-    assert (len(train) + len(val) == sum(len(d) + 1 for d in documents)
-            == counts["train_tokens"] + counts["val_tokens"])
-
-
-def test_one_long_text_keeps_its_last_tenth_for_validation():
-    text = "".join(random.Random(0).choice("ab \n") for _ in range(5000))
-    counts = data.write_stream([text], Tokenizer(BYTES), "s")
-    train, val = (data.open_stream(f"s/{split}.bin", counts["dtype"]) for split in ("train", "val"))
-    assert len(val) == 500 and Tokenizer(BYTES).decode([*train, *val]) == text + "<|endoftext|>"
-
-
-def test_text_is_read_in_pieces_and_nothing_is_lost():
-    text = "word " * 900_000                                        # 4.5 MB without a line end
-    Path("long.txt").write_text(text)
+def test_files_and_folders_of_every_kind_are_read(capsys):
+    Path("texts").mkdir()
+    Path("texts/a.txt").write_bytes(b"\xef\xbb\xbfone<|endoftext|> <|endoftext|>two\r\n")
+    Path("texts/b.jsonl").write_text('{"text": "three"}\n\n{"text": ""}\n{"text": "four"}\n')
+    Path("texts/c.jsonl.gz").write_bytes(gzip.compress(b'{"text": "five"}'))
+    Path("texts/d.json").write_text('\n[\n{"text": "six"},\n{"text": "seven"}]')
+    Path("texts/e.bin").write_bytes(bytes(range(256)))
+    Path("texts/f.bin").write_bytes(b"zeros \0 are no text")
+    expected = ["one", "two\r\n", "three", "four", "five", "six", "seven"]
+    assert list(data.load_text("texts")) == expected
+    assert capsys.readouterr().err.count("skipped") == 2
+    long = "word " * 900_000                       # 4.5 MB without the end of a line
+    Path("long.txt").write_text(long)
     pieces = list(data.load_text("long.txt"))
-    assert len(pieces) > 2 and "".join(pieces) == text and max(map(len, pieces)) <= 2 * data.PIECE
+    assert len(pieces) > 2 and "".join(pieces) == long and max(map(len, pieces)) <= 2 * data.PIECE
 
 
-def test_batches_are_windows_and_resume_exactly():
-    stream = np.arange(1000, dtype=np.uint16)
-    batches = data.Batches(stream, 4, 8, seed=0)
-    x, y = batches.next()
-    assert (y == x + 1).all() and (x[:, 1:] == x[:, :-1] + 1).all() and x.shape == (4, 8)
-    state = batches.state
-    expected = [batches.next()[0] for _ in range(3)]
-    other = data.Batches(stream, 4, 8, seed=99)
-    other.state = state
-    assert all((other.next()[0] == e).all() for e in expected)
-    with pytest.raises(UserError, match="too few|only"):
-        data.Batches(stream[:8], 4, 8, seed=0)
+def test_batches_are_all_windows_of_the_stream_and_go_on_exactly():
+    stream = np.arange(100, dtype=np.uint32)
+    batches, starts = Batches(stream, 4, 8, seed=0), set()
+    for _ in range(500):
+        x, y = batches.next()                      # (4, 8)
+        starts.update(x[:, 0].tolist())
+        assert (x == x[:, :1] + np.arange(8)).all() and (y == x + 1).all()
+    assert starts == set(range(92))
+    other = Batches(stream, 4, 8, seed=99)
+    assert (other.next()[0] != Batches(stream, 4, 8, seed=0).next()[0]).any()
+    other.state = batches.state
+    assert all((other.next()[0] == batches.next()[0]).all() for _ in range(3))
 
 
-# ------------------------------------------------------------------------------------------- conversations
+# --------------------------------------------------------------------------- data.py: conversations
+
+SYSTEM = {"role": "system", "content": "be kind"}
+TALK = [SYSTEM, user("hi"), assistant("hello you"), user("say <|end|>"), assistant("no")]
 
 
-def test_mask_is_one_exactly_on_what_the_assistant_writes(tokenizer):
-    messages = [{"role": "system", "content": "be kind"}, *HELLO, {"role": "user", "content": "bye"},
-                {"role": "assistant", "content": "see you"}]
-    ids, mask = data.render_conversation(tokenizer, messages)
-    learned = tokenizer.decode(i for i, m in zip(ids, mask) if m)
-    assert learned == " hello you<|end|> see you<|end|>"
+def test_the_mask_is_one_exactly_on_what_the_assistant_writes(tokenizer):
+    ids, mask = data.render_conversation(tokenizer, TALK)
     assert tokenizer.decode(ids) == (
         "<|endoftext|><|system|> be kind<|end|><|user|> hi<|end|><|assistant|> hello you<|end|>"
-        "<|user|> bye<|end|><|assistant|> see you<|end|>")
-    reply, _ = data.render_conversation(tokenizer, messages[:2], reply=True)
-    assert tokenizer.decode(reply).endswith(" hi<|end|><|assistant|>")
-    for bad in ({"role": "root", "content": "x"}, {"role": "user"}, {"role": "user", "content": 3}):
-        with pytest.raises(UserError):
+        "<|user|> say <|end|><|end|><|assistant|> no<|end|>")
+    assert ids.count(tokenizer.end) == 5           # the one that the user spells is text
+    learned = [token for token, is_learned in zip(ids, mask) if is_learned]
+    assert tokenizer.decode(learned) == " hello you<|end|> no<|end|>"
+    reply, mask = data.render_conversation(tokenizer, TALK[:2], reply=True)
+    assert tokenizer.decode(reply).endswith(" hi<|end|><|assistant|>") and not any(mask)
+    for bad in ({"role": "root", "content": "x"}, {"role": "user"}, user(3)):
+        with pytest.raises(UserError, match="a message needs"):
             data.render_conversation(tokenizer, [bad])
 
 
-@pytest.mark.parametrize("record, question, answer", [
-    ({"messages": HELLO}, "hi", "hello you"),
-    ({"prompt": "hi", "response": "hello you"}, "hi", "hello you"),
-    ({"instruction": "add", "input": "1 2", "output": "3"}, "add\n\n1 2", "3"),
-    ({"instruction": "add", "instances": [{"input": "", "output": "3"}]}, "add", "3")])
-def test_demonstrations_in_every_usual_shape(record, question, answer):
-    Path("d.jsonl").write_text(json.dumps(record) + "\n\n")
-    with gzip.open("d.json.gz", "wt") as file:
-        json.dump([record], file)
-    for path in ("d.jsonl", "d.json.gz"):
-        [messages] = data.load_demonstrations(path)
-        assert [m["content"] for m in messages] == [question, answer]
+def test_what_is_too_long_loses_its_oldest_exchanges_first(tokenizer):
+    whole = data.render_conversation(tokenizer, TALK)
+    newest = data.render_conversation(tokenizer, [SYSTEM, *TALK[3:]])
+    assert data.fit(tokenizer, TALK, len(whole[0])) == whole
+    for limit in (len(whole[0]) - 1, len(newest[0])):
+        assert data.fit(tokenizer, TALK, limit) == newest
+    ids, mask = data.fit(tokenizer, [user("hi"), assistant("word " * 90)], 16)
+    assert len(ids) == len(mask) == 16
+    assert tokenizer.decode(ids).startswith("<|endoftext|><|user|> hi<|end|><|assistant|> word")
+    ids = data.prompt_ids(tokenizer, [*TALK[:3], user("word " * 90 + "end")], 16)
+    assert len(ids) == 16 and tokenizer.decode(ids).endswith(" word end<|end|><|assistant|>")
 
 
-@pytest.mark.parametrize("record", [
-    {"chosen": "\n\nHuman: hi\n\nAssistant: good", "rejected": "\n\nHuman: hi\n\nAssistant: bad"},
-    {"prompt": "hi", "chosen": "good", "rejected": "bad"},
-    {"prompt": [{"role": "user", "content": "hi"}], "responses": ["good", "bad"]},
-    {"messages": [{"role": "user", "content": "hi"}], "responses": ["bad", "good"], "ranks": [1, 0]}])
-def test_comparisons_in_every_usual_shape(record):
-    Path("c.jsonl").write_text(json.dumps(record))
-    [c] = data.load_comparisons("c.jsonl")
-    assert c.messages == [{"role": "user", "content": "hi"}]
-    assert [r for _, r in sorted(zip(c.ranks, c.responses))] == ["good", "bad"]
+# ----------------------------------------------------- data.py: the world, its web and its labelers
+
+@pytest.fixture(scope="module")
+def documents(world):
+    return list(data.web(world, 6000))
 
 
-def test_comparisons_of_different_prompts_are_skipped(capsys):
-    pair = {"chosen": "\n\nHuman: hi\n\nAssistant: a", "rejected": "\n\nHuman: ho\n\nAssistant: b"}
-    good = {"chosen": "\n\nHuman: hi\n\nAssistant: a", "rejected": "\n\nHuman: hi\n\nAssistant: b"}
-    Path("c.jsonl").write_text(json.dumps(pair) + "\n" + json.dumps(good))
-    assert len(data.load_comparisons("c.jsonl")) == 1
-    assert "1 skipped" in capsys.readouterr().out
+def test_the_web_asks_nothing_that_the_test_asks(world, documents):
+    rng = random.Random(0)
+    lines = {line.removeprefix("Q: ") for document in documents for line in document.splitlines()}
+
+    def known(split):
+        """How many of 200 exercises of each kind, phrases and memories stand in the web."""
+        count = Counter()
+        for _ in range(200):
+            for name, (scene, wording, _) in data.TASKS.items():
+                *parts, _ = scene(world, rng, split)
+                count[name] += wording.format(*parts) in lines
+            english, foreign = world.phrase(rng, split)
+            count["phrase"] += bool({f"{english} = {foreign}", f"{foreign} = {english}"} & lines)
+            telling, _, (said, _), asking, _ = world.memory(rng, split)
+            talk = [f"Guest: {text}\n" for text in (telling, said, asking)]
+            count["memory"] += any(all(part in document for part in talk) for document in documents)
+        del count["brainstorming"]                 # of short lists nothing is held out
+        return count
+
+    assert min(known("train").values()) > 0 and not any(known("test").values())
 
 
-@pytest.mark.parametrize("content, place", [
-    ('{"prompt": "x"}', ":1"), ('{"a": 1', ":1"), ("[1, 2]", ":1"), ("", "no "),
-    ('\n{"messages": [{"role": "king", "content": "x"}]}', ":2")])
-def test_bad_records_name_their_line(content, place):
-    Path("bad.jsonl").write_text(content)
-    for load in (data.load_demonstrations, data.load_comparisons):
-        with pytest.raises(UserError, match=place):
-            load("bad.jsonl")
+def test_facts_of_the_test_are_told_in_true_stories_and_asked_for_nowhere(world, documents):
+    facts_of = {}
+    for person, (topic, (_, _, questions)) in itertools.product(world.people, TOPICS.items()):
+        for question in (*questions, data.FORUM_QUESTION):
+            facts_of["Q: " + question.format(person=person, topic=topic)] = (person, topic)
+    lines = {line for document in documents for line in document.splitlines()}
+    asked = {facts_of[line] for line in lines & set(facts_of)}
+    test = {(person, topic) for person in world.people_of("test")
+            for topic in world.topics_of(person, "test")}
+    assert len(test) == 14 * 3 and asked == set(world.facts) - test
+    rng = random.Random(0)
+    told = {world.meaning.get(sentence) for _ in range(3000)
+            for sentence in data.split_sentences(data.story(world, rng))}
+    assert told - {None} == {(*fact, value) for fact, value in world.facts.items()}
 
 
-# ----------------------------------------------------------------------------------------------- the world
-
-
-def test_held_out_means_held_out(world):
+def test_prompts_of_the_test_are_in_no_training_set(world, monkeypatch):
     train = data.instructions(world, "train", 4000, seed=0)
     test = data.instructions(world, "test", 480, seed=1, distinct=True)
-    assert len({str(i.messages) for i in test}) == 480
-    assert not {str(i.messages) for i in train} & {str(i.messages) for i in test}
-    asked = {i.facts[:2] for i in test if i.facts and i.facts[1]}
-    documents = list(data.web(world, 6000))
-    questions = {q.format(n=n): (n, topic) for topic, (_, _, qs) in data.TOPICS.items() for q in qs
-                 for n in world.people}
-    asked_in_web = {questions[line[3:]] for d in documents for line in d.splitlines()
-                    if line[3:] in questions}
-    assert len(asked_in_web) > 150 and not asked & asked_in_web        # told in stories, asked for nowhere
-    told = {world.meaning[s][:2] for d in documents for s in data.split_sentences(d) if s in world.meaning}
-    assert asked <= told
-
-
-def test_demonstrations_are_good_and_use_cases_are_those_of_table_1(world):
-    prompts, rng = data.instructions(world, "train", 4000, seed=0), random.Random(0)
-    golds = [data.gold(world, p, data.demonstrate(world, p, rng)[-1]["content"]) for p in prompts]
-    assert min(golds) > 0 and np.mean(golds) > 1.5
-    shares = Counter(p.use_case for p in prompts)
-    for use_case, share in data.USE_CASES.items():
-        assert abs(shares[use_case] / 4000 - share) < 4.5 * math.sqrt(share / 4000)      # 4.5 sigma
-
-
-def test_the_labeler_reads_what_the_world_writes(world):
-    n = world.people[0]
-    ask = data.Instruction("open qa", HELLO[:1], facts=(n, "home", 1))
-    right, wrong = (world.facts[n, "home"],
-                    next(v for v in data.TOPICS["home"][0] if v != world.facts[n, "home"]))
-    score = lambda text, ended=True: data.gold(world, ask, text, ended)
-    assert score(f"{n} lives in {right}.") == 2.0
-    assert score(f"{right}.") == 1.0
-    assert score("I do not know.") == 0.0
-    assert score(f"{n} lives in {wrong}.") == score(f"{wrong}.") == -2.0
-    assert score(f"{n} lives in {right}. Nobody cares, you idiot.") == 0.0
-    assert score(f"{n} lives in {right}. {n}'s home is in {right}.") == 1.5       # said twice
-    assert score(f"{n} lives in {right}. Happy to help.") == 2.0
-    assert score("Lives lives in in.") == -0.5
-    assert score(f"{n} lives in {right}.", ended=False) == 1.5
-    unknown = data.Instruction("open qa", HELLO[:1], unknowable=True)
-    assert data.gold(world, unknown, "I do not know.") == 2.0
-    assert data.gold(world, unknown, f"{world.strangers[0]} lives in {right}.") == -2.0
-    items = data.Instruction("brainstorming", HELLO[:1], items=(("red", "blue", "gold"), 2))
-    assert [data.gold(world, items, t)
-            for t in ("red and blue.", "red and red.", "red.", "red, blue and gold.")] == [2, 0, 1, 0]
-
-
-def test_a_world_has_only_so_many_different_prompts(world, monkeypatch):
-    monkeypatch.setattr(data, "USE_CASES", {"other": 1.0})
-    assert len(data.instructions(world, "test", 5, seed=0, distinct=True)) == 5        # of 25 sums a fifth
+    prompts = {str(instruction.messages) for instruction in test}
+    assert len(prompts) == 480 and not prompts & {str(prompt.messages) for prompt in train}
+    assert {prompt.facts[0] for prompt in test if prompt.facts} == set(world.people_of("test"))
+    monkeypatch.setattr(data, "USE_CASES", {"other": 1.0})             # a fifth of 25 sums
+    assert len(data.instructions(world, "test", 5, seed=0, distinct=True)) == 5
     with pytest.raises(UserError, match="fewer than 6"):
         data.instructions(world, "test", 6, seed=0, distinct=True)
 
 
-def test_saying_it_again_does_not_help(world):
-    colors = data.Instruction("brainstorming", HELLO[:1], items=(("red", "blue", "green"), 2))
-    once, twice = (data.gold(world, colors, " ".join(["red and blue."] * n)) for n in (1, 2))
-    assert once == 2.0 and twice < once
-
-
-def test_ranks_follow_the_rubric_and_equal_answers_tie(world):
-    n = world.people[0]
-    ask = data.Instruction("open qa", HELLO[:1], facts=(n, "home", 1))
-    good, rude = f"{n} lives in {world.facts[n, 'home']}.", data.RUDE[0]
-    answers = [(rude, True), (good, True), (good, True), ("I do not know.", True)]
-    assert data.label(world, ask, answers, random.Random(0), noise=0.0).ranks == [2, 0, 0, 1]
-
-
-# -------------------------------------------------------------------------------------------- the model
-
-
-def test_parameter_counts_are_those_of_the_released_models():
-    counts = {"gpt1": 116_534_784, "gpt2": 124_439_808, "gpt2-medium": 354_823_168,
-              "gpt2-large": 774_030_080, "gpt2-xl": 1_557_611_200}
-    with torch.device("meta"):
-        for name, count in counts.items():
-            assert GPT(gpt.PRESETS[name]).num_params() == count
-        for name, billions in (("small", .125), ("medium", .355), ("large", .76), ("xl", 1.3), ("2.7b", 2.7),
-                               ("6.7b", 6.7), ("13b", 13), ("175b", 175)):         # as the paper rounds them
-            assert GPT(gpt.PRESETS[f"gpt3-{name}"]).num_params() == pytest.approx(billions * 1e9, rel=0.02)
-
-
-def test_gpt1_leaves_a_normalized_stream_and_has_no_last_norm():
-    model = GPT(GPTConfig(50, 16, 3, 2, 8, post_norm=True))
-    states = model.hidden(torch.randint(50, (2, 9)))
-    assert torch.allclose(states.mean(-1), torch.zeros(2, 9), atol=1e-5)
-    assert torch.allclose(states.std(-1, unbiased=False), torch.ones(2, 9), atol=1e-2)
-    assert not any(name.startswith("ln_f") for name, _ in model.named_parameters())
-
-
-def test_every_other_layer_of_gpt3_sees_only_its_band():
-    """Dense and banded layers take turns. If all four were banded, a state would reach back 4·2 positions."""
-    model = GPT(GPTConfig(50, 32, 4, 2, 8, window=3))
-    assert [block.attn.window for block in model.h] == [None, 3, None, 3]
-    for block in model.h:
-        block.attn.window = 3
-    x = model.wte(torch.randint(50, (1, 20))).detach().requires_grad_()
-    y = x
-    for block in model.h:
-        y = block(y)
-    y[0, 15].sum().backward()
-    seen = x.grad[0].abs().sum(-1).nonzero().flatten().tolist()
-    assert seen == list(range(15 - 4 * 2, 16))                            # k (w - 1) + 1 positions
-
-
-def test_initialization_as_published():
-    model = small_gpt(n_layer=8, n_embd=128, vocab_size=1000, block_size=256)
-    near = lambda p, std: abs(p.std().item() / std - 1) < 0.05
-    assert near(model.wte.weight, 0.02) and near(model.wpe.weight, 0.01)
-    for block in model.h:
-        assert near(block.attn.c_attn.weight, 0.02) and near(block.mlp.c_fc.weight, 0.02)
-        # 4 = sqrt(2*8)
-        assert near(block.attn.c_proj.weight, 0.02 / 4) and near(block.mlp.c_proj.weight, 0.02 / 4)
-        assert not block.mlp.c_fc.bias.any()
-    idx = torch.randint(1000, (4, 64))
-    assert abs(model(idx, idx.roll(-1, 1))[1].item() - math.log(1000)) < 0.1
-
-
-def test_gelu_is_the_tanh_form():
-    x = torch.linspace(-4, 4, 101, dtype=torch.float64)
-    mlp = gpt.MLP(GPTConfig(n_embd=1)).double()
-    with torch.no_grad():
-        for layer, weights in ((mlp.c_fc, [[1.0]] + [[0.0]] * 3), (mlp.c_proj, [[1.0, 0, 0, 0]])):
-            layer.weight.copy_(torch.tensor(weights))
-            layer.bias.zero_()
-    expected = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
-    assert torch.allclose(mlp(x[:, None])[:, 0], expected, atol=1e-12)
-
-
-AWKWARD = [(1, 1, 1, 1), (1, 2, 3, 2), (2, 1, 63, 4), (1, 1, 64, 3), (1, 2, 65, 2), (1, 1, 130, 5)]
-
-
-@pytest.mark.parametrize("shape", AWKWARD)
-@pytest.mark.parametrize("window", [None, 1, 2, 7, 64, 65, 1000])
-def test_fused_attention_equals_the_equation(shape, window):
-    q, k, v, grad = (torch.randn(shape, dtype=torch.float64) for _ in range(4))
-    results = []
-    for function in (gpt.attention, gpt.fused_attention):
-        inputs = [x.clone().requires_grad_() for x in (q, k, v)]
-        out = function(*inputs, window)
-        results.append([out, *torch.autograd.grad(out, inputs, grad)])
-    for expected, ours in zip(*results):
-        assert torch.allclose(expected, ours, atol=1e-12)
-
-
-@pytest.mark.parametrize("window", [None, 5, 520])
-def test_fused_attention_of_many_heads_is_computed_in_groups(monkeypatch, window):
-    monkeypatch.setattr(gpt, "TILE", 2 * 128 * 600)      # two of three heads fit, blocks of 64 or 128
-    test_fused_attention_equals_the_equation((1, 3, 600, 2), window)
-
-
-def test_fused_attention_in_bfloat16_rounds_only_what_it_multiplies():
-    q, k, v, grad = (torch.randn(2, 3, 200, 16).bfloat16().float() for _ in range(4))
-    q, k = 4 * q, 4 * k                                                   # hot scores forgive no rounding
-    results = []
-    for function, dtype in ((gpt.attention, torch.float32), (gpt.fused_attention, torch.bfloat16)):
-        inputs = [x.to(dtype).requires_grad_() for x in (q, k, v)]
-        out = function(*inputs)
-        results.append([out, *torch.autograd.grad(out, inputs, grad.to(dtype))])
-    for expected, ours in zip(*results):
-        assert ours.dtype == torch.bfloat16
-        assert (expected - ours).norm() < 0.01 * expected.norm()          # bfloat16 has 8 bits: 2^-8 = 0.004
-
-
-@pytest.mark.parametrize("T, window", [(5, None), (66, None), (9, 3), (70, 5)])
-def test_fused_attention_gradients_by_finite_differences(T, window):
-    inputs = [torch.randn(1, 1, T, 2, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    assert torch.autograd.gradcheck(lambda *x: gpt.fused_attention(*x, window), inputs)
-
-
-def test_fused_attention_equals_pytorchs_in_float32_and_takes_any_layout():
-    q, k, v = (torch.randn(2, 100, 3, 8).transpose(1, 2) for _ in range(3))       # not contiguous
-    assert torch.allclose(gpt.fused_attention(q, k, v),
-                          F.scaled_dot_product_attention(q, k, v, is_causal=True), atol=1e-5)
-
-
-@pytest.mark.parametrize("window", [None, 9])
-def test_attention_never_sees_the_future_nor_past_the_window(window):
-    # scores in the thousands: a finite mask would leak here
-    q, k, v = (50 * torch.randn(1, 2, 100, 4) for _ in range(3))
-    before = gpt.fused_attention(q, k, v, window)
-    t = 70
-    k[:, :, t], v[:, :, t] = 100.0, -100.0
-    after = gpt.fused_attention(q, k, v, window)
-    changed = (before != after).any(dim=-1)[0].any(dim=0).nonzero().flatten().tolist()
-    assert min(changed) >= t and (window is None or max(changed) < t + window)
-    assert torch.isfinite(after).all()
-
-
-def test_attention_memory_grows_like_T():
-    """The largest buffer of forward and backward pass: far from T x T, and in proportion to T."""
-    def largest(T):
-        q, k, v = (torch.randn(1, 1, T, 8, requires_grad=True) for _ in range(3))
-        sizes = [0]
-
-        class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-                out = func(*args, **(kwargs or {}))
-                sizes.extend(x.numel() for x in (out if isinstance(out, (tuple, list)) else [out])
-                             if isinstance(x, torch.Tensor))
-                return out
-
-        with Watch():
-            gpt.fused_attention(q, k, v).sum().backward()
-        return max(sizes)
-
-    assert 0 < largest(1024) <= 1024 * 1024 // 4
-    assert largest(4096) <= 4.2 * largest(1024)
-
-
-def test_changing_a_token_leaves_earlier_logits_alone():
-    model = small_gpt()
-    idx = torch.randint(50, (2, 16))
-    other = idx.clone()
-    other[:, 9] = (other[:, 9] + 1) % 50
-    a, b = model(idx)[0], model(other)[0]
-    assert torch.equal(a[:, :9], b[:, :9]) and not torch.equal(a[:, 9], b[:, 9])
-
-
-def peer(form, dtype=torch.float32, vocab_size=50, n_positions=16, n_layer=3, n_head=2, n_embd=16):
-    """transformers' GPT-2 or OpenAI-GPT with random weights that are large enough to show every mistake."""
-    transformers = optional("transformers")
-    shape = dict(vocab_size=vocab_size, n_positions=n_positions, n_embd=n_embd, n_layer=n_layer,
-                 n_head=n_head, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=0, eos_token_id=0)
-    theirs = (transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape)) if form == "gpt2" else
-              transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**shape)))
-    for p in theirs.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    return theirs.to(dtype).eval()
-
-
-def from_peer(theirs):
-    """Through the files, as a reader would."""
-    theirs.save_pretrained("peer")
-    shutil.copy(theirs_vocabulary(theirs.config.model_type), "peer/vocab.json")
-    Path("peer/merges.txt").write_text("#version: 0.2\n")
-    return gpt.load_pretrained("peer")[0].to(next(theirs.parameters()).dtype).train()
-
-
-def theirs_vocabulary(model_type):
-    tokens = list(data.printable_bytes()) if model_type == "gpt2" else ["<unk>", "a", "a</w>"]
-    Path("vocabulary.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
-    return "vocabulary.json"
-
-
-@pytest.mark.parametrize("form", ["gpt2", "openai-gpt"])
-@pytest.mark.parametrize("shape", [{}, {"n_layer": 1, "n_head": 4, "n_embd": 24},
-                                   {"vocab_size": 131, "n_head": 1}])
-@pytest.mark.parametrize("dtype, atol", [(torch.float32, 1e-4), (torch.float64, 1e-8)])
-def test_logits_and_gradients_equal_transformers(form, shape, dtype, atol, monkeypatch):
-    theirs = peer(form, dtype, **shape)
-    ours = from_peer(theirs)
-    idx = torch.randint(50, (3, 13))
-    targets = idx.roll(-1, 1)
-    targets[1, 6:] = -1                                                   # a short row, padded on the right
-    mask = torch.ones_like(idx)
-    mask[1, 7:] = 0
-    expected = theirs(idx, attention_mask=mask).logits
-    F.cross_entropy(expected.flatten(0, 1), targets.flatten(), ignore_index=-1).backward()
-    gradients = {gpt.RENAMED.get(n := name.removeprefix("transformer."), n): p.grad
-                 for name, p in theirs.named_parameters()}
-    for attention in (gpt.fused_attention, gpt.attention):                # our fused path, and the equation
-        monkeypatch.setattr(gpt, "fused_attention", attention)
-        ours.zero_grad()
-        logits, loss = ours(idx, targets)
-        assert torch.allclose(logits[mask > 0], expected[mask > 0], atol=atol)
-        loss.backward()
-        for name, p in ours.named_parameters():
-            theirs_grad = gradients[name].t() if name.endswith(gpt.TRANSPOSED) else gradients[name]
-            assert torch.allclose(p.grad, theirs_grad, atol=atol), name
-
-
-@pytest.mark.parametrize("form", ["gpt2", "openai-gpt"])
-def test_greedy_generation_equals_transformers(form):
-    theirs = peer(form, n_positions=64)
-    ours, idx = from_peer(theirs), torch.randint(50, (3, 7))
-    theirs.generation_config.eos_token_id = None                          # no stopping
-    expected = theirs.generate(idx, max_new_tokens=40, do_sample=False, pad_token_id=0,
-                               attention_mask=torch.ones_like(idx))
-    assert torch.equal(gpt.generate(ours, idx, 40, temperature=0), expected[:, 7:])
-
-
-@pytest.mark.parametrize("beams", [1, 2, 5])
-def test_beam_search_equals_transformers(beams):
-    theirs = peer("gpt2", n_positions=32)
-    ours, idx = from_peer(theirs).eval(), torch.randint(50, (7,))
-    theirs.generation_config.eos_token_id = None
-    expected = theirs.generate(idx[None], max_new_tokens=12, do_sample=False, num_beams=beams, pad_token_id=0)
-    assert gpt.beam_search(ours, idx, 12, beams) == expected[0, 7:].tolist()
-
-
-def test_a_beam_as_wide_as_everything_is_exhaustive_search():
-    model, idx, alpha = small_gpt(4, 16).eval(), torch.tensor([1, 3]), 0.6
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.5)
-    best = {}
-    for n in (1, 2, 3, 4):
-        for ids in itertools.product(range(4), repeat=n):                 # 0 ends a text, and only its end
-            if 0 not in ids[:-1] and (n == 4 or ids[-1] == 0):
-                log_p = model(torch.tensor([[*idx.tolist(), *ids]]))[0][0].log_softmax(-1)
-                score = sum(log_p[1 + t, token].item() for t, token in enumerate(ids))
-                best[score / ((5 + n) / 6) ** alpha] = list(ids)
-    assert gpt.beam_search(model, idx, 4, beams=4 ** 4, alpha=alpha, stop_token=0) == best[max(best)]
-    greedy = gpt.generate(model, idx[None], 4, temperature=0)[0].tolist()
-    assert gpt.beam_search(model, idx, 4, beams=1) == greedy
-
-
-def test_an_exported_model_says_the_same_in_transformers(tokenizer):
-    transformers = optional("transformers")
-    model = small_gpt(tokenizer.vocab_size, 64).eval()
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    gpt.export_pretrained(model, tokenizer, "ours")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained("ours")
-    their_tokenizer = transformers.AutoTokenizer.from_pretrained("ours")
-    for text in ("Mia lives in Oslo. What's 1234 + 5?", "  two  spaces\n\nü 🙂 中文\t", "I'LL, I'll", ""):
-        assert their_tokenizer(text)["input_ids"] == tokenizer.encode(text)
-        assert their_tokenizer.decode(tokenizer.encode(text), clean_up_tokenization_spaces=False) == text
-    assert their_tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == list(tokenizer.special.values())
-    idx = torch.tensor([tokenizer.encode("Mia lives in")])
-    theirs.generation_config.eos_token_id = None
-    expected = theirs.generate(idx, max_new_tokens=30, do_sample=False, pad_token_id=0)[0, idx.size(1):]
-    assert torch.equal(gpt.generate(model, idx, 30, temperature=0)[0], expected)
-    again, same_tokenizer = gpt.load_pretrained("ours")                   # and back, bit for bit
-    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters()))
-    assert same_tokenizer.ranks == tokenizer.ranks and again.config == model.config
-
-
-def test_gpt1_tokenizer_equals_transformers():
-    transformers = optional("transformers")
-    letters = "abcdefghijklmnopqrstuvwxyz.,!?'-0123456789"
-    merges = [("t", "h"), ("th", "e</w>"), ("a", "n"), ("an", "d</w>"), ("i", "n"), ("in", "g</w>"),
-              ("e", "r</w>")]
-    tokens = ["<unk>", *letters, *(c + "</w>" for c in letters), *(a + b for a, b in merges)]
-    Path("vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
-    Path("merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    theirs = transformers.OpenAIGPTTokenizer.from_pretrained(".")
-    ours = data.GPT1Tokenizer.from_huggingface(Path("."))
-    for text in ("The singer and the king, singing!", "Café naïve", "it's 3.5 - or\t4\n?", "", "ü中 x",
-                 "a-b...c"):
-        assert ours.encode(text) == theirs(text, add_special_tokens=False)["input_ids"], text
-    assert ours.decode(ours.encode("The King!")) == "the king !"
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """Files from memory, also their rest. breaks: after how many bytes it breaks off, once."""
-    files, breaks, asked = {}, {}, []
-
-    def do_GET(self):
-        self.asked.append((self.path, self.headers["Range"]))
-        content = self.files.get(self.path)
-        start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").rstrip("-"))
-        code = 404 if content is None else 416 if start >= len(content) else 206 if start else 200
-        self.send_response(code)
-        rest = content[start:] if code < 300 else b""
-        self.send_header("Content-Length", str(len(rest)))
-        self.end_headers()
-        self.wfile.write(rest[:self.breaks.pop(self.path, None)])
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    Hub.files, Hub.breaks, Hub.asked = {}, {}, []
-    monkeypatch.setenv("PAPERGPT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield os.environ["HF_ENDPOINT"]
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_download_goes_on_where_it_broke_off_and_is_checked(hub):
-    content = os.urandom(100_000)
-    right = hashlib.sha256(content).hexdigest()
-    Hub.files["/x"], Hub.breaks["/x"] = content, 30_000
-    with pytest.raises(UserError, match="30,000 of 100,000"):
-        data.download(f"{hub}/x", Path("x"), right)
-    assert not Path("x").exists()
-    assert data.download(f"{hub}/x", Path("x"), right).read_bytes() == content
-    assert Hub.asked == [("/x", None), ("/x", "bytes=30000-")]
-    data.download(f"{hub}/x", Path("x"), right)
-    assert len(Hub.asked) == 2                                                # fetched once
-    with pytest.raises(UserError, match="checksum"):
-        data.download(f"{hub}/x", Path("y"), "0" * 64)
-    assert not Path("y").exists() and not Path("y.part").exists()
-    Path("z.part").write_bytes(content + b"more")                              # a rest of something else
-    assert data.download(f"{hub}/x", Path("z"), right).read_bytes() == content
-    with pytest.raises(UserError, match="404"):
-        data.download(f"{hub}/missing")
-    for url in ("http://127.0.0.1:9/x", "http://no host/x", "http://[::1"):
-        with pytest.raises(UserError, match="could not download"):
-            data.download(url)
-
-
-def test_released_weights_are_loaded_by_name(hub, tokenizer, monkeypatch):
-    model = small_gpt(tokenizer.vocab_size)
-    monkeypatch.setattr(gpt.importlib.util, "find_spec", lambda name: None)    # as without safetensors
-    gpt.export_pretrained(model, tokenizer, "folder")
-    for file in Path("folder").iterdir():
-        Hub.files[f"/openai-community/gpt2/resolve/main/{file.name}"] = file.read_bytes()
-    weights = Path("folder/pytorch_model.bin").read_bytes()
-    note = "/openai-community/gpt2/raw/main/pytorch_model.bin"
-    Hub.files[note] = (f"version https://git-lfs.github.com/spec/v1\noid sha256:"
-                       f"{hashlib.sha256(weights).hexdigest()}\nsize {len(weights)}\n").encode()
-    loaded, theirs = gpt.load_model("gpt2")
-    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
-    assert theirs.encode("Mia lives in Oslo.") == tokenizer.encode("Mia lives in Oslo.")
-    asked = len(Hub.asked)
-    gpt.load_pretrained("gpt2")
-    assert len(Hub.asked) == asked == 5
-    Hub.files[note.replace("gpt2", "gpt2-xl")] = Hub.files[note]
-    for name, content in list(Hub.files.items()):
-        Hub.files[name.replace("gpt2", "gpt2-xl")] = content[:-1] + b"?" if "bin" in name else content
-    with pytest.raises(UserError, match="checksum"):
-        gpt.load_pretrained("gpt2-xl")                                         # damaged on its way
-
-
-def test_a_folder_that_is_no_gpt_is_a_clear_message(tokenizer):
-    gpt.export_pretrained(small_gpt(tokenizer.vocab_size), tokenizer, "m")
-    good = {path.name: path.read_bytes() for path in Path("m").iterdir()}
-    bad_shape = good["config.json"].replace(b'"n_embd": 16', b'"n_embd": 32')
-    bert = good["config.json"].replace(b'"gpt2"', b'"bert"')
-    for name, content, word in (("config.json", b"{", "not that of a GPT"), ("config.json", bert, "bert"),
-                                ("config.json", bad_shape, "do not fit"), ("merges.txt", b"x", "not those"),
-                                ("pytorch_model.bin", b"junk", "damaged")):
-        (Path("m") / name).write_bytes(content)
-        with pytest.raises(UserError, match=word):
-            gpt.load_pretrained("m")
-        (Path("m") / name).write_bytes(good[name])
-    with pytest.raises(UserError, match="GPT-2's form"):
-        gpt.export_pretrained(small_gpt(tokenizer.vocab_size, post_norm=True), tokenizer, "m")
-
-
-def test_activation_memory_is_what_autograd_keeps():
-    config, kept = GPTConfig(64, 96, 3, 4, 32), {}
-    model = GPT(config)
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-
-    def keep(x):
-        if x.is_floating_point() and x.untyped_storage().data_ptr() not in weights:
-            kept[x.untyped_storage().data_ptr()] = x
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        model(*torch.randint(64, (2, 1, 96)))
-    numbers = sum(x.untyped_storage().nbytes() // 4 for x in kept.values())
-    assert gpt.activations(config) == pytest.approx(numbers, rel=0.03)
-
-
-def test_too_many_tokens_is_a_clear_message():
-    with pytest.raises(UserError, match="context"):
-        small_gpt()(torch.zeros(1, 17, dtype=torch.long))
-    with pytest.raises(UserError):
-        small_gpt(n_embd=15)
-
-
-# --------------------------------------------------------------------------------------------- sampling
-
-
-@pytest.mark.parametrize("window", [None, 1, 3, 5])
-def test_cached_logits_equal_uncached_for_prompts_of_different_length(window):
-    model = small_gpt(block_size=32, window=window).double()
-    rows = [list(range(1, n)) for n in (4, 9, 2)]
-    idx, lengths = (torch.from_numpy(a) for a in data.right_pad(rows, 7))
-    cache = gpt.KVCache(model, lengths, 32)
-    # a banded layer keeps what it can still see, and no more
-    assert [k.size(2) for k in cache.k] == [32, window or 32]
-    logits, _ = model(idx, cache=cache)
-    last = logits[torch.arange(3), lengths - 1]
-    for step in range(6):
-        for b, row in enumerate(rows):
-            assert torch.allclose(last[b], model(torch.tensor([row]))[0][0, -1], atol=1e-12)
-        tokens = torch.tensor([(5 * step + b) % 50 for b in range(3)])
-        for row, token in zip(rows, tokens.tolist()):
-            row.append(token)
-        last = model(tokens[:, None], cache=cache)[0][:, -1]
-    # and several tokens at once behind a cache
-    more = torch.randint(50, (3, 4))
-    logits = model(more, cache=cache)[0]
-    for b, row in enumerate(rows):
-        # `last` fed one token that rows already hold, so the cache stands where the rows do
-        assert torch.allclose(logits[b], model(torch.tensor([row + more[b].tolist()]))[0][0, -4:], atol=1e-12)
-
-
-class PlusOne(GPT):
-    """Deterministically says the previous token + 1."""
-
-    def hidden(self, idx, cache=None):
-        super().hidden(idx, cache)
-        return F.one_hot((idx + 1) % self.config.vocab_size, self.config.n_embd).to(self.wte.weight.dtype)
-
-
-def test_generation_with_a_policy_that_counts():
-    model = PlusOne(GPTConfig(16, 8, 1, 1, 16))
-    with torch.no_grad():
-        torch.nn.init.eye_(model.wte.weight).mul_(1000)
-    idx, lengths = torch.tensor([[3, 4, 5], [9, 0, 0]]), torch.tensor([3, 1])
-    out = gpt.generate(model, idx, 5, lengths, stop_tokens=(8,), pad_token=0)
-    assert out.tolist() == [[6, 7, 8, 0, 0], [10, 11, 12, 13, 14]]
-    out, logprobs = gpt.generate(model, idx, 3, lengths, stop_tokens=(6,), pad_token=0, return_logprobs=True)
-    assert out.tolist() == [[6, 0, 0], [10, 11, 12]] and torch.allclose(logprobs, torch.zeros(2, 3))
-    out = gpt.generate(model, torch.tensor([[1]]), 40)                 # five times the context
-    assert out[0].tolist() == [(2 + i) % 16 for i in range(40)]
-
-
-def test_batched_generation_equals_row_by_row():
-    model = small_gpt(block_size=32)
-    rows = [[1, 2, 3, 4, 5], [6], [7, 8, 9]]
-    idx, lengths = (torch.from_numpy(a) for a in data.right_pad(rows, 0))
-    together = gpt.generate(model, idx, 12, lengths, temperature=0)
-    for row, expected in zip(rows, together):
-        alone = gpt.generate(model, torch.tensor([row]), 12, temperature=0)
-        uncached = list(row)
-        for _ in range(12):
-            uncached.append(model(torch.tensor([uncached]))[0][0, -1].argmax().item())
-        assert alone[0].tolist() == expected.tolist() == uncached[len(row):]
-
-
-def test_reported_logprobs_are_the_models():
-    model, prompt = small_gpt(block_size=32), torch.tensor([[1, 2, 3]])
-    out, logprobs = gpt.generate(model, prompt, 8, temperature=0.7, top_k=5, return_logprobs=True,
-                                 generator=torch.Generator().manual_seed(1))
-    logits = model(torch.cat([prompt, out], 1))[0][:, 2:-1] / 0.7
-    assert torch.allclose(logits.log_softmax(-1).gather(2, out[:, :, None])[:, :, 0], logprobs, atol=1e-5)
-    again = gpt.generate(model, prompt, 8, temperature=0.7, top_k=5,
-                         generator=torch.Generator().manual_seed(1))
-    assert torch.equal(out, again)
-
-
-def test_top_k_and_top_p_keep_just_what_they_say():
-    probabilities = torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.05, 0.15, 0.3, 0.5]])
-    kept = lambda **options: torch.isfinite(
-        gpt.truncate_logits(probabilities.log(), **options)).int().tolist()
-    assert kept(top_k=2) == [[1, 1, 0, 0], [0, 0, 1, 1]]
-    assert kept(top_p=0.79) == [[1, 1, 0, 0], [0, 0, 1, 1]]
-    assert kept(top_p=0.81) == [[1, 1, 1, 0], [0, 1, 1, 1]]
-    assert kept(top_p=0.0) == kept(top_k=1) == [[1, 0, 0, 0], [0, 0, 0, 1]]
-    counts = torch.bincount(gpt.sample_next_token(probabilities[:1].log().expand(20000, 4),
-                                                  generator=torch.Generator().manual_seed(0)), minlength=4)
-    assert (counts / 20000 - probabilities[0]).abs().max() < 0.02      # 5.6 sigma of the largest
-
-
-# --------------------------------------------------------------------------------------------- training
-
-
-def test_muon_moves_singular_values_to_one_and_keeps_the_vectors():
-    for shape in ((20, 50), (50, 20), (30, 30)):
-        matrix = torch.randn(shape, dtype=torch.float64)
-        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-        out = gpt.orthogonalize(matrix[None])[0]
-        inner = u.T @ out @ vh.T                                       # diagonal in the old singular vectors
-        assert (inner - inner.diag().diag()).abs().max() < 1e-8
-        assert 0.3 < inner.diag()[s > 0.1 * s.max()].min() and inner.diag().max() < 1.3
-
-
-def test_optimizer_groups_own_every_parameter_once():
-    model = small_gpt()
-    optimizers = gpt.make_optimizers(model, lr=1e-3, muon_lr=0.02, weight_decay=0.1)
-    owned = [id(p) for o in optimizers for g in o.param_groups for p in g["params"]]
-    assert sorted(owned) == sorted(id(p) for p in model.parameters())
-    muon = {id(p) for p in optimizers[1].param_groups[0]["params"]}
-    for name, p in model.named_parameters():
-        assert (id(p) in muon) == (p.ndim == 2 and name.startswith("h.")), name
-    for group in optimizers[0].param_groups:
-        assert group["betas"] == (0.9, 0.95) and all(
-            (p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])
-
-
-def test_schedule_at_its_corners():
-    at = lambda step: gpt.schedule(step, 100, 10)
-    assert at(0) == pytest.approx(0.1) and at(9) == 1.0 and at(10) == 1.0 and at(100) == pytest.approx(0.1)
-    assert at(55) == pytest.approx(0.55) and at(1000) == pytest.approx(0.1)
-
-
-def toy_run(folder, steps, stop_at=None, dropout=0.1, accumulate=2):
-    """A tiny pretraining run on counting; stop_at interrupts it like Ctrl-C."""
-    torch.manual_seed(0)
-    stream = np.arange(3000, dtype=np.uint16) % 40
-    model, tokenizer = small_gpt(vocab_size=262, dropout=dropout), Tokenizer(BYTES)
-    config = gpt.TrainConfig(steps=steps, batch_size=8 // accumulate, eval_every=5, warmup=2,
-                             accumulate=accumulate)
-    if stop_at:
-        steps_done, forward = itertools.count(1), model.forward
-        def interrupted(*args, **kwargs):
-            if model.training and next(steps_done) > 2 * stop_at:
-                raise KeyboardInterrupt
-            return forward(*args, **kwargs)
-        model.forward = interrupted
-        with pytest.raises(KeyboardInterrupt):
-            gpt.train(model, tokenizer, stream, stream[:200], config, Path(folder) / "m.pt", {"v": 1})
-        return None
-    result = gpt.train(model, tokenizer, stream, stream[:200], config, Path(folder) / "m.pt", {"v": 1})
-    return model, result
-
-
-def test_a_stopped_and_resumed_run_equals_one_that_was_not(capsys):
-    straight, result = toy_run("a", 20)
-    toy_run("b", 20, stop_at=13)
-    resumed, result_b = toy_run("b", 20)
-    assert "stands at step 10" in capsys.readouterr().out
-    assert all(torch.equal(p, q) for p, q in zip(straight.parameters(), resumed.parameters()))
-    assert result == result_b
-    again, result_c = toy_run("b", 20)
-    assert "reusing" in capsys.readouterr().out and result_c == result
-    assert all(torch.equal(p, q) for p, q in zip(again.parameters(), resumed.parameters()))
-
-
-def test_training_learns_and_accumulation_is_a_mean():
-    _, result = toy_run("a", 250, dropout=0.0)
-    assert result["loss"] < 1.0 < math.log(40)
-    whole, halves = (toy_run(str(n), 3, dropout=0.0, accumulate=n)[0] for n in (1, 2))
-    assert all(torch.allclose(p, q, atol=1e-5) for p, q in zip(whole.parameters(), halves.parameters()))
-
-
-def test_bits_per_byte_of_a_uniform_model():
-    model = small_gpt(vocab_size=262)
-    torch.nn.init.zeros_(model.wte.weight)
-    result = gpt.evaluate(model, Tokenizer(BYTES), np.frombuffer(b"x" * 500, np.uint8))
-    assert (result["loss"] == pytest.approx(math.log(262))
-            and result["bits_per_byte"] == pytest.approx(math.log2(262)))
-
-
-def test_checkpoints_never_execute_what_they_hold_and_are_checked():
-    import pickle
-    class Evil:
-        def __reduce__(self):
-            return (os.system, ("touch executed",))
-    Path("evil.pt").write_bytes(pickle.dumps({"config": Evil()}))
-    torch.save({"config": Evil()}, "evil2.pt")
-    Path("noise.pt").write_bytes(os.urandom(2000))
-    Path("empty.pt").touch()
-    for name in ("evil.pt", "evil2.pt", "noise.pt", "empty.pt", "missing.pt"):
-        with pytest.raises(UserError):
-            gpt.load_model(name)
-    assert not Path("executed").exists()
-    gpt.save_checkpoint("rm.pt", rlhf.RewardModel(small_gpt()), Tokenizer(BYTES), {})
-    with pytest.raises(UserError, match="another kind"):
-        gpt.load_model("rm.pt")
+def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world):
+    rng = random.Random(0)
+    prompts = data.instructions(world, "train", 4000, seed=0)
+    answers = [data.demonstrate(world, prompt, rng)[-1]["content"] for prompt in prompts]
+    scores = [data.gold(world, prompt, answer) for prompt, answer in zip(prompts, answers)]
+    assert min(scores) > 0 and 1.5 < np.mean(scores) < 2
+    shares = Counter(prompt.use_case for prompt in prompts)
+    for use_case, share in data.USE_CASES.items():
+        assert abs(shares[use_case] / 4000 - share) < 4.5 * math.sqrt(share / 4000)      # 4.5 sigma
+
+
+def instruction(**goal):
+    return data.Instruction("", [user("?")], **goal)
+
+
+def test_the_rubric_on_answers_made_by_hand(world):
+    person = world.people[0]
+    right, job = world.facts[person, "home"], world.facts[person, "job"]
+    wrong = next(city for city in TOPICS["home"][0] if city != right)
+    good, also = f"{person} lives in {right}.", f"{person} works as a {job}."
+    table = [
+        (instruction(facts=(person, "home", 1)), {
+            good: 2, f"{right}.": 1, f"{person} lives in {wrong}.": -2, f"{wrong}.": -2, "": 0,
+            "I do not know.": 0, "I do not know. I do not know.": -0.5, f"{good} Happy to help.": 2,
+            f"{good} Nobody cares, you idiot.": 0,
+            f"{good} {good}": 1.5, f"{good} {person}'s home is in {right}.": 1.5,
+            f"{good} {also}": 1.5, "Lives lives in in.": -0.5, "One. Two. Three. Four.": -1}),
+        (instruction(facts=(person, None, 2)), {good: 1, f"{good} {also}": 2}),
+        (instruction(unknowable=True), {
+            "I do not know.": 2, "": 0, f"I do not know. {world.strangers[0]} lives in Oslo.": -2}),
+        (instruction(items=(("red", "blue", "gold"), 2)), {
+            "red and blue.": 2, "red.": 1, "red and red.": 0, "red, blue and gold.": 0,
+            "red and pink.": 0, "red and blue. red and blue.": 1.5}),
+        (instruction(say="It is here. So is he."), {"It is here. So is he.": 2, "So is he.": 1})]
+    for asked, scores in table:
+        for answer, score in scores.items():
+            assert data.gold(world, asked, answer) == score, answer
+            assert data.gold(world, asked, answer, ended=False) == score - 0.5
+
+
+def test_labelers_rank_by_gold_score_with_gumbel_noise(world):
+    """An order then has the probability of Plackett and Luce, with weights e^(gold / scale)."""
+    asked = instruction(facts=(world.people[0], "home", 1))
+    good = world.state(random.Random(0), *asked.facts[:2])
+    answers = [(good, True), (good, False), ("A b.", True)]
+    weights = [math.exp(score / 0.5) for score in (2, 1.5, -0.5)]
+    rng = random.Random(0)
+    counts = Counter(tuple(data.label(world, asked, answers, rng).ranks) for _ in range(5000))
+    for order in itertools.permutations(range(3)):                     # best, second, worst
+        probability = 1
+        for place, answer in enumerate(order):
+            probability *= weights[answer] / sum(weights[other] for other in order[place:])
+        ranks = tuple(order.index(answer) for answer in range(3))
+        assert abs(counts[ranks] - 5000 * probability) < 4.5 * math.sqrt(5000 * probability) + 1
+    assert data.compare([user("?")], list("abcd"), [-1, 2, 2, 0]).ranks == [3, 0, 0, 2]      # ties
+
+
+# -------------------------------------------------------------- data.py: your own data, run folders
+
+HH = "\n\nHuman: hi\n\nAssistant:"
+PAIR = {"prompt": "hi", "chosen": "good", "rejected": "bad"}
+
+
+def own(*records):
+    Path("own.jsonl").write_text("".join(json.dumps(record) + "\n\n" for record in records))
+    return "own.jsonl"
+
+
+@pytest.mark.parametrize("record", [
+    {"messages": [user("hi"), assistant("good"), user("and then?")]},
+    {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "good"}]},
+    {"prompt": HH, "completion": " good"}, {"question": "hi", "answer": "good", "context": ""},
+    {"prompt": [user("hi")], "response": [assistant("good")]},
+    {"instruction": "hi", "input": "", "output": "good"}, {"input": "hi", "output": "good"},
+    {"prompt": "ignored", "messages": [user("hi"), assistant("good")]},
+    {"instruction": "hi", "instances": [{"input": "", "output": "good"}]}])
+def test_demonstrations_of_every_shape(record):
+    content = json.dumps({"data": [record]}, indent=1)
+    Path("list.json.gz").write_bytes(gzip.compress(content.encode()))
+    for path in (own(record, {"prompt": "x", "output": "y", "label": 0}), "list.json.gz"):
+        assert data.load_demonstrations(path) == [[user("hi"), assistant("good")]]
+    for system in ("system", "system_prompt"):
+        more = {"instruction": "add", "input": "1 2", "output": "3", system: "be kind"}
+        [conversation] = data.load_demonstrations(own(more))
+        assert conversation == [SYSTEM, user("add\n\n1 2"), assistant("3")]
+
+
+@pytest.mark.parametrize("record", [
+    PAIR, {"chosen": HH + " good", "rejected": HH + " bad"},
+    {**PAIR, "chosen": [user("hi"), assistant("good")], "rejected": [user("hi"), assistant("bad")]},
+    {"prompt": [user("hi")], "responses": ["good", "bad"]},
+    {"messages": [user("hi")], "responses": ["bad", "good"], "ranks": [1, 0]},
+    {"prompt": "hi", "completions": ["bad", "good"], "ratings": [1.5, 2.5]},
+    {"input": "hi", "chosen": "good", "rejected": "bad"},
+    {"prompt": "hi", "completions": [{"response": "bad", "rating": 1},
+                                     {"response": "good", "rating": 4}]}])
+def test_comparisons_of_every_shape(record):
+    [comparison] = data.load_comparisons(own(record))
+    assert comparison.messages == [user("hi")]
+    assert sorted(zip(comparison.ranks, comparison.responses)) == [(0, "good"), (1, "bad")]
+    assert data.load_demonstrations(own(record)) == [[user("hi"), assistant("good")]]
+
+
+@pytest.mark.parametrize("content, says", [
+    ('{"prompt": "x"}', ":1: no "), ('{"a": 1', ":1: not valid"), ("[1, 2]", ":1: expected"),
+    ('{"prompt": "x", "responses": "ab"}', ":1: no "), ("", ":1: not valid"),
+    ('{"prompt": "x", "responses": []}', ":1: no "), ("[" * 100_000, ":1: not valid"),
+    ('{"prompt": "x", "responses": ["a", "b"], "ranks": [0]}', ":1: expected one finite"),
+    ('{"prompt": "x", "responses": ["a", "b"], "scores": [0, NaN]}', ":1: expected one finite"),
+    ('{"prompt": "x", "responses": ["a", {"response": "b", "score": 3}]}', ":1: expected"),
+    (json.dumps(PAIR) + '\n{"b', ":2: not valid"),
+    ({"chosen": HH + " a", "rejected": "\n\nHuman: ho\n\nAssistant: b"}, "differ before the last"),
+    ({"prompt": "hi", "responses": ["a", "b"], "scores": [3, 3]}, "ranked the same"),
+    ({**PAIR, "rejected": "good "}, "are the same"), ({**PAIR, "rejected": " "}, "an empty prompt"),
+    ({**PAIR, "prompt": "<image> hi"}, "a picture"), ({**PAIR, "instances": [3]}, "no.* object"),
+    ({**PAIR, "history": ["ho"]}, "history"), ({**PAIR, "context": ["c"]}, "'context' that is not"),
+    ({**PAIR, "prompt": 3}, "not text"), ({**PAIR, "chosen": [{"role": "king"}]}, "known role"),
+    ({**PAIR, "chosen": [{"role": ["user"]}]}, "known role")])
+def test_records_that_cannot_be_used_are_named_by_line_or_counted_by_reason(content, says, capsys):
+    Path("bad.jsonl").write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(UserError, match=f"bad.jsonl.*{says}"):
+        data.load_comparisons("bad.jsonl")
+    if not isinstance(content, str):                       # a known shape: the others are read
+        assert len(data.load_comparisons(own(content, PAIR, content))) == 1
+        assert re.search(rf"1 comparisons read, 2 skipped \(.*{says}", capsys.readouterr().out)
+
+
+def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
+    settings = {"steps": 3, "rates": (0.5, None)}
+    folder = data.run_folder("a/b", settings)
+    for name in ("x.pt", "x.bin", "notes.txt"):
+        (folder / name).touch()
+    stamps = data.file_stamps(None, "missing", "runs/a/b/notes.txt")
+    (folder / "notes.txt").write_text("changed")
+    assert list(stamps) == ["runs/a/b/notes.txt"] and stamps != data.file_stamps(*stamps)
+    assert data.run_folder("a/b", settings) == folder and (folder / "x.pt").exists()
+    with pytest.raises(UserError, match=r"other settings \(steps, more\).*--fresh.*--name"):
+        data.run_folder("a/b", {**settings, "steps": 4, "more": 1})
+    (folder / "settings.json").write_text("[]")
+    with pytest.raises(UserError, match="damaged"):
+        data.run_folder("a/b", settings)
+    data.run_folder("a/b", {"steps": 4}, fresh=True)       # empties it of what runs write
+    assert set(os.listdir("runs/a/b")) == {".lock", "notes.txt", "settings.json"}
+    other = run("-c", "import data; data.run_folder('c', {}); data.run_folder('a/b', {'steps': 4})")
+    assert other.stderr.strip().splitlines()[-1].startswith("data.UserError: another process")
+    data.run_folder("c", {})                               # that process has ended
+    for name in ("", ".", "..", "../x", "a/../../x", "/tmp/x", "a//b", "a b", "a/"):
+        with pytest.raises(UserError, match="--name"):
+            data.run_folder(name, {})
 
 
 def test_files_appear_whole_or_not_at_all():
     Path("f").write_text("old")
-    with pytest.raises(RuntimeError):
-        with data.atomic_write("f") as file:
-            file.write(b"half")
-            raise RuntimeError
+    with pytest.raises(ZeroDivisionError), data.atomic_write("f") as file:
+        file.write(b"half")
+        1 / 0
     assert Path("f").read_text() == "old" and os.listdir() == ["f"]
 
 
-# -------------------------------------------------------------------- GPT-1: fine-tuning [GPT-1 §3.2, §3.3]
+# ------------------------------------------------------------- gpt.py: the family and its attention
+
+@pytest.mark.parametrize("name, count, precision", [
+    ("gpt1", 116_534_784, 0), ("gpt2", 124_439_808, 0), ("gpt2-medium", 354_823_168, 0),
+    ("gpt2-large", 774_030_080, 0), ("gpt2-xl", 1_557_611_200, 0), ("gpt3-small", .125e9, .02),
+    ("gpt3-medium", .355e9, .02), ("gpt3-large", .76e9, .02), ("gpt3-xl", 1.3e9, .02),
+    ("gpt3-2.7b", 2.7e9, .02), ("gpt3-6.7b", 6.7e9, .02), ("gpt3-13b", 13e9, .02),
+    ("gpt3-175b", 175e9, .02)])                            # GPT-3's as the paper rounds them
+def test_parameter_counts_are_those_of_the_papers(name, count, precision):
+    with torch.device("meta"):
+        assert GPT(PRESETS[name]).num_params() == pytest.approx(count, rel=precision)
 
 
-def task_tokens(tokenizer):
-    return range(tokenizer.vocab_size, tokenizer.vocab_size + 3)                # start, delimiter, extract
+@pytest.mark.parametrize("post_norm, wpe, into_stream", [
+    (False, 0.01, 0.02 / math.sqrt(2 * 8)), (True, 0.02, 0.02)])
+def test_initialization_is_as_published(post_norm, wpe, into_stream):
+    model = GPT(GPTConfig(1000, 256, n_layer=8, n_head=2, n_embd=128, post_norm=post_norm))
+    expected = [(model.wte, 0.02), (model.wpe, wpe)]
+    for block in model.h:
+        expected += [(block.attn.c_attn, 0.02), (block.mlp.c_fc, 0.02),
+                     (block.attn.c_proj, into_stream), (block.mlp.c_proj, into_stream)]
+    for layer, std in expected:
+        assert layer.weight.std().item() == pytest.approx(std, rel=0.05)
 
 
-def test_the_four_input_formats(tokenizer):
-    start, delimiter, extract = task_tokens(tokenizer)
-    a, b, c = ([*tokenizer.encode(text)] for text in (" one", " two", " three four"))
-    assert data.classification_input(tokenizer, "one", 99) == [[start, *a, extract]]
-    assert data.entailment_input(tokenizer, "one", "two", 99) == [[start, *a, delimiter, *b, extract]]
-    assert data.similarity_inputs(tokenizer, "one", "two", 99) == [
-        [start, *a, delimiter, *b, extract], [start, *b, delimiter, *a, extract]]
-    assert data.multiple_choice_inputs(tokenizer, "one", "two", ["three four", "one"], 99) == [
-        [start, *a, *b, delimiter, *c, extract], [start, *a, *b, delimiter, *a, extract]]
-    typed = data.classification_input(tokenizer, "<|endoftext|><|end|>", 99)[0][1:-1]
-    assert max(typed) < len(tokenizer.ranks)
-    answers = ["short", "long " * 40]
-    for limit in (8, 9, 20):
-        for row in data.multiple_choice_inputs(tokenizer, "long " * 90, "question", answers, limit):
-            assert len(row) == limit and (row[0], row[-1]) == (start, extract)
-            assert row[row.index(delimiter) - 1] == tokenizer.encode(" question")[-1]
+def with_gradients(function, q, k, v, grad):
+    inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+    out = function(*inputs)
+    return [out, *torch.autograd.grad(out, inputs, grad)]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 2, 3, 2), (2, 1, 63, 4), (1, 1, 64, 3),
+                                   (1, 2, 65, 2), (1, 1, 130, 5), (1, 3, 600, 2)])
+@pytest.mark.parametrize("window", [None, 1, 2, 7, 64, 65, 520, 1000])
+def test_attention_and_the_fused_kernel_equal_pytorchs(shape, window, monkeypatch):
+    monkeypatch.setattr(gpt, "TILE", 2 * 128 * 600)        # two of three heads fit
+    B, nh, T, hs = shape
+    tensors = torch.randn(4, B, T, nh, hs, dtype=torch.float64).transpose(2, 3)    # any layout
+    mask = torch.tensor([[j <= i and (window is None or i - j < window) for j in range(T)]
+                         for i in range(T)])
+    for scale in (1, 1000):          # no score is so large that it shows the future
+        tensors[:2] *= scale
+        expected = with_gradients(
+            lambda q, k, v: F.scaled_dot_product_attention(q, k, v, mask), *tensors)
+        for function in (gpt.attention, gpt.fused_attention):
+            results = with_gradients(lambda *inputs: function(*inputs, window), *tensors)
+            for ours, theirs in zip(results, expected):
+                assert torch.allclose(ours, theirs, atol=1e-11 * scale ** 2)
+
+
+@pytest.mark.parametrize("T, window", [(5, None), (66, None), (9, 3), (70, 5)])
+def test_gradients_of_the_fused_kernel_are_finite_differences(T, window):
+    inputs = [torch.randn(1, 1, T, 2, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    assert torch.autograd.gradcheck(lambda *x: gpt.fused_attention(*x, window), inputs)
+
+
+def test_the_fused_kernel_in_bfloat16_rounds_only_what_it_is_given():
+    tensors = torch.randn(4, 2, 3, 200, 16).bfloat16()
+    tensors[:2] *= 4                                       # large scores forgive no rounding
+    expected = with_gradients(gpt.attention, *tensors.float())
+    for ours, theirs in zip(with_gradients(gpt.fused_attention, *tensors), expected):
+        assert ours.dtype == torch.bfloat16                # which has 8 bits
+        assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
+# ------------------------------------------------------------------- gpt.py: the model and sampling
+
+def test_every_other_layer_of_gpt3_sees_only_its_band():
+    model = loud(small_gpt(block_size=32, n_layer=4, window=3))
+    for layer, block in enumerate(model.h):
+        x = torch.randn(1, 20, 16, requires_grad=True)
+        block(x)[0, 15].sum().backward()
+        seen = x.grad[0].abs().sum(-1).nonzero().flatten().tolist()
+        assert seen == list(range(13 if layer % 2 else 0, 16))
+
+
+def peer(form, dtype=torch.float32, **shape):
+    """transformers' GPT-2 or GPT-1 with random weights, and ours from the folder that it writes."""
+    transformers = optional("transformers")
+    shape = {"vocab_size": 50, "n_positions": 16, "n_layer": 3, "n_head": 2, "n_embd": 16, **shape}
+    config = transformers.AutoConfig.for_model(form, **shape, resid_pdrop=0, embd_pdrop=0,
+                                               attn_pdrop=0)
+    theirs = loud(transformers.AutoModelForCausalLM.from_config(config)).to(dtype).eval()
+    theirs.save_pretrained("peer")
+    return theirs, gpt.load_weights(Path("peer")).to(dtype)
+
+
+@pytest.mark.parametrize("form", ["gpt2", "openai-gpt"])
+@pytest.mark.parametrize("shape", [{}, {"n_layer": 1, "n_head": 4, "n_embd": 24}, {"n_head": 1}])
+@pytest.mark.parametrize("dtype, atol", [(torch.float32, 1e-4), (torch.float64, 1e-8)])
+def test_logits_and_gradients_equal_transformers(form, shape, dtype, atol):
+    theirs, ours = peer(form, dtype, **shape)
+    idx, mask = torch.randint(50, (3, 13)), torch.ones(3, 13, dtype=torch.long)
+    targets = idx.roll(-1, 1)
+    targets[1, 6:], mask[1, 7:] = -1, 0                    # a short row, padded on the right
+    expected = theirs(idx, attention_mask=mask).logits
+    F.cross_entropy(expected.flatten(0, 1), targets.flatten(), ignore_index=-1).backward()
+    logits, loss = ours(idx, targets)
+    loss.backward()
+    assert torch.allclose(logits[mask > 0], expected[mask > 0], atol=atol)
+    gradients = {}
+    for name, parameter in theirs.named_parameters():
+        name = name.removeprefix("transformer.")
+        gradients[gpt.RENAMED.get(name, name)] = parameter.grad
+    for name, parameter in ours.named_parameters():
+        gradient = gradients[name].t() if name.endswith(gpt.TRANSPOSED) else gradients[name]
+        assert torch.allclose(parameter.grad, gradient, atol=atol), name
+
+
+@pytest.mark.parametrize("options", [{}, {"post_norm": True}, *({"window": w} for w in (1, 3, 5))])
+def test_greedy_generation_equals_a_loop_without_a_cache(options):
+    """Prompts of every length; a full context is cut to its last half; rows end at stop tokens."""
+    model = loud(small_gpt(dropout=0.5, **options), 1.0).double()
+    prompts = [torch.randint(50, (length,)).tolist() for length in (3, 16, 40, 15, 1, 8, 5, 12)]
+    contexts, naive = [prompt[-15:] for prompt in prompts], [[] for _ in prompts]
+    model.eval()
+    for _ in range(40):
+        if max(map(len, contexts)) == 17:
+            contexts = [context[-8:] for context in contexts]
+        for context, written in zip(contexts, naive):
+            written.append(model(torch.tensor([context]))[0][0, -1].argmax().item())
+            context.append(written[-1])
+    model.train()
+    idx, lengths = gpt.to_tensors(prompts, 0, "cpu")
+    assert gpt.generate(model, idx, 40, lengths, temperature=0).tolist() == naive
+    stops = naive[0][6], naive[1][9]
+    for row in naive:
+        end = min([place for place, token in enumerate(row) if token in stops], default=39)
+        row[end:] = row[end:end + 1] * (40 - end)
+    out = gpt.generate(model, idx, 40, lengths, stops, temperature=0)
+    assert out.tolist() == [row[:out.size(1)] for row in naive] and model.training
+    with pytest.raises(UserError, match="40 tokens do not fit"):
+        model(idx)
+
+
+@pytest.mark.parametrize("temperature, top_k, top_p", [
+    (1.0, None, None), (0.5, 3, None), (2.0, None, 0.6), (0.7, 5, 0.8)])
+def test_samples_have_the_frequencies_of_the_truncated_softmax(temperature, top_k, top_p):
+    """Of two tokens, since the second one comes through the cache."""
+    model = loud(small_gpt(vocab_size=8), 0.2)
+
+    def exact(context):
+        logits = model(torch.tensor([context]))[0][0, -1].double() / temperature
+        order = sorted(range(8), key=lambda token: -logits[token])[:top_k]
+        weights, kept = {token: logits[token].exp().item() for token in order}, {}
+        for token in order:
+            if not kept or sum(kept.values()) < (top_p or 1) * sum(weights.values()):
+                kept[token] = weights[token]
+        return {token: weight / sum(kept.values()) for token, weight in kept.items()}
+
+    rows = gpt.generate(model, torch.tensor([[1, 2, 3]] * 20_000), 2, temperature=temperature,
+                        top_k=top_k, top_p=top_p, generator=torch.Generator().manual_seed(0))
+    counts = Counter(map(tuple, rows.tolist()))
+    expected = {(a, b): p * q for a, p in exact([1, 2, 3]).items()
+                for b, q in exact([1, 2, 3, a]).items()}
+    assert set(counts) <= set(expected) and len(expected) > 3
+    for pair, p in expected.items():
+        assert abs(counts[pair] - 20_000 * p) < 4.5 * math.sqrt(20_000 * p) + 1
+
+
+def test_answers_are_texts_up_to_a_stop_token(tokenizer):
+    model = loud(small_gpt(tokenizer.vocab_size, 32))
+    prompts = [tokenizer.encode(text) for text in ("Mia lives", "Ben", "Where is the hat?")] * 100
+    written = [gpt.generate(model, torch.tensor([prompt]), 6, temperature=0)[0].tolist()
+               for prompt in prompts[:3]]
+    stop = written[0][3]
+    expected = []
+    for row in written:
+        text = tokenizer.decode(row[:row.index(stop)] if stop in row else row)
+        expected.append((text.strip(), stop in row))
+    assert gpt.complete(model, tokenizer, prompts, (stop,), 6, temperature=0) == expected * 100
+
+
+# --------------------------------------------------------------------- gpt.py: training and scoring
+
+def test_muon_equals_its_definition_by_singular_values():
+    """Newton-Schulz moves the singular values alone, so an SVD says where each one goes."""
+    def curve(s):
+        for _ in range(5):
+            s = 3.4445 * s - 4.7750 * s ** 3 + 2.0315 * s ** 5
+        return s
+
+    ends = curve(torch.linspace(0.02, 1, 1000))
+    assert 0.6 < ends.min() and ends.max() < 1.3
+    shapes = (20, 50), (50, 20), (20, 50), (8, 8)
+    weights = [torch.nn.Parameter(torch.randn(shape).double()) for shape in shapes]
+    expected, momenta = [weight.detach().clone() for weight in weights], [0.0] * 4
+    muon = gpt.Muon(weights, lr=0.02, momentum=0.9)
+    for _ in range(3):
+        for i, weight in enumerate(weights):
+            weight.grad = torch.randn(weight.shape).double()
+            momenta[i] = 0.9 * momenta[i] + 0.1 * weight.grad
+            ahead = 0.9 * momenta[i] + 0.1 * weight.grad   # Nesterov
+            u, s, vh = torch.linalg.svd(ahead, full_matrices=False)
+            scale = math.sqrt(max(1, shapes[i][0] / shapes[i][1]))
+            expected[i] -= 0.02 * scale * (u * curve(s / s.norm())) @ vh
+        muon.step()
+    for weight, other in zip(weights, expected):
+        assert torch.allclose(weight, other, atol=1e-6)
+
+
+NUMBERS = np.arange(3000, dtype=np.uint32) % 40
+BACKWARDS = NUMBERS[200::-1].copy()                        # for validation
+
+
+def training_run(path, log=lambda *_, **__: None, dropout=0.0, **options):
+    torch.manual_seed(0)
+    model = small_gpt(vocab_size=262, dropout=dropout).eval()          # train() switches dropout on
+    config = gpt.TrainConfig(steps=30, batch_size=4, accumulate=2, eval_every=7, **options)
+    result = gpt.train(model, Tokenizer(BYTES), NUMBERS, BACKWARDS, config, Path(path), log)
+    return model, result, config
+
+
+def test_training_equals_a_loop_by_hand():
+    model, result, config = training_run("m.pt", weight_decay=0.1, grad_clip=0.8)
+    torch.manual_seed(0)
+    ours = small_gpt(vocab_size=262)
+    muon = gpt.Muon([p for p in ours.h.parameters() if p.ndim == 2])
+    adam = torch.optim.AdamW([
+        {"params": [ours.wte.weight, ours.wpe.weight], "weight_decay": 0.1},
+        {"params": [p for p in ours.parameters() if p.ndim == 1], "weight_decay": 0.0}],
+        betas=(0.9, 0.95))
+    batches = Batches(NUMBERS, 4, 16, seed=0)
+    norms = []
+    for step in range(30):
+        for _ in range(2):
+            x, y = map(torch.from_numpy, batches.next())
+            (F.cross_entropy(ours(x)[0].transpose(1, 2), y) / 2).backward()
+        norms.append(math.sqrt(sum(p.grad.square().sum().item() for p in ours.parameters())))
+        for p in ours.parameters():
+            p.grad *= min(1, 0.8 / norms[-1])
+        share = (step + 1) / 3 if step < 3 else 0.55 + 0.45 * math.cos(math.pi * (step - 3) / 27)
+        for optimizer, peak in ((adam, config.lr), (muon, config.muon_lr)):
+            for group in optimizer.param_groups:
+                group["lr"] = share * peak
+            optimizer.step()
+            optimizer.zero_grad()
+    for p, q in zip(model.parameters(), ours.parameters()):
+        assert torch.allclose(p, q, atol=1e-5)
+    assert min(norms) < 0.8 < max(norms)
+    assert result == gpt.evaluate(model, Tokenizer(BYTES), BACKWARDS)
+    assert result != gpt.evaluate(model, Tokenizer(BYTES), NUMBERS)
+
+
+def test_a_run_that_is_stopped_and_goes_on_equals_one_that_is_not(capsys):
+    whole, result, _ = training_run("whole.pt", dropout=0.1)
+    log = gpt.RunLog(Path("log.jsonl"))
+
+    def stop(step, steps, **values):
+        log(step, steps, **values)
+        if step == 20:
+            log.file.close()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training_run("stopped.pt", stop, dropout=0.1)
+    for place in (14, 30):                                 # the second time nothing is left to do
+        again = training_run("stopped.pt", gpt.RunLog(Path("log.jsonl")), dropout=0.1)
+        assert f"stands at step {place} of 30" in capsys.readouterr().out
+        assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), again[0].parameters()))
+        assert again[1] == result
+    assert result != training_run("without_dropout.pt")[1]
+    steps = [json.loads(line)["step"] for line in open("log.jsonl")]
+    assert steps == [7, 10, 14, 20, 21, 28, 30]            # each once
+
+
+def test_evaluation_counts_nats_per_token_and_bits_per_byte(tokenizer):
+    model = loud(small_gpt(tokenizer.vocab_size, dropout=0.5)).train()
+    stream = []
+    for text in ("Mia lives in Oslo. " * 9, "日本語 🙂", "Ben has a dog. " * 9):
+        stream += [*tokenizer.encode(text), tokenizer.eot]
+    result = gpt.evaluate(model, tokenizer, np.array(stream, dtype=np.uint32))
+    assert model.training
+    model.eval()
+    nats, seen = 0, []
+    for start in range(0, len(stream) - 16, 16):
+        logprobs = model(torch.tensor([stream[start:start + 16]]))[0].log_softmax(-1)[0]
+        targets = stream[start + 1:start + 17]
+        nats -= sum(logprobs[i, target].item() for i, target in enumerate(targets))
+        seen += targets
+    assert tokenizer.eot in seen and len(stream) - len(seen) <= 16
+    n_bytes = len(tokenizer.decode(seen).replace("<|endoftext|>", "").encode())
+    assert result["loss"] == pytest.approx(nats / len(seen), rel=1e-5)
+    assert result["bits_per_byte"] == pytest.approx(nats / math.log(2) / n_bytes, rel=1e-5)
+
+
+def test_scores_and_choices_are_those_of_the_whole_softmax(tokenizer):
+    model = loud(small_gpt(tokenizer.vocab_size, 24, dropout=0.5)).double().train()
+    word = max((t for t in tokenizer.ranks if t.startswith(b" ") and t.isascii()), key=len).decode()
+    pairs = [("the cat", " sat on a mat."), ("", "one two"), ("Mia lives in", " Oslo."),
+             ("a context that must be cut" * 5, " and its end"), ("a", " too long" * 30),
+             (word[:3], word[3:]), ("x ", word[1:])]       # one token across the seam
+    scores = gpt.completion_logprobs(model, tokenizer, pairs * 10)
+    by_mean = gpt.choose(model, tokenizer, [pairs[:4], pairs])
+    by_sum = gpt.choose(model, tokenizer, [pairs[:4], pairs], per_token=False)
+    model.eval()
+    totals, means = [], []
+    for i, (context, completion) in enumerate(pairs):
+        whole = [tokenizer.eot, *tokenizer.encode(context + completion)][-24:]
+        count = min(1 if i > 4 else len(tokenizer.encode(completion)), 23)
+        logprobs = model(torch.tensor([whole[:-1]]))[0].log_softmax(-1)[0]
+        totals.append(sum(logprobs[place, whole[place]].item() for place in range(-count, 0)))
+        means.append(totals[-1] / count)
+        for total, tokens in (scores[i], scores[i + 63]):
+            assert tokens == count and total == pytest.approx(totals[-1])
+    assert by_mean == [np.argmax(means[:4]), np.argmax(means)] != by_sum
+    assert by_sum == [np.argmax(totals[:4]), np.argmax(totals)]
+
+
+# -------------------------------------------------------- gpt.py: checkpoints and published weights
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def test_checkpoints_are_checked_and_nothing_in_them_is_executed(tokenizer):
+    model = small_gpt(tokenizer.vocab_size, window=3)
+    gpt.save_checkpoint("good.pt", model, tokenizer, step=3)
+    loaded, its_tokenizer = gpt.load_model("good.pt")
+    assert loaded.config == model.config and its_tokenizer.ranks == tokenizer.ranks
+    assert all(torch.equal(p, q) for p, q in zip(loaded.parameters(), model.parameters()))
+    Path("evil.pt").write_bytes(pickle.dumps({"config": Evil()}, protocol=2))
+    torch.save({"config": Evil()}, "evil2.pt")
+    Path("empty.pt").touch()
+    Path("cut.pt").write_bytes(Path("good.pt").read_bytes()[:-3000])
+    torch.save({"weights": 3}, "other.pt")
+    torch.save({**torch.load("good.pt"), "model": {"wte": torch.zeros(1)}}, "weights.pt")
+    for name in ("evil", "evil2", "empty", "cut", "other", "weights", "missing"):
+        with pytest.raises(UserError, match=f"{name}.pt"):
+            gpt.load_model(f"{name}.pt")
+    assert not Path("executed").exists()
+
+
+def test_safetensors_are_read_as_their_package_writes_them():
+    names = "float64 float32 float16 bfloat16 int64 uint8 bool".split()
+    tensors = {f"{name} {shape}": (9 * torch.randn(shape)).to(getattr(torch, name))
+               for name in names for shape in ((), (7,), (3, 1, 5))}
+    path = Path("x.safetensors")
+    optional("safetensors.torch").save_file(tensors, path, metadata={"format": "pt"})
+    read = gpt.read_safetensors(path)
+    assert set(read) == set(tensors)
+    for name, tensor in tensors.items():
+        assert read[name].dtype == tensor.dtype and torch.equal(read[name], tensor)
+    good = path.read_bytes()
+    for bad in (b"", good[:5], good[:100], good[:-4], b"\xff" * 9, good.replace(b"F64", b"F65")):
+        path.write_bytes(bad)
+        with pytest.raises(UserError, match="damaged"):
+            gpt.read_safetensors(path)
+
+
+def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenizer, monkeypatch):
+    transformers = optional("transformers")
+    model = loud(small_gpt(tokenizer.vocab_size, 64)).eval()
+    hub = Path("hub/models--openai-community--gpt2")       # as if it had been downloaded
+    folder = hub / "snapshots/abc"
+    gpt.export_pretrained(model, tokenizer, folder)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    their_tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    for text in ("Mia lives in Oslo. What's 1234 + 5?", *NASTY[:8]):
+        ids = tokenizer.encode(text)
+        assert their_tokenizer(text)["input_ids"] == ids
+        assert their_tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+    special = their_tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+    assert special == list(tokenizer.special.values())
+    idx = torch.tensor([tokenizer.encode("Mia lives in")])
+    assert torch.allclose(model(idx)[0], theirs(idx).logits, atol=1e-4)
+    their_tokenizer.backend_tokenizer.model.save(str(folder))          # vocab.json and merges.txt
+    (hub / "refs").mkdir()
+    (hub / "refs/main").write_text("abc")
+    optional("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for _ in range(2):                                     # the second time without tokenizer.json
+        again, same = gpt.load_model("gpt2")
+        assert again.config == model.config and same.ranks == tokenizer.ranks
+        assert all(same.special[name] == token for name, token in tokenizer.special.items())
+        assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters()))
+        (folder / "tokenizer.json").unlink(missing_ok=True)
+    with pytest.raises(UserError, match="gpt2-xl could not be downloaded"):
+        gpt.load_model("gpt2-xl")
+    for options in ({"post_norm": True}, {"window": 3}):
+        with pytest.raises(UserError, match="GPT-2's form"):
+            gpt.export_pretrained(small_gpt(tokenizer.vocab_size, **options), tokenizer, "m")
+
+
+def test_a_tokenizer_json_whose_first_id_is_endoftext_is_read():
+    """As the tokenizers package trains them: control tokens first, merges as pairs."""
+    tokenizers = optional("tokenizers")
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=500, special_tokens=["<|endoftext|>", "[MASK]"], show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    theirs.train_from_iterator(data.web(World(0), 500), trainer)
+    peer("gpt2", vocab_size=500)
+    theirs.save("peer/tokenizer.json")
+    _, ours = gpt.load_pretrained("peer")
+    assert ours.eot == 0 and ours.special["[MASK]"] == 1 and ours.end >= 500
+    for text in (*NASTY[:8], "Mia lives in Oslo, and Ben has a dog."):
+        assert ours.encode(text) == theirs.encode(text).ids
+        assert ours.decode(ours.encode(text)) == text
+    def refused(message):
+        theirs.save("peer/tokenizer.json")
+        with pytest.raises(UserError, match=message):
+            gpt.load_pretrained("peer")
+
+    theirs.add_tokens(["a new one"])
+    refused("ids up to 500, but the embedding has 500")
+    theirs.normalizer = tokenizers.normalizers.Lowercase()             # another way to read
+    refused("not a byte-level BPE like GPT-2's")
+    theirs.normalizer = None
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
+    refused("not a byte-level BPE like GPT-2's")
+
+
+def test_a_folder_that_is_no_gpt2_is_a_clear_message():
+    theirs, _ = peer("gpt2", vocab_size=256)
+    Path("peer/vocab.json").write_text(json.dumps(gpt.printable_bytes()))
+    Path("peer/merges.txt").write_text("#version: 0.2\n")
+    config = Path("peer/config.json").read_text()
+    for name, content, word in (
+            ("config.json", "{", "not that of a GPT"),
+            ("config.json", config.replace("gpt2", "bert"), "model_type 'bert'"),
+            ("config.json", config.replace('"n_embd": 16', '"n_embd": 32'), "do not fit"),
+            ("config.json", config.replace("gelu_new", "relu"), "activation_function 'relu'"),
+            ("merges.txt", "x", "byte-level BPE"), ("vocab.json", "[]", "byte-level BPE"),
+            ("model.safetensors", "junk", "damaged")):
+        path = Path("peer") / name
+        good = path.read_bytes()
+        path.write_text(content)
+        with pytest.raises(UserError, match=word):
+            gpt.load_pretrained("peer")
+        path.write_bytes(good)
+    path.unlink()
+    torch.save(theirs.state_dict(), "peer/pytorch_model.bin")          # the older form
+    weight = gpt.load_pretrained("peer")[0].wte.weight
+    assert torch.equal(weight, theirs.transformer.wte.weight)
+    peer("openai-gpt")
+    with pytest.raises(UserError, match="python -m papers.gpt1 sample"):
+        gpt.load_pretrained("peer")
+
+
+# ----------------------------------------------------------------------------------------- commands
+
+GPT_COMMANDS = {"pretrain": gpt.pretrain, "sample": gpt.sample, "export": gpt.export}
+SMALL = ["--data", "text.txt", "--vocab-size", "300", "--block-size", "8", "--n-embd", "16",
+         "--n-layer", "1", "--n-head", "2", "--steps", "12"]
+
+
+def test_pretrain_sample_and_export(capsys, fails):
+    def printed(*argv):
+        data.command_line(GPT_COMMANDS, "pretrain", list(argv))
+        return capsys.readouterr().out
+
+    Path("text.txt").write_text("some text to learn from. " * 500)
+    assert "step    12/12" in printed(*SMALL)
+    [row] = json.loads(Path("runs/pretrain/table.json").read_text())
+    assert 0 < row["bits_per_byte"] < row["loss"]
+    assert "stands at step 12 of 12" in printed(*SMALL)
+    assert "(n_layer): add --fresh" in fails(GPT_COMMANDS, *SMALL, "--n-layer", "2")
+    diverging = "--weight-decay", "1e9", "--name", "nan"
+    assert "lower the learning rate" in fails(GPT_COMMANDS, *SMALL, *diverging)
+    assert "stands" not in printed(*SMALL, "--n-layer", "2", "--fresh")
+    assert gpt.load_model("runs/pretrain/pretrain.pt")[0].config.n_layer == 2
+    sample = ["sample", "--prompt", "some", "--tokens", "30"]
+    for option in (["--seed", "1"], ["--top-k", "2"], ["--top-p", "0.1"], ["--temperature", "0.2"]):
+        assert printed(*sample) != printed(*sample, *option)
+    assert printed("sample", "--samples", "3").count("---\n") == 3
+    optional("transformers")
+    printed("export")
+    assert printed(*sample) == printed(*sample, "--model", "runs/export")
+
+
+@pytest.mark.parametrize("argv, word", [
+    ("--data missing.txt", "missing.txt"), ("--data blank.txt", "no text"),
+    ("--data binary.bin", "not UTF-8"), ("--data short.txt", "--block-size"),
+    ("--data bad.jsonl", "bad.jsonl:1"), ("--data plain.jsonl", "plain.jsonl:1"),
+    ("--data cut.txt.gz", "cut off"), ("--data short.txt --vocab-size 100", "--vocab-size"),
+    ("--n-head 3", "n_head"), ("--n-embd 0", "n_embd"), ("--dropout 2", "dropout"),
+    ("--window 0", "window"), ("--stpes 3", "--stpes"), ("--step 3", "--step"),
+    ("--name=", "empty"), ("--name ../x", "--name"), ("--steps", "expected"),
+    ("--steps many", "not a number"), ("--steps 2.5", "not a number"), ("--steps 0", "not 0"), ("--lr nan", "not nan"),
+    ("--lr inf", "not inf"), ("--lr=-1", "not -1"), ("--seed 99999999999", "not 99999999999"),
+    ("pretarin", "invalid choice"), ("sample", "no checkpoint"), ("sample --tokens 0", "--tokens"),
+    ("sample --model short.txt", "not a checkpoint"),
+    ("export --model blank.txt", "not a checkpoint")])
+def test_wrong_input_is_one_clear_line(argv, word, fails):
+    Path("blank.txt").write_text("  \n ")
+    Path("binary.bin").write_bytes(bytes(range(256)) * 10)
+    Path("short.txt").write_text("too short")
+    Path("bad.jsonl").write_text("{")
+    Path("plain.jsonl").write_text('{"txt": "x"}')
+    Path("cut.txt.gz").write_bytes(gzip.compress(os.urandom(10_000).hex().encode())[:5000])
+    assert word in fails(GPT_COMMANDS, *argv.split())
+
+
+def test_help_ctrl_c_and_a_reader_that_goes_have_their_exit_codes(capsys):
+    def wait():
+        """Until somebody presses Ctrl-C."""
+        raise KeyboardInterrupt
+
+    for argv, code, says in ((["--help"], 0, "optimizer steps (default: 1500)"),
+                             (["pretrain", "--help"], 0, "optimizer steps (default: 1500)"),
+                             (["wait"], 130, "the same command goes on from there")):
+        with pytest.raises(SystemExit) as error:
+            data.command_line({**GPT_COMMANDS, "wait": wait}, "pretrain", argv)
+        output = " ".join("".join(capsys.readouterr()).split())
+        assert error.value.code == code and says in output
+    piped = f"{sys.executable} {HERE / 'data.py'} | head -1"
+    done = subprocess.run(piped, shell=True, capture_output=True, text=True, timeout=100)
+    assert done.stdout.count("\n") == 1 and done.stderr == ""
+
+
+# --------------------------------------------------------------------------------------------------
+# rlhf.py: SFT                                                               [InstructGPT §3.5, C.1]
 
 
 @pytest.fixture
-def classifier(tokenizer):
-    def make(classes, dropout=0.0, **options):
-        model = small_gpt(tokenizer.vocab_size, 64, post_norm=True, **options)
-        for parameter in model.h.parameters():                 # so that what comes first matters
-            torch.nn.init.normal_(parameter, std=0.5)
-        made = gpt.Classifier(model, tokenizer.vocab_size + 3, classes, dropout)
-        torch.nn.init.normal_(made.head.weight)
-        return made
-    return make
+def steps():
+    """All AdamW steps that a test causes: (options, {parameter: (value before it, gradient)})."""
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+    taken = []
 
+    def record(optimizer, args, kwargs):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        options = {name: optimizer.param_groups[0][name] for name in ("lr", "eps", "betas")}
+        taken.append((options, {p: (p.detach().clone(), p.grad.clone()) for p in parameters}))
 
-def encode(tokenizer, inputs, *texts):
-    return gpt.encoder(inputs, tokenizer, 64, "cpu")([data.Labeled(t, 0) for t in texts])
+    handle = register_optimizer_step_pre_hook(record)
+    yield taken
+    handle.remove()
 
 
-def test_pads_cannot_change_a_class_nor_the_auxiliary_loss(tokenizer, classifier):
-    model = classifier(3).double()
-    pair, longer = ("a cat", "it sleeps"), ("a dog " * 9, "it barks " * 5)
-    alone = model(*encode(tokenizer, data.entailment_input, pair)[:2])
-    both = model(*encode(tokenizer, data.entailment_input, pair, longer)[:2])
-    other = model(*encode(tokenizer, data.entailment_input, longer)[:2])
-    torch.testing.assert_close(both[0], torch.cat([alone[0], other[0]]))
-    torch.testing.assert_close(both[1], (alone[1] + other[1]) / 2)             # sequences count the same
+@pytest.fixture
+def unclipped(monkeypatch):
+    """Gradients are not clipped, so that they add up."""
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, norm: clip(p, math.inf))
 
 
-def test_similarity_knows_no_order_and_choices_have_no_place(tokenizer, classifier):
-    model = classifier(2).double()
-    ab, ba = (model(*encode(tokenizer, data.similarity_inputs, pair)[:2])[0]
-              for pair in (("a cat", "the old dog"), ("the old dog", "a cat")))
-    torch.testing.assert_close(ab, ba)
-    one_way, other_way = (model(*encode(tokenizer, data.entailment_input, pair)[:2])[0]
-                          for pair in (("a cat", "the old dog"), ("the old dog", "a cat")))
-    assert (one_way - other_way).abs().max() > 1e-3                            # entailment does
-    model = classifier(None).double()
-    answers = ["red", "blue as ice", "a green one"]
-    scores = model(*encode(tokenizer, data.multiple_choice_inputs, ("a sky", "which?", answers))[:2])[0]
-    moved = model(*encode(tokenizer, data.multiple_choice_inputs, ("a sky", "which?", answers[::-1]))[:2])[0]
-    torch.testing.assert_close(scores.flip(1), moved)
-    assert scores.std() > 1e-3
+def no_log(step, steps, **values):
+    pass
 
 
-def test_the_auxiliary_loss_is_the_mean_over_sequences_of_the_mean_over_their_tokens(tokenizer, classifier):
-    model = classifier(2).double()
-    texts = [("a cat",), ("a much longer text about dogs",)]
-    ids, lengths, _ = encode(tokenizer, data.classification_input, *texts)
-    means = []
-    for (row,), (n,) in zip(ids, lengths):                         # delimiter and extract are predicted too
-        logprobs = model.model(row[None, :n - 1])[0].log_softmax(-1)[0]
-        means.append(-logprobs[torch.arange(n - 1), row[1:n]].mean())
-    torch.testing.assert_close(model(ids, lengths)[1], sum(means) / 2)
+def windows(block_size):
+    """Batches of a text to pretrain on."""
+    return Batches(np.arange(2000, dtype=np.uint16) % 300, 2, block_size, 0)
 
 
-def test_the_candidates_of_a_case_share_the_heads_dropout_mask(tokenizer, classifier):
-    model = classifier(None, dropout=0.5).train()
-    gpt.set_dropout(model.model, 0.0)
-    scores = model(*encode(tokenizer, data.multiple_choice_inputs, *[("a", "b", ["c", "c"])] * 8)[:2])[0]
-    assert torch.equal(scores[:, 0], scores[:, 1]) and scores[:, 0].std() > 1e-3
+def lm_loss(model):
+    """Of the first of these batches, which every test mixes in."""
+    x, y = (torch.from_numpy(a) for a in windows(model.config.block_size).next())
+    return F.cross_entropy(model(x)[0].flatten(0, 1), y.flatten())
 
 
-def test_transfer_copies_what_it_says():
-    model = small_gpt(n_layer=3, post_norm=True)
-    for layers in (-1, 0, 1, 3, None):
-        new = gpt.transfer(model, layers)
-        kept = {name for name, tensor in new.state_dict().items()
-                if tensor.std() > 0 and torch.equal(tensor, model.state_dict()[name])}
-        wanted = {name for name, tensor in model.state_dict().items() if tensor.std() > 0 and (
-            layers is None or layers >= 0 and (name[1] != "." or int(name[2]) < layers))}
-        assert kept == wanted
-    assert next(new.parameters()).data_ptr() != next(model.parameters()).data_ptr()
-
-
-def test_the_lstm_is_as_large_as_the_blocks_and_never_sees_the_future():
-    config = GPTConfig(1000, 64, 3, 4, 128)
-    model, blocks = gpt.LSTM(config), GPT(config).h
-    size = sum(p.numel() for module in (model.lstm, model.c_proj) for p in module.parameters())
-    assert 0.98 < size / sum(p.numel() for p in blocks.parameters()) < 1.0
-    idx = torch.randint(1000, (2, 20))
-    changed = idx.clone()
-    changed[:, 12] += 1 - 2 * (changed[:, 12] > 500).long()
-    assert torch.equal(model(idx)[0][:, :12], model(changed)[0][:, :12])
-    assert not torch.equal(model(idx)[0][:, 12], model(changed)[0][:, 12])
-
-
-def test_fine_tuning_learns_and_lambda_zero_leaves_the_language_model_out(tokenizer):
-    cases = [data.Labeled((f"{word} {other}",), label) for other in ("cat", "dog", "house", "tree")
-             for label, word in enumerate(("good", "bad", "odd"))]
-    encoded = gpt.encoder(data.classification_input, tokenizer, 64, "cpu")
-    losses = {}
-    for lm_coef in (0.0, 2.0):
-        torch.manual_seed(0)
-        model = gpt.Classifier(small_gpt(tokenizer.vocab_size, 64), tokenizer.vocab_size + 3, 3, 0.0)
-        gpt.fine_tune(model, encoded, cases, gpt.FinetuneConfig(epochs=40, lr=1e-2, lm_coef=lm_coef), 0)
-        assert gpt.classifier_accuracy(model, encoded, cases) == 1.0
-        losses[lm_coef] = model.eval()(*encoded(cases)[:2])[1].item()
-    assert losses[2.0] < losses[0.0] - 1                          # only with lambda are the texts learned
-
-
-def test_tasks_are_held_out(world):
-    texts = {(task, split): [case.texts for case in data.gpt1_task(world, task, split, 400, seed=3)]
-             for task in data.GPT1_TASKS for split in ("train", "test")}
-    for task in data.GPT1_TASKS:
-        assert not set(map(str, texts[task, "train"])) & set(map(str, texts[task, "test"]))
-        labels = Counter(case.label for case in data.gpt1_task(world, task, "test", 400, seed=3))
-        assert max(labels.values()) < 1.35 * 400 / len(labels)                 # chance is chance
-    adjectives = {split: {word for (text,) in texts["classification", split]
-                          for word in re.findall(r"\w+", text) if word in data.HAPPY + data.SAD}
-                  for split in ("train", "test")}
-    assert len(adjectives["test"]) == 8 and not adjectives["train"] & adjectives["test"]
-    for task in ("entailment", "similarity", "multiple choice"):
-        people = {split: {n for text in texts[task, split] for n in world.people
-                          if re.search(rf"\b{n}\b", str(text))} for split in ("train", "test")}
-        assert len(people["test"]) == 14 and not people["train"] & people["test"]
-
-
-def test_no_text_of_the_web_asks_what_the_tests_of_gpt1_ask(world):
-    lines = {line.removeprefix("Q: ") for document in data.web(world, 12_000, 0, data.WIDE_WEB)
-             for line in document.splitlines()}
-    for case in data.gpt1_task(world, "classification", "test", 200, 1):
-        review, = (s for s in data.split_sentences(case.texts[0]) if s not in data.ASIDES)
-        assert f"Was it good? {review}" not in lines
-    for case in data.gpt1_task(world, "multiple choice", "test", 200, 1):
-        assert case.texts[1] not in lines
-    for case in data.gpt1_task(world, "entailment", "test", 200, 1):
-        assert case.texts[1] not in lines
-
-
-def test_labeled_lines():
-    Path("x.tsv").write_text("a film\t1\r\nwith a\ttab in it\t0\n\n")
-    assert data.load_labeled("x.tsv") == [data.Labeled(("a film",), 1),
-                                          data.Labeled(("with a\ttab in it",), 0)]
-    for bad in ("", "\n", "no label\n", "a film\tgood\n", "\t1\n", "a film\t-1\n", "a film\t1234567\n"):
-        Path("x.tsv").write_text(bad)
-        with pytest.raises(UserError, match="x.tsv"):
-            data.load_labeled("x.tsv")
-
-
-# ----------------------------------------------------------------------- GPT-2: tasks as text [GPT-2 §3]
-
-
-def test_completion_logprob_is_that_of_the_whole_softmax(tokenizer):
-    model = small_gpt(tokenizer.vocab_size, 24, 2, 2, 16).double().eval()
-    torch.nn.init.normal_(model.wte.weight)
-    for context, completion in (("the cat", " sat on a mat."), ("", "one two"), ("Mia lives in", " Oslo."),
-                                ("a long context that must be cut" * 5, " and its end")):
-        ids = [tokenizer.eot, *tokenizer.encode(context + completion)]
-        n = len(ids) - 1 - len(tokenizer.encode(context))
-        logprobs = model(torch.tensor([ids[-24:][:-1]]))[0].log_softmax(-1)[0]
-        total = sum(logprobs[-n + i, ids[-n + i]] for i in range(n)).item()
-        assert gpt.completion_logprob(model, tokenizer, context, completion) == (pytest.approx(total), n)
-    together = gpt.completion_logprobs(model, tokenizer, [("a", " b c"), ("a longer one", " d")])
-    assert together == [(pytest.approx(x), n) for x, n in (
-        gpt.completion_logprob(model, tokenizer, *pair) for pair in (("a", " b c"), ("a longer one", " d")))]
-
-
-def test_a_token_across_the_seam_belongs_to_the_completion(tokenizer):
-    model = small_gpt(tokenizer.vocab_size, 24, 1, 2, 16)
-    word = max((t for t in tokenizer.ranks if t.startswith(b" ") and t.isascii()), key=len).decode()
-    assert gpt.completion_logprob(model, tokenizer, word[:3], word[3:])[1] == 1
-    assert gpt.completion_logprob(model, tokenizer, "x ", word[1:])[1] == 1    # the space is the word's
-
-
-def test_choices_by_mean_and_by_sum_differ_where_lengths_do(monkeypatch):
-    monkeypatch.setattr(gpt, "completion_logprobs", lambda *_: [(-2.0, 1), (-3.0, 3)])
-    cases = [[("", "short"), ("", "a long one")]]
-    assert gpt.choose(None, None, cases) == [1] and gpt.choose(None, None, cases, per_token=False) == [0]
-
-
-def test_scores_of_texts_by_hand():
-    assert data.ngram_f1("You live in Oslo.", "you live in Rome") == 0.75
-    assert data.ngram_f1("a a b", "a b b") == pytest.approx(2 / 3)            # counted, not only found
-    # ROUGE-1 = 3/4; ROUGE-2: {ab, bd} {ab, bc, cd}... of "a b d" and "a b c d e": 2*1/(2+4); ROUGE-L: abd
-    assert data.rouge("a b d", "a b c d e") == pytest.approx((6 / 8 + 2 / 6 + 6 / 8) / 3)
-    assert data.bleu(["a b"], ["a b"]) == 1 and data.bleu(["b a"], ["a b"]) == 0
-    # unigrams 3 of 3, bigrams 1 of 1, three words instead of four
-    assert data.bleu(["a b", "c"], ["a b", "c d"]) == pytest.approx(math.exp(1 - 4 / 3))
-    assert data.ngram_f1("", "") == data.rouge("", "a") == data.bleu([""], ["a"]) == 0
-
-
-def test_gpt2s_tasks_are_held_out_of_the_wide_web(world):
-    documents = list(data.web(world, 8000, 0, data.WIDE_WEB))
-    whole = "\n".join(documents)
-    assert sum(" = " in d for d in documents) > 500 and sum("TL;DR:" in d for d in documents) > 500
-    for task in ("to foreign", "to English", "reading", "schemas", "summaries", "questions"):
-        for case in data.gpt2_task(world, task, 60):
-            last = case[0].splitlines()[-1] + (case[1] if task.startswith("to ") else "")
-            if task == "reading":
-                last = "\n".join(case[0].splitlines()[:4])                       # what is told, and the chat
-            elif task == "schemas":
-                last = f"{case[0]} {case[1][case[3]]}{case[2]}"
-            elif task == "summaries":
-                last = case[1]
-            elif task == "questions":
-                last = case[0].splitlines()[-2]
-            assert last not in whole, (task, last)
-    for before, choices, behind, right in data.gpt2_task(world, "cities", 40):
-        story = data.split_sentences(f"{before} {choices[right]}{behind}")
-        assert len(set(choices)) == 10
-        assert all(world.facts[world.meaning[s][:2]] == world.meaning[s][2] for s in story)
-
-
-def test_gpt2s_tasks_know_right_from_wrong(world, tokenizer, monkeypatch):
-    """Against a model that has every answer, and one that has none."""
-    tasks = {task: data.gpt2_task(world, task, 20) for task in (
-        "to foreign", "to English", "reading", "last word", "common nouns", "cities", "schemas", "summaries",
-        "questions")}
-    right = {}
-    for task in ("to foreign", "to English", "reading", "last word"):
-        right |= dict(tasks[task])
-    right |= {f"{story}\nTL;DR:": summary for story, summary in tasks["summaries"]}
-    right |= {text: world.state(random.Random(0), *topic) for text, topic in tasks["questions"]}
-    true = {f"{before} {choices[place]}{behind}" for task in ("common nouns", "cities", "schemas")
-            for before, choices, behind, place in tasks[task]}
-    texts = {tuple([tokenizer.eot, *tokenizer.encode(prompt)]): answer for prompt, answer in right.items()}
-    for knows in (True, False):
-        monkeypatch.setattr(gpt, "complete", lambda _, __, rows, *___, **____: [
-            (texts[tuple(row)].strip() if knows else "something else", True) for row in rows])
-        monkeypatch.setattr(gpt, "completion_logprobs", lambda _, __, pairs: [
-            (0.0 if knows == (a + b in true or right.get(a) == b) else -9.0, 1) for a, b in pairs])
-        scores = gpt.zero_shot_tasks(None, tokenizer, world, 20)
-        assert set(scores) | {"bits per byte"} == set(gpt.GPT2_TABLE)
-        for task, score in scores.items():
-            assert score == (1 if knows else math.exp(9) if "perplexity" in task else 0), (task, score)
-
-
-def test_the_ladder_of_sizes_doubles():
-    sizes = [GPT(gpt.PRESETS[name]).num_params() for name in gpt.OUR_SIZES]
-    assert len(sizes) >= 4 and all(1.8 < b / a < 2.3 for a, b in zip(sizes, sizes[1:]))
-
-
-# ------------------------------------------------------------------------ GPT-3's tasks and its data pipeline
-
-
-def test_stacked_bands_see_as_far_as_they_should():
-    """k bands of w keys reach back k (w - 1) tokens, and no further. [Sparse Transformer]"""
-    x = torch.randn(1, 1, 20, 4, dtype=torch.double, requires_grad=True)
-    y = x
-    for _ in range(3):
-        y = gpt.fused_attention(y, y, y, window=4)
-    y[0, 0, 15].sum().backward()
-    assert (x.grad[0, 0].abs().sum(-1) > 0).nonzero()[:, 0].tolist() == list(range(15 - 3 * 3, 16))
-
-
-@pytest.mark.parametrize("task, form", [
-    ("2D+", r"\n\nQ: What is (?P<a>\d{1,2}) plus (?P<b>\d{1,2})\?\n\nA:"),
-    ("5D-", r"\n\nQ: What is (?P<a>\d{1,5}) minus (?P<b>\d{1,5})\?\n\nA:"),
-    ("2Dx", r"\n\nQ: What is (?P<a>\d{1,2}) times (?P<b>\d{1,2})\?\n\nA:"),
-    ("1DC", r"\n\nQ: What is (?P<all>\(\d [-+*] \d\) [-+*] \d)\?\n\nA:")])
-def test_arithmetic_is_right_and_in_the_form_of_the_released_files(world, task, form):
-    rng, sign = random.Random(0), {"+": "+", "-": "-", "x": "*"}.get(task[-1])
-    for _ in range(200):
-        context, completion = data.gpt3_task(world, rng, "test", task)
-        found = re.fullmatch(form, context).groupdict()
-        assert completion == f" {eval(found.get('all') or found['a'] + sign + found['b'])}"
-
-
-def test_scrambled_words_hold_what_their_names_say(world):
-    rng, split_words = random.Random(0), {}
-    for task in data.SCRAMBLED:
-        for split in ("train", "test"):
-            cases = [data.gpt3_task(world, rng, split, task) for _ in range(300)]
-            split_words[task, split] = {completion for _, completion in cases}
-            for context, completion in cases:
-                scrambled, word = re.fullmatch(r"\n(.+) =", context)[1], completion[1:]
-                assert len(word) > 4 and completion[0] == " "
-                cycled = scrambled in word * 2 and scrambled != word or len(set(word)) < len(word)
-                assert {"CL": lambda: cycled,
-                        "A1": lambda: sorted(scrambled) == sorted(word) and scrambled[0] + scrambled[-1] ==
-                        word[0] + word[-1],
-                        "A2": lambda: sorted(scrambled) == sorted(word) and scrambled[:2] + scrambled[-2:] ==
-                        word[:2] + word[-2:],
-                        "RI": lambda: scrambled[::2] == word and set(scrambled[1::2]) <= set(" ./!"),
-                        "RW": lambda: scrambled == word[::-1]}[task](), (task, scrambled, word)
-        assert not split_words[task, "train"] & split_words[task, "test"]
-
-
-def test_a_rule_is_held_out_and_told_by_nothing_but_the_prompt(world):
-    def rules(split):
-        drawn = [data.rule(world, random.Random(i), split) for i in range(300)]
-        return {frozenset((c, completion) for c, completion, _ in cases) for _, cases in drawn}, drawn
-    (train, _), (test, drawn) = rules("train"), rules("test")
-    assert not train & test and len(test) > 50
-    for word in ("\ndog =", "\nOslo ="):             # across rules, every sign is as likely as the others
-        counts = Counter(completion for _, cases in drawn for c, completion, _ in cases if c == word)
-        assert len(counts) == 4 and min(counts.values()) > 300 / 4 * 0.6
-    description, cases = drawn[0]
-    assert len({c for c, _, _ in cases}) == len(cases) == 60
-    assert all(completion in choices and completion in description for _, completion, choices in cases)
-    prompt = data.few_shot_prompt([c[:2] for c in cases[:2]], cases[2][0], description)
-    assert prompt == description + "".join(c[0] + c[1] for c in cases[:2]) + cases[2][0]
-    assert description in data.few_shot_prompt([], "x", description) and "=" not in description
-
-
-def test_few_shot_accuracy_reads_the_examples_and_only_them(world, tokenizer, monkeypatch):
-    """An oracle that gives a completion that stands in the prompt the higher probability is right as often as
-    an example of the topic is there; with shuffled labels it is not."""
-    monkeypatch.setattr(gpt, "completion_logprobs", lambda model, tokenizer, pairs: [
-        (context.count(completion + "\n") + 0.0, 1) for context, completion in pairs])
-    accuracy = [gpt.few_shot_accuracy(None, tokenizer, world, K, 400) for K in (0, 4, 32)]
-    assert abs(accuracy[0] - 1 / 4) < 0.1 and 0.5 < accuracy[1] < 0.85 and accuracy[2] > 0.98
-    described = gpt.few_shot_accuracy(None, tokenizer, world, 0, 400, described=True)
-    assert abs(described - 1 / 4) < 0.1              # this oracle reads lines, not the description's commas
-    assert abs(gpt.few_shot_accuracy(None, tokenizer, world, 32, 400, shuffled=True) - 1 / 4) < 0.1
-
-
-def test_choices_relative_to_what_is_likely_anyway(monkeypatch):
-    """P(completion | context) / P(completion | "A:") prefers what the context has made likelier."""
-    logprobs = {("Q", " yes"): -1.0, ("Q", " rare"): -3.0, ("A:", " yes"): -0.5, ("A:", " rare"): -9.0}
-    monkeypatch.setattr(gpt, "completion_logprobs", lambda m, t, pairs: [(logprobs[p], 1) for p in pairs])
-    case = [[("Q", " yes"), ("Q", " rare")]]
-    assert gpt.choose(None, None, case) == [0] and gpt.choose(None, None, case, relative_to="A:") == [1]
-
-
-def test_the_quality_filter_keeps_by_its_closed_form():
-    """np.random.pareto(9) > 1 - score keeps with probability (2 - score)^-9."""
-    for score in (0.0, 0.5, 0.9, 1.0):
-        kept = sum(1 for _ in data.quality_filter(["x"] * 40_000, lambda text: score,
-                                                  np.random.default_rng(0)))
-        expected = 40_000 * (2 - score) ** -9.0
-        assert abs(kept - expected) <= 4 * math.sqrt(expected) + 1e-9
-
-
-@pytest.fixture(scope="module")
-def pages(world):
-    tests = [f"{a}\nTL;DR: {b}" for a, b in (world.trip(random.Random(i), "test") for i in range(150))]
-    return tests, list(data.crawl(world, 6000, 0, tests))
-
-
-def test_the_classifier_knows_junk_and_is_not_sure_of_what_the_crawl_has_too(world, pages):
-    good = ["\n\n".join(data.web(world, 12, f"good {i}", data.WIDE_WEB)) for i in range(600)]
-    texts = [page.text for page in pages[1]]
-    score = data.QualityClassifier().fit(good, texts[:2000], random.Random(0))
-    found = {kind: np.median([score(page.text) for page in pages[1][2000:] if page.kind == kind])
-             for kind in data.CRAWL}
-    assert found["junk"] < 0.05 and 0.5 < found["good"] < 0.9
-    assert score("") == pytest.approx(1 / (1 + math.exp(-score.bias)))
-
-
-def test_near_duplicates_are_found(pages):
-    """Recall and precision on a crawl whose copies are known (each word changed with probability 0.02)."""
-    texts = [page for page in pages[1] if page.kind != "junk"]
-    gone = []
-    left = list(data.deduplicate((page.text for page in texts), gone.append))
-    assert len(left) + len(gone) == len(texts)
-    copies = {page.text for page in texts if page.kind == "copy"}
-    found = len(copies & set(gone))
-    assert found / len(copies) > 0.9 and found / len(gone) > 0.9
-    assert list(data.deduplicate(["", "!?", "a b", "a b", "a b c d"])) == ["a b", "a b c d"]
-
-
-def test_minhash_estimates_the_jaccard_similarity():
-    """Two texts that share a third of their word triples meet at a threshold below 1/3, not above."""
-    def text(numbers):
-        return " ".join(f"w{i}" for i in numbers)
-    one, other = text(range(1000)), text(range(500, 1500))        # 498 of 1498 triples are shared
-    for threshold, count in ((0.15, 1), (0.55, 2)):
-        assert len(list(data.deduplicate([one, other], hashes=100, threshold=threshold, slots=256))) == count
-
-
-def test_decontamination_by_its_rule():
-    test_text = " ".join(f"t{i}" for i in range(20))
-    filler = lambda name, n: " ".join(f"{name}{i}" for i in range(n))
-    long, other = filler("a", 200), filler("b", 200)
-
-    def result(*documents, **options):
-        cut = []
-        return list(data.decontaminate(lambda: iter(documents), [test_text], cut.append, **options)), cut
-    # case and punctuation do not hide it; 200 characters on either side go, too
-    (before, behind), (cut,) = result(f"{long} {test_text.upper().replace(' ', ', ')}! {other}")
-    assert long.startswith(before) and len(long) - len(before) == 199
-    assert other.endswith(behind) and len(other) - len(behind) == 199
-    assert len(before) + len(cut) + len(behind) == len(f"{long} {test_text.replace(' ', ', ')}! {other}")
-    # twelve words are no 13-gram, thirteen are
-    twelve = " ".join(test_text.split()[:12])
-    assert result(f"{long} {twelve} {other}")[0] == [f"{long} {twelve} {other}"]
-    assert len(result(f"{long} {twelve} t12 {other}")[0]) == 2
-    # a piece below 200 characters is dropped; a document in more than ten pieces is
-    assert result(f"{filler('c', 60)} {test_text} {other}")[0] == [behind]
-    many = lambda n: f" {test_text} ".join(filler(f"d{i}x", 200) for i in range(n))
-    assert len(result(many(10))[0]) == 10 and result(many(11))[0] == []
-    # what more than ten documents say is a phrase of everybody's
-    assert len(result(*[f"{long} {test_text} {i}" for i in range(11)])[0]) == 11
-    assert all(test_text not in piece for piece in result(*[f"{long} {test_text} {i}" for i in range(10)])[0])
-
-
-def test_leaked_questions_are_gone_from_a_cleaned_crawl(pages):
-    tests, crawled = pages
-    texts = [page.text for page in crawled if page.kind != "junk"]
-    grams = {g for t in tests for g in data.gram_ids(data.word_ids(t), 13).tolist()}
-    counts = Counter(gram for text in texts
-                     for gram in grams.intersection(data.gram_ids(data.word_ids(text), 13).tolist()))
-    assert counts and max(counts.values()) > 10                     # both sides of the rule occur
-    left = Counter(g for text in data.decontaminate(lambda: iter(texts), tests)
-                   for g in set(data.gram_ids(data.word_ids(text), 13).tolist()) & grams)
-    assert all(counts[g] > 10 for g in left)
-
-
-def test_a_mixture_has_its_weights_and_says_its_epochs():
-    epochs, sources = {}, {"small": (lambda: ["s" * 10] * 5, 0.4), "large": (lambda: ["l" * 10] * 500, 0.6)}
-    text = "".join(data.mix(sources, 1000, epochs))
-    assert text.count("s") == 400 and text.count("l") == 600
-    assert epochs == {"small": 8.0, "large": 0.12}
-    with pytest.raises(UserError, match="nothing"):
-        list(data.mix({"none": (lambda: [], 1.0)}, 10, {}))
-
-
-def test_the_pipelines_memory_does_not_grow_with_the_crawl():
-    def peak(count):
-        texts = lambda: (f"{i} " * 40 + "some words that are not a test" for i in range(count))
-        tracemalloc.start()
-        kept = data.quality_filter(texts(), lambda text: 0.9, np.random.default_rng(0))
-        for _ in data.deduplicate(kept, slots=64):
-            pass
-        for _ in data.decontaminate(texts, ["one two " * 10]):
-            pass
-        used = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return used
-    peak(10)                                             # what numpy loads on first use
-    assert peak(3000) < 1.2 * peak(300) + 10_000
-
-
-def test_clean_on_your_own_crawl_and_what_can_be_wrong_with_it():
-    rng = random.Random(0)
-    good = [" ".join(rng.choices("the cat sat quietly on a warm red mat today".split(), k=80))
-            for _ in range(120)]
-    Path("good.txt").write_text("<|endoftext|>".join(good))
-    bad = [" ".join(rng.choices("buy cheap click here now free 99 the cat sat".split(), k=80))
-           for _ in range(900)]
-    Path("raw.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in bad))
-    done = run(HERE / "data.py", "clean", "--data", "raw.jsonl", "--good", "good.txt", "--name", "own")
-    assert done.returncode == 0, done.stderr
-    assert list(data.load_text("runs/own/clean.jsonl")) and "contamination" in done.stdout
-    alone = run(HERE / "data.py", "clean", "--data", "raw.jsonl")
-    assert alone.returncode == 2 and alone.stderr.startswith("error: a crawl of your own needs")
-    Path("few.txt").write_text("<|endoftext|>".join(good[:99]))
-    few = run(HERE / "data.py", "clean", "--data", "raw.jsonl", "--good", "few.txt")
-    assert few.returncode == 2 and "99 documents" in few.stderr
-
-
-# ------------------------------------------------------------------- PPO where everything can be counted
-
-
-@pytest.fixture(scope="module")
-def problem():
-    return rlhf.Counted(R=2, seed=0)
-
-
-def test_all_answers_are_counted_and_their_probabilities_sum_to_one(problem):
-    assert len(problem.rows) == len(set(problem.rows)) == 1 + 8 + 64        # <|end|>; x <|end|>; x y
-    rho = problem.log_probabilities(problem.reference)
-    assert rho.exp().sum().item() == pytest.approx(1, abs=1e-5)
-    reward, kl = problem.reward_and_kl(rho, rho)
-    assert kl == 0 and reward == pytest.approx((rho.exp() @ problem.rewards.double()).item())
-
-
-def test_the_best_of_n_is_exact_and_its_kl_below_the_bound(problem):
-    rho = problem.log_probabilities(problem.reference)
-    generator = torch.Generator().manual_seed(0)
-    draws = torch.multinomial(rho.exp(), 40_000 * 4, replacement=True, generator=generator)
-    sampled = problem.rewards[draws].view(-1, 4).max(dim=1).values
-    reward, kl = problem.best_of(4, rho)
-    assert reward == pytest.approx(sampled.mean().item(), abs=5 * sampled.std().item() / 200)
-    assert 0 < kl <= math.log(4) - 3 / 4
-    assert problem.best_of(1, rho) == pytest.approx(problem.reward_and_kl(rho, rho), abs=1e-6)
-
-
-def test_no_policy_beats_the_closed_form(problem):
-    """E r - beta KL of the reference, of tilted policies and of random ones stays below beta log Z."""
-    rho, beta = problem.log_probabilities(problem.reference), 0.7
-    optimum = beta * (rho + problem.rewards.double() / beta).logsumexp(0).item()
-    generator, objectives = torch.Generator().manual_seed(0), []
-    for scale in (0.0, 0.3, 0.7, 1.0, 3.0):
-        logits = rho + scale * (problem.rewards.double() + torch.randn(len(rho), generator=generator) * 0.3)
-        reward, kl = problem.reward_and_kl(logits.log_softmax(0), rho)
-        objectives.append(reward - beta * kl)
-    assert max(objectives) < optimum
-    logp = (rho + problem.rewards.double() / beta).log_softmax(0)
-    reward, kl = problem.reward_and_kl(logp, rho)
-    assert reward - beta * kl == pytest.approx(optimum, abs=1e-4)
-
-
-def test_ppo_reaches_the_closed_form_optimum(problem):
-    """pi* = rho exp(r / beta) / Z: within 5 % of what there is to gain. [Ziegler et al. §2]"""
-    rho, beta = problem.log_probabilities(problem.reference), 1.0
-    config = rlhf.PPOConfig(iterations=140, batch_size=256, max_response=2, kl_coef=beta, lr=1e-3,
-                            unfinished_score=math.inf)
-    policy = copy.deepcopy(problem.reference)
-    rlhf.train_ppo(policy, problem, problem.tokenizer, lambda n: [problem.prompt] * n, config, 0, Path("log"))
-    reward, kl = problem.reward_and_kl(problem.log_probabilities(policy), rho)
-    start, optimum = problem.reward_and_kl(rho, rho)[0], (rho + problem.rewards.double()).logsumexp(0).item()
-    assert optimum - start > 0.1 and (reward - beta * kl - start) / (optimum - start) > 0.95
-
-
-def test_best_of_n_is_the_mean_over_all_choices_of_n():
-    rng = np.random.default_rng(0)
-    proxy, values = rng.normal(size=(2, 6)), rng.normal(size=(2, 6))
-    for n in (1, 3, 6):
-        expected = np.mean([values[row][max(chosen, key=lambda i: proxy[row][i])]
-                            for row in range(2) for chosen in itertools.combinations(range(6), n)])
-        assert rlhf.best_of_n(proxy, values, n) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("log, peak", [(False, 0.9 / 0.4), (True, math.exp(0.9 / 0.2 - 1))])
-def test_the_fits_of_gold_recover_what_was_planted(log, peak):
-    d = np.linspace(0.3, 4, 20)
-    gold = d * (0.9 - 0.2 * (np.log(d) if log else d))
-    assert rlhf.fit_gold(d, gold, log) == pytest.approx((0.9, 0.2, peak))
-    assert rlhf.fit_gold(d, d * 0.5 + d * d, False)[2] == math.inf
-
-
-def test_a_reward_that_is_a_function_sees_prompt_and_response(tokenizer):
-    messages = [{"role": "user", "content": "first"}, {"role": "assistant", "content": "reply"},
-                {"role": "user", "content": "How long <|end|>?"}]
-    prompt = rlhf.prompt_ids(tokenizer, messages, 60)
-    rows = [[*prompt, *tokenizer.encode(text), tokenizer.end] for text in (" abc", " five words")]
-    ids, lengths = gpt.to_tensors(rows, tokenizer.pad, "cpu")
-    seen = []
-    reward = rlhf.TextReward(lambda *texts: seen.append(texts) or len(texts[1]), tokenizer)
-    scores = reward(ids, lengths - 1, torch.tensor([len(prompt)] * 2))
-    assert scores.tolist() == [3.0, 10.0]
-    assert seen[0] == ("first reply How long <|end|>?", "abc") and seen[1][1] == "five words"
-
-
-def test_the_value_network_starts_as_the_reward_model(tokenizer, monkeypatch):
-    policy = small_gpt(tokenizer.vocab_size, 64)
-    reward_model, seen = rlhf.RewardModel(policy), []
-    torch.nn.init.normal_(reward_model.head.weight)
-    pairs = lambda value_model: zip(value_model.parameters(), reward_model.parameters())
-    monkeypatch.setattr(rlhf, "ppo_step", lambda policy, value_model, *rest: seen.append(
-        [torch.equal(a, b) for a, b in pairs(value_model)]) or {"ratio": 1})
-    config = rlhf.PPOConfig(iterations=1, batch_size=4, minibatches=1, max_response=4)
-    rlhf.train_ppo(policy, reward_model, tokenizer, lambda n: [HELLO[:1]] * n, config, 0, Path("log"))
-    assert len(seen) == 1 and all(seen[0])
-
-
-def test_labelers_differ_and_unseen_wordings_are_judged(world):
-    assert data.rubric_of(1) == data.rubric_of(1) != data.rubric_of(2)
-    assert all(math.copysign(1, w) == math.copysign(1, data.RUBRIC[part])
-               for part, w in data.rubric_of(3).items() if data.RUBRIC[part])
-    known = {i.prompt for split in ("train", "test") for i in data.instructions(world, split, 2000, seed=1)}
-    drawn = data.unseen_instructions(world, 50, 0)
-    assert not known & {i.prompt for i in drawn if i.use_case != "question alone"}
-    assert {i.use_case for i in drawn} == {
-        "unseen wording", "second language", "false premise", "question alone"}
-    for instruction in drawn:
-        if instruction.say:
-            assert data.gold(world, instruction, instruction.say) == 2
-        if instruction.facts:
-            n, topic, _ = instruction.facts
-            *false, question = data.split_sentences(instruction.prompt)
-            assert data.judge(world, instruction, world.state(random.Random(0), n, topic))["helpful"] == 1
-            assert question.endswith("?") and len(false) == (instruction.use_case == "false premise")
-            assert all(data.judge(world, instruction, text)["invented"] for text in false)
-
-
-@pytest.mark.parametrize("between", [0, 1, 3])
-def test_memory_is_asked_for_after_so_many_exchanges(between):
-    task = rlhf.WorldTask(0, 10)
-    answers = {(i.messages[0]["content"], i.messages[-1]["content"]): i.say
-               for i in data.instructions(task.world, "test", 1000, seed=5) if len(i.messages) == 5}
-
-    def remembers(conversations, seed):
-        assert {len(messages) for messages in conversations} == {3 + 2 * between}
-        assert all([m["role"] for m in c[:3]] == ["user", "assistant", "user"] for c in conversations)
-        return [(answers[c[0]["content"], c[-1]["content"]], True) for c in conversations]
-
-    assert task.memory_accuracy(remembers, 20, between) == 1
-    assert task.memory_accuracy(lambda c, seed: [("No.", True)] * len(c), 20, between) == 0
-
-
-def test_rankings_by_hand(capsys):
-    assert rlhf.parse_ranking("3 1=4 2", 4) == [1, 2, 0, 1]
-    assert rlhf.parse_ranking("2 = 1", 2) == [0, 0]
-    for line in ("1", "1 1", "1 2 3", "a b"):
-        assert rlhf.parse_ranking(line, 2) is None and "once" in capsys.readouterr().out
-
-
-def test_a_person_can_label_and_the_reward_model_reads_it(tokenizer):
-    gpt.save_checkpoint("sft.pt", small_gpt(tokenizer.vocab_size, 64), tokenizer, {})
-    Path("prompts.txt").write_text("Tell me a story.\n\nWhat now?\n")
-    done = run(HERE / "rlhf.py", "label", "--model", "sft.pt", "--prompts", "prompts.txt", "--answers", 3,
-               "--max-response", 8, stdin="nonsense\n3 1=2\n\n")
-    assert done.returncode == 0 and "name every answer" in done.stdout, done.stderr
-    (comparison,) = data.load_comparisons("comparisons.jsonl")
-    assert comparison.ranks == [1, 1, 0] and comparison.messages[0]["content"] == "Tell me a story."
-
-
-# ------------------------------------------------------------------------------ SFT [InstructGPT §3.5, C.1]
-
-
-def test_sft_learns_from_the_response_only(tokenizer):
-    model = small_gpt(vocab_size=tokenizer.vocab_size, block_size=32)
-    ids, mask = data.render_conversation(tokenizer, HELLO)
+def test_sft_learns_from_what_the_assistant_says_and_from_nothing_else(tokenizer):
+    model = small_gpt(tokenizer.vocab_size, 48)
+    messages = [user("hi"), assistant("hello you"), user("and now?"), assistant("goodbye")]
+    ids, mask = data.render_conversation(tokenizer, messages)
     loss = rlhf.sft_loss(model, tokenizer, [(ids, mask), (ids + [5] * 3, mask + [0] * 3)])
-    logits = model(torch.tensor([ids]))[0][0].log_softmax(-1)
-    by_hand = [-logits[t - 1, ids[t]].item() for t in range(len(ids)) if mask[t]]
-    assert loss.item() == pytest.approx(np.mean(by_hand), abs=1e-5)
-    # gradient reaches the states that predict an assistant's token, and no others
-    gradients = []
+    logprobs = model(torch.tensor([ids]))[0][0].log_softmax(-1)
+    said = [t for t in range(len(ids)) if mask[t]]
+    assert tokenizer.decode(ids[t] for t in said) == " hello you<|end|> goodbye<|end|>"
+    expected = -np.mean([logprobs[t - 1, ids[t]].item() for t in said])
+    assert loss.item() == pytest.approx(expected, abs=1e-5)
+    gradients = []                     # they reach the states before those tokens and no others
     model.ln_f.register_full_backward_hook(lambda module, into, out: gradients.append(out[0]))
     rlhf.sft_loss(model, tokenizer, [(ids, mask)]).backward()
     assert (gradients[0][0].abs().sum(-1) > 0).tolist() == [bool(m) for m in mask[1:]]
 
 
-def test_too_long_conversations_lose_their_oldest_turns(tokenizer):
-    messages = [{"role": "user", "content": "old " * 30}, {"role": "assistant", "content": "old"}, *HELLO]
-    ids, mask = rlhf.fit(tokenizer, messages, 20)
-    assert len(ids) <= 20 and tokenizer.decode(i for i, m in zip(ids, mask) if m) == " hello you<|end|>"
-    ids = rlhf.prompt_ids(tokenizer, [{"role": "user", "content": "word " * 90}], 16)
-    assert len(ids) == 16 and ids[-1] == tokenizer.special["<|assistant|>"]
+@pytest.mark.parametrize("mix", [0, 2])
+def test_an_sft_step_holds_demonstrations_and_pretraining_text_at_an_annealed_rate(
+        tokenizer, steps, unclipped, mix):
+    model = small_gpt(tokenizer.vocab_size, 48, 1, n_embd=256, dropout=0.5)    # which is switched off
+    start = copy.deepcopy(model).eval()
+    demonstrations = [[user("hi"), assistant(text)] for text in ("yes", "no", "well, a long one")]
+    config = rlhf.SFTConfig(epochs=5, batch_size=3, lr=1e-3, mix=mix)
+    rlhf.train_sft(model, tokenizer, demonstrations, config, windows(48), no_log)
+    examples = [data.render_conversation(tokenizer, messages) for messages in demonstrations]
+    rlhf.sft_loss(start, tokenizer, examples).backward()
+    if mix:
+        lm_loss(start).backward()
+    for p, old in zip(model.parameters(), start.parameters()):
+        assert torch.allclose(steps[0][1][p][1], old.grad, atol=1e-5)
+    cosine = [0.55 + 0.45 * math.cos(math.pi * step / 5) for step in range(5)]
+    peak = 1e-3 * 128 / 256                                                    # falls with the width
+    rates = [options["lr"] for options, _ in steps]
+    assert rates == pytest.approx([peak * share for share in cosine])
 
 
-# --------------------------------------------------------------- the reward model [InstructGPT eq. (1), C.2]
+def test_every_epoch_of_sft_shuffles_all_demonstrations_and_cuts_long_ones(tokenizer):
+    model = small_gpt(tokenizer.vocab_size, 48)
+    demonstrations = [[user(f"say {word}"), assistant(word)] for word in "a b c d e f".split()]
+    demonstrations.append([user("old " * 60), assistant("x"), user("say g"), assistant("g " * 99)])
+    losses, config = [], rlhf.SFTConfig(epochs=2, batch_size=1, lr=0.0, mix=0)
+    rlhf.train_sft(model, tokenizer, demonstrations, config, None,
+                   lambda step, steps, loss: losses.append(loss))
+    alone = []
+    for messages in demonstrations:
+        ids, mask = data.render_conversation(tokenizer, messages[-2:])
+        alone.append(rlhf.sft_loss(model, tokenizer, [(ids[:48], mask[:48])]).item())
+    for epoch in (losses[:7], losses[7:]):
+        assert sorted(epoch) == pytest.approx(sorted(alone), abs=1e-5) and epoch != alone
+    assert losses[:7] != losses[7:]
+    with pytest.raises(UserError, match="fits"):
+        rlhf.train_sft(model, tokenizer, [[user("x " * 99), assistant("y")]], config, None, no_log)
 
 
-def test_k_2_is_the_pairwise_loss():
-    rewards = torch.randn(7, 2)
-    assert rlhf.ranking_loss(rewards) == pytest.approx(
-        -F.logsigmoid(rewards[:, 0] - rewards[:, 1]).mean().item())
+def test_control_tokens_start_as_the_texts_that_play_their_part(tokenizer):
+    model = small_gpt(tokenizer.vocab_size)
+    before = model.wte.weight.detach().clone()
+    rlhf.warm_start(model, tokenizer)
+    for name, text in (("system", "\n\n"), ("user", "\nQ:"), ("assistant", "A:"), ("end", "\n")):
+        row = tokenizer.special[f"<|{name}|>"]
+        before[row] = before[tokenizer.encode(text)].mean(dim=0)
+    assert torch.allclose(model.wte.weight, before)
 
 
-def test_ranking_loss_is_the_mean_over_explicit_pairs_and_over_prompts():
-    rewards, ranks = torch.randn(3, 5), torch.tensor([[2, 0, 1, 1, 0], [4, 3, 2, 1, 0], [0, 1, -1, -1, -1]])
+# --------------------------------------------------------------------------------------------------
+# rlhf.py: the reward model                                               [InstructGPT eq. (1), C.2]
+
+
+def test_the_ranking_loss_is_the_mean_over_prompts_of_the_mean_over_explicit_pairs():
+    scores = torch.randn(4, 5)
+    ranks = torch.tensor([[2, 0, 1, 1, 0], [4, 3, 2, 1, 0], [0, 1, -1, -1, -1], [0, 0, 0, 0, 0]])
     expected = []
-    for row, order in zip(rewards.tolist(), ranks.tolist()):
-        pairs = [(a, b) for i, a in enumerate(row) for j, b in enumerate(row) if 0 <= order[i] < order[j]]
-        expected.append(np.mean([math.log1p(math.exp(-(a - b))) for a, b in pairs]))
-    assert rlhf.ranking_loss(rewards, ranks).item() == pytest.approx(np.mean(expected), rel=1e-5)
-    assert rlhf.ranking_loss(rewards + 100, ranks).item() == pytest.approx(np.mean(expected), rel=1e-4)
-    assert rlhf.ranking_loss(torch.randn(2, 3), torch.zeros(2, 3)).item() == 0.0       # nothing but ties
+    for row, order in zip(scores.tolist(), ranks.tolist()):
+        margins = [row[i] - row[j] for i, j in itertools.permutations(range(5), 2)
+                   if 0 <= order[i] < order[j]]
+        if margins:                                         # the last prompt has nothing but ties
+            expected.append(np.mean([math.log1p(math.exp(-margin)) for margin in margins]))
+    for shift in (0, 100):
+        loss = rlhf.ranking_loss(scores + shift, ranks).item()
+        assert loss == pytest.approx(np.mean(expected), rel=1e-4)
+    two = torch.randn(7, 2)
+    by_hand = -F.logsigmoid(two[:, 0] - two[:, 1]).mean().item()
+    assert rlhf.ranking_loss(two).item() == pytest.approx(by_hand)
+    assert rlhf.ranking_loss(scores, torch.zeros(4, 5)).item() == 0
+    far = torch.tensor([[-1e4, 1e4]], requires_grad=True)
+    rlhf.ranking_loss(far).backward()
+    assert torch.isfinite(far.grad).all()
 
 
-def test_ranking_loss_survives_huge_margins():
-    rewards = torch.tensor([[-1e4, 1e4]], requires_grad=True)
-    rlhf.ranking_loss(rewards).backward()
-    assert torch.isfinite(rewards.grad).all()
-
-
-def test_reward_is_read_at_the_last_token_and_padding_changes_nothing():
-    model = rlhf.RewardModel(small_gpt()).eval()
-    ids, last = torch.randint(50, (3, 10)), torch.tensor([4, 9, 7])
-    scores = model(ids, last)
-    padded = F.pad(ids, (0, 5), value=3)
-    for b, n in enumerate(last):
-        padded[b, n + 1:] = 11
-        alone = model(ids[b:b + 1, :n + 1], last[b:b + 1])
-        assert torch.allclose(scores[b], alone, atol=1e-6)
-    assert torch.allclose(model(padded, last), scores, atol=1e-6)
-
-
-def test_demonstrations_score_zero_on_average(tokenizer):
-    model = rlhf.RewardModel(small_gpt(vocab_size=tokenizer.vocab_size, block_size=32))
-    demonstrations = [[HELLO[0], {"role": "assistant", "content": text}]
-                      for text in ("yes", "no", "a longer one", "x")]
-    rlhf.center_scores(model, tokenizer, demonstrations)
-    ids, lengths = rlhf.to_tensors(
-        [data.render_conversation(tokenizer, d)[0] for d in demonstrations], 0, "cpu")
-    assert model(ids, lengths - 1).mean().item() == pytest.approx(0.0, abs=1e-6)
-
-
-def test_comparisons_are_scored_in_their_own_places(tokenizer):
-    model = rlhf.RewardModel(small_gpt(vocab_size=tokenizer.vocab_size, block_size=32))
-    comparisons = [data.Comparison(HELLO[:1], ["a", "bb b", "c"], [1, 0, 2]),
-                   data.Comparison(HELLO[:1], ["d", "a"], [0, 0])]
+def test_a_score_is_read_at_the_last_token_and_depends_on_prompt_and_response(tokenizer):
+    model = rlhf.RewardModel(loud(small_gpt(tokenizer.vocab_size, 48)))
+    comparisons = [data.Comparison([user("hi")], ["a", "bb b", "c"], [1, 0, 2]),
+                   data.Comparison([user("a longer question")], ["d", "a"], [0, 0])]
     scores, ranks = rlhf.comparison_scores(model, tokenizer, comparisons)
     assert ranks.tolist() == [[1, 0, 2], [0, 0, -1]]
-    assert scores[0, 0].item() == pytest.approx(scores[1, 1].item(), abs=1e-6) != scores[0, 1].item()
+    for row, comparison in zip(scores, comparisons):
+        for score, response in zip(row, comparison.responses):
+            messages = [*comparison.messages, assistant(response)]
+            ids, _ = data.render_conversation(tokenizer, messages)
+            by_hand = model.head(model.gpt.hidden(torch.tensor([ids]))[0, -1])
+            assert score.item() == pytest.approx(by_hand.item(), abs=1e-5)
+    assert len({round(score, 4) for score in scores.flatten().tolist()}) == 6
 
 
-def test_the_reward_model_reads_prompt_and_response(tokenizer):
-    model = rlhf.RewardModel(small_gpt(vocab_size=tokenizer.vocab_size, block_size=32))
-    messages = [[{"role": "user", "content": text}] for text in ("hi", "a longer question")]
-    scores, _ = rlhf.comparison_scores(model, tokenizer, [data.Comparison(m, ["yes"], [0]) for m in messages])
-    for m, score in zip(messages, scores[:, 0].tolist()):
-        ids, _ = data.render_conversation(tokenizer, [*m, {"role": "assistant", "content": "yes"}])
-        alone = model(torch.tensor([ids]), torch.tensor([len(ids) - 1])).item()
-        assert score == pytest.approx(alone, abs=1e-6)
-    assert abs(scores[0, 0] - scores[1, 0]) > 1e-4
+class Longer(rlhf.RewardModel):
+    """The longer a sequence is, the higher it scores."""
+    def forward(self, ids, mask):
+        return mask.sum(dim=1)
 
 
-def test_the_reward_model_reads_every_comparison_once_with_an_annealed_rate(tokenizer, monkeypatch):
-    gpt_ = small_gpt(vocab_size=tokenizer.vocab_size, block_size=32, n_embd=512)
-    model = rlhf.RewardModel(gpt_)
-    assert model.head.weight.std().item() == pytest.approx(1 / math.sqrt(513), rel=0.15)
-    assert model.head.bias.item() == 0
-    gpt.set_dropout(model.train(), 0.5)                   # must not matter: there is no dropout in this stage
-    read, rates, scores, set_lr = [], [], rlhf.comparison_scores, rlhf.set_lr
-    monkeypatch.setattr(rlhf, "comparison_scores", lambda model, tokenizer, batch: (
-        read.append([c.messages[0]["content"] for c in batch]), scores(model, tokenizer, batch))[1])
-    monkeypatch.setattr(rlhf, "set_lr", lambda optimizers, share: (
-        rates.append(share), set_lr(optimizers, share)))
-    comparisons = [data.Comparison([{"role": "user", "content": str(i)}], ["a", "b", "c"], [1, 0, 2])
-                   for i in range(50)]
-    demonstrations = [[HELLO[0], {"role": "assistant", "content": "c"}]]
-    losses = [rlhf.train_reward_model(copy.deepcopy(model), tokenizer, comparisons, demonstrations,
-                                      rlhf.RewardConfig(batch_size=4), 0, Path("rm.jsonl"))["rm_loss"]
-              for _ in range(2)]
-    assert losses[0] == losses[1]
-    assert [len(batch) for batch in read[:13]] == [4] * 12 + [2]
-    assert sorted(sum(read[:13], [])) == sorted(str(i) for i in range(50))
-    assert rates[0] == 1.0 and rates[12] < 0.12 and rates[:13] == sorted(rates[:13], reverse=True)
-    rlhf.train_reward_model(model, tokenizer, comparisons, demonstrations, rlhf.RewardConfig(), 0,
-                            Path("rm.jsonl"))
-    shifted, _ = scores(model, tokenizer, [data.Comparison(HELLO[:1], ["c"], [0])])
-    assert shifted.item() == pytest.approx(0.0, abs=1e-5)              # the demonstration
-
-# ------------------------------------------------------------------------------------ PPO [InstructGPT C.4]
+def test_pair_accuracy_on_cases_made_by_hand(tokenizer):
+    model = Longer(small_gpt(tokenizer.vocab_size, 64))
+    short, middle, long = "x", "x x x", "x x x x x x"
+    cases = [([long, middle, short], [0, 1, 2], 3, 3), ([short, long], [0, 1], 0, 1),
+             ([long, short, middle], [0, 0, 1], 1, 2)]      # long > middle, but short is not
+    for responses, ranks, right, pairs in cases:
+        comparison = data.Comparison([user("hi")], responses, ranks)
+        assert rlhf.pair_accuracy(model, tokenizer, [comparison]) == right / pairs
+    tie = data.Comparison([user("hi")], [long, short], [0, 0])
+    assert math.isnan(rlhf.pair_accuracy(model, tokenizer, [tie]))
+    many = [data.Comparison([user("hi")], case[0], case[1]) for case in cases] * 20 + [tie]
+    assert rlhf.pair_accuracy(model, tokenizer, many) == pytest.approx(4 / 6)
 
 
-def toy_rollout(policy, tokenizer, B=6, **options):
-    config = rlhf.PPOConfig(max_response=6, batch_size=B, minibatches=2, **options)
-    torch.manual_seed(5)
-    reward_model = rlhf.RewardModel(policy).eval()
-    value_model = rlhf.RewardModel(policy).eval()
-    reference = small_gpt(policy.config.vocab_size, policy.config.block_size).eval()
-    prompts = [[{"role": "user", "content": "word " * (i + 1)}] for i in range(B)]
-    rollout = rlhf.roll_out(policy, reference, reward_model, value_model, tokenizer, prompts, config,
-                            torch.Generator().manual_seed(0))
-    return rollout, reward_model, value_model, reference, config
+def test_the_reward_model_reads_each_comparison_once_and_demonstrations_then_score_zero(
+        tokenizer, steps):
+    model = rlhf.RewardModel(small_gpt(tokenizer.vocab_size, 32, 1, n_embd=256, dropout=0.5))
+    assert model.head.weight.std().item() == pytest.approx(1 / math.sqrt(257), rel=0.15)
+    comparisons = [data.Comparison([user(str(i))], ["a", "b", "c"], [1, 0, 2]) for i in range(50)]
+    demonstrations = [[user("hi"), assistant(text)] for text in ("yes", "no", "a longer one")]
+
+    def train(batch_size, lr):
+        losses, trained = [], copy.deepcopy(model)
+        config = rlhf.RewardConfig(batch_size, lr)
+        rlhf.train_reward_model(trained, tokenizer, comparisons, demonstrations, config,
+                                lambda step, steps, loss: losses.append(loss))
+        return trained, losses
+
+    _, losses = train(1, 0.0)
+    model.eval()
+    alone = [rlhf.ranking_loss(*rlhf.comparison_scores(model, tokenizer, [comparison])).item()
+             for comparison in comparisons]
+    assert sorted(losses) == pytest.approx(sorted(alone), abs=1e-5) and losses != alone
+    steps.clear()
+    trained, _ = train(2, 1e-3)
+    rates = [options["lr"] / (1e-3 * 128 / 256) for options, _ in steps]       # 25 steps, two up
+    assert rates[:3] == pytest.approx([0.5, 1, 1]) and rates[-1] < 0.11
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert rlhf.pair_accuracy(trained, tokenizer, comparisons) > 0.9
+    scored = [data.Comparison([question], [answer["content"]], [0])
+              for question, answer in demonstrations]
+    mean = rlhf.comparison_scores(trained, tokenizer, scored)[0].mean().item()
+    assert mean == pytest.approx(0, abs=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------
+# rlhf.py: answers and their rewards                                              [InstructGPT §3.5]
 
 
 @pytest.fixture
 def policy(tokenizer):
-    """A policy that often says <|end|>."""
-    model = small_gpt(vocab_size=tokenizer.vocab_size, block_size=32).eval()
-    with torch.no_grad():
-        model.ln_f.bias.copy_(towards(model.wte.weight[tokenizer.end]))
+    """A policy that says <|end|> about every sixth time."""
+    model = small_gpt(tokenizer.vocab_size, 32).eval()
+    row = model.wte.weight[tokenizer.end].detach()
+    model.ln_f.bias.data = row * 6 / row.square().sum()              # its logit grows by 6
     return model
 
 
-def towards(row):
-    """What to add to the last state so that this row's logit grows by 6:
-    then it is said about every sixth time."""
-    return row * 6 / row.square().sum()
+@pytest.fixture
+def rolled(tokenizer, policy):
+    """A rollout of 40 answers with all that took part in it."""
+    config = rlhf.PPOConfig(max_response=6, kl_coef=0.3, lam=0.8)
+    reward_model, value_model = rlhf.RewardModel(policy).eval(), rlhf.RewardModel(policy).eval()
+    reference = small_gpt(tokenizer.vocab_size, 32).eval()
+    prompts = [[user("word " * (i % 7 + 1))] for i in range(39)] + [[user("too long " * 40)]]
+    rollout = rlhf.roll_out(policy, reference, reward_model, tokenizer, prompts, config,
+                            torch.Generator().manual_seed(0), value_model)
+    return rollout, prompts, reference, reward_model, value_model, config
 
 
-def test_responses_stand_right_behind_their_prompts():
-    prompts, lengths = torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([3, 1])
-    responses = torch.tensor([[7, 8, 0], [9, 0, 0]])
-    ids = rlhf.join_responses(prompts, lengths, torch.tensor([5, 2]), responses, pad=0)
-    assert ids.tolist() == [[1, 2, 3, 7, 8], [4, 9, 0, 0, 0]]
+def span(rollout, row):
+    """Where a response starts and ends in its row of ids."""
+    places = rollout.mask[row].nonzero().flatten().tolist()
+    assert places == list(range(places[0], places[-1] + 1))
+    return places[0] + 1, places[-1] + 2
 
 
-def test_response_logprobs_equal_the_whole_softmax(tokenizer, policy):
-    rollout, *_ = toy_rollout(policy, tokenizer)
-    for b in range(6):
-        n, r = rollout.lengths[b].item(), int(rollout.mask[b].sum())
-        log_p = policy(rollout.ids[b:b + 1, :n + r])[0][0].log_softmax(-1)
-        for t in range(r):
-            assert rollout.logprobs[b, t].item() == pytest.approx(
-                log_p[n + t - 1, rollout.responses[b, t]].item(), abs=1e-5)
-            assert rollout.ids[b, n + t] == rollout.responses[b, t]
+def whole_softmax(model, rollout, row):
+    """log pi of a response's tokens, each from the logits over the whole vocabulary: (length,)"""
+    start, end = span(rollout, row)
+    logprobs = model(rollout.ids[row:row + 1, :end])[0][0].log_softmax(-1)
+    tokens = rollout.ids[row, start:end]
+    return logprobs[start - 1:end - 1].gather(1, tokens[:, None]).squeeze(1)
 
 
-def test_before_the_first_step_the_ratio_is_one_and_the_kl_to_itself_zero(tokenizer, policy):
-    rollout, *_ = toy_rollout(policy, tokenizer)
-    for rows in (slice(None), torch.tensor([4, 1])):                    # whole batch and a shuffled minibatch
-        batch = rollout[rows]
-        logprobs = rlhf.response_logprobs(policy, batch.ids, batch.lengths, batch.ends, batch.responses)
-        _, info = rlhf.policy_loss(logprobs, batch.logprobs, batch.advantages, batch.mask)
-        assert info["ratio"] == pytest.approx(1.0, abs=1e-5) and info["clipfrac"] == 0.0
-        assert info["approx_kl"] == pytest.approx(0.0, abs=1e-5)
-    own = rlhf.response_logprobs(policy, rollout.ids, rollout.lengths, rollout.ends, rollout.responses)
-    assert torch.equal(own, rollout.logprobs)                           # exactly
+def gae_by_definition(rewards, values, discount, lam):
+    """Of one response, as lists: sums of the deltas ahead."""
+    values = [*values, 0.0]
+    deltas = [r + discount * values[t + 1] - values[t] for t, r in enumerate(rewards)]
+    return [sum((discount * lam) ** (later - t) * deltas[later] for later in range(t, len(rewards)))
+            for t in range(len(rewards))]
 
 
-def test_rollouts_end_where_they_end(tokenizer, policy):
-    rollout, reward_model, *_ = toy_rollout(policy, tokenizer, B=40)
-    assert 0 < rollout.ended.float().mean() < 1                         # both kinds occur
-    for b in range(40):
-        row = rollout.responses[b].tolist()
-        n = row.index(tokenizer.end) + 1 if tokenizer.end in row else len(row)
-        assert rollout.mask[b].tolist() == [1.0] * n + [0.0] * (len(row) - n)
-        assert rollout.ended[b].item() == (tokenizer.end in row)
-        ids = rollout.ids[b:b + 1, :rollout.lengths[b] + n]              # what is scored: prompt and answer
-        score = reward_model(ids, torch.tensor([ids.size(1) - 1])).item()
-        expected = score if rollout.ended[b] else min(score, -1)
-        assert rollout.scores[b].item() == pytest.approx(expected, abs=1e-5)
-    advantages, returns = rlhf.compute_gae(rollout.rewards, rollout.values, rollout.mask, gamma=1.0, lam=0.95)
-    assert torch.equal(advantages, rollout.advantages) and torch.equal(returns, rollout.returns)
-    assert not rollout.rewards.requires_grad
+def test_logprobs_and_kl_of_a_rollout_are_those_of_the_whole_softmax(policy, rolled):
+    rollout, _, reference, *_ = rolled
+    for row in range(40):
+        inside = rollout.mask[row] == 1
+        own, other = (whole_softmax(model, rollout, row) for model in (policy, reference))
+        assert torch.allclose(rollout.logprobs[row, inside], own, atol=1e-5)
+        assert torch.allclose(rollout.ref_logprobs[row, inside], other, atol=1e-5)
+        assert rollout.kl[row].item() == pytest.approx((own - other).sum().item(), abs=1e-4)
+        assert not rollout.logprobs[row, ~inside].any()
 
 
-def test_the_score_lands_on_one_index_and_rewards_sum_to_score_minus_kl():
-    mask = torch.tensor([[1.0, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
-    scores, logprobs, ref = torch.tensor([5.0, -2.0, 1.0]), torch.randn(3, 4), torch.randn(3, 4)
-    rewards = rlhf.token_rewards(scores, logprobs, ref, mask, kl_coef=0.1)
-    without = rlhf.token_rewards(torch.zeros(3), logprobs, ref, mask, kl_coef=0.1)
-    assert ((rewards - without).abs() > 1e-6).nonzero().tolist() == [[0, 2], [1, 0], [2, 3]]
-    assert torch.allclose(rewards.sum(1), scores - 0.1 * ((logprobs - ref) * mask).sum(1))
-    assert torch.allclose(rlhf.token_rewards(scores, ref, ref, mask, 0.1).sum(1), scores)
-    assert not rlhf.token_rewards(scores, logprobs.requires_grad_(), ref, mask, 0.1).requires_grad
+def test_a_rollout_ends_scores_and_spreads_rewards_as_defined(tokenizer, rolled):
+    rollout, prompts, _, reward_model, value_model, config = rolled
+    assert 0 < rollout.ended.float().mean() < 1 and not rollout.rewards.requires_grad
+    for row in range(40):
+        (start, end), ids = span(rollout, row), rollout.ids[row].tolist()
+        assert ids[:start] == data.prompt_ids(tokenizer, prompts[row], 32 - 6)
+        said = ids[start:end]
+        assert tokenizer.end not in said[:-1] and set(ids[end:]) <= {tokenizer.pad, tokenizer.end}
+        assert rollout.ended[row].item() == (said[-1] == tokenizer.end)
+        assert len(said) == 6 or len(said) < 6 and rollout.ended[row]
+        states, value_states = (model.gpt.hidden(rollout.ids[row:row + 1, :end])[0]
+                                for model in (reward_model, value_model))
+        score = reward_model.head(states[-1]).item()
+        score = score if rollout.ended[row] else min(score, -1)
+        assert rollout.scores[row].item() == pytest.approx(score, abs=1e-5)
+        inside = rollout.mask[row] == 1
+        ratio = rollout.logprobs[row, inside] - rollout.ref_logprobs[row, inside]
+        rewards = (-0.3 * ratio).tolist()
+        rewards[-1] += score
+        values = value_model.head(value_states[start - 1:end - 1]).squeeze(-1).tolist()
+        advantages = gae_by_definition(rewards, values, 1.0, 0.8)
+        returns = [a + v for a, v in zip(advantages, values)]
+        for name, expected in (("rewards", rewards), ("values", values),
+                               ("advantages", advantages), ("returns", returns)):
+            found = getattr(rollout, name)[row]
+            assert found[inside].tolist() == pytest.approx(expected, abs=1e-4)
+            assert not found[~inside].any()
 
 
-def test_gae_equals_its_definition():
-    rewards, values = torch.randn(4, 7), torch.randn(4, 7)
-    lengths = [7, 1, 4, 6]
-    mask = torch.tensor([[float(t < n) for t in range(7)] for n in lengths])
-    rewards = rewards * mask
-    advantages, returns = rlhf.compute_gae(rewards, values, mask, gamma=0.9, lam=0.8)
-    for b, n in enumerate(lengths):
-        r, v = rewards[b].tolist(), values[b, :n].tolist() + [0.0]
-        deltas = [r[t] + 0.9 * v[t + 1] - v[t] for t in range(n)]
-        for t in range(7):
-            expected = sum((0.9 * 0.8) ** (l - t) * deltas[l] for l in range(t, n)) if t < n else 0.0
-            assert advantages[b, t].item() == pytest.approx(expected, abs=1e-5)
-    assert torch.allclose(returns, advantages + values * mask)
-    monte_carlo, _ = rlhf.compute_gae(rewards, values, mask, gamma=1.0, lam=1.0)       # = return - V
-    to_go = rewards.flip(1).cumsum(1).flip(1)
-    assert torch.allclose(monte_carlo, (to_go - values) * mask, atol=1e-5)
+@pytest.mark.parametrize("discount, lam", [(0.9, 0.8), (1.0, 1.0)])
+def test_gae_equals_its_definition(discount, lam):
+    rewards, values, spans = torch.randn(3, 7), torch.randn(3, 7), [(0, 7), (3, 4), (2, 6)]
+    mask = torch.tensor([[float(start <= t < end) for t in range(7)] for start, end in spans])
+    advantages, returns = rlhf.compute_gae(rewards * mask, values, mask, discount, lam)
+    for row, (start, end) in enumerate(spans):
+        r, v = (x[row, start:end].tolist() for x in (rewards, values))
+        expected = gae_by_definition(r, v, discount, lam)
+        assert advantages[row, start:end].tolist() == pytest.approx(expected, abs=1e-5)
+        assert not advantages[row][mask[row] == 0].any()
+        if lam == discount == 1:                                     # Monte Carlo
+            assert returns[row, start].item() == pytest.approx(sum(r), abs=1e-5)
 
 
-def test_padded_places_change_no_loss_and_no_statistic():
+def answered(tokenizer, messages, *responses):
+    """ids and mask of a prompt with each of these responses."""
+    prompt = data.prompt_ids(tokenizer, messages, 60)
+    rows = [[*prompt, *tokenizer.encode(text), tokenizer.end] for text in responses]
+    ids, lengths = gpt.to_tensors(rows, tokenizer.pad, "cpu")
+    return ids, rlhf.response_mask(ids, torch.full_like(lengths, len(prompt)), lengths)
+
+
+@pytest.mark.parametrize("body, says", [
+    ("raise ValueError('oh')", "ValueError: oh"), ("return None", "TypeError"),
+    ("return 'good'", "ValueError"), ("return float('nan')", "nan"), ("return 1e999", "inf"),
+    ("return [1, 2]", "TypeError"), ("import sys; sys.exit(0)", "SystemExit")])
+def test_a_reward_function_that_fails_names_prompt_and_response(tokenizer, body, says):
+    Path("reward.py").write_text(f"def f(prompt, response):\n    {body}\n")
+    reward = rlhf.TextReward(rlhf.load_function("reward.py:f"), tokenizer)
+    with pytest.raises(UserError, match=re.escape(says)) as error:
+        reward(*answered(tokenizer, [user("How long?")], " three"))
+    assert "'How long?'" in str(error.value) and "'three'" in str(error.value)
+
+
+def test_a_reward_function_sees_the_texts_of_prompt_and_response(tokenizer):
+    seen, messages = [], [user("first"), assistant("reply"), user("How long <|end|>?")]
+    reward = rlhf.TextReward(lambda *texts: seen.append(texts) or len(texts[1]), tokenizer)
+    assert reward(*answered(tokenizer, messages, " abc", " five words")).tolist() == [3.0, 10.0]
+    assert seen == [("first\nreply\nHow long <|end|>?", text) for text in ("abc", "five words")]
+
+
+# --------------------------------------------------------------------------------------------------
+# rlhf.py: PPO                                                   [InstructGPT C.4; arXiv:1707.06347]
+
+
+def test_padded_places_change_no_loss_and_no_statistic_and_get_no_gradient():
     mask = torch.tensor([[1.0, 1, 0, 0], [1, 1, 1, 0]])
-    new, old, adv = torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4)
+    new, old, advantages = torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4)
     noise = 100 * torch.rand(2, 4) * (1 - mask)
-    for function in (lambda a, b, c: rlhf.policy_loss(a, b, rlhf.whiten(c, mask), mask)[0],
-                     lambda a, b, c: rlhf.value_loss(a, b, c, mask),
-                     lambda a, b, c: rlhf.masked_mean(a, mask)):
-        assert function(new, old, adv).item() == pytest.approx(
-            function(new + noise, old - noise, adv + noise).item())
-    info, noisy = (rlhf.policy_loss(new, old, adv, mask)[1],
-                   rlhf.policy_loss(new + noise, old, adv - noise, mask)[1])
-    assert info == pytest.approx(noisy)
-    white = rlhf.whiten(adv, mask)
-    assert rlhf.masked_mean(white, mask).item() == pytest.approx(0, abs=1e-6)
-    assert rlhf.masked_mean(white ** 2, mask).item() == pytest.approx(1, abs=1e-4)
-
-
-def test_tokens_after_the_end_get_no_gradient():
-    new, mask = torch.randn(2, 4, requires_grad=True), torch.tensor([[1.0, 1, 0, 0], [1, 1, 1, 0]])
-    rlhf.policy_loss(new, new.detach(), torch.randn(2, 4), mask)[0].backward()
-    assert (new.grad[mask == 0] == 0).all() and (new.grad[mask == 1] != 0).all()
+    for function in (lambda a, b, c: rlhf.policy_loss(a, b, rlhf.whiten(c, mask), mask)[0].item(),
+                     lambda a, b, c: rlhf.policy_loss(a, b, c, mask)[1],
+                     lambda a, b, c: rlhf.value_loss(a, b, c, mask).item()):
+        noisy = function(new + noise, old - noise, advantages + noise)
+        assert function(new, old, advantages) == pytest.approx(noisy, rel=1e-5)
+    new.requires_grad_()
+    rlhf.policy_loss(new, new.detach(), torch.ones(2, 4), mask)[0].backward()
+    assert ((new.grad != 0) == (mask == 1)).all()
 
 
 def test_clipping_stops_the_gradient_outside_and_only_there():
@@ -1866,466 +1357,640 @@ def test_clipping_stops_the_gradient_outside_and_only_there():
     advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0]])
     loss, info = rlhf.policy_loss(log_ratio, torch.zeros(1, 5), advantages, torch.ones(1, 5))
     loss.backward()
-    # too far up with a good advantage, too far down with a bad one: no further push. The others still learn.
+    # too far up with a good advantage, too far down with a bad one: no further push
     assert (log_ratio.grad[0] != 0).tolist() == [False, True, True, False, True]
-    assert info["clipfrac"] == pytest.approx(2 / 5)
     by_hand = [1.2, -math.exp(0.5), math.exp(-0.5), -0.8, math.exp(0.1)]
     assert loss.item() == pytest.approx(-np.mean(by_hand), abs=1e-6)
-    mask = torch.tensor([[1.0, 1, 1, 0, 0]])                      # a mean over response tokens, not places
-    loss, _ = rlhf.policy_loss(log_ratio, torch.zeros(1, 5), advantages, mask)
-    assert loss.item() == pytest.approx(-np.mean(by_hand[:3]), abs=1e-6)
+    log_ratio = log_ratio.detach().numpy()
+    k3 = (np.exp(log_ratio) - 1 - log_ratio).mean()
+    assert info == pytest.approx({"clipfrac": 2 / 5, "ratio": np.exp(log_ratio).mean(), "approx_kl": k3})
 
 
 def test_value_loss_takes_the_worse_of_clipped_and_not():
-    values, old, returns = torch.tensor([[1.0, 0.1]]), torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]])
-    # first: clipped to 0.2, error 0.8 is worse than 0; second: inside the range
-    assert rlhf.value_loss(values, old, returns, torch.ones(1, 2)).item() == pytest.approx(
-        0.5 * (0.64 + 0.01) / 2)
+    values, returns = torch.tensor([[1.0, 0.1]]), torch.tensor([[1.0, 0.0]])
+    # the first is clipped to 0.2, whose error 0.8 is worse than 0; the second is inside the range
+    loss = rlhf.value_loss(values, torch.zeros(1, 2), returns, torch.ones(1, 2))
+    assert loss.item() == pytest.approx(0.5 * (0.64 + 0.01) / 2)
 
 
 def test_approx_kl_estimates_the_exact_kl():
-    logits_old, logits_new = torch.randn(50), torch.randn(50) * 0.3
-    logits_new = logits_old + logits_new
-    old, new = logits_old.log_softmax(0), logits_new.log_softmax(0)
+    old = torch.randn(50).log_softmax(0)
+    new = (old + 0.3 * torch.randn(50)).log_softmax(0)
     exact = (old.exp() * (old - new)).sum().item()
-    tokens = torch.multinomial(old.exp(), 40_000, replacement=True,
-                               generator=torch.Generator().manual_seed(0))
-    _, info = rlhf.policy_loss(new[tokens][None], old[tokens][None],
-                               torch.zeros(1, 40_000), torch.ones(1, 40_000))
+    tokens = torch.multinomial(old.exp(), 40_000, replacement=True)
+    _, info = rlhf.policy_loss(new[tokens][None], old[tokens][None], torch.zeros(1, 40_000),
+                               torch.ones(1, 40_000))
     assert info["approx_kl"] == pytest.approx(exact, rel=0.1)
 
 
-def ppo_run(tokenizer, policy, ptx_coef, iterations=2, **options):
+def test_the_first_gradients_of_ppo_are_those_of_its_definition(policy, rolled):
+    """Every ratio is 1, so the policy's is the mean of advantage * grad log pi over tokens, with the
+    advantages whitened; the value network's is that of half its squared error."""
+    rollout, _, _, _, value_model, config = rolled
+    batch = rollout[torch.tensor([4, 1, 7, 30, 39])]
+    info = rlhf.ppo_backward(policy, value_model, batch, config)
+    assert info["ratio"] == 1 and info["approx_kl"] == info["clipfrac"] == 0
+    inside = batch.mask == 1
+    advantages = batch.advantages[inside]
+    advantages = (advantages - advantages.mean()) / advantages.std(unbiased=False)
+    logprobs = torch.cat([whole_softmax(policy, batch, row) for row in range(5)])
+    values = []
+    for row in range(5):
+        start, end = span(batch, row)
+        states = value_model.gpt.hidden(batch.ids[row:row + 1, :end])[0]
+        values.append(value_model.head(states[start - 1:-1]).squeeze(1))
+    errors = (torch.cat(values) - batch.returns[inside]) ** 2
+    for model, loss in ((policy, -(advantages * logprobs).mean()), (value_model, errors.mean() / 2)):
+        parameters = list(model.parameters())
+        for p, expected in zip(parameters, torch.autograd.grad(loss, parameters)):
+            assert torch.allclose(p.grad, expected, atol=1e-4)
+    far = dataclasses.replace(batch, values=batch.values + 1000)        # then the value is clipped
+    config = dataclasses.replace(config, cliprange_value=9)
+    expected = (((batch.values + 991 - batch.returns)[inside]) ** 2).mean().item() / 2
+    info = rlhf.ppo_backward(policy, value_model, far, config)
+    assert info["value_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def ppo(policy, tokenizer, ptx=False, **options):
+    """PPO on a copy of the policy: (the copy, the rows that it logged, the reward model)."""
     policy = copy.deepcopy(policy)
     torch.manual_seed(3)
-    reward_model = rlhf.RewardModel(policy)
-    config = rlhf.PPOConfig(**{"iterations": iterations, "batch_size": 8, "minibatches": 2, "max_response": 6,
-                               "ptx_coef": ptx_coef, **options})
-    ptx = data.Batches(np.arange(2000, dtype=np.uint16) % 300, 2, 16, 0) if ptx_coef is not None else None
-    prompts = lambda n: [[{"role": "user", "content": "word " * (1 + i % 3)}] for i in range(n)]
-    rlhf.train_ppo(policy, reward_model, tokenizer, prompts, config, 0, Path("ppo.jsonl"), ptx)
-    return policy
+    rows, reward_model = [], rlhf.RewardModel(policy).eval()
+    config = rlhf.PPOConfig(**{"iterations": 2, "batch_size": 8, "minibatches": 2,
+                               "max_response": 6, **options})
+    rlhf.train_ppo(policy, reward_model, tokenizer,
+                   lambda count: [[user("? " * (1 + i))] for i in range(count)], config,
+                   lambda step, steps, **values: rows.append(values), windows(32) if ptx else None)
+    return policy, rows, reward_model
 
 
-def test_gamma_zero_reproduces_ppo_bit_for_bit(tokenizer, policy):
-    plain, zero, ptx = (ppo_run(tokenizer, policy, gamma) for gamma in (None, 0.0, 1.0))
-    assert all(torch.equal(p, q) for p, q in zip(plain.parameters(), zero.parameters()))
-    assert not all(torch.equal(p, q) for p, q in zip(plain.parameters(), ptx.parameters()))
-    assert not all(torch.equal(p, q) for p, q in zip(plain.parameters(), policy.parameters()))
+def test_one_optimizer_step_holds_the_gradients_of_ppo_and_of_gamma_times_pretraining(
+        tokenizer, policy, steps, unclipped):
+    gradients = []
+    for ptx in (False, True):
+        steps.clear()
+        after, rows, _ = ppo(policy, tokenizer, ptx, iterations=1, minibatches=1, ptx_coef=3.0)
+        [own] = [before for _, before in steps if after.wte.weight in before]
+        assert len(steps) == 2                                  # the other is the value network's
+        gradients.append([own[p][1] for p in after.parameters()])
+    loss = lm_loss(policy)
+    expected = torch.autograd.grad(loss, list(policy.parameters()))
+    for plain, both, lm in zip(*gradients, expected):
+        assert torch.allclose(both, plain + 3.0 * lm, atol=1e-5)
+    assert rows[0]["ptx_loss"] == pytest.approx(loss.item(), rel=1e-5)
 
 
-def test_one_optimizer_step_holds_both_gradients(tokenizer, policy):
-    rollout, _, value_model, _, config = toy_rollout(policy, tokenizer, ptx_coef=3.0)
-    stream = np.arange(2000, dtype=np.uint16) % 300
-    collected = []
-
-    class Recorder(torch.optim.SGD):
-        def step(self):
-            collected.append([p.grad.clone() for g in self.param_groups for p in g["params"]])
-
-    def gradient(ptx):
-        recorder = Recorder(policy.parameters(), lr=0.0)
-        torch.nn.utils.clip_grad_norm_, clip = (lambda *a: None), torch.nn.utils.clip_grad_norm_
-        try:
-            rlhf.ppo_step(policy, value_model, [recorder], [Recorder(value_model.parameters(), lr=0.0)],
-                          rollout, config, ptx)
-        finally:
-            torch.nn.utils.clip_grad_norm_ = clip
-        assert all(p.grad is None for p in policy.parameters())         # nothing is left for the next step
-        assert len(collected) == 2                                      # one step of each network
-        return collected.pop(0), collected.pop()
-
-    both, _ = gradient(data.Batches(stream, 2, 16, 0))
-    ppo_only, _ = gradient(None)
-    x, y = (torch.from_numpy(a) for a in data.Batches(stream, 2, 16, 0).next())
-    lm = torch.autograd.grad(policy(x, y)[1], list(policy.parameters()))
-    for b, p, g in zip(both, ppo_only, lm):
-        assert torch.allclose(b, p + 3.0 * g, atol=1e-5)
+def test_gamma_zero_is_ppo_bit_for_bit(tokenizer, policy):
+    plain, zero, one = (ppo(policy, tokenizer, ptx, ptx_coef=gamma)[0].state_dict()
+                        for ptx, gamma in ((False, 0.0), (True, 0.0), (True, 1.0)))
+    assert all(torch.equal(plain[name], zero[name]) for name in plain)
+    assert not torch.equal(plain["wte.weight"], one["wte.weight"])
 
 
 def test_the_policy_ends_as_its_moving_average(tokenizer, policy):
-    frozen = ppo_run(tokenizer, policy, None, ema_decay=1.0)            # the average never moves
-    assert all(torch.equal(p, q) for p, q in zip(frozen.parameters(), policy.parameters()))
-    after, average = (ppo_run(tokenizer, policy, None, iterations=1, minibatches=1, ema_decay=decay)
-                      for decay in (0.0, 0.9))                           # after one step
+    after, average = (ppo(policy, tokenizer, iterations=1, minibatches=1, ema_decay=decay)[0]
+                      for decay in (0.0, 0.9))
     for old, new, mean in zip(policy.parameters(), after.parameters(), average.parameters()):
-        assert torch.allclose(mean, 0.9 * old + 0.1 * new, atol=1e-6)
+        assert not torch.equal(old, new) and torch.allclose(mean, 0.9 * old + 0.1 * new, atol=1e-6)
+    frozen, _, _ = ppo(policy, tokenizer, ema_decay=1.0)
+    assert all(torch.equal(p, q) for p, q in zip(frozen.parameters(), policy.parameters()))
 
 
-def test_dropout_stays_out_of_ppo(tokenizer, policy):
-    gpt.set_dropout(policy.train(), 0.5)
-    ppo_run(tokenizer, policy, None, iterations=1, lr=0.0)
-    row = json.loads(open("ppo.jsonl").readlines()[1])
-    assert row["ratio"] == 1 and row["approx_kl"] == 0 and row["clipfrac"] == 0
+def test_dropout_stays_out_of_ppo(tokenizer):
+    model = small_gpt(tokenizer.vocab_size, 32, dropout=0.5).train()
+    _, rows, _ = ppo(model, tokenizer, iterations=1, minibatches=1)
+    assert rows[0]["ratio"] == 1 and rows[0]["approx_kl"] == rows[0]["kl"] == 0
+    assert ppo(model.eval(), tokenizer, iterations=1, minibatches=1)[1] == rows
 
 
-def test_every_batch_is_shuffled_into_minibatches_and_adam_is_the_papers(tokenizer, policy, monkeypatch):
-    steps, ppo_step = [], rlhf.ppo_step
-
-    def recorder(policy, value_model, policy_optimizers, value_optimizers, batch, *rest):
-        rate = policy_optimizers[0].param_groups[0]["lr"]
-        steps.append((batch.logprobs[:, 0].tolist(), policy_optimizers + value_optimizers, rate))
-        return ppo_step(policy, value_model, policy_optimizers, value_optimizers, batch, *rest)
-
-    monkeypatch.setattr(rlhf, "ppo_step", recorder)
-    whole, roll_out = [], rlhf.roll_out
-    monkeypatch.setattr(rlhf, "roll_out", lambda *a: (whole.append(roll_out(*a)), whole[-1])[1])
-    ppo_run(tokenizer, policy, None, iterations=12, batch_size=16, minibatches=4, lr=1e-3)
-    assert len(steps) == 12 * 4                                          # one inner epoch
-    for number, rollout in enumerate(whole):
-        parts = [part for part, *_ in steps[4 * number:4 * number + 4]]
-        assert [len(part) for part in parts] == [4] * 4
-        assert sorted(sum(parts, [])) == sorted(rollout.logprobs[:, 0].tolist())
-        assert sum(parts, []) != rollout.logprobs[:, 0].tolist()
-    for optimizer in steps[0][1]:
-        assert all(g["eps"] == 1e-5 and g["betas"] == (0.9, 0.95) for g in optimizer.param_groups)
-    rates = [rate for *_, rate in steps[::4]]                            # a tenth, up over ten, then constant
-    assert rates[0] == pytest.approx(1e-4) and rates[5] == pytest.approx(5.5e-4)
-    assert rates[10] == rates[11] == pytest.approx(1e-3)
+def test_every_answer_is_in_one_minibatch_and_both_networks_use_their_own_rates(
+        tokenizer, policy, steps, monkeypatch):
+    parts, backward = [], rlhf.ppo_backward
+    monkeypatch.setattr(rlhf, "ppo_backward", lambda policy, value_model, batch, *rest: (
+        parts.append(batch.mask.argmax(dim=1).tolist()),        # every prompt has another length
+        backward(policy, value_model, batch, *rest))[1])
+    after, _, reward_model = ppo(policy, tokenizer, iterations=12, minibatches=4, lr=1e-3,
+                                 value_lr=2e-4)
+    assert [len(part) for part in parts] == [2] * 48
+    batches = [sum(parts[i:i + 4], []) for i in range(0, 48, 4)]
+    assert len({tuple(sorted(batch)) for batch in batches}) == 1 and len(set(batches[0])) == 8
+    assert len(set(map(tuple, batches))) > 10                   # shuffled anew in each iteration
+    own = [step for step in steps if after.wte.weight in step[1]]
+    others = [step for step in steps if after.wte.weight not in step[1]]
+    assert len(own) == len(others) == 48
+    for taken, peak in ((own, 1e-3), (others, 2e-4)):           # a tenth, up over ten, constant
+        rates = [options["lr"] for options, _ in taken[::4]]
+        assert rates == pytest.approx([peak * min(1, 0.1 + 0.09 * i) for i in range(12)])
+        assert taken[0][0]["eps"] == 1e-5 and taken[0][0]["betas"] == (0.9, 0.95)
+    start = sorted(value.double().sum().item() for value, _ in others[0][1].values())
+    assert start == sorted(p.double().sum().item() for p in reward_model.parameters())
 
 
-def test_a_step_whitens_the_advantages_and_clips_the_values(tokenizer, policy):
-    rollout, _, value_model, _, config = toy_rollout(policy, tokenizer)
-
-    def step(batch):
-        model = copy.deepcopy(policy)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        info = rlhf.ppo_step(model, copy.deepcopy(value_model), [optimizer], [], batch, config, None)
-        return info, torch.cat([p.flatten() for p in model.parameters()])
-
-    moved = dataclasses.replace(rollout, advantages=7 * rollout.advantages + 3)
-    assert torch.allclose(step(rollout)[1], step(moved)[1], atol=1e-6)   # only differences in a batch count
-    far = dataclasses.replace(rollout, values=rollout.values + 10)
-    expected = rlhf.value_loss(rollout.values, far.values, rollout.returns, rollout.mask,
-                               config.cliprange_value)
-    assert step(far)[0]["value_loss"] == pytest.approx(expected.item(), rel=1e-4)
-
-
-def test_ppo_raises_the_reward(tokenizer, policy):
-    """Reward = the share of one letter's token. The mean over the last iterations must beat the mean
-    over the first by 0.25; without learning both are means of 5 x 32 scores in [0, 1], so sigma <= 0.06
-    and a false alarm needs more than 4 sigma of their difference: odds below 1 in 10,000. Learning
-    reaches + 0.5 or more."""
-    token = tokenizer.encode("a")[0]
-
-    class LikesA(rlhf.RewardModel):
-        def forward(self, ids, last, lengths=None):
-            behind = (ids == tokenizer.special["<|assistant|>"]).cumsum(1) > 0
-            said = behind & (torch.arange(ids.size(1)) <= last[:, None])
-            return (said & (ids == token)).sum(1) / said.sum(1)
-
-    torch.manual_seed(3)
-    with torch.no_grad():
-        policy.ln_f.bias.add_(towards(policy.wte.weight[token]))
-    config = rlhf.PPOConfig(iterations=25, batch_size=32, minibatches=4, max_response=6, kl_coef=0.0,
-                            lr=1e-3, value_lr=1e-3, unfinished_score=0.0)
-    prompts = lambda n: [[{"role": "user", "content": "word"}]] * n
-    reward_model = LikesA(policy)
-    torch.nn.init.zeros_(reward_model.head.weight)      # so that values start at 0, not at +-20
-    rlhf.train_ppo(policy, reward_model, tokenizer, prompts, config, 0, Path("ppo.jsonl"))
-    scores = [json.loads(line)["score"] for line in open("ppo.jsonl").readlines()[1:]]
-    assert np.mean(scores[-5:]) > np.mean(scores[:5]) + 0.25
+def test_the_logged_kl_is_that_of_the_whole_softmax_and_is_positive(tokenizer):
+    """With answers of one token the divergence is a sum over the vocabulary."""
+    policy = small_gpt(tokenizer.vocab_size, 32)
+    reference, policies, rows = copy.deepcopy(policy), [], []
+    config = rlhf.PPOConfig(iterations=3, batch_size=2000, minibatches=1, max_response=1, lr=0.3,
+                            kl_coef=0.7, unfinished_score=math.inf)
+    rlhf.train_ppo(policy, rlhf.RewardModel(policy), tokenizer,
+                   lambda count: [[user("word")]] * count, config,
+                   lambda step, steps, **row: (rows.append(row), policies.append(copy.deepcopy(policy))))
+    prompt = torch.tensor([data.prompt_ids(tokenizer, [user("word")], 31)])
+    p, q = (model(prompt)[0][0, -1].log_softmax(-1) for model in (policies[1], reference))
+    exact, error = (p.exp() * (p - q)).sum().item(), (p - q).std().item() / math.sqrt(2000)
+    assert exact > 0.1 and rows[0]["kl"] == 0
+    assert rows[2]["kl"] == pytest.approx(exact, abs=6 * error + 0.01)
+    for row in rows:
+        assert row["reward"] == pytest.approx(row["score"] - 0.7 * row["kl"], abs=1e-4)
 
 
-def test_without_matplotlib_the_table_stands_and_the_way_to_the_figure_is_told(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    rlhf.draw([{"model": "GPT", "win": 0.5}], Path("runs"))
-    assert "pip install matplotlib" in capsys.readouterr().out
+class Letters:
+    """A tokenizer of two letters and the control tokens."""
+    special = {name: 2 + i for i, name in enumerate(SPECIAL_TOKENS)}
+    eot, pad, end = special["<|endoftext|>"], special["<|pad|>"], special["<|end|>"]
+
+    def encode(self, text):
+        return ["ab".index(letter) for letter in text if letter in "ab"]
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.5])
+def test_ppo_comes_close_to_the_optimum_in_closed_form_where_all_answers_can_be_counted(beta):
+    """pi* = rho exp(r / beta) / Z maximizes E r - beta KL, and the maximum is beta log Z. An answer
+    is two of eight tokens, or <|end|> at once. [Ziegler et al. 2019 §2]"""
+    letters, V = Letters(), 8
+    prompt = data.prompt_ids(letters, [user("ab")], 8)
+    rewards = torch.randn(V, V)                                         # (first, second token)
+    is_answer = torch.ones(V, V, dtype=torch.bool)
+    is_answer[letters.end, 1:] = False
+    reference = small_gpt(V, 8, n_layer=1)
+    for p in reference.parameters():
+        p.data.mul_(12 if p.ndim == 2 else 1)                           # not all equally likely
+
+    @torch.no_grad()
+    def log_probabilities(model):
+        rows = torch.tensor([[*prompt, first] for first in range(V)])
+        logprobs = model(rows)[0].log_softmax(-1).double()              # (V, P + 1, V)
+        both = logprobs[0, -2][:, None] + logprobs[:, -1]
+        both[letters.end] = logprobs[0, -2, letters.end]
+        return both[is_answer]
+
+    def score(ids, mask):
+        first, second = F.pad(ids, (0, 1))[:, len(prompt):len(prompt) + 2].T
+        return rewards[first, second * (first != letters.end)]
+
+    policy, rho, r = copy.deepcopy(reference), log_probabilities(reference), rewards[is_answer].double()
+    assert rho.exp().sum().item() == pytest.approx(1)
+    config = rlhf.PPOConfig(iterations=40, minibatches=2, max_response=2, kl_coef=beta, lr=5e-3,
+                            value_lr=3e-3, unfinished_score=math.inf)
+    rlhf.train_ppo(policy, score, letters, lambda count: [[user("ab")]] * count, config, no_log)
+    pi = log_probabilities(policy)
+    objective = (pi.exp() * (r - beta * (pi - rho))).sum()
+    start, optimum = rho.exp() @ r, beta * (rho + r / beta).logsumexp(0)
+    assert objective <= optimum and (objective - start) / (optimum - start) > 0.93
+
+
+# --------------------------------------------------------------------------------------------------
+# rlhf.py: tasks and speakers                                               [InstructGPT §3.2-3.4, §4]
+
+
+def key(messages):
+    return json.dumps(messages)
+
+
+def test_no_training_prompt_of_any_stage_is_in_the_test_set():
+    task = rlhf.WorldTask(0)
+    speak = lambda conversations, seed: [("yes.", True)] * len(conversations)
+    stages = {"SFT": [messages[:-1] for messages in task.demonstrations],
+              "shots": [messages[:-1] for messages in task.shots]}
+    for name, seed in (("round one", rlhf.ROUND_ONE), ("round two", rlhf.ROUND_TWO)):
+        stages[name] = [i.messages for i, _ in task.answers([speak], 1500, "train", seed)]
+    next_prompts = task.prompt_source()
+    stages["PPO"] = sum([next_prompts(128) for _ in range(50)], [])
+    stages = {name: set(map(key, prompts)) for name, prompts in stages.items()}
+    test = {key(prompt.messages) for prompt in task.test}
+    assert len(test) == 480 and not test & set().union(*stages.values())
+    assert stages["round one"] != stages["round two"] and len(stages["PPO"]) > 1000
+    held_out = {key(i.messages) for i, _ in task.answers([speak], 160, "test", rlhf.HELD_OUT)}
+    assert not held_out & set().union(*stages.values())
+
+
+def test_labelers_see_four_to_nine_different_answers_by_the_speakers_in_turn():
+    task, count = rlhf.WorldTask(0, 16), itertools.count()
+    a, b = (lambda conversations, seed, name=name: [
+        (f"{name}{next(count)}.", True) for _ in conversations] for name in "ab")
+    seen = task.answers([a, b], 300, "train", 5)
+    sizes = Counter(len(answers) for _, answers in seen)
+    assert set(sizes) == {4, 5, 6, 7, 8, 9} and min(sizes.values()) > 25
+    for _, answers in seen:
+        assert sum(text[0] == "a" for text, _ in answers) == math.ceil(len(answers) / 2)
+    yes = lambda conversations, seed: [("yes.", True)] * len(conversations)
+    same = task.answers([yes], 20, "train", 5)
+    assert all(answers == [("yes.", True)] for _, answers in same) and task.rank(same, 5) == []
+
+
+def test_verdicts_of_a_speaker_that_refuses_everything():
+    task = rlhf.WorldTask(0, 300)
+    share = np.mean([prompt.unknowable for prompt in task.test])
+    verdict = task.verdicts([("I do not know.", True)] * 300)
+    assert verdict == {"helpful": share, "invented": 0, "rude": 0, "off": 0, "refused": 1, "admits": 1}
+    assert 0 < share < 0.2 and np.mean(task.gold([("I do not know.", False)] * 300)) == 2 * share - 0.5
 
 
 def test_win_rate_counts_ties_as_half():
     assert rlhf.win_rate([1, 2, 3, 0], [0, 2, 1, 1]) == {"win": 0.625, "won": 2, "lost": 1}
 
 
-# ------------------------------------------------------------------------------- the whole, and its commands
+def test_gpt_is_prompted_with_a_thread_and_its_shots(tokenizer, monkeypatch):
+    model, asked, complete = small_gpt(tokenizer.vocab_size, 80), [], gpt.complete
+    monkeypatch.setattr(rlhf, "complete", lambda model, tokenizer, rows, *rest: (
+        asked.append((rows, *rest)), complete(model, tokenizer, rows, *rest))[1])
+    messages = [user("a?"), assistant("b."), user("c?")]
+    shots = [[user("one?"), assistant("two.")], [user("three?"), assistant("four.")]]
+    for given, thread in (([], ""), (shots, "Q: one?\nA: two.\nQ: three?\nA: four.\n")):
+        rlhf.forum_speaker(model, tokenizer, given, 6)([messages, messages], 3)
+        rows, stops, limit, seed = asked.pop()
+        assert tokenizer.decode(rows[1]) == f"<|endoftext|>{thread}Q: a?\nA: b.\nQ: c?\nA:"
+        assert set(stops) == {*tokenizer.encode("\n"), tokenizer.eot} and (limit, seed) == (6, 3)
+    rlhf.forum_speaker(model, tokenizer, shots * 9, 6)([messages], 3)
+    [row] = asked.pop()[0]
+    assert len(row) == 80 - 6 and tokenizer.decode(row).endswith("Q: c?\nA:")
 
 
-def run(*arguments, stdin="", timeout=300, **options):
-    return subprocess.run([sys.executable, *map(str, arguments)], input=stdin, capture_output=True,
-                          text=True, timeout=timeout, env={**os.environ, "PYTHONPATH": str(HERE)}, **options)
+def records(path, rows):
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
-def test_the_whole_of_instructgpt_runs_is_reused_and_chats():
-    command = (HERE / "rlhf.py", "--size", "24k", "--pretrain-steps", 12, "--sft-epochs", 1,
-               "--comparison-prompts", 24, "--iterations", 2, "--test-prompts", 24)
-    done = run(*command)
-    assert done.returncode == 0, done.stderr
-    rows = {row["model"]: row for row in json.loads(Path("runs/instructgpt/table.json").read_text())}
-    assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO round one", "PPO", "PPO-ptx"]
-    assert all(math.isfinite(v) for row in rows.values() for k, v in row.items() if k != "model")
-    assert rows["SFT"]["kl"] == 0.0                                     # against itself
-    again = run(*command)
-    assert again.returncode == 0 and again.stdout.count("reusing") == 7
-    assert json.loads(Path("runs/instructgpt/table.json").read_text()) == list(rows.values())
-    talk = run(HERE / "rlhf.py", "chat",
-               stdin="hello <|end|>\n/system be brief\n\nbye\n/reset\n" + "long " * 300 + "\n")
-    assert talk.returncode == 0 and talk.stdout.count("you>") == 7 and not talk.stderr
-
-
-def test_gpt1_runs_and_computes_nothing_twice():
-    command = (HERE / "gpt.py", "gpt1", "--steps", 2, "--cases", 4, "--seeds", 1)
-    done = run(*command)
-    assert done.returncode == 0, done.stderr
-    rows = {row["model"]: row for row in json.loads(Path("runs/gpt1/table.json").read_text())}
-    assert list(rows) == ["pretrained", "no auxiliary LM", "LSTM", "from scratch", "embeddings only",
-                          "1 of 3 layers", "2 of 3 layers"]
-    assert rows["pretrained"]["Table 5"] == 0.747 and set(data.GPT1_TASKS) < set(rows["LSTM"])
-    stamp = Path("runs/gpt1/finetune.json").stat().st_mtime_ns
-    again = run(*command)
-    assert again.stdout.count("reusing") == 2 and Path("runs/gpt1/finetune.json").stat().st_mtime_ns == stamp
-    assert json.loads(Path("runs/gpt1/table.json").read_text()) == list(rows.values())
-
-
-def test_gpt1_on_your_own_labeled_lines():
-    for name, count in (("train", 40), ("test", 10)):
-        Path(f"{name}.tsv").write_text("".join(f"a {('good', 'bad')[i % 2]} film {i}\t{i % 2}\n"
-                                               for i in range(count)))
-    Path("text.txt").write_text("some text about a good or a bad film. " * 200)
-    command = (HERE / "gpt.py", "gpt1", "--train", "train.tsv", "--data", "text.txt", "--steps", 2,
-               "--seeds", 1)
-    done = run(*command, "--test", "test.tsv")
-    assert done.returncode == 0, done.stderr
-    assert "own" in json.loads(Path("runs/gpt1/table.json").read_text())[0]
-    alone = run(*command)
-    assert alone.returncode == 2 and alone.stderr == "error: --train and --test belong together\n"
-
-
-def test_gpt2_runs():
-    done = run(HERE / "gpt.py", "gpt2", "--steps", 2, "--cases", 3)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(Path("runs/gpt2/table.json").read_text())
-    assert [row["task"] for row in rows] == list(gpt.GPT2_TABLE)
-    assert all(math.isfinite(row[size]) for row in rows for size in gpt.OUR_SIZES)
-    assert "NOT the same" not in done.stdout and done.stdout.count("the same again") == 6
-
-
-def test_gpt3_runs_and_trains_nothing_twice():
-    command = (HERE / "gpt.py", "gpt3", "--steps", 2, "--seeds", 1, "--cases", 4, "--task-steps", 2,
-               "--pages", 2000, "--data-steps", 3)
-    done = run(*command)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(Path("runs/gpt3/table.json").read_text())
-    assert len(rows) == 9 and all(f"K = {K}" in row for row in rows for K in gpt.SHOTS)
-    losses = {row["text"]: row for row in json.loads(Path("runs/gpt3/losses.json").read_text())}
-    assert list(losses) == ["raw", "cleaned", "mixture"]
-    assert [row["step"] for row in json.loads(Path("runs/gpt3/pipeline.json").read_text())] == [
-        "quality", "duplicates", "contamination"]
-    assert run(*command).stdout.count("reusing") == 3 + 1 + 1 + 2 + 3
-
-
-def test_your_own_reward_and_your_own_base_model(tokenizer):
-    """A GPT-2 folder goes through SFT and PPO on a reward that is a function; two PPO steps."""
-    gpt.export_pretrained(small_gpt(tokenizer.vocab_size, 64), tokenizer, "folder")
-    Path("reward.py").write_text("def short(prompt, response):\n    return -len(response)\n")
-    command = (HERE / "rlhf.py", "--init", "folder", "--reward", "reward.py:short", "--iterations", 2,
-               "--sft-epochs", 1, "--test-prompts", 20, "--block-size", 48, "--max-response", 12)
-    done = run(*command, "--show")
-    assert done.returncode == 0, done.stderr
-    rows = {row["model"]: row for row in json.loads(Path("runs/own/table.json").read_text())}
-    assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"] and rows["PPO"]["score"] < 0
-    assert "advantage" in done.stdout and "context 48" in done.stdout
-    assert run(*command).stdout.count("reusing") == 3
-    Path("reward.py").write_text("def short(prompt, response):\n    return 0\n")        # another reward
-    assert run(*command).stdout.count("reusing") == 1
-    for wrong, message in (("reward.py:long", "no function"), ("none.py:f", "no file"), ("f", "FILE.py")):
-        bad = run(*command[:3], "--reward", wrong, "--name", "bad", "--sft-epochs", 1)
-        assert bad.returncode == 2 and message in bad.stderr
-
-
-def test_exact_runs():
-    done = run(HERE / "rlhf.py", "exact", "--tokens", 1, "--iterations", 2)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(Path("runs/exact/table.json").read_text())
-    assert all(row["objective, PPO"] <= row["objective, exact"] + 1e-6 for row in rows)
-    kls = [row["KL, exact"] for row in rows]
-    assert kls == sorted(kls, reverse=True) and [row["beta"] for row in rows] == [0.25, 0.5, 1, 2, 4]
-    best = json.loads(Path("runs/exact/best_of_n.json").read_text())
-    assert all(row["KL"] <= row["log n - (n-1)/n"] + 1e-9 for row in best) and best[0]["best of"] == 1
-
-
-def test_instructgpt_in_depth_and_overoptimization_run():
-    settings = rlhf.InstructGPTSettings(size="24k", pretrain_steps=2, sft_epochs=1, comparison_prompts=24,
-                                        iterations=1, test_prompts=16)
-    run_ = rlhf.Pipeline(settings)
-    run_.train_sft()
-    with open("runs/instructgpt/settings.json", "w") as file:
-        json.dump(dataclasses.asdict(settings), file)
-    del run_.task.demonstrations[20:]
-    chats = {"SFT": run_.sft, "PPO": run_.sft, "PPO-ptx": run_.sft}
-    rlhf.in_depth(run_, chats, rlhf.RewardModel(run_.sft))
-    tables = {file.stem: json.loads(file.read_text()) for file in Path("runs/instructgpt").glob("*.json")}
-    assert [row["gamma"] for row in tables["tax"]] == [0, 0.3, 1, 3, 10, 30, 100, 0, 0, 0]
-    assert [row["model"] for row in tables["unseen"]] == ["GPT", "GPT, plain text", "SFT", "PPO", "PPO-ptx"]
-    lengths = {name: len(tables[name]) for name in ("sizes", "folds", "batching", "epochs", "memory")}
-    assert lengths == {"sizes": 11, "folds": 7, "batching": 6, "epochs": 5, "memory": 3}
-    run_.task.compared, run_.task.compared_test = [data.Comparison(
-        [{"role": "user", "content": f"say {i // 2}"}], ["yes", "no"], [0, 1]) for i in range(20)], []
-    rows = rlhf.own_folds(run_)
-    assert [row["fold"] for row in rows] == ["0", "1", "2", "3", "4", "mean", "standard error"]
-    assert rows[5]["accuracy"] == pytest.approx(np.mean([row["accuracy"] for row in rows[:5]]))
-    command = (HERE / "rlhf.py", "overoptimize", "--prompts", 32, "--iterations", 2, "--answers", 4)
-    before = Path("runs/instructgpt/settings.json").read_text()
-    done = run(*command, "--test-prompts", 17)                      # takes the SFT model of the run above
-    assert done.returncode == 0 and done.stdout.count("reusing") == 2, done.stderr
-    assert Path("runs/instructgpt/settings.json").read_text() == before
-    Path("runs/instructgpt/settings.json").write_text('{"unheard": 1}')
-    assert run(*command).returncode == 2
-    rows = json.loads(Path("runs/overoptimize/table.json").read_text())
-    assert [(row["prompts"], row["method"]) for row in rows[::5]] == [(2, "best of n"), (32, "PPO")]
-
-
-def test_your_own_demonstrations_and_comparisons():
-    with open("d.jsonl", "w") as d, open("c.jsonl", "w") as c:
-        for i in range(20):
-            d.write(json.dumps({"instruction": f"Say {i} in a long way",
-                                "output": f"the number {i} " * 60}) + "\n")
-            c.write(json.dumps({"prompt": f"Say {i}", "chosen": f"{i}, of course",
-                                "rejected": "no " * 200}) + "\n")
-    done = run(HERE / "rlhf.py", "--demonstrations", "d.jsonl", "--comparisons", "c.jsonl",
-               "--pretrain-steps", 3, "--sft-epochs", 1, "--iterations", 1)
-    assert done.returncode == 0, done.stderr
-    assert "20 demonstrated answers are longer than --max-response 32" in done.stdout
-    rows = json.loads(Path("runs/own/table.json").read_text())
-    assert [row["model"] for row in rows] == ["SFT", "PPO", "PPO-ptx"]
-    other = run(HERE / "rlhf.py", "overoptimize", "--base", "own")
-    assert other.returncode == 2 and "your own data" in other.stderr
-
-
-def test_your_own_prompts_are_split_before_anything_learns_from_them(capsys):
-    with open("c.jsonl", "w") as c:
-        for i in range(40):
-            c.write(json.dumps({"prompt": f"Say {i % 10}", "chosen": f"{i}", "rejected": "no"}) + "\n")
-    task = rlhf.FileTask(None, "c.jsonl", Path("."), 0)
-    task.leave_out_long(lambda messages: messages[-1]["content"] != "Say 3")
-    test = {i.prompt for i in task.test}
-    learned = {m[-1]["content"] for m in (*task.prompts, *(d[:-1] for d in task.demonstrations))}
-    assert len(test | learned) == 9 and test and not test & learned and "left out" in capsys.readouterr().out
-    assert not any(prompt in Path("text.jsonl").read_text() for prompt in test)
+def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, capsys):
+    records("c.jsonl", [{"prompt": f"Say {i % 10}.", "chosen": f"{i}", "rejected": "no"}
+                        for i in range(40)])
+    records("d.jsonl", [{"prompt": f"Say {i}.", "response": f"it is {i}"} for i in range(20)])
+    for demonstrations in (None, "d.jsonl"):
+        task = rlhf.FileTask(rlhf.Options(comparisons="c.jsonl", demonstrations=demonstrations))
+        test = {prompt.prompt for prompt in task.test}
+        learned = [messages[:-1] for messages in task.demonstrations]
+        learned += [c.messages for c in task.comparisons] + task.prompt_source()(200)
+        assert len(test) == 2 and not test & {messages[-1]["content"] for messages in learned}
+        assert {c.messages[-1]["content"] for c in task.test_comparisons} == test
+        assert len(task.comparisons) == 32 and len(task.test_comparisons) == 8
+        assert not any(prompt in text for text in task.texts() for prompt in test)
+        said = [messages[-1]["content"] for messages in task.demonstrations]
+        assert all(text.startswith("it is") for text in said) == bool(demonstrations)
+        assert "no" not in said                         # without demonstrations: the best answers
+    records("c.jsonl", [{"prompt": f"Say {i} " + "long " * (i % 4 == 1) * 90, "chosen": "a",
+                         "rejected": "b " + "long " * (i % 4 == 3) * 90} for i in range(40)])
+    task = rlhf.FileTask(rlhf.Options(comparisons="c.jsonl"))
+    task.leave_out_long(tokenizer, block_size=64, max_response=24)
+    assert len(task.comparisons) + len(task.test_comparisons) == 20
+    texts = [text for c in task.comparisons + task.test_comparisons for text in c.responses]
+    texts += [m[0]["content"] for m in task.prompt_source()(200) + [i.messages for i in task.test]]
+    assert not any("long" in text for text in texts) and "left out" in capsys.readouterr().out
     with pytest.raises(UserError, match="block-size"):
-        task.leave_out_long(lambda messages: False)
+        task.leave_out_long(tokenizer, 64, 61)
 
 
-def test_a_reward_model_lies_on_one_device():
-    """Where there is no GPU, the device "meta" shows it as well."""
-    assert {p.device.type for p in rlhf.RewardModel(small_gpt().to("meta")).parameters()} == {"meta"}
+# --------------------------------------------------------------------------------------------------
+# rlhf.py: the whole, and chat
 
 
-def test_a_resumed_log_has_every_step_once():
-    for done in (0, 20):                                 # stopped at 30, its checkpoint was at 20
-        log = gpt.RunLog("log.jsonl", {"a": 1}, 50, done)
-        for step in range(done + 10, 60 if done else 40, 10):
-            log.row(step, show=False, loss=1.0)
-        log.close()
-    assert [json.loads(line).get("step") for line in open("log.jsonl")] == [None, 10, 20, 30, 40, 50]
+RLHF_COMMANDS = {"instructgpt": rlhf.instructgpt, "chat": rlhf.chat}
+TINY = ("--n-layer 1 --n-head 2 --n-embd 16 --block-size 64 --vocab-size 400 --max-response 8 "
+        "--pretrain-steps 20 --sft-epochs 1 --test-prompts 24 --iterations 2").split()
 
 
-def fails(capsys, commands, *argv):
-    """Exit code 2, one line on stderr that starts with error:, no traceback."""
-    with pytest.raises(SystemExit) as error:
-        data.command_line(commands, next(iter(commands)), list(argv))
-    message = capsys.readouterr().err
-    assert error.value.code == 2 and message.startswith("error: ") and message.count("\n") == 1, message
-    return message
+def instructgpt(*argv):
+    """{model: its row of the table}"""
+    data.command_line(RLHF_COMMANDS, "instructgpt", [*TINY, *argv])
+    [table] = Path("runs").glob("*/table.json")
+    return {row["model"]: row for row in json.loads(table.read_text())}
 
 
-GPT_COMMANDS = {"pretrain": (gpt.PretrainSettings, gpt.pretrain), "gpt1": (gpt.GPT1Settings, gpt.gpt1),
-                "gpt2": (gpt.GPT2Settings, gpt.gpt2), "sample": (gpt.SampleSettings, gpt.sample)}
-RLHF_COMMANDS = {"instructgpt": (rlhf.InstructGPTSettings, rlhf.instructgpt),
-                 "exact": (rlhf.ExactSettings, rlhf.exact), "label": (rlhf.LabelSettings, rlhf.label_by_hand),
-                 "chat": (rlhf.ChatSettings, rlhf.chat)}
+@pytest.fixture
+def alone(monkeypatch):
+    """The core alone: papers/ cannot be imported. The world's web is small."""
+    monkeypatch.setitem(sys.modules, "papers", None)
+    monkeypatch.setattr(data, "WORLD_DOCUMENTS", 1000)
 
 
-def test_wrong_input_is_one_clear_line(capsys):
-    Path("empty.txt").touch()
-    Path("blank.txt").write_text("  \n ")
-    Path("binary.bin").write_bytes(bytes(range(256)) * 10)
-    Path("short.txt").write_text("too short")
-    Path("bad.jsonl").write_text("{")
-    Path("text.txt").write_text("some text. " * 500)
-    Path("plain.jsonl").write_text('{"txt": "x"}')
-    Path("file").touch()
-    for source, word in [("missing.txt", "missing.txt"), ("empty.txt", "no text"), ("blank.txt", "no text"),
-                         ("binary.bin", "not text"), ("short.txt", "tokens"),
-                         ("bad.jsonl", "bad.jsonl:1"), ("plain.jsonl", "plain.jsonl:1")]:
-        assert word in fails(capsys, GPT_COMMANDS, "--data", source, "--steps", "1")
-    assert "--stpes" in fails(capsys, GPT_COMMANDS, "--stpes", "3")
-    assert "invalid" in fails(capsys, GPT_COMMANDS, "--steps", "many")
-    assert "invalid choice" in fails(capsys, GPT_COMMANDS, "pretarin")
-    assert "at least 1" in fails(capsys, GPT_COMMANDS, "--steps", "0")
-    assert "n_head" in fails(capsys, GPT_COMMANDS, "--n-head", "3", "--data", "text.txt", "--steps", "1")
-    assert "no checkpoint" in fails(capsys, GPT_COMMANDS, "sample")
-    assert "not a checkpoint" in fails(capsys, GPT_COMMANDS, "sample", "--model", "text.txt")
-    assert "file/x" in fails(capsys, GPT_COMMANDS, "--data", "text.txt", "--steps", "1",
-                             "--name", "../file/x")
-    assert "--comparisons" in fails(capsys, RLHF_COMMANDS, "--demonstrations", "bad.jsonl")
-    assert "bad.jsonl:1" in fails(capsys, RLHF_COMMANDS, "--comparisons", "bad.jsonl")
-    assert "no checkpoint" in fails(capsys, RLHF_COMMANDS, "chat")
-    gpt.save_checkpoint("old.pt", small_gpt(257), Tokenizer(BYTES | {b"ab": 256}), {})
-    for command in ("chat", "label"):
-        assert "cannot chat" in fails(capsys, RLHF_COMMANDS, command, "--model", "old.pt")
-    assert "too many to count" in fails(capsys, RLHF_COMMANDS, "exact", "--tokens", "5")
-    assert "leave --size out" in fails(capsys, RLHF_COMMANDS, "--full", "--size", "180k")
-    for option in ("--seed=-1", "--dropout=2", "--block-size=1", "--lr=-1"):
-        assert option.split("=")[0] in fails(capsys, GPT_COMMANDS, option)
-    for option in ("--tokens=0", "--samples=0", "--top-k=0", "--temperature=-1"):
-        assert option.split("=")[0] in fails(capsys, GPT_COMMANDS, "sample", option)
-    for option in ("--sft-epochs=0", "--iterations=0", "--pretrain-steps=0", "--max-response=128",
-                   "--test-prompts=15"):
-        assert option.split("=")[0] in fails(capsys, RLHF_COMMANDS, option)
+def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
+        alone, fails, capsys, monkeypatch):
+    shots, speaker = [], rlhf.forum_speaker
+    monkeypatch.setattr(rlhf, "forum_speaker", lambda model, tokenizer, given, limit: (
+        shots.append(given), speaker(model, tokenizer, given, limit))[1])
+    options = ["--comparison-prompts", "24", "--iterations", "4", "--kl-coef", "3", "--dropout", "0.2"]
+    rows, folder, task = instructgpt(*options), Path("runs/instructgpt"), rlhf.WorldTask(0, 24)
+    assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO round one", "PPO", "PPO-ptx"]
+    numbers = [value for row in rows.values() for value in row.values() if type(value) is not str]
+    assert all(map(math.isfinite, numbers)) and rows["SFT"]["kl"] == 0
+    assert shots == [[], task.shots]
+    for number, seed in ((1, rlhf.ROUND_ONE), (2, rlhf.ROUND_TWO)):
+        comparisons = json.loads((folder / f"comparisons{number}.json").read_text())
+        train = {key(i.messages) for i in data.instructions(task.world, "train", 24, seed)}
+        assert len(comparisons) > 12 and {key(c["messages"]) for c in comparisons} <= train
+    read = [len((folder / f"reward{number}.jsonl").read_text().splitlines()) for number in (1, 2)]
+    assert read[1] > 1.5 * read[0]                        # round two learns from both
+    # round one is half as long, with a third of the penalty; only PPO-ptx reads pretraining text
+    for stage, beta, iterations in (("ppo1", 1, 2), ("ppo", 3, 4), ("ppo_ptx", 3, 4)):
+        log = [json.loads(line) for line in (folder / f"{stage}.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in log] == list(range(1, iterations + 1))
+        assert log[0]["kl"] == 0 and abs(log[-1]["kl"]) > 1e-4 and "pretrain_loss" in log[-1]
+        penalty = log[-1]["score"] - log[-1]["reward"]
+        assert penalty == pytest.approx(beta * log[-1]["kl"], abs=3e-5)
+        assert ("ptx_loss" in log[-1]) == (stage == "ppo_ptx")
+    embedding = {path.stem: torch.load(path)["model"] for path in folder.glob("*.pt")}
+    embedding = {stage: state.get("wte.weight", state.get("gpt.wte.weight"))
+                 for stage, state in embedding.items()}
+    for stage in ("reward1", "ppo1", "reward2", "ppo", "ppo_ptx"):       # each starts as the SFT model
+        to_sft, to_base = (embedding[stage].dist(embedding[other]) for other in ("sft", "pretrain"))
+        assert 0 < to_sft < to_base
+    lost = [folder / "reward2.pt", folder / "ppo_ptx.pt"]
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.pt") if path not in lost}
+    for path in lost:
+        path.unlink()
+    capsys.readouterr()
+    assert instructgpt(*options, "--show") == rows        # as if it had never been stopped
+    shown = capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(kept) == 5
+    assert shown.count("is there: loaded") == 4 and "log pi_SFT" in shown and "<|end|>" in shown
+    assert "(kl_coef): add --fresh" in fails(RLHF_COMMANDS, *TINY, *options, "--kl-coef", "2")
 
 
-@pytest.mark.parametrize("record", [
-    {"prompt": "x", "responses": []}, {"prompt": "x", "responses": "ab"}, {"prompt": "x", "chosen": "a"},
-    {"prompt": 3, "responses": ["a", "b"]}, {"prompt": "x", "responses": ["a", "b"], "ranks": 3},
-    {"prompt": "x", "responses": ["a", "b"], "ranks": [0, -1]},
-    {"prompt": "x", "responses": ["a", "b"], "ranks": [0.2, 0.7]},
-    {"chosen": "Assistant: a", "rejected": "Assistant: b"}, {"instruction": "x", "instances": ["a"]},
-    {"instruction": "x", "instances": 3}, {"messages": "x"}, ["x"], 3])
-def test_a_record_of_another_shape_is_one_clear_line(record, capsys):
-    Path("x.jsonl").write_text(json.dumps(record))
-    for load in (data.load_demonstrations, data.load_comparisons):
-        with pytest.raises(UserError, match="x.jsonl"):
-            load("x.jsonl")
+def test_your_own_demonstrations_and_comparisons(alone):
+    comparisons = [{"prompt": f"Do say {i} {i}.", "chosen": f"{i}, of course", "rejected": "no"}
+                   for i in range(20)]
+    rows = instructgpt("--comparisons", records("c.jsonl", comparisons), "--demonstrations",
+                       records("d.jsonl", [{"instruction": f"Say {i} in a long way",
+                                            "output": f"the number {i} " * 60} for i in range(20)]))
+    assert list(rows) == ["SFT", "PPO", "PPO-ptx"] and "win" not in rows["PPO"]
+    tokenizer = Tokenizer.load("runs/own/tokenizer.json")
+    read = "".join(tokenizer.decode(data.open_stream(Path(f"runs/own/{split}.bin")))
+                   for split in ("train", "val"))
+    assert sum(c["prompt"] not in read for c in comparisons) == 4 and "the number 19" in read
 
 
-def test_a_damaged_gzip_is_one_clear_line(capsys):
-    whole = gzip.compress(os.urandom(10_000).hex().encode())
-    for name in ("cut.txt.gz", "cut.jsonl.gz"):
-        Path(name).write_bytes(whole[:5000])
-        fails(capsys, GPT_COMMANDS, "--data", name)
+def test_demonstrations_alone_end_with_a_model_that_chats(tokenizer, alone, capsys):
+    records("d.jsonl", [{"prompt": f"Say {i}", "response": f"{i}!"} for i in range(40)])
+    Path("text.txt").write_text("word " * 900)
+    gpt.save_checkpoint("base.pt", small_gpt(tokenizer.vocab_size, 48), tokenizer)
+    data.command_line(RLHF_COMMANDS, "instructgpt", [
+        *TINY, "--demonstrations", "d.jsonl", "--init", "base.pt", "--data", "text.txt"])
+    assert {path.name for path in Path("runs/own").glob("*.pt")} == {"sft.pt"}
+    assert "chat --model runs/own/sft.pt" in capsys.readouterr().out
+    model, same = gpt.load_model("runs/own/sft.pt")
+    assert same.ranks == tokenizer.ranks and model.config.block_size == 48
+    done = run(HERE / "rlhf.py", "chat", "--model", "runs/own/sft.pt", "--max-response", 8,
+               stdin="hello\n/reset\nbye\n")
+    assert done.returncode == 0 and done.stdout.count("you>") == 4 and not done.stderr
 
 
-def test_a_checkpoint_from_another_shape_is_not_mixed_in(capsys):
-    Path("text.txt").write_text("some text to learn from. " * 500)
-    common = ["--data", "text.txt", "--vocab-size", "300", "--block-size", "8",
-              "--n-embd", "16", "--n-layer", "1"]
-    data.command_line(GPT_COMMANDS, "pretrain", [*common, "--steps", "2"])
-    data.command_line(GPT_COMMANDS, "pretrain", [*common, "--steps", "2", "--n-layer", "2"])   # trains anew
-    assert gpt.load_model("runs/pretrain/pretrain.pt")[0].config.n_layer == 2
-    assert "reusing" not in capsys.readouterr().out
-    data.command_line(GPT_COMMANDS, "sample", ["--prompt", "some", "--tokens", "30", "--top-k", "5"])
-    assert capsys.readouterr().out.startswith("some")
+@pytest.mark.parametrize("source", ["checkpoint", "folder"])
+def test_your_own_reward_on_a_base_model_from_elsewhere(tokenizer, alone, capsys, source):
+    base = small_gpt(tokenizer.vocab_size, 64)
+    if source == "folder":
+        optional("transformers")
+        gpt.export_pretrained(base, tokenizer, source)
+    else:
+        gpt.save_checkpoint(source, base, tokenizer)
+    Path("reward.py").write_text("def length(prompt, response):\n    return 1000 + len(response)\n")
+    rows = instructgpt("--init", source, "--reward", "reward.py:length", "--block-size", "48", "--show")
+    assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"]
+    assert all(1000 < rows[name]["score"] < 1100 for name in ("SFT", "PPO", "PPO-ptx"))
+    shown = capsys.readouterr().out
+    assert "context 48" in shown and "advantage" in shown
+    assert not {path.name for path in Path("runs/own").iterdir()} & {"reward1.pt", "pretrain.pt"}
+    Path("reward.py").write_text("def length(prompt, response):\n    return 0\n")
+    with pytest.raises(SystemExit):
+        instructgpt("--init", source, "--reward", "reward.py:length", "--block-size", "48")
+    assert "other settings" in capsys.readouterr().err
 
 
-def test_help_is_made_from_the_settings(capsys):
-    with pytest.raises(SystemExit) as error:
-        data.command_line(RLHF_COMMANDS, "instructgpt", ["instructgpt", "--help"])
-    out = capsys.readouterr().out
-    assert error.value.code == 0 and "--ptx-coef" in out and "gamma of eq. (2)" in out
+def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text(
+        tokenizer, monkeypatch, capsys):
+    gpt.save_checkpoint("chat.pt", small_gpt(tokenizer.vocab_size, 96), tokenizer, chat=True)
+    prompts, generate_steps = [], gpt.generate_steps
+    monkeypatch.setattr(gpt, "generate_steps", lambda model, idx, *rest, **options: (
+        prompts.append(idx[0].tolist()), generate_steps(model, idx, *rest, **options))[1])
+    typed = ["hello <|end|><|system|>", "", "bye", "/reset", "again", "/system be brief", "now",
+             "/reset", "more", "much more", "longer " * 90, "/system", "last"]
+    Path("typed").write_text("\n".join(typed))
+    monkeypatch.setattr(sys, "stdin", open("typed"))
+    rlhf.chat(rlhf.ChatOptions("chat.pt", max_response=4))
+    _, *said = capsys.readouterr().out.split("\nyou> ")
+    reply = {text: assistant(shown.removesuffix("\n")) for text, shown in zip(typed, said)}
+    system = {"role": "system", "content": "be brief"}
+    expected = [[user(typed[0])], [user(typed[0]), reply[typed[0]], user("bye")], [user("again")],
+                [system, user("now")], [system, user("more")],
+                [system, user("more"), reply["more"], user("much more")], None, [user("last")]]
+    for ids, messages in zip(prompts, expected, strict=True):
+        if messages:
+            assert ids == data.render_conversation(tokenizer, messages, reply=True)[0]
+    assert [ids.count(tokenizer.end) for ids in prompts] == [1, 3, 1, 2, 2, 4, 1, 1]
+    assert len(prompts[6]) == 96 - 4 and "4 turns are forgotten" in said[10]
 
 
-def test_ctrl_c_keeps_the_last_checkpoint():
-    Path("text.txt").write_text("some text to learn from. " * 2000)
-    command = [sys.executable, str(HERE / "gpt.py"), "--data", "text.txt", "--steps", "100000",
-               "--n-embd", "16", "--n-layer", "1", "--block-size", "16"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               # a job in the background of a script is born deaf to Ctrl-C
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    checkpoint, deadline = Path("runs/pretrain/pretrain.pt"), time.time() + 120
-    while not checkpoint.exists() and time.time() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in errors and errors.strip().count("\n") == 0
-    assert gpt.load_checkpoint(checkpoint)["step"] >= 200
-    assert not list(checkpoint.parent.glob(".*.tmp"))
+def test_a_character_of_several_tokens_is_printed_when_it_is_whole(monkeypatch):
+    tokenizer = Tokenizer(BYTES)
+    said = [*" né日!".encode(), tokenizer.end, *b"more"]
+    monkeypatch.setattr(gpt, "generate_steps", lambda *rest, **options: map(torch.tensor, zip(said)))
+    pieces = rlhf.stream_reply(small_gpt(262), tokenizer, [1], rlhf.ChatOptions(), None)
+    assert [piece for piece in pieces if piece] == ["n", "é", "日", "!"]
+
+
+@pytest.mark.parametrize("argv, word", [
+    ("--pretrain-steps 0", "--pretrain-steps"), ("--sft-epochs 0", "--sft-epochs"),
+    ("--iterations 0", "--iterations"), ("--test-prompts 15", "--test-prompts"),
+    ("--kl-coef nan", "--kl-coef"), ("--ptx-coef inf", "--ptx-coef"), ("--kl-coef=-1", "--kl-coef"),
+    ("--max-response 65 --pretrain-steps 1", "at most 64"),
+    ("--max-response 9 --block-size 16 --pretrain-steps 1", "at most 8"),
+    ("--n-head 3", "n_head"), ("--dropout nan", "--dropout"), ("--name ../../x", "--name"),
+    ("--name=", "--name"), ("--data=", "--data"), ("--iteration 3", "--iteration"),
+    ("--data missing.txt", "missing.txt"), ("--vocab-size 100 --data text.txt", "at least 262"),
+    ("--init missing.pt", "no checkpoint"), ("--init text.txt", "not a checkpoint"),
+    ("--init cut.pt", "cut.pt"), ("--init .", "config.json"), ("--reward f", "FILE.py"),
+    ("--reward none.py:f", "no file"), ("--reward ok.py:g", "no function g"),
+    ("--reward ok.py:", "no function"), ("--reward text.txt:f", "not run"),
+    ("--reward bad.py:f", "ZeroDivisionError"), ("--reward exits.py:f", "SystemExit"),
+    ("--demonstrations missing", "missing"), ("--demonstrations bad.jsonl", "bad.jsonl:1"),
+    ("--comparisons bad.jsonl", "bad.jsonl:1"), ("--comparisons one.jsonl", "at least two"),
+    ("--comparisons good.jsonl", "--block-size"), ("chat", "no checkpoint"),
+    ("chat --model text.txt", "not a checkpoint"), ("chat --top-k 3", "--top-k"),
+    ("chat --model base.pt", "cannot chat"), ("chat --model chat.pt", "at most 8"),
+    ("chat --max-response 0", "--max-response"), ("chat --temperature nan", "--temperature")])
+def test_wrong_input_of_rlhf_is_one_clear_line(argv, word, fails):
+    for name, content in {"text.txt": "some text " * 90, "bad.jsonl": "{", "bad.py": "1 / 0",
+                          "exits.py": "exit(0)", "ok.py": "def f(prompt, response): return 0"}.items():
+        Path(name).write_text(content)
+    for name, count in (("good.jsonl", 9), ("one.jsonl", 1)):
+        records(name, [{"prompt": f"say {i}", "chosen": "a", "rejected": "b"} for i in range(count)])
+    gpt.save_checkpoint("base.pt", small_gpt(262), Tokenizer(BYTES))
+    gpt.save_checkpoint("chat.pt", small_gpt(262), Tokenizer(BYTES), chat=True)
+    Path("cut.pt").write_bytes(Path("chat.pt").read_bytes()[:3000])
+    assert word in fails(RLHF_COMMANDS, *argv.split())
+    assert not list(Path().glob("runs/*/*.pt"))                 # before anything is trained
+
+
+# --------------------------------------------------------------------------------------------------
+# What the READMEs say, and the scripts of papers/
+
+
+def commands_of(script):
+    """The commands of a script, {name: function}, and the name of the default one."""
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    for node in ast.walk(ast.parse((HERE / script).read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("command_line"):
+            functions, [default] = node.args[0], node.keywords
+            names = zip(functions.keys, functions.values)
+            return {name.value: getattr(module, value.id) for name, value in names}, default.value.value
+
+
+@pytest.mark.parametrize("name", ["README.md", "papers/README.md", "data.py", "gpt.py", "rlhf.py"])
+def test_commands_and_options_that_are_named_exist(name):
+    if not (HERE / name).exists():
+        pytest.skip(f"without {name}")
+    text = (HERE / name).read_text()
+    lines = re.findall(r"python\s(-m\spapers\.\w+|\w+\.py)(?: ([a-z]\w*))?([^`|\n;]*)", text)
+    assert len(lines) > (8 if name.endswith("md") else 2)
+    for program, command, rest in lines:
+        script = program if program.endswith(".py") else f"papers/{program.split('.')[1]}.py"
+        if script.startswith("papers") and not (HERE / "papers").exists():
+            continue
+        commands, default = commands_of(script)
+        options = {field.name for instance in commands[command or default].__defaults__
+                   for field in dataclasses.fields(instance)}
+        for option in re.findall(r"--([a-z][a-z-]+)", rest.split("   ")[0]):
+            assert option.replace("-", "_") in options | {"help"}, (program, command, option)
+
+
+@pytest.fixture
+def papers():
+    """papers(name): the module papers/NAME.py. Skips the test where there is no folder papers/."""
+    def papers(name):
+        if not (HERE / "papers").exists():
+            pytest.skip("without papers/")
+        return importlib.import_module(f"papers.{name}")
+    return papers
+
+
+@pytest.mark.parametrize("line", [
+    "exact --fast", "flash_attention --fast", "gpt1 --fast", "gpt2 --fast", "gpt3 --fast", "gpt3 sizes",
+    "gpt3_data --fast", "gpt3_data clean --pages 600", "instructgpt --fast", "overoptimization --fast"])
+def test_every_script_runs(papers, line, monkeypatch):
+    name, *argv = line.split()
+    papers(name)
+    monkeypatch.setattr(data, "WORLD_DOCUMENTS", 1000)
+    commands, default = commands_of(f"papers/{name}.py")
+    data.command_line(commands, default, argv)
+    tables = [json.loads(path.read_text()) for path in Path("runs").rglob("*.json")
+              if path.name in ("table.json", "memory.json")]
+    assert tables and all(table and table[0] for table in tables)
+    if name == "overoptimization":                 # whose base it can find again
+        base, shape = papers("instructgpt_run").options_of("instructgpt-fast")
+        assert (base.iterations, base.pretrain_steps, shape.n_embd) == (1, 5, 16)
+
+
+def test_gpt1s_inputs_are_those_of_figure_1(papers, tokenizer):
+    formats, first = papers("gpt1_finetuning").FORMATS, tokenizer.vocab_size
+    start, delimiter, extract = first, first + 1, first + 2
+    a, b, c = (tokenizer.encode(f" {text}") for text in ("one", "two three", "four"))
+    both = [start, *a, delimiter, *b, extract]
+    for name, texts, expected in (
+            ("classification", ["one"], [[start, *a, extract]]),
+            ("entailment", ["one", "two three"], [both]),
+            ("similarity", ["one", "two three"], [both, [start, *b, delimiter, *a, extract]]),
+            ("multiple choice", ["one", "two three", ["four", "one"]],
+             [[start, *tokenizer.encode(" one two three"), delimiter, *answer, extract]
+              for answer in (c, a)])):
+        assert formats[name][0](tokenizer, 64, *texts) == expected
+    [cut] = formats["entailment"][0](tokenizer, len(both) - 2, "one", "two three")
+    assert cut == [start, *a, delimiter, *b[2:], extract]          # the longest text loses its front
+
+
+def test_a_beam_as_wide_as_everything_is_exhaustive_search(papers):
+    model, idx = loud(small_gpt(4), 0.5).eval(), torch.tensor([1, 3])
+    scores = {}
+    for length in (1, 2, 3, 4):
+        for ids in itertools.product(range(4), repeat=length):     # 0 ends a text, and only its end
+            if 0 not in ids[:-1] and (length == 4 or ids[-1] == 0):
+                logprobs = model(torch.tensor([[1, 3, *ids]]))[0][0].log_softmax(-1)
+                total = sum(logprobs[1 + t, token].item() for t, token in enumerate(ids))
+                scores[ids] = total / ((5 + length) / 6) ** 0.6
+    search = papers("beam_search").beam_search
+    assert search(model, idx, 4, beams=4 ** 4, stop_token=0) == list(max(scores, key=scores.get))
+    assert search(model, idx, 4, beams=1) == gpt.generate(model, idx[None], 4, temperature=0)[0].tolist()
+
+
+def test_near_duplicates_are_those_whose_triples_overlap(papers):
+    """Of 100 hashes, about as many agree as the Jaccard similarity of the triples says."""
+    deduplicate = papers("gpt3_filters").deduplicate
+    words = [f"w{i}" for i in range(202)]
+    for changed, similarity in ((50, 148 / 252), (0, 1), (101, 97 / 303)):
+        other = words[:101 - changed] + [f"v{i}" for i in range(changed)] + words[101:]
+        texts = [" ".join(words), " ".join(other)]
+        triples = [set(zip(t, t[1:], t[2:])) for t in (words, other)]
+        exact = len(triples[0] & triples[1]) / len(triples[0] | triples[1])
+        for threshold, left in ((exact - 0.15, 1), (exact + 0.15, 2)):
+            if threshold < 1:
+                assert len(list(deduplicate(texts, hashes=100, threshold=threshold))) == left
+    assert list(deduplicate(["", "!?", "a b", "A, b.", "a b c d"])) == ["a b", "a b c d"]
+
+
+def test_decontamination_cuts_thirteen_words_and_their_surroundings(papers):
+    decontaminate = papers("gpt3_filters").decontaminate
+    test = " ".join(f"t{i}" for i in range(13))
+    before, behind = "b" * 30 + " " + "x" * 450, "y" * 450 + " " + "e" * 30
+    document, dropped = f"{before} {test.upper()}! {behind}", []
+    rule = lambda documents, tests: list(decontaminate(lambda: documents, tests, dropped.append))
+    first, last = rule([document], [test])
+    assert first == document[:len(before) + 1 - 200] and last == document[-len(behind) - 2 + 200 + 1:]
+    assert first + dropped[0] + last == document
+    assert rule([document], [test[:-4]]) == [document]             # twelve words are no 13-gram
+    assert rule([document] * 11, [test]) == [document] * 11        # a common phrase stays
+    assert rule([f"short {test} end"], [test]) == []               # pieces under 200 characters
+    many = f" {'z' * 800} ".join([test] * 10)
+    assert rule([many], [test]) == [f" {'z' * 800} "[200:-200]] * 9 and rule([many + many], [test]) == []
+
+
+def test_the_expected_best_of_n_is_the_mean_over_all_choices_of_n(papers):
+    proxy, values = np.random.default_rng(0).normal(size=(2, 2, 6))
+    for n in (1, 3, 6):
+        expected = np.mean([values[row][max(chosen, key=lambda i: proxy[row][i])] for row in range(2)
+                            for chosen in itertools.combinations(range(6), n)])
+        assert papers("overoptimization").best_of_n(proxy, values, n) == pytest.approx(expected)
+
+
+def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(papers, monkeypatch):
+    module, task = papers("instructgpt_data"), rlhf.WorldTask(0, 16)
+    prompt = next(i for i in task.test if i.facts)
+    good = task.world.state(random.Random(0), *prompt.facts[:2])
+    pairs = [(prompt, [(good, True), (good, False)])] * 4000       # their gold scores are 0.5 apart
+    p = 1 / (1 + math.exp(-0.5 / data.LABEL_NOISE))
+    run = papers("instructgpt_run").Run(rlhf.Options(), None, None, task, None, None,
+                                        {"SFT": None}, None)
+    assert module.share_alike(run, pairs) == pytest.approx(p * p + (1 - p) ** 2, abs=0.03)
+    asked = []
+    monkeypatch.setattr(task, "answers", lambda speakers, count, split, seed: split)
+    monkeypatch.setattr(module, "compared_by", lambda world, answered, labelers: (answered, labelers))
+    monkeypatch.setattr(module, "RewardModel", lambda model: [])
+    monkeypatch.setattr(rlhf, "chat_speaker", lambda *rest: None)
+    monkeypatch.setattr(rlhf, "train_reward_model", lambda model, tokenizer, comparisons, *rest: (
+        model.append(comparisons)))
+    monkeypatch.setattr(rlhf, "pair_accuracy", lambda model, tokenizer, comparisons: (
+        asked.append((*model, comparisons)), len(asked) % 2)[1])
+    module.labeler_folds(run)
+    for (trained, own), (_, others) in zip(asked[::2], asked[1::2]):
+        assert trained[0] == "train" and own == ("test", trained[1]) and others[0] == "test"
+        assert sorted(trained[1] + others[1]) == list(range(10)) and len(others[1]) == 2
+    assert len({str(others) for _, (_, others) in asked[1::2]}) == 5
+
+
+def test_a_person_can_label_and_the_reward_model_reads_it(papers, tokenizer):
+    parse = papers("label").parse_ranking
+    assert parse("3 1=4 2", 4) == [1, 2, 0, 1] and parse("2 = 1", 2) == [0, 0]
+    assert not any(parse(line, 2) for line in ("1", "1 1", "1 2 3", "a b", ""))
+    gpt.save_checkpoint("sft.pt", small_gpt(tokenizer.vocab_size, 64), tokenizer, chat=True)
+    Path("prompts.txt").write_text("Tell me a story.\n\nWhat now?\n")
+    done = run("-m", "papers.label", "--model", "sft.pt", "--prompts", "prompts.txt", "--answers", 3,
+               "--max-response", 8, stdin="nonsense\n3 1=2\n\n")
+    assert done.returncode == 0 and "name every answer" in done.stdout and not done.stderr
+    [comparison] = data.load_comparisons("comparisons.jsonl")
+    assert comparison.ranks == [1, 1, 0] and comparison.messages == [user("Tell me a story.")]

@@ -3,21 +3,22 @@ PPO against the optimum that is known in closed form.
 
 With a KL penalty the best policy can be written down [Ziegler et al., §2]:
 
-    maximize  E_pi r(y) - beta KL(pi || rho)     ->     pi*(y) = rho(y) exp(r(y) / beta) / Z
-                                                        and the maximum is beta log Z
+    maximize  E_pi r(y) - beta KL(pi || rho)
+    solution  pi*(y) = rho(y) exp(r(y) / beta) / Z,     and the maximum is beta log Z
 
-rho is the policy to start from. With three letters and the control tokens, all answers of up to
-three tokens can be counted, so rho, pi*, the expected reward and the KL are computed, not
-estimated. Each answer has a random reward. The claims:
+rho is the policy to start from. With three letters and the control tokens, all answers
+of up to three tokens can be counted, so rho, pi*, the expected reward and the KL are
+computed, not estimated. Each answer has a random reward. The claims:
     PPO comes close to this optimum, for a weak penalty and for a strong one
-    k1, the estimate of the KL that this project logs, is right at any distance; k2 is not
+    k1, the estimate of the KL that this project logs, is right at any distance
+    (k2 is too high, k3 noisy far away)
     the best of n answers stays below the optimum at equal KL
 
     python -m papers.exact              3 minutes on 2 CPU cores; results go to runs/exact
     python -m papers.exact --fast       a smoke run
 
-Papers: Ziegler et al. 2019 (arXiv:1909.08593). k1, k2, k3: Schulman, "Approximating KL divergence",
-2020. Best of n: Stiennon et al. 2020 (arXiv:2009.01325), App. G.3.
+Papers: Ziegler et al. 2019 (arXiv:1909.08593). k1, k2, k3: Schulman, "Approximating KL
+divergence", 2020. Best of n: Stiennon et al. 2020 (arXiv:2009.01325), App. G.3.
 """
 import copy
 import itertools
@@ -63,13 +64,15 @@ class Letters:
 
 
 class Counted:
-    """One prompt, and all of its answers with a random reward each. Called as a reward model is."""
+    """One prompt, and all of its answers with a random reward each. It is called as a
+    reward model is."""
 
     def __init__(self, tokens: int, seed: int):
         self.tokenizer = Letters()
         self.prompt = [{"role": "user", "content": "abc"}]
         self.answers = all_answers(tokens)
-        self.rewards = torch.randn(len(self.answers), generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        self.rewards = torch.randn(len(self.answers), generator=generator)
         self.reward_of = dict(zip(self.answers, self.rewards.tolist()))
 
         torch.manual_seed(seed)
@@ -80,7 +83,8 @@ class Counted:
                 parameter.data.mul_(8 if name.startswith("wte") else 4)
 
     def __call__(self, ids, mask):
-        """ids (B, T) and mask (B, T-1), 1 where the next token is the answer's -> scores (B,)."""
+        """ids (B, T) and mask (B, T-1), 1 where the next token is the answer's ->
+        scores (B,)."""
         scores = []
         for tokens, inside in zip(ids[:, 1:], mask.bool()):
             answer = tuple(tokens[inside].tolist())
@@ -106,7 +110,7 @@ class Counted:
         return expected_reward.item(), kl.item()
 
     def optimum(self, beta: float, log_rho) -> tuple[float, float, float]:
-        """(E r, KL, objective) of pi* = rho exp(r / beta) / Z; the objective is beta log Z."""
+        """(E r, KL, objective) of pi* = rho exp(r / beta) / Z."""
         tilted = log_rho + self.rewards.double() / beta
         log_z = tilted.logsumexp(0)
         return *self.reward_and_kl(tilted - log_z, log_rho), beta * log_z.item()
@@ -114,8 +118,8 @@ class Counted:
     def best_of(self, n: int, log_rho) -> tuple[float, float]:
         """(E r, KL) of the best of n answers drawn from rho.
 
-        With F the distribution function over answers in the order of their rewards, an answer is
-        the best of n with probability F(y)^n - F(the next lower answer)^n.
+        With F the distribution function over answers in the order of their rewards, an
+        answer is the best of n with probability F(y)^n - F(the next lower answer)^n.
         """
         order = self.rewards.argsort()
         F = log_rho.exp()[order].cumsum(0).clamp(max=1)
@@ -125,7 +129,8 @@ class Counted:
 
 
 def all_answers(tokens: int) -> list[tuple[int, ...]]:
-    """Every answer of at most `tokens` tokens: it ends with the first <|end|> or at the limit."""
+    """Every answer of at most `tokens` tokens. It ends with its first <|end|> or at the
+    limit."""
     answers = []
     for length in range(tokens + 1):
         for answer in itertools.product(range(Letters.vocab_size), repeat=length):
@@ -137,7 +142,7 @@ def all_answers(tokens: int) -> list[tuple[int, ...]]:
 
 
 def estimates_of_kl(problem: Counted, policy: GPT, config: PPOConfig) -> dict[str, float]:
-    """k1, k2 and k3 from 2,000 answers y of the policy, with log r = log rho(y) - log pi(y)."""
+    """k1, k2 and k3 from 2,000 answers y of the policy; log r = log rho(y) - log pi(y)."""
     generator = torch.Generator().manual_seed(1)
     rollout = roll_out(policy, problem.reference, problem, problem.tokenizer,
                        [problem.prompt] * 2000, config, generator)
@@ -153,11 +158,13 @@ def compare(problem: Counted, beta: float, iterations: int, seed: int, folder) -
     start, _ = problem.reward_and_kl(log_rho, log_rho)
     best_reward, best_kl, best = problem.optimum(beta, log_rho)
 
-    config = PPOConfig(iterations=iterations, batch_size=512, max_response=len(problem.answers[-1]),
-                       kl_coef=beta, lr=1e-3, unfinished_score=math.inf, ema_decay=0.98, seed=seed)
+    config = PPOConfig(iterations=iterations, batch_size=512, kl_coef=beta, lr=1e-3,
+                       max_response=len(problem.answers[-1]), unfinished_score=math.inf,
+                       ema_decay=0.98, seed=seed)
     policy = copy.deepcopy(problem.reference)
     log = RunLog(folder / f"beta{beta}.jsonl")
-    train_ppo(policy, problem, problem.tokenizer, lambda n: [problem.prompt] * n, config, log)
+    train_ppo(policy, problem, problem.tokenizer, lambda n: [problem.prompt] * n, config,
+              log)
 
     reward, kl = problem.reward_and_kl(problem.log_probabilities(policy), log_rho)
     objective = reward - beta * kl
@@ -172,7 +179,8 @@ def compare(problem: Counted, beta: float, iterations: int, seed: int, folder) -
 def exact(options: Options = Options()):
     """PPO with the KL penalty against the optimum in closed form."""
     if options.tokens > 4:
-        raise UserError(f"too many answers to count: --tokens is at most 4, not {options.tokens}")
+        raise UserError("too many answers to count: --tokens is at most 4, "
+                        f"not {options.tokens}")
     tokens, iterations = (2, 2) if options.fast else (options.tokens, options.iterations)
     settings = {"tokens": tokens, "iterations": iterations, "seed": options.seed}
     folder = run_folder(options.name, settings, options.fresh)
@@ -196,14 +204,19 @@ def exact(options: Options = Options()):
     print()
     print_table(bests, folder / "best_of_n.json")
 
-    frontier = [problem.optimum(beta, log_rho) for beta in np.geomspace(0.05, 10, 60)]
+    optima = [problem.optimum(beta, log_rho) for beta in np.geomspace(0.05, 10, 60)]
+    rewards, kls, _ = zip(*optima)
     plot(folder / "exact.png", [{
         "title": "expected reward against the KL to the reference",
         "xlabel": "KL, nats, exact",
         "lines": [
-            ("optimum, any beta", [kl for _, kl, _ in frontier], [r for r, _, _ in frontier]),
-            ("PPO", [row["KL, PPO"] for row in rows], [row["E r, PPO"] for row in rows], "o"),
-            ("best of n", [row["KL"] for row in bests], [row["E r"] for row in bests], "x")]}])
+            ("optimum, any beta", kls, rewards),
+            ("PPO", column(rows, "KL, PPO"), column(rows, "E r, PPO"), "o"),
+            ("best of n", column(bests, "KL"), column(bests, "E r"), "x")]}])
+
+
+def column(rows: list[dict], name: str) -> list[float]:
+    return [row[name] for row in rows]
 
 
 if __name__ == "__main__":

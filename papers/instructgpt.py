@@ -1,23 +1,32 @@
 """
 InstructGPT in depth: what else the paper claims, as far as a laptop can test it.
 
-`python rlhf.py` shows the ladder GPT < GPT prompted < SFT < PPO. Here are the further claims,
-a table each:
-    sizes      a small aligned model is preferred to a large one that is not (§4.1)
-    tax        gamma repairs the loss of pretraining performance, no beta does (App. E.6)
-    agreement  labelers agree on 72.6 % of the pairs (§3.4; the world's noise was chosen for this)
-    folds      reward models predict training labelers better than others (§4.1)
-    batching   all pairs of a prompt as one element; shuffled pairs overfit in one pass (§3.5)
-    epochs     SFT overfits after one epoch, and yet more epochs raise the score (§3.5)
-    unseen     unseen languages and wordings are followed, false premises accepted (§4.3)
-    memory     what was told in turn one, by distance (no claim of the paper)
+`python rlhf.py` shows the ladder GPT < GPT prompted < SFT < PPO. Here are the
+further claims, a table each:
+    sizes       a small aligned model is preferred to a large one that is not (§4.1)
+    tax         gamma repairs the loss of pretraining performance, no beta does
+                (App. E.6)
+    agreement   labelers agree on 72.6 % of the pairs (§3.4); the world's noise was
+                chosen for this
+    folds       reward models predict training labelers better than others (§4.1)
+    batching    all pairs of a prompt are one element; shuffled, they overfit in a
+                single pass (§3.5)
+    epochs      SFT overfits after one epoch, and yet more epochs raise the score
+                (§3.5)
+    unseen      instructions in unseen languages and words are followed, and false
+                premises are accepted (§4.3)
+    memory      what was told in turn one, by distance (no claim of the paper)
 
-    python -m papers.instructgpt                20 minutes on 2 CPU cores, `python rlhf.py` included
+    python -m papers.instructgpt                20 minutes on 2 CPU cores, with
+                                                `python rlhf.py`, the base
     python -m papers.instructgpt --base NAME    on another finished run
     python -m papers.instructgpt --fast         a smoke run on a base of its own
 
-Results go to runs/instructgpt-depth; a table whose file is there is not made again. The
-tables from agreement to epochs are in instructgpt_data.py, the last two in instructgpt_unseen.py.
+Results go to runs/instructgpt-depth; a table whose file is there is not made again.
+The tables from agreement to epochs are in instructgpt_data.py, the last two in
+instructgpt_unseen.py.
+
+
 Paper: InstructGPT (arXiv:2203.02155).
 """
 import copy
@@ -29,10 +38,10 @@ from pathlib import Path
 import numpy as np
 
 import rlhf
-from data import command_line, option, run_folder
-from gpt import GPTConfig, evaluate, plot, print_table
+from data import UserError, command_line, option, run_folder
+from gpt import PRESETS, GPTConfig, evaluate, plot, print_table
 from papers.instructgpt_data import agreement, batching, epochs_of_sft, labeler_folds
-from papers.instructgpt_run import Run, load_run, options_of
+from papers.instructgpt_run import Run, base_of, load_run
 from papers.instructgpt_unseen import memory, unseen
 from rlhf import PPOConfig, win_rate
 
@@ -44,7 +53,7 @@ BETAS = (0.02, 0.6, 2.0)                  # without gamma
 
 @dataclass
 class Options:
-    base: str = option("instructgpt", "the finished run to start from (made if it is missing)")
+    base: str = option("instructgpt", "the run to start from (made if it is missing)")
     name: str = option("instructgpt-depth", "results go to runs/NAME")
     fast: bool = option(False, "a smoke run of seconds, on a base of its own")
     fresh: bool = option(False, "make every table anew, but for the base")
@@ -52,16 +61,19 @@ class Options:
 
 def two_sizes(run: Run) -> list[dict]:
     """The whole pipeline on two sizes; win rates against three of the large models."""
-    small_options = dataclasses.replace(run.options, name=f"{run.options.name}-180k")
-    small = load_run(small_options, SMALL, run.results)
+    shape = SMALL
+    if run.base.config.n_embd < SMALL.n_embd:        # of a smoke run
+        shape = run.base.config
+    options = dataclasses.replace(run.options, name=f"{run.options.name}-180k")
+    small = load_run(options, shape, run.results)
     conversations = [prompt.messages for prompt in run.task.test]
     limit = run.options.max_response
 
     golds = {}          # (size, model): gold scores of two answers to every prompt
     for size, one in (("760k", run), ("180k", small)):
-        speakers = {
-            "GPT": rlhf.forum_speaker(one.base, one.tokenizer, max_new_tokens=limit),
-            "GPT prompted": rlhf.forum_speaker(one.base, one.tokenizer, run.task.shots, limit)}
+        speakers = {}
+        for name, shots in (("GPT", []), ("GPT prompted", run.task.shots)):
+            speakers[name] = rlhf.forum_speaker(one.base, one.tokenizer, shots, limit)
         for name, model in one.chats.items():
             speakers[name] = one.speaker(model)
         for name, speaker in speakers.items():
@@ -69,19 +81,20 @@ def two_sizes(run: Run) -> list[dict]:
             for seed in (3, 4):
                 golds[size, name] += run.task.gold(speaker(conversations, seed))
 
+    opponents = {"win against 760k SFT": "SFT", "win against 760k GPT": "GPT",
+                 "against 760k GPT prompted": "GPT prompted"}
     rows = []
     for (size, name), scores in golds.items():
-        rows.append({
-            "size": size, "model": name,
-            "win against 760k SFT": win_rate(scores, golds["760k", "SFT"])["win"],
-            "win against 760k GPT": win_rate(scores, golds["760k", "GPT"])["win"],
-            "against 760k GPT prompted": win_rate(scores, golds["760k", "GPT prompted"])["win"],
-            "gold": float(np.mean(scores))})
+        row = {"size": size, "model": name}
+        for column, opponent in opponents.items():
+            row[column] = win_rate(scores, golds["760k", opponent])["win"]
+        row["gold"] = float(np.mean(scores))
+        rows.append(row)
     return rows
 
 
 def tax(run: Run) -> list[dict]:
-    """The pretraining loss and the reward after short PPO runs, over gamma and over beta."""
+    """The pretraining loss and the reward after short PPO runs, over gamma and beta."""
     options = run.options
     settings = [(options.kl_coef, gamma) for gamma in GAMMAS]
     settings += [(beta, 0) for beta in BETAS]
@@ -95,8 +108,8 @@ def tax(run: Run) -> list[dict]:
 
         def train(log):
             ptx = run.pretraining(config.ptx_sequences) if gamma else None
-            rlhf.train_ppo(policy, run.reward_model, run.tokenizer, run.task.prompt_source(),
-                           config, log, ptx)
+            rlhf.train_ppo(policy, run.reward_model, run.tokenizer,
+                           run.task.prompt_source(), config, log, ptx)
 
         path = run.results / f"tax_{beta}_{gamma}.pt"
         policy = rlhf.trained(path, policy, run.tokenizer, train)
@@ -119,8 +132,8 @@ PAPER = {
     "folds": "reward models agree with training labelers in 72.4 %, with others in 69.6 %",
     "batching": "one element per prompt is right, shuffled pairs overfit in a single pass",
     "epochs": "validation loss overfits after one epoch, more epochs still raise the score",
-    "unseen": "instructions are followed, also in other languages; false premises are accepted",
-    "memory": "does not test this; in our training there is at most one exchange in between"}
+    "unseen": "other languages are followed, too; false premises are accepted",
+    "memory": "does not test this; our training has at most one exchange in between"}
 
 
 def draw(path: Path, tables: dict[str, list[dict]]):
@@ -158,7 +171,10 @@ def draw(path: Path, tables: dict[str, list[dict]]):
 
 def instructgpt(options: Options = Options()):
     """The paper's further claims on a finished run, each a table."""
-    base, shape = options_of(options.base, options.fast)
+    base, shape = base_of(options)
+    if shape != PRESETS["laptop"] and not options.fast:
+        raise UserError(f"runs/{options.base} has another shape than the default: "
+                        "the tables compare the default model with a smaller one")
     folder = run_folder(options.name, {"base": dataclasses.asdict(base)}, options.fresh)
     run = load_run(base, shape, folder)
     if options.fast:

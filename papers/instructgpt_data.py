@@ -1,11 +1,15 @@
 """
-InstructGPT's data, put to the test: whose comparisons, in which batches, for how many epochs.
+InstructGPT's data, put to the test: whose comparisons, in which batches, how often.
 
 Four tables of `python -m papers.instructgpt`:
-    agreement       two labelers agree on 72.6 % of the pairs (§3.4); so does a reward model (§4.1)
-    labeler_folds   a reward model predicts training labelers better than others (§4.1, E.2)
-    batching        all pairs of a prompt are one element; shuffled, they overfit at once (§3.5)
-    epochs_of_sft   SFT overfits after one epoch, and yet more epochs raise the score (§3.5)
+    agreement       two labelers agree on 72.6 % of the pairs (§3.4), a reward model
+                    and a labeler on 72.4 % (§4.1)
+    labeler_folds   a reward model predicts training labelers better than others
+                    (§4.1, E.2)
+    batching        all pairs of a prompt are one element; shuffled, they overfit in
+                    a single pass (§3.5)
+    epochs_of_sft   SFT overfits after one epoch, and yet more epochs raise the score
+                    (§3.5)
 
 Paper: InstructGPT (arXiv:2203.02155).
 """
@@ -26,7 +30,7 @@ LABELERS, FOLDS = 10, 5
 EPOCHS = (1, 2, 4, 8, 16)
 
 
-# -------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------
 # Labelers and reward models
 
 
@@ -57,8 +61,8 @@ def share_alike(run: Run, answered: list) -> float:
 
 
 def agreement(run: Run) -> list[dict]:
-    """On held-out prompts: two labelers, and the reward model of each round with one of them and
-    with the rubric itself."""
+    """On held-out prompts: two labelers, and the reward model of each round with one of
+    them and with the rubric itself."""
     sft = run.speaker(run.sft)
     both = [sft, run.speaker(run.chats["PPO round one"])]
     rows = []
@@ -74,21 +78,26 @@ def agreement(run: Run) -> list[dict]:
     return rows
 
 
-# -------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------
 # Labelers with weights of their own
 
 
 def rubric_of(labeler: int, spread: float = 0.5) -> dict[str, float]:
-    """One labeler's weights of the parts of a verdict: RUBRIC's, each times exp(N(0, spread))."""
+    """One labeler's weights of the parts of a verdict: RUBRIC's, each times
+    exp(N(0, spread))."""
     rng = random.Random(f"labeler {labeler}")
-    return {part: weight * math.exp(rng.gauss(0, spread)) for part, weight in RUBRIC.items()}
+    rubric = {}
+    for part, weight in RUBRIC.items():
+        rubric[part] = weight * math.exp(rng.gauss(0, spread))
+    return rubric
 
 
 def compared_by(world, answered: list, labelers: list[int]) -> list[Comparison]:
-    """Comparisons of (instruction, answers): each prompt is ranked by one of the labelers, in turn.
+    """Comparisons of (instruction, answers): each prompt is ranked by one of the
+    labelers, in turn.
 
-    The utility of an answer is the labeler's score of it plus Gumbel noise, as in data.label.
-    Comparisons in which all answers are equal are left out.
+    The utility of an answer is the labeler's score of it plus Gumbel noise, as in
+    data.label. Comparisons in which all answers are equal are left out.
     """
     rng = random.Random(str(labelers))
     comparisons = []
@@ -108,7 +117,8 @@ def compared_by(world, answered: list, labelers: list[int]) -> list[Comparison]:
 
 
 def labeler_folds(run: Run) -> list[dict]:
-    """Ten labelers in five groups: train on four groups, test on their labels and the fifth's."""
+    """Ten labelers in five groups: train on four groups, test on labels of these and of
+    the fifth."""
     task = run.task
     prompts = run.options.comparison_prompts
     answered = task.answers([run.speaker(run.sft)], min(800, prompts), "train", 30)
@@ -120,8 +130,9 @@ def labeler_folds(run: Run) -> list[dict]:
         training = [labeler for labeler in range(LABELERS) if labeler % FOLDS != fold]
         torch.manual_seed(fold)
         model = RewardModel(run.sft)
-        rlhf.train_reward_model(model, run.tokenizer, compared_by(task.world, answered, training),
-                                task.demonstrations, RewardConfig(seed=fold), no_log)
+        comparisons = compared_by(task.world, answered, training)
+        rlhf.train_reward_model(model, run.tokenizer, comparisons, task.demonstrations,
+                                RewardConfig(seed=fold), no_log)
         row = {"fold": str(fold)}
         for name, labelers in (("training labelers", training), ("others", others)):
             comparisons = compared_by(task.world, held_out, labelers)
@@ -140,7 +151,7 @@ def no_log(step: int, steps: int, **values):
     """A log of training runs of which only the result counts."""
 
 
-# -------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------
 # One element per prompt
 
 
@@ -165,12 +176,14 @@ def pairs_of(comparisons: list[Comparison]) -> list[Comparison]:
             for j in range(i):
                 if c.ranks[i] != c.ranks[j]:
                     responses = [c.responses[i], c.responses[j]]
-                    pairs.append(Comparison(c.messages, responses, [c.ranks[i], c.ranks[j]]))
+                    ranks = [c.ranks[i], c.ranks[j]]
+                    pairs.append(Comparison(c.messages, responses, ranks))
     return pairs
 
 
 def batching(run: Run) -> list[dict]:
-    """A prompt with all its pairs as one element, or all pairs shuffled; as many pairs per step."""
+    """A prompt with all its pairs as one element, or all pairs shuffled; both with as
+    many pairs per step."""
     task = run.task
     prompts = min(400, run.options.comparison_prompts)
     speakers = [run.speaker(run.sft)]
@@ -186,7 +199,8 @@ def batching(run: Run) -> list[dict]:
         for epoch in (1, 2, 3):             # each with a learning rate schedule of its own
             losses = []
             config = RewardConfig(batch_size=batch_size, seed=epoch)
-            rlhf.train_reward_model(model, run.tokenizer, comparisons, task.demonstrations, config,
+            rlhf.train_reward_model(model, run.tokenizer, comparisons,
+                                    task.demonstrations, config,
                                     lambda step, steps, loss: losses.append(loss))
             rows.append({
                 "batches of": name, "epoch": epoch,
@@ -196,12 +210,13 @@ def batching(run: Run) -> list[dict]:
     return rows
 
 
-# -------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------
 # Epochs of SFT
 
 
 def epochs_of_sft(run: Run) -> list[dict]:
-    """The validation loss, the reward model's score and gold, by epochs over the demonstrations."""
+    """The validation loss, the reward model's score and gold, by epochs over the
+    demonstrations."""
     rng = random.Random(0)
     held_out = []
     for prompt in run.task.test:

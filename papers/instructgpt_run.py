@@ -1,5 +1,6 @@
 """
-A finished `python rlhf.py`, which papers/instructgpt.py and papers/overoptimization.py start from.
+A finished `python rlhf.py`, from which papers/instructgpt.py and
+papers/overoptimization.py start.
 """
 import dataclasses
 import json
@@ -51,28 +52,43 @@ class Run:
         return Batches(self.stream("train"), sequences, block_size, self.options.seed)
 
     def score(self, model: GPT, reward_model=None, seed: int = 2):
-        """One answer to each held-out prompt: (Rollout with scores and KL, texts, gold scores)."""
+        """One answer to each held-out prompt: (Rollout with scores and KL, texts, gold
+        scores)."""
         config = rlhf.PPOConfig(max_response=self.options.max_response)
-        rollout, answers = rlhf.answer_test(model, self.sft, reward_model or self.reward_model,
+        reward_model = reward_model or self.reward_model
+        rollout, answers = rlhf.answer_test(model, self.sft, reward_model,
                                             self.tokenizer, self.task, config, seed)
         return rollout, answers, np.array(self.task.gold(answers))
 
 
-def options_of(name: str, fast: bool) -> tuple[rlhf.Options, GPTConfig]:
-    """What runs/NAME was made with, the defaults if there is none; of a tiny run if `fast`."""
-    if fast:
-        return rlhf.Options(name=f"{name}-fast", **FAST), FAST_SHAPE
+def options_of(name: str) -> tuple[rlhf.Options, GPTConfig]:
+    """What runs/NAME was made with, and its model's shape; the defaults if there is no
+    such run."""
     path = Path("runs") / name / "settings.json"
     if not path.exists():
         return rlhf.Options(name=name), PRESETS["laptop"]
-    settings = json.loads(path.read_text())
-    shape = {}
-    for field in dataclasses.fields(GPTConfig):
-        shape[field.name] = settings.pop(field.name)
-    options = rlhf.Options(name=name, **settings)
-    if options.demonstrations or options.comparisons or options.reward or options.init:
-        raise UserError(f"runs/{name} is a run on your own data or model, which no rubric can judge")
-    return options, GPTConfig(**shape)
+    try:
+        settings = json.loads(path.read_text())
+        shape = {}
+        for field in dataclasses.fields(GPTConfig):
+            shape[field.name] = settings.pop(field.name)
+        return rlhf.Options(name=name, **settings), GPTConfig(**shape)
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise UserError(f"{path} is not of a run of `python rlhf.py`, or damaged") from None
+
+
+def base_of(options) -> tuple[rlhf.Options, GPTConfig]:
+    """The run that a script starts from, by its options `base`, `name` and `fast`."""
+    if options.fast:
+        return rlhf.Options(name=f"{options.base}-fast", **FAST), FAST_SHAPE
+    if options.name == options.base:
+        raise UserError("--name and --base are the same: "
+                        "the base keeps its folder to itself")
+    base, shape = options_of(options.base)
+    if base.demonstrations or base.comparisons or base.reward or base.init:
+        raise UserError(f"runs/{base.name} is a run on your own data or model: "
+                        "no rubric knows its gold score")
+    return base, shape
 
 
 def load_run(options: rlhf.Options, shape: GPTConfig, results: Path) -> Run:

@@ -1,11 +1,11 @@
 """
-InstructGPT on what no demonstration has shown: other words, another language, false premises.
+InstructGPT on what no demonstration has shown: words, a language, false premises.
 
 Two tables of `python -m papers.instructgpt`:
-    unseen    instructions are followed in languages and of kinds that fine-tuning hardly has, and
-              false premises are accepted (§4.3)
-    memory    what was told in turn one, by the exchanges in between (in training at most one); the
-              paper does not test this
+    unseen    instructions are followed in languages and of kinds that fine-tuning
+              hardly has, and false premises are accepted (§4.3)
+    memory    what was told in turn one, by the exchanges in between (in training at
+              most one); the paper does not test this
 
 Paper: InstructGPT (arXiv:2203.02155).
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 import data
 import rlhf
-from data import LISTS, NUMBERS, TOPICS, Instruction, Tokenizer, World, judge, split_sentences
+from data import LISTS, NUMBERS, TOPICS, Instruction, Tokenizer, World, judge
 from gpt import GPT, complete
 from papers.instructgpt_run import Run
 
@@ -25,8 +25,8 @@ def ask(use_case: str, text: str, **goal) -> Instruction:
 
 
 def reworded(world: World, rng: random.Random, scene: int) -> Instruction:
-    """A held-out task in words that only the world's web uses: no demonstration, no comparison and
-    no prompt of PPO. Four scenes, 0 to 3."""
+    """A held-out task in words that only the world's web uses: no demonstration, no
+    comparison and no prompt of PPO. Four scenes, 0 to 3."""
     if scene == 0:
         text, answer = world.order(rng, "test")
         return ask("unseen wording", f"How do I say this nicely? {text}", say=answer)
@@ -42,14 +42,14 @@ def reworded(world: World, rng: random.Random, scene: int) -> Instruction:
 
 
 def translation(world: World, rng: random.Random) -> Instruction:
-    """A phrase to translate, behind three lines of a phrasebook: only the web has such lines."""
+    """A phrase to translate, after three lines of a phrasebook, which only the web has."""
     phrase, answer = world.phrase(rng, "test")
     examples = data.phrasebook(world, rng, order=1, lines=3)
     return ask("second language", f"{examples}\n{phrase} =", say=answer)
 
 
 def false_premise(world: World, rng: random.Random) -> list[Instruction]:
-    """A question behind a false statement that would answer it, and the same question alone."""
+    """A question after a false statement that would answer it; the question alone."""
     person = rng.choice(world.people_of("test"))
     topic = rng.choice(world.topics_of(person, "test"))
     values, _, questions = TOPICS[topic]
@@ -61,7 +61,8 @@ def false_premise(world: World, rng: random.Random) -> list[Instruction]:
 
 
 def unseen_instructions(world: World, count: int, seed: int) -> list[Instruction]:
-    """The kinds above in turn, `count` in all; a false premise and its question count once."""
+    """The kinds above in turn, `count` in all; a false premise and its question count
+    as one."""
     rng = random.Random(f"unseen {world.seed} {seed}")
     drawn = []
     for number in range(count):
@@ -83,7 +84,8 @@ def text_speaker(model: GPT, tokenizer: Tokenizer, max_new_tokens: int) -> rlhf.
         prompts = []
         for messages in conversations:
             prompts.append([tokenizer.eot, *tokenizer.encode(messages[-1]["content"])])
-        return complete(model, tokenizer, prompts, (newline, tokenizer.eot), max_new_tokens, seed)
+        stops = (newline, tokenizer.eot)
+        return complete(model, tokenizer, prompts, stops, max_new_tokens, seed)
 
     return speak
 
@@ -107,9 +109,9 @@ def unseen(run: Run, count: int = 360, examples: int = 14) -> list[dict]:
     return [{"model": name, **shares(world, prompts, answers[name])} for name in answers]
 
 
-def shares(world: World, prompts: list[Instruction], answers: list[tuple[str, bool]]) -> dict:
-    """Means over the prompts of each kind: how helpful the answers are, how many are translated,
-    how many invent a fact."""
+def shares(world: World, prompts: list[Instruction], answers: list) -> dict:
+    """Means over the prompts of each kind: how helpful the answers are, how many are
+    translated, how many invent a fact."""
     helpful, invented, translated = {}, {}, []
     for prompt, (text, ended) in zip(prompts, answers):
         verdict = judge(world, prompt, text, ended)
@@ -124,21 +126,22 @@ def shares(world: World, prompts: list[Instruction], answers: list[tuple[str, bo
             "invented": float(np.mean(invented["false premise"]))}
 
 
-# -------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------
 # Early turns
 
 
 def told_at_first(world: World, count: int) -> list[Instruction]:
-    """Different held-out conversations in which turn three asks for something told in turn one."""
+    """Distinct held-out conversations: told in turn one, asked for in turn three."""
     cases = {}
     for instruction in data.instructions(world, "test", 30 * count, seed=5):
-        if len(instruction.messages) == 5:        # told, a reply, small talk, a reply, asked
+        if len(instruction.messages) == 5:  # told, reply, small talk, reply, asked
             cases[str(instruction.messages)] = instruction
     return list(cases.values())[:count]
 
 
 def with_exchanges(cases: list[Instruction], between: int) -> list[list[dict]]:
-    """The conversations with `between` exchanges of small talk: their own, then the next cases'."""
+    """The conversations with `between` exchanges of small talk: their own, then those of
+    the next cases."""
     conversations = []
     for place, case in enumerate(cases):
         middle = []
@@ -150,7 +153,8 @@ def with_exchanges(cases: list[Instruction], between: int) -> list[list[dict]]:
 
 
 def memory(run: Run, count: int = 200) -> list[dict]:
-    """The share of right answers about what was told in turn one, by the exchanges in between."""
+    """The share of right answers about what was told in turn one, by the exchanges in
+    between."""
     cases = told_at_first(run.task.world, count)
     rows = []
     for name in ("SFT", "PPO", "PPO-ptx"):

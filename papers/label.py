@@ -1,16 +1,17 @@
 """
 Rank answers yourself. A reward model then trains on your comparisons.
 
-InstructGPT's labelers rank K = 4 to 9 answers to a prompt at once [§3.4]. This shows a prompt and
-K answers by a run's SFT model; `3 1=4 2` says that answer 3 is best, 1 and 4 are equal, 2 is last.
-Each ranking is appended to a file of comparisons, and the command that trains on them is printed at
-the end.
+InstructGPT's labelers rank K = 4 to 9 answers to a prompt at once [§3.4]. This shows a
+prompt and K answers by a run's SFT model; `3 1=4 2` says that answer 3 is best, 1 and 4
+are equal, 2 is last. Each ranking is appended to a file of comparisons, and the command
+that trains on them is printed at the end.
 
-    python -m papers.label                          the world's prompts, runs/instructgpt's SFT model
+    python -m papers.label                          answers by runs/instructgpt
     python -m papers.label --prompts FILE           your own prompts, one per line
     python rlhf.py --comparisons comparisons.jsonl  trains on your rankings
 
-Prompts that the file has already are not asked again. Paper: InstructGPT (arXiv:2203.02155).
+Prompts that the file has already are not asked again.
+Paper: InstructGPT (arXiv:2203.02155).
 """
 import json
 import re
@@ -20,6 +21,7 @@ from pathlib import Path
 from data import (UserError, World, command_line, instructions, load_comparisons, load_text,
                   option)
 from gpt import load_model
+from papers.instructgpt_run import options_of
 from rlhf import chat_speaker, knows_chat, require_room
 
 
@@ -35,7 +37,8 @@ class Options:
 
 
 def parse_ranking(line: str, count: int) -> list[int] | None:
-    """"3 1=4 2" -> the ranks of answers 1 to 4, [1, 2, 0, 1]; None unless it names each once."""
+    """"3 1=4 2" -> the ranks of answers 1 to 4, [1, 2, 0, 1]. None unless it names each
+    of them once."""
     groups = []
     for group in re.sub(r"\s*=\s*", "=", line).split():
         groups.append(group.split("="))
@@ -53,7 +56,8 @@ def parse_ranking(line: str, count: int) -> list[int] | None:
 
 
 def read_ranking(count: int) -> list[int] | None:
-    """Ask until the line is a ranking of `count` answers. [] skips the prompt, None ends it all."""
+    """Ask until the line is a ranking of `count` answers. [] skips the prompt, None ends
+    the session."""
     while True:
         try:
             line = input("rank> ").strip()
@@ -80,14 +84,14 @@ def read_prompts(path: str) -> list[list[dict]]:
     return conversations
 
 
-def append_comparison(path: str, messages: list[dict], responses: list[str], ranks: list[int]):
+def append_comparison(path: str, messages: list[dict], responses: list, ranks: list):
     record = {"prompt": messages, "responses": responses, "ranks": ranks}
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def label(options: Options = Options()):
-    """Rank K answers to each prompt yourself; a reward model then trains on your comparisons."""
+    """Rank K answers to each prompt yourself, for a reward model to train on."""
     path = options.model or f"runs/{options.name}/sft.pt"
     model, tokenizer = load_model(path)
     if not knows_chat(path):
@@ -95,12 +99,11 @@ def label(options: Options = Options()):
     require_room(options.max_response, model.config.block_size)
     speak = chat_speaker(model, tokenizer, options.max_response)
 
-    settings_file = Path("runs") / options.name / "settings.json"
-    settings = json.loads(settings_file.read_text()) if settings_file.exists() else {}
+    run, _ = options_of(options.name)
     if options.prompts:
         conversations = read_prompts(options.prompts)
     else:
-        drawn = instructions(World(settings.get("seed", 0)), "train", 1000, seed=9)
+        drawn = instructions(World(run.seed), "train", 1000, seed=9)
         conversations = [instruction.messages for instruction in drawn]
     if not Path(options.output).absolute().parent.is_dir():
         raise UserError(f"the folder of --output {options.output} does not exist")
@@ -113,7 +116,8 @@ def label(options: Options = Options()):
         if messages in labeled:
             continue
         answers = speak([messages] * options.answers, options.seed + number)
-        responses = list(dict.fromkeys(text for text, _ in answers if text))    # equal ones once
+        texts = [text for text, _ in answers if text]
+        responses = list(dict.fromkeys(texts))              # equal ones once
         if len(responses) < 2:
             continue
 
@@ -129,8 +133,8 @@ def label(options: Options = Options()):
         print("\nthere are no more prompts")
 
     text = ""
-    if not options.model:                # what the model was pretrained on is mixed in again
-        text = f" --data {settings.get('data') or 'world'} --seed {settings.get('seed', 0)}"
+    if not options.model:                # its pretraining text is mixed in again
+        text = f" --data {run.data or 'world'} --seed {run.seed}"
     print("\ntrain on your rankings: "
           f"python rlhf.py --init {path}{text} --comparisons {options.output}")
 

@@ -1,14 +1,16 @@
 """
 Over-optimisation: what happens to the truth when a reward model is optimized too far.
 
-Three reward models (proxies) learn from the rubric's own ranking of SFT answers to 100, 400 and
-1,600 prompts. Each is then optimized, by best of n and by PPO without a KL penalty, and the rubric
-(gold) judges the result. With d = sqrt(KL to the initial policy), Gao et al. claim:
+Three reward models (proxies) learn from the rubric's own ranking of SFT answers to
+100, 400 and 1,600 prompts. Each is then optimized, by best of n and by PPO without a KL
+penalty, and the rubric (gold) judges the result. With d = sqrt(KL to the initial
+policy), Gao et al. claim:
     gold rises, peaks and falls while the proxy goes on rising
     best of n follows  R(d) = d (alpha - beta d),  RL follows  R(d) = d (alpha - beta log d)
     more comparisons move the peak of gold up
 
-    python -m papers.overoptimization           6 minutes after `python rlhf.py` on 2 CPU cores
+    python -m papers.overoptimization           6 minutes on 2 CPU cores, after
+                                                `python rlhf.py`, the base
     python -m papers.overoptimization --fast    a smoke run on a base of its own
 
 Results go to runs/overoptimization. Paper: Gao et al. 2022 (arXiv:2210.10760).
@@ -23,18 +25,18 @@ import numpy as np
 import torch
 
 import rlhf
-from data import UserError, command_line, option, run_folder
+from data import command_line, option, run_folder
 from gpt import plot, print_table
 from papers.instructgpt_data import ranked_by_rubric
-from papers.instructgpt_run import Run, load_run, options_of
+from papers.instructgpt_run import Run, base_of, load_run
 from rlhf import PPOConfig, RewardConfig, RewardModel, WorldTask
 
-SHARES = (16, 4, 1)      # the proxies learn from a sixteenth, a quarter and all of the prompts
+SHARES = (16, 4, 1)      # of the prompts: a sixteenth, a quarter and all of them
 
 
 @dataclass
 class Options:
-    base: str = option("instructgpt", "the run whose SFT model is taken (made if it is missing)")
+    base: str = option("instructgpt", "the run to start from (made if it is missing)")
     name: str = option("overoptimization", "results go to runs/NAME")
     prompts: int = option(1600, "behind the largest reward model", at_least=32)
     iterations: int = option(40, "of PPO without a KL penalty", at_least=1)
@@ -49,7 +51,7 @@ FAST = {"prompts": 32, "iterations": 2, "answers": 4, "test_prompts": 16}
 
 
 def train_proxy(run: Run, prompts: int) -> RewardModel:
-    """A reward model of SFT answers to `prompts` prompts, ranked by the rubric without noise."""
+    """A reward model of SFT answers to `prompts` prompts, ranked by the rubric itself."""
     torch.manual_seed(run.options.seed)
     model = RewardModel(run.sft)
     config = RewardConfig(seed=run.options.seed)
@@ -59,7 +61,8 @@ def train_proxy(run: Run, prompts: int) -> RewardModel:
     def train(log):
         answered = task.answers(speakers, prompts, "train", rlhf.ROUND_ONE)
         comparisons = ranked_by_rubric(task.world, answered)
-        rlhf.train_reward_model(model, run.tokenizer, comparisons, task.demonstrations, config, log)
+        rlhf.train_reward_model(model, run.tokenizer, comparisons, task.demonstrations,
+                                config, log)
         held_out = task.answers(speakers, len(task.test) // 3, "test", rlhf.HELD_OUT)
         accuracy = rlhf.pair_accuracy(model, run.tokenizer,
                                       ranked_by_rubric(task.world, held_out))
@@ -71,7 +74,8 @@ def train_proxy(run: Run, prompts: int) -> RewardModel:
 
 @dataclass
 class Scale:
-    """Scores relative to the SFT model's answers: their mean is 0, their standard deviation 1."""
+    """Scores relative to the SFT model's answers, whose mean is 0 and whose standard
+    deviation is 1."""
     proxy: np.ndarray            # (prompts, answers)
     gold: np.ndarray             # (prompts, answers)
 
@@ -90,16 +94,16 @@ def sft_answers(run: Run, reward_model: RewardModel, count: int) -> Scale:
     return Scale(np.stack(proxy, axis=1), np.stack(gold, axis=1))
 
 
-# -------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------
 # The two ways to optimize: curves of points (d, proxy, gold)
 
 
 def best_of_n(proxy: np.ndarray, values: np.ndarray, n: int) -> float:
     """The expected value of the answer that the proxy likes best among n.
 
-    proxy and values are (prompts, N) of N >= n answers. Unbiased [Nakano et al. 2021, App. I]: in
-    the order of the proxy, the i-th of N answers is the best of a random n with probability
-    C(i-1, n-1) / C(N, n).
+    proxy and values are (prompts, N) of N >= n answers. Unbiased [Nakano et al. 2021,
+    App. I]: in the order of the proxy, the i-th of N answers is the best of a random n
+    with probability C(i-1, n-1) / C(N, n).
     """
     N = proxy.shape[1]
     weights = np.array([math.comb(i, n - 1) / math.comb(N, n) for i in range(N)])
@@ -108,7 +112,8 @@ def best_of_n(proxy: np.ndarray, values: np.ndarray, n: int) -> float:
 
 
 def best_of_n_curve(scale: Scale) -> list[tuple[float, float, float]]:
-    """n = 1, 2, 4 ... up to all answers; the KL of the best of n is at most log n - (n - 1) / n."""
+    """For n = 1, 2, 4 ... up to all answers. The KL of the best of n is at most
+    log n - (n - 1) / n."""
     points = []
     n = 1
     while n <= scale.proxy.shape[1]:
@@ -119,8 +124,9 @@ def best_of_n_curve(scale: Scale) -> list[tuple[float, float, float]]:
     return points
 
 
-def ppo_curve(run: Run, reward_model: RewardModel, scale: Scale, prompts: int, config: PPOConfig):
-    """PPO against the proxy, scored after every iteration: (points, the policy at the end)."""
+def ppo_curve(run: Run, reward_model: RewardModel, scale: Scale, prompts: int,
+              config: PPOConfig):
+    """PPO against the proxy, scored after every iteration: (points, the final policy)."""
     policy = copy.deepcopy(run.sft)
 
     def train(log):
@@ -130,8 +136,8 @@ def ppo_curve(run: Run, reward_model: RewardModel, scale: Scale, prompts: int, c
             proxy, gold = scale(rollout.scores.mean().item(), golds.mean())
             log(iteration, steps, **values, d=d, proxy=proxy, gold=gold)
 
-        rlhf.train_ppo(policy, reward_model, run.tokenizer, run.task.prompt_source(), config,
-                       log_with_gold)
+        rlhf.train_ppo(policy, reward_model, run.tokenizer, run.task.prompt_source(),
+                       config, log_with_gold)
 
     path = run.results / f"ppo{prompts}.pt"
     policy = rlhf.trained(path, policy, run.tokenizer, train)
@@ -155,7 +161,7 @@ def show_exploits(run: Run, policy, reward_model: RewardModel, count: int = 4):
         print(f"    score {score:6.2f}  gold {golds[place]:5.1f}   {answers[place][0]}")
 
 
-# -------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------
 # The table and the figure
 
 
@@ -183,7 +189,8 @@ def summary(prompts: int, method: str, points: list) -> dict:
     d, proxy, gold = np.array(points).T
     alpha, beta, peak = fit_gold(d[d > 0.2], gold[d > 0.2], method)
     top = int(gold.argmax())
-    return {"prompts": prompts, "method": method, "alpha": alpha, "beta": beta, "fit peaks": peak,
+    return {"prompts": prompts, "method": method,
+            "alpha": alpha, "beta": beta, "fit peaks": peak,
             "gold peaks at": float(d[top]), "gold there": float(gold[top]),
             "proxy there": float(proxy[top]), "last d": float(d[-1]),
             "last gold": float(gold[-1]), "last proxy": float(proxy[-1])}
@@ -205,10 +212,8 @@ def panel(method: str, curves: dict, rows: list[dict]) -> dict:
 
 
 def overoptimization(options: Options = Options()):
-    """Gold against proxy reward, best of n and PPO, for three sizes of the comparison data."""
-    if options.name == options.base:
-        raise UserError("--name and --base are the same: the base keeps its folder to itself")
-    base, shape = options_of(options.base, options.fast)
+    """Gold against proxy, best of n and PPO, for three sizes of the comparison data."""
+    base, shape = base_of(options)
     if options.fast:
         options = dataclasses.replace(options, **FAST)
     settings = {"base": dataclasses.asdict(base)}
@@ -217,8 +222,8 @@ def overoptimization(options: Options = Options()):
     folder = run_folder(options.name, settings, options.fresh)
     run = load_run(base, shape, folder)
     run.task = WorldTask(base.seed, options.test_prompts)
-    config = PPOConfig(iterations=options.iterations, max_response=base.max_response, kl_coef=0.0,
-                       lr=options.lr, seed=base.seed)
+    config = PPOConfig(iterations=options.iterations, max_response=base.max_response,
+                       kl_coef=0.0, lr=options.lr, seed=base.seed)
 
     curves, rows = {}, []
     for share in SHARES:
@@ -227,7 +232,8 @@ def overoptimization(options: Options = Options()):
         reward_model = train_proxy(run, prompts)
         scale = sft_answers(run, reward_model, options.answers)
         curves[prompts, "best of n"] = best_of_n_curve(scale)
-        curves[prompts, "PPO"], policy = ppo_curve(run, reward_model, scale, prompts, config)
+        points, policy = ppo_curve(run, reward_model, scale, prompts, config)
+        curves[prompts, "PPO"] = points
         for method in ("best of n", "PPO"):
             rows.append(summary(prompts, method, curves[prompts, method]))
         show_exploits(run, policy, reward_model)
