@@ -69,6 +69,7 @@ def options_of(name: str) -> tuple[rlhf.Options, GPTConfig]:
         return rlhf.Options(name=name), PRESETS["laptop"]
     try:
         settings = json.loads(path.read_text())
+        settings.pop("files", None)
         shape = {}
         for field in dataclasses.fields(GPTConfig):
             shape[field.name] = settings.pop(field.name)
