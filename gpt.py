@@ -49,9 +49,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data import (SPLIT_PATTERN, WORLD_DOCUMENTS, Batches, Tokenizer, UserError, World, atomic_write,
-                  command_line, file_stamps, load_text, option, right_pad, run_folder, tokenize_text, web,
-                  write_json)
+from data import (SPLIT_PATTERN, WORLD_DOCUMENTS, Batches, Tokenizer, UserError, World,
+                  atomic_write, command_line, file_stamps, load_text, option, right_pad,
+                  run_folder, tokenize_text, web, write_json)
 
 # ----------------------------------------------------------------------------------
 # 1. The family: GPTConfig, PRESETS   [GPT-2 Table 2; GPT-3 Table 2.1]

@@ -586,8 +586,8 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
             for mean, weight in zip(average.parameters(), policy.parameters()):
                 mean.data.lerp_(weight.data, 1 - config.ema_decay)
         means = {name: float(np.mean([info[name] for info in infos])) for name in infos[0]}
-        log(iteration, config.iterations, score=rollout.scores.mean().item(), kl=rollout.kl.mean().item(),
-            reward=rollout.rewards.sum(dim=1).mean().item(),
+        log(iteration, config.iterations, score=rollout.scores.mean().item(),
+            kl=rollout.kl.mean().item(), reward=rollout.rewards.sum(dim=1).mean().item(),
             length=rollout.mask.sum(dim=1).mean().item(),
             ended=rollout.ended.float().mean().item(), **means)
     policy.load_state_dict(average.state_dict())

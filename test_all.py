@@ -1974,3 +1974,43 @@ def test_a_person_can_label_and_the_reward_model_reads_it(papers, tokenizer):
     assert done.returncode == 0 and "name every answer" in done.stdout and not done.stderr
     [comparison] = data.load_comparisons("comparisons.jsonl")
     assert comparison.ranks == [1, 1, 0] and comparison.messages == [user("Tell me a story.")]
+
+
+# --------------------------------------------------------------------------------------------------
+# What is printed and left behind
+
+
+def test_what_a_killed_process_left_is_removed():
+    folder = Path("runs/killed")
+    folder.mkdir(parents=True)
+    (folder / ".train.bin.123.tmp").write_bytes(b"half")
+    data.run_folder("killed", {})
+    assert not list(folder.glob(".*.tmp"))
+
+
+def test_the_world_is_shown_with_its_labelers_and_a_text_without(capsys):
+    data.show()
+    shown = capsys.readouterr().out
+    assert all(use_case in shown for use_case in data.USE_CASES) and "[<|end|>]" in shown
+    Path("own.txt").write_text("A text of my own.")
+    data.show(data.ShowOptions(data="own.txt"))
+    shown = capsys.readouterr().out
+    assert "text" in shown and "open qa" not in shown
+
+
+def test_an_answer_loses_only_its_first_space_while_it_is_streamed(tokenizer, monkeypatch):
+    ids = tokenizer.encode(" Mia lives in Oslo.")
+    steps = [torch.tensor([i]) for i in (*ids, tokenizer.end, ids[0])]
+    monkeypatch.setattr(gpt, "generate_steps", lambda *args, **options: iter(steps))
+    pieces = rlhf.stream_reply(small_gpt(), tokenizer, [0], rlhf.ChatOptions(), None)
+    assert "".join(pieces) == "Mia lives in Oslo."
+
+
+def test_prompts_of_different_kinds_are_shown_with_every_answer(capsys):
+    task = rlhf.WorldTask(0, 40)
+    answers = {"SFT": [(f"one {i}", True) for i in range(40)],
+               "PPO": [(f"two {i}", False) for i in range(40)]}
+    rlhf.show_answers(task, answers, count=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("SFT" in line for line in lines) == sum("PPO" in line for line in lines) == 2
+    assert sum(line.endswith(" …") for line in lines) == 2

@@ -57,7 +57,7 @@ def parse_ranking(line: str, count: int) -> list[int] | None:
 
 def read_ranking(count: int) -> list[int] | None:
     """Ask until the line is a ranking of `count` answers. [] skips the prompt, None ends
-    the session."""
+    the labeling."""
     while True:
         try:
             line = input("rank> ").strip()
