@@ -1278,6 +1278,7 @@ def atomic_write(path: str | Path) -> Iterator[typing.BinaryIO]:
 
 
 def write_json(path: str | Path, content: object):
+    """Write a JSON file that appears whole or not at all."""
     with atomic_write(path) as file:
         file.write(json.dumps(content, indent=1).encode())
 
