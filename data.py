@@ -5,20 +5,16 @@
 """
 data.py: text in, integers out. Knows nothing of models.
 
-A GPT reads integers. This file makes them: it trains a byte-level BPE tokenizer, packs documents
-into one long stream of token ids and renders conversations. It also generates the world, a small
-English town with a web of its own, which needs no download and in which every answer can be checked.
+It trains a byte-level BPE tokenizer, packs documents into one stream of token ids and
+renders conversations. Its embedded text is the web of a small English town, in which
+every answer can be checked; your own text enters by the same doors.
 
-    python data.py                show the world, the tokenizer and the labelers (seconds)
-    python data.py --data FILE    show the same tokenizer on your own text
-
-Papers: GPT-2 §2.2 (byte-level BPE); GPT-3 (arXiv:2005.14165) App. B (packing);
-InstructGPT (arXiv:2203.02155) §3.2-3.4, Table 1 (prompts, labelers).
+    python data.py    show the world, the tokenizer and the labelers (seconds)
 
 Contents
     1. Byte-pair encoding: train_bpe, Tokenizer
     2. The token stream: tokenize_text, write_stream, Batches
-    3. Conversations: render_conversation, prompt_ids, fit, right_pad
+    3. Conversations: render_conversation, fit
     4. The world and its web: World, web
     5. Instructions and labelers: instructions, demonstrate, judge, label
     6. Your own data: load_text, load_demonstrations, load_comparisons
@@ -31,6 +27,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import gzip
 import heapq
 import inspect
@@ -55,19 +52,15 @@ import tiktoken
 # ----------------------------------------------------------------------------------
 # 1. Byte-pair encoding: train_bpe, Tokenizer   [GPT-2 §2.2]
 
-# Merges never cross the borders of these pieces: contractions | letters |
+# A text is cut into chunks, and no token crosses their borders: contractions | letters |
 # digits | other signs | white space. One leading space belongs to the word after it. The
 # possessive quantifiers (++) keep the regex from backtracking.
 SPLIT_PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
                  r"|\s++$|\s+(?!\S)|\s")
 
 # Control tokens take the ids after the merges. Only code that appends ids can
-# produce them: a text that spells "<|end|>" is encoded as those seven ordinary
-# characters.
+# produce them: a text that spells "<|end|>" is encoded as those seven characters.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
-
-MAX_CHUNK = 256  # characters; longer runs cost time and add no useful merges
-MAX_SPACES = 50_000  # a longer run of white space overflows the stack of tiktoken's regex engine
 
 
 def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
@@ -80,29 +73,23 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
 
     Ties go to the pair with the smallest ids, that is, the oldest tokens.
 
-    Args: text, a string or documents; vocab_size, at least 256. Returns {token
-    bytes: id}. Ids 0..255 are the bytes; a larger id is a later merge. The
-    vocabulary stays smaller than vocab_size if the text runs out of pairs.
+    text is a string or documents. Returns {token bytes: id}; the ids 0..255 are the bytes.
+    There are fewer than vocab_size tokens if the text runs out of pairs.
 
-    Counting all pairs again for every merge would take O(vocab_size x text). Instead,
-    `where` knows which chunks contain a pair and a heap knows which pair comes next, so
-    that a merge touches only the chunks it changes.
+    Counting all pairs again for every merge would take O(vocab_size x text).
+    Instead, `where` knows which chunks contain a pair, so that a merge touches
+    only these, and a heap knows which pair is the most frequent.
     """
     if vocab_size < 256:
-        raise UserError(f"a byte-level vocabulary has at least 256 tokens, not {vocab_size}")
+        raise UserError(f"--vocab-size must be at least {256 + len(SPECIAL_TOKENS)}: "
+                        "the 256 bytes and the control tokens")
 
     # Cut the text into chunks and keep each distinct chunk once, with its count.
-    documents = [text] if isinstance(text, str) else text
     chunk_counts = Counter()
-    for document in documents:
+    for document in [text] if isinstance(text, str) else text:
         chunk_counts.update(regex.findall(SPLIT_PATTERN, document))
-    chunks = []  # token ids of each distinct chunk
-    counts = []  # how often it occurs
-    for chunk, count in chunk_counts.items():
-        for start in range(0, len(chunk), MAX_CHUNK):
-            piece = chunk[start:start + MAX_CHUNK]
-            chunks.append(list(piece.encode("utf-8", errors="replace")))
-            counts.append(count)
+    chunks = [list(chunk.encode(errors="replace")) for chunk in chunk_counts]  # their token ids
+    counts = list(chunk_counts.values())
 
     # Count all pairs once.
     pair_counts = Counter()
@@ -118,8 +105,11 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
     ranks = {token: i for i, token in enumerate(vocabulary)}
     while heap and len(vocabulary) < vocab_size:
         negative_count, pair = heapq.heappop(heap)
-        if pair_counts[pair] != -negative_count:
-            continue  # the count has changed since this entry was pushed
+        count = pair_counts[pair]
+        if count < -negative_count:  # other merges have used up some of these pairs
+            if count > 0:
+                heapq.heappush(heap, (-count, pair))
+            continue
         token = vocabulary[pair[0]] + vocabulary[pair[1]]
         if token in ranks:
             continue  # two pairs can spell the same bytes: the first one counts
@@ -127,25 +117,22 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
         vocabulary.append(token)
         ranks[token] = new_id
 
-        # Merge the pair wherever it occurs, and keep the counts up to date.
-        changed = set()
+        # Merge the pair wherever it occurs. Only pairs with the new token become
+        # more frequent, so only these enter the heap.
+        new_pairs = set()
         for index in where.pop(pair):
-            old, count = chunks[index], counts[index]
+            old = chunks[index]
             new = merge_pair(old, pair, new_id)
-            if len(new) == len(old):
-                continue  # an earlier merge has already taken this pair away
             for neighbours in zip(old, old[1:]):
-                pair_counts[neighbours] -= count
-                changed.add(neighbours)
+                pair_counts[neighbours] -= counts[index]
             for neighbours in zip(new, new[1:]):
-                pair_counts[neighbours] += count
-                changed.add(neighbours)
-                if new_id in neighbours:  # `where` has this chunk for all other pairs
+                pair_counts[neighbours] += counts[index]
+                if new_id in neighbours:
                     where[neighbours].add(index)
+                    new_pairs.add(neighbours)
             chunks[index] = new
-        for neighbours in changed:
-            if pair_counts[neighbours] > 0:
-                heapq.heappush(heap, (-pair_counts[neighbours], neighbours))
+        for neighbours in new_pairs:
+            heapq.heappush(heap, (-pair_counts[neighbours], neighbours))
     return ranks
 
 
@@ -154,7 +141,7 @@ def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
     merged = []
     i = 0
     while i < len(ids):
-        if i + 1 < len(ids) and ids[i] == pair[0] and ids[i + 1] == pair[1]:
+        if tuple(ids[i:i + 2]) == pair:
             merged.append(new_id)
             i += 2
         else:
@@ -164,13 +151,11 @@ def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
 
 
 class Tokenizer:
-    """Text <-> token ids. The merges are ours; tiktoken applies them, because
-    it is fast.
+    """Text <-> token ids. The merges are ours; tiktoken applies them, because it is fast.
 
-    ranks: {token bytes: id} as `train_bpe` returns it. special: {name: id} of
-    control tokens that a vocabulary from elsewhere has; those of SPECIAL_TOKENS
-    that it lacks take the ids after all others. Raises UserError if one of the
-    256 bytes is missing or an id stands for two tokens.
+    ranks: {token bytes: id} as `train_bpe` returns it. special: {name: id} of control tokens
+    that a vocabulary from elsewhere has; those of SPECIAL_TOKENS that it lacks take the ids
+    after all others.
     """
 
     def __init__(self, ranks: dict[bytes, int], special: dict[str, int] | None = None):
@@ -178,10 +163,10 @@ class Tokenizer:
         self.special = dict(special or {})
         for name in SPECIAL_TOKENS:
             if name not in self.special:
-                self.special[name] = max([*ranks.values(), *self.special.values()], default=0) + 1
-        ids = [*ranks.values(), *self.special.values()]
+                self.special[name] = max([*ranks.values(), *self.special.values()]) + 1
+        ids = {*ranks.values(), *self.special.values()}
         has_all_bytes = all(bytes([byte]) in ranks for byte in range(256))
-        if not has_all_bytes or len(set(ids)) < len(ids) or min(ids) < 0:
+        if not has_all_bytes or len(ids) < len(ranks) + len(self.special) or min(ids) < 0:
             raise UserError("a tokenizer needs all 256 single bytes and an id for each token")
         self.vocab_size = max(ids) + 1
         self.eot = self.special["<|endoftext|>"]  # between documents
@@ -193,80 +178,61 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text. Never a special id, whatever the text spells."""
-        if len(text) <= MAX_SPACES or not regex.search(r"\s{%d}" % MAX_SPACES, text):
-            return self.encoding.encode_ordinary(text)
         ids = []
-        for start in range(0, len(text), MAX_SPACES):
-            ids += self.encoding.encode_ordinary(text[start:start + MAX_SPACES])
+        # A longer run of white space overflows the stack of tiktoken's regex engine.
+        for piece in re.split(r"(\s{50000})", text):
+            ids += self.encoding.encode_ordinary(piece)
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids; bytes that are not UTF-8 become U+FFFD. UserError on an id out of range."""
+        """Text of ids; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        try:
-            return self.encoding.decode_bytes([int(i) for i in ids])
-        except (KeyError, OverflowError) as error:
-            raise UserError(f"token id {error} is not in this vocabulary of "
-                            f"{self.vocab_size}") from None
+        return self.encoding.decode_bytes([int(i) for i in ids])
 
     def text_ids(self, ids: Iterable[int]) -> list[int]:
         """The ids without control tokens."""
         return [i for i in ids if i not in self.control_ids]
 
     def to_json(self) -> str:
-        """The whole tokenizer as text; the bytes of a token are written as Latin-1 characters."""
+        """The tokenizer as text; a byte is written as the Latin-1 character of its number."""
         tokens = {token.decode("latin-1"): i for token, i in self.ranks.items()}
-        return json.dumps({"format": "papergpt-bpe", "tokens": tokens, "special": self.special})
+        return json.dumps({"tokens": tokens, "special": self.special})
 
     @staticmethod
     def from_json(text: str) -> Tokenizer:
-        try:
-            content = json.loads(text)
-            ranks = {token.encode("latin-1"): i for token, i in content["tokens"].items()}
-            return Tokenizer(ranks, content["special"])
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError("this is not a tokenizer that Tokenizer.save wrote") from None
+        content = json.loads(text)
+        ranks = {token.encode("latin-1"): i for token, i in content["tokens"].items()}
+        return Tokenizer(ranks, content["special"])
 
-    def save(self, path: str | Path):
+    def save(self, path: Path):
         with atomic_write(path) as file:
             file.write(self.to_json().encode())
 
     @staticmethod
-    def load(path: str | Path) -> Tokenizer:
-        return Tokenizer.from_json(Path(path).read_text(encoding="utf-8", errors="replace"))
+    def load(path: Path) -> Tokenizer:
+        return Tokenizer.from_json(Path(path).read_text())
 
     @staticmethod
     def gpt2() -> Tokenizer:
-        """GPT-2's own 50,257 tokens, from tiktoken, which downloads them once;
-        our other control tokens come after them. UserError if they are not
-        cached and the download fails."""
-        try:
-            return Tokenizer(tiktoken.get_encoding("gpt2")._mergeable_ranks)
-        except Exception as error:  # requests' many errors, a bad checksum, an unwritable cache
-            raise UserError("GPT-2's vocabulary is not on this machine and could not be downloaded "
-                            f"({type(error).__name__}); connect once, or set TIKTOKEN_CACHE_DIR to "
-                            "a folder that holds it") from None
+        """GPT-2's own tokens, which tiktoken downloads once; our other control tokens follow."""
+        return Tokenizer(tiktoken.get_encoding("gpt2")._mergeable_ranks)
 
 
 # ----------------------------------------------------------------------------------
 # 2. The token stream: tokenize_text, write_stream, Batches   [GPT-2 §2.1; GPT-3 App. B]
 
+
 def tokenize_text(read: Callable[[], Iterable[str]], vocab_size: int,
                   folder: Path) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
-    """From documents to what training reads: (tokenizer, train stream,
-    validation stream).
+    """From documents to what training reads: (tokenizer, train stream, validation stream).
 
-    read() starts a pass over the documents; there are two, one to learn the
-    merges from (the first ten megabytes) and one to encode. vocab_size includes
-    the special tokens. Everything is kept in `folder` and loaded from there the
-    next time.
+    read() starts a pass over the documents: one to learn the merges from (the first ten
+    megabytes), one to encode. vocab_size includes the control tokens. What is in `folder`
+    already is loaded.
     """
-    tokenizer_path = folder / "tokenizer.json"
-    if vocab_size < 256 + len(SPECIAL_TOKENS):
-        raise UserError(f"--vocab-size must be at least {256 + len(SPECIAL_TOKENS)}, not {vocab_size}")
-    if not tokenizer_path.exists():
+    if not (folder / "tokens.bin").exists():
         sample, size = [], 0
         for document in read():
             sample.append(document)
@@ -274,55 +240,37 @@ def tokenize_text(read: Callable[[], Iterable[str]], vocab_size: int,
             if size > 10_000_000:
                 break
         tokenizer = Tokenizer(train_bpe(sample, vocab_size - len(SPECIAL_TOKENS)))
-        write_stream(read(), tokenizer, folder)
-        tokenizer.save(tokenizer_path)  # last: its presence means that all is there
-    tokenizer = Tokenizer.load(tokenizer_path)
-    return tokenizer, open_stream(folder / "train.bin"), open_stream(folder / "val.bin")
+        tokenizer.save(folder / "tokenizer.json")
+        write_stream(read(), tokenizer, folder / "tokens.bin")
+    return Tokenizer.load(folder / "tokenizer.json"), *open_stream(folder / "tokens.bin")
 
 
-def write_stream(documents: Iterable[str], tokenizer: Tokenizer, folder: Path):
-    """Tokenize documents into folder/train.bin and folder/val.bin.
-
-    Documents are packed one after another, each followed by <|endoftext|>
-    [GPT-3 App. B]. Every tenth document is for validation; with fewer than ten
-    documents the last tenth of the tokens is. Ids are written as they come, as
-    32-bit integers: memory stays flat.
-    """
-    count = 0
-    tokens = {"train": 0, "val": 0}
-    with atomic_write(folder / "train.bin") as train, atomic_write(folder / "val.bin") as val:
+def write_stream(documents: Iterable[str], tokenizer: Tokenizer, path: Path):
+    """Tokenize documents into a file of 32-bit ids, one document after another, each followed by
+    <|endoftext|>. [GPT-3 App. B] Ids are written as they come: memory stays flat."""
+    with atomic_write(path) as file:
         for document in documents:
-            ids = np.array([*tokenizer.encode(document), tokenizer.eot], np.uint32)
-            split, file = ("val", val) if count % 10 == 9 else ("train", train)
-            file.write(ids.tobytes())
-            tokens[split] += len(ids)
-            count += 1
-        if count < 10:
-            tokens["val"] = tokens["train"] // 10
-            tokens["train"] -= tokens["val"]
-            train.flush()
-            stream = np.fromfile(train.name, np.uint32)
-            val.write(stream[tokens["train"]:].tobytes())
-            train.truncate(tokens["train"] * 4)
-    print(f"{count:,} documents are {sum(tokens.values()):,} tokens "
-          f"of a vocabulary of {tokenizer.vocab_size:,}")
+            ids = [*tokenizer.encode(document), tokenizer.eot]
+            file.write(np.array(ids, np.uint32).tobytes())
+        print(f"{file.tell() // 4:,} tokens of a vocabulary of {tokenizer.vocab_size:,}")
 
 
-def open_stream(path: Path) -> np.ndarray:
-    """A token file as an array (number of tokens,) that is paged in as it is read."""
+def open_stream(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens in a file as two arrays that are paged in as they are read: for training,
+    and the last tenth for validation."""
     size = path.stat().st_size
-    if size % 4:
+    if size == 0 or size % 4:
         raise UserError(f"{path} is cut off: make it anew with --fresh")
-    return np.memmap(path, np.uint32, mode="r") if size else np.empty(0, np.uint32)
+    stream = np.memmap(path, np.uint32, mode="r")  # (tokens,)
+    cut = len(stream) - len(stream) // 10
+    return stream[:cut], stream[cut:]
 
 
 class Batches:
-    """Endless random windows of a token stream: next() -> x, y, both (B, T), y
-    one token ahead.
+    """Endless random windows of a token stream: next() -> x, y, both (B, T), y one token ahead.
 
-    Its own seeded generator draws them, and `state` says where it stands, so
-    that a resumed run reads on exactly. Raises UserError if the stream is
-    shorter than one window.
+    They are drawn by a seeded generator of its own, and `state` says where that stands, so
+    that a resumed run reads on exactly. UserError if the stream is shorter than one window.
     """
 
     def __init__(self, stream: np.ndarray, batch_size: int, block_size: int, seed: int):
@@ -350,48 +298,37 @@ class Batches:
 
 
 # ----------------------------------------------------------------------------------
-# 3. Conversations: render_conversation, prompt_ids, fit, right_pad
-
-ROLES = ("system", "user", "assistant")
+# 3. Conversations: render_conversation, fit
 
 
-def render_conversation(tokenizer: Tokenizer, messages: list[dict],
-                        reply: bool = False) -> tuple[list[int], list[int]]:
-    """Messages [{"role", "content"}, ...] to (ids, mask).
+def render_conversation(tokenizer: Tokenizer, messages: list[dict]) -> tuple[list[int], list[int]]:
+    """Messages [{"role": "system" | "user" | "assistant", "content": text}, ...] to (ids, mask).
 
         <|endoftext|> <|user|> content <|end|> <|assistant|> content <|end|> ...
               0          0        0       0          0          1       1
 
-    The mask is 1 exactly on what the assistant must learn to write: the
-    contents of its turns and the <|end|> after them. With reply=True the ids
-    stop after a fresh <|assistant|>, where a model goes on. A content starts
-    with one space, so that its first word is the token that the word is inside
-    a text, which is how pretraining knows it.
-
-    Contents are data: control tokens spelled in them stay text. UserError on
-    any other shape.
+    The mask is 1 exactly on what the assistant must learn to write: the contents of its turns
+    and the <|end|> after them. If the last turn is not the assistant's, the ids end with
+    <|assistant|>, where a model goes on. Contents are data: control tokens spelled in them
+    stay text. A content starts with one space, so that its first word is the token that the
+    word is inside a text, which is how pretraining knows it.
     """
     ids, mask = [tokenizer.eot], [0]
     for message in messages:
-        role, content = message.get("role"), message.get("content")
-        if role not in ROLES or not isinstance(content, str):
-            raise UserError(f"a message needs a role among {', '.join(ROLES)} and a content that "
-                            f"is text, not {message!r:.80}")
-        turn = [*tokenizer.encode(" " + content), tokenizer.end]
-        learned = 1 if role == "assistant" else 0
-        ids += [tokenizer.special[f"<|{role}|>"], *turn]
-        mask += [0, *[learned] * len(turn)]
-    if reply:
+        role = message["role"]
+        content = [*tokenizer.encode(" " + message["content"]), tokenizer.end]
+        ids += [tokenizer.special[f"<|{role}|>"], *content]
+        mask += [0, *[int(role == "assistant")] * len(content)]
+    if messages[-1]["role"] != "assistant":
         ids.append(tokenizer.special["<|assistant|>"])
         mask.append(0)
     return ids, mask
 
 
-def recent_turns(tokenizer: Tokenizer, messages: list[dict], limit: int,
-                 reply: bool = False) -> list[dict]:
+def recent_turns(tokenizer: Tokenizer, messages: list[dict], limit: int) -> list[dict]:
     """A conversation without its oldest exchanges, so that it fits into `limit` tokens. The
     system message and the newest question stay."""
-    while len(render_conversation(tokenizer, messages, reply)[0]) > limit:
+    while len(render_conversation(tokenizer, messages)[0]) > limit:
         questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
         if len(questions) < 2:
             break
@@ -399,42 +336,21 @@ def recent_turns(tokenizer: Tokenizer, messages: list[dict], limit: int,
     return messages
 
 
-def prompt_ids(tokenizer: Tokenizer, messages: list[dict], limit: int) -> list[int]:
-    """The ids of a conversation up to a fresh <|assistant|>. What does not fit into `limit`
-    tokens is cut: old exchanges first; if the newest question alone is too long, the front
-    of the ids, system message included."""
-    messages = recent_turns(tokenizer, messages, limit, reply=True)
-    return render_conversation(tokenizer, messages, reply=True)[0][-limit:]
-
-
 def fit(tokenizer: Tokenizer, messages: list[dict], limit: int) -> tuple[list[int], list[int]]:
-    """A rendered conversation (ids, mask), cut to `limit` tokens: old exchanges
-    first, then the end of the answer."""
+    """A rendered conversation (ids, mask), cut to `limit` tokens: old exchanges first, then
+    the end of an answer, or the front of what is to be answered, system message included."""
     ids, mask = render_conversation(tokenizer, recent_turns(tokenizer, messages, limit))
-    return ids[:limit], mask[:limit]
-
-
-def right_pad(rows: list[list[int]], value: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of different length -> one array (B, T) filled up on the right, and
-    their lengths (B,).
-
-    On the right, because attention is causal: nothing before a pad can see it,
-    and every token keeps the position that it was trained with. (Padding on the
-    left, as in Ziegler et al.'s code, needs shifted positions and a mask.)
-    """
-    lengths = np.array([len(row) for row in rows])
-    padded = np.full((len(rows), lengths.max()), value, dtype=np.int64)
-    for i, row in enumerate(rows):
-        padded[i, :len(row)] = row
-    return padded, lengths
+    if messages[-1]["role"] == "assistant":
+        return ids[:limit], mask[:limit]
+    return ids[-limit:], mask[-limit:]
 
 
 def show_mask(tokenizer: Tokenizer, messages: list[dict]) -> str:
     """A rendered conversation with [brackets] around the tokens that carry loss."""
     text = ""
-    for token, marked in zip(*render_conversation(tokenizer, messages)):
+    for token, is_learned in zip(*render_conversation(tokenizer, messages)):
         piece = tokenizer.decode([token])
-        text += f"[{piece}]" if marked else piece
+        text += f"[{piece}]" if is_learned else piece
     return text
 
 
@@ -988,269 +904,204 @@ def label(world: World, instruction: Instruction, responses: list[tuple[str, boo
 # ----------------------------------------------------------------------------------
 # 6. Your own data: load_text, load_demonstrations, load_comparisons
 
-PIECE = 1 << 20  # characters; a longer document is read in pieces, so memory stays bounded
+PIECE = 1 << 20  # characters; a longer document comes in pieces, so that memory stays flat
+
+
+@contextlib.contextmanager
+def open_text(path: Path) -> Iterator[typing.TextIO]:
+    """A plain or gzipped UTF-8 file, opened for reading; a byte order mark is skipped."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            yield file
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text") from None
+    except (EOFError, zlib.error) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
+def read_records(path: Path) -> Iterator[tuple[str, object]]:
+    """(place, record) of JSON lines, of a JSON list, or of a list under "data"."""
+    number = 0
+    with open_text(path) as file:
+        try:
+            try:
+                first = json.loads(file.readline())
+            except ValueError:  # not JSON lines: one JSON text over many lines
+                file.seek(0)
+                first = json.load(file)
+            if isinstance(first, dict):
+                first = first.get("data", first)
+            first = first if isinstance(first, list) else [first]
+            lines = (json.loads(line) for line in file if line.strip())
+            for number, record in enumerate(itertools.chain(first, lines), start=1):
+                yield f"{path}:{number}", record
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UserError(f"{path}:{number + 1}: not valid JSON ({error})") from None
 
 
 def load_text(source: str | Path) -> Iterator[str]:
     """Documents of a file or of all files in a folder, one by one.
 
-    JSON and JSON lines hold documents under "text"; in any other file
-    documents are separated by <|endoftext|>. .gz is decompressed. A document
-    longer than PIECE comes in pieces. Files of a folder that are not text are
-    reported and skipped. Raises UserError for what is missing, empty or not
-    text.
+    JSON and JSON lines hold documents under "text"; in any other file they are separated by
+    <|endoftext|>. .gz is decompressed. UserError for what is not text.
     """
     path = Path(source)
-    if not path.exists():
-        raise UserError(f"no file or folder is called {path}")
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    found = False
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    is_empty = True
     for file in files:
-        try:
-            for document in _documents(file):
-                if document.strip():
-                    found = True
-                    yield document
-        except UnicodeDecodeError:
-            if not path.is_dir():
-                raise UserError(f"{file} is not UTF-8 text") from None
-            print(f"skipped: {file} is not UTF-8 text", file=sys.stderr)
-    if not found:
+        if file.is_dir():
+            continue
+        for document in documents_in(file):
+            if document.strip():
+                is_empty = False
+                yield document
+    if is_empty:
         raise UserError(f"{path} holds no text")
 
 
-def _documents(path: Path) -> Iterator[str]:
+def documents_in(path: Path) -> Iterator[str]:
+    """The documents in one file."""
     if path.name.removesuffix(".gz").endswith((".json", ".jsonl")):
         for place, record in read_records(path):
             if not isinstance(record, dict) or not isinstance(record.get("text"), str):
                 raise UserError(f'{place}: expected an object with a "text"')
             yield record["text"]
         return
+    rest = ""
     with open_text(path) as file:
-        rest = ""
         while block := file.read(PIECE):
-            if "\0" in block:  # valid UTF-8, but no text has it
-                raise UnicodeDecodeError("utf-8", b"\0", 0, 1, "zero byte")
-            *whole, rest = (rest + block).split(SPECIAL_TOKENS[0])
-            yield from whole
-            while len(rest) > 2 * PIECE:
-                cut = max(rest.rfind("\n", 0, PIECE), rest.rfind(" ", 0, PIECE)) + 1 or PIECE
+            *documents, rest = (rest + block).split("<|endoftext|>")
+            yield from documents
+            if len(rest) > PIECE:  # cut at the last white space
+                cut = max(rest.rfind("\n"), rest.rfind(" ")) + 1 or len(rest)
                 yield rest[:cut]
                 rest = rest[cut:]
-        yield rest
+    yield rest
 
 
-def open_text(path: Path):
-    """A plain or gzipped UTF-8 file, opened for reading; a byte order mark is skipped."""
-    opener = gzip.open if path.name.endswith(".gz") else open
-    return opener(path, "rt", encoding="utf-8-sig", newline="")
-
-
-# The names that data sets use for the same things.
-ROLE_NAMES = {"system": "system", "developer": "system", "user": "user", "human": "user",
-              "Human": "user", "assistant": "assistant", "gpt": "assistant",
-              "Assistant": "assistant"}
-CONVERSATION_KEYS = ("messages", "conversations")
-PROMPT_KEYS = ("prompt", "instruction", "question", *CONVERSATION_KEYS)
-INPUT_KEYS = ("input", "context")  # more text that belongs to the question
-ANSWER_KEYS = ("response", "completion", "output", "answer")
-RANKED_KEYS = ("responses", "completions")  # several answers to one prompt
-SCORE_KEYS = ("scores", "ratings", "score", "rating", "overall_score")  # of these, the larger the better
+# A record is a question and its answers, under the names that published data sets give them.
+# Each is text, a list of turns ({"role", "content"} or {"from", "value"}) or an HH dialogue
+# ("\n\nHuman: ... \n\nAssistant: ..."). An answer may repeat the dialogue before it.
+QUESTION = ("prompt", "instruction", "question", "messages", "conversations")
+CONTEXT = ("input", "context")  # more text of the question
+ANSWER = ("response", "completion", "output", "answer", "messages", "conversations")
+ANSWERS = ("responses", "completions")  # with "ranks" (0 is best), or with
+SCORES = ("scores", "ratings")  # the larger the better
+# Two answers can also be "chosen" and "rejected".
+ROLES = {"system": "system", "user": "user", "human": "user", "Human": "user",
+         "assistant": "assistant", "gpt": "assistant", "Assistant": "assistant"}
 
 
 class Skip(Exception):
-    """A record of a known shape that cannot be used; the reason is counted and reported."""
+    """A record of a known shape that cannot be used; the reason is counted and printed."""
 
 
 def load_demonstrations(path: str | Path) -> list[list[dict]]:
-    """Conversations that end with the assistant's turn.
-
-    A record has a prompt (PROMPT_KEYS, and INPUT_KEYS for more of it) and an
-    answer (ANSWER_KEYS), or a whole conversation under the prompt's key. Both
-    are text, a list of turns ({"role", "content"} or {"from", "value"}), or an
-    HH dialogue ("Human: ... Assistant: ..."). Alpaca's {"instruction",
-    "instances": [...]} is read, too; of ranked answers the best one is taken.
-
-    What cannot be used is counted and reported by its reason. UserError, with
-    file, line and the keys found, where a record has none of these shapes, or
-    if nothing is left.
-    """
+    """Conversations that end with the assistant's turn; of several answers the best one."""
     demonstrations = []
-    for dialogues, utilities in _read_dialogues(path, "demonstrations", least=1):
-        demonstrations.append(dialogues[utilities.index(max(utilities))])
+    for messages, answers, utilities in read_answers(path, "demonstrations", least=1):
+        best = answers[utilities.index(max(utilities))]
+        demonstrations.append([*messages, {"role": "assistant", "content": best}])
     return demonstrations
 
 
 def load_comparisons(path: str | Path) -> list[Comparison]:
-    """Ranked answers; prompts and errors as in `load_demonstrations`:
-
-        {"chosen", "rejected", "prompt"?}
-        {"prompt", "responses" | "completions": [...], "ranks"? | "scores"? | "ratings"?}
-
-    An answer may repeat the whole dialogue, as HH's do. Without ranks (0 is
-    best) or scores the best answer comes first. Pairs whose dialogues differ
-    before the last turn are skipped: they do not compare two answers to one
-    prompt.
-    """
-    comparisons = []
-    for dialogues, utilities in _read_dialogues(path, "comparisons", least=2):
-        responses = [dialogue[-1]["content"] for dialogue in dialogues]
-        comparisons.append(compare(dialogues[0][:-1], responses, utilities))
-    return comparisons
+    """Two or more ranked answers to each question."""
+    return [compare(*record) for record in read_answers(path, "comparisons", least=2)]
 
 
-def _read_dialogues(path, what: str, least: int) -> Iterator[tuple]:
-    """(dialogues, utilities) of each usable record; a dialogue ends with an answer."""
-    count, skipped = 0, Counter()
-    for place, record in read_records(path):
-        if not isinstance(record, dict):
-            raise UserError(f"{place}: expected an object, not {record!r:.40}")
-        instances = record.get("instances")
-        if not isinstance(instances, list) or not instances:
-            instances = [{}]
-        for instance in instances:
-            try:
-                if not isinstance(instance, dict):
-                    raise Skip("an instance that is not an object")
-                dialogues, utilities = _dialogues(place, {**record, **instance}, least)
-                if len(dialogues) > 1 and len(set(utilities)) == 1:
-                    raise Skip("all answers are ranked the same")
-                if len({dialogue[-1]["content"] for dialogue in dialogues}) < len(dialogues) == 2:
-                    raise Skip("both answers are the same")
-            except Skip as reason:
-                skipped[str(reason)] += 1
-                continue
-            count += 1
-            yield dialogues, utilities
-    reasons = "".join(f", {n} skipped ({reason})" for reason, n in skipped.items())
-    if not count:
-        raise UserError(f"{path} holds no {what}{reasons}")
-    print(f"{path}: {count} {what} read{reasons}")
+def read_answers(path: str | Path, what: str, least: int) -> list[tuple]:
+    """(messages, answers, utilities) of the records in a file. UserError for a record of no
+    known shape, and if none can be used."""
+    found, skipped = [], Counter()
+    for place, record in read_records(Path(path)):
+        try:
+            messages, answers, utilities = parse_record(place, record)
+            if len(answers) < least:
+                raise Skip(f"fewer than {least} answers")
+            found.append((messages, answers, utilities))
+        except Skip as reason:
+            skipped[str(reason)] += 1
+    summary = f"{path}: {len(found)} {what} read"
+    for reason, count in skipped.items():
+        summary += f", {count} skipped ({reason})"
+    if not found:
+        raise UserError(summary)
+    print(summary)
+    return found
 
 
-def _dialogues(place: str, record: dict, least: int) -> tuple[list, list]:
-    """The dialogues in a record and how good the answer of each is."""
-    first_of = lambda keys, where=record: next((key for key in keys if key in where), None)
-    answer_key, ranked_key = first_of(ANSWER_KEYS), first_of(RANKED_KEYS)
-    prompt_key = first_of((*PROMPT_KEYS, "input"))
-    if answer_key and record.get("label") in (False, 0):
-        raise Skip("labeled as a bad answer")
-    if record.get("history"):
-        raise Skip("it has a history, which is not read")
-    answers, utilities = [[]], [0]
+def parse_record(place: str, record: object) -> tuple[list[dict], list[str], list[float]]:
+    """(messages, answers, utilities); the larger the utility, the better the answer."""
+    if not isinstance(record, dict):
+        raise UserError(f"{place}: expected an object, not {record!r:.40}")
+    find = lambda keys: next((record[key] for key in keys if record.get(key) is not None), None)
+    question = find(QUESTION), *map(record.get, CONTEXT)
+    question = [part for part in question if part is not None]
     if "chosen" in record and "rejected" in record:
         answers, utilities = [record["chosen"], record["rejected"]], [1, 0]
-    elif ranked_key and isinstance(record[ranked_key], list):
-        answers = record[ranked_key]
-        utilities = _utilities(place, record, answers, first_of)
-    elif answer_key:
-        answers = [record[answer_key]]
-    else:                                                # a whole conversation
-        prompt_key = first_of(CONVERSATION_KEYS)
-    if len(answers) < least or not (prompt_key or "chosen" in record):
-        raise UserError(f"{place}: no {'comparison' if least > 1 else 'prompt with an answer'} under "
-                        f"the keys {', '.join(map(str, record)) or '(none)'}; see data.py section 6")
-    prompt = _turns(record[prompt_key], "user") if prompt_key else []
-    more = first_of(INPUT_KEYS)
-    if more and more != prompt_key and record[more]:
-        if not (isinstance(record[more], (str, int)) and prompt and prompt[-1]["role"] == "user"):
-            raise Skip(f"{more!r} that is not text after a question")
-        prompt[-1]["content"] += f"\n\n{record[more]}"
-    system = record.get("system") or record.get("system_prompt")
-    system = [{"role": "system", "content": system}] if isinstance(system, str) else []
+    elif isinstance(find(ANSWERS), list):
+        answers = find(ANSWERS)
+        sign, numbers = 1, find(SCORES)
+        if "ranks" in record:
+            sign, numbers = -1, record["ranks"]
+        is_number = lambda x: isinstance(x, (int, float)) and abs(x) < 1e9  # false for nan
+        if not isinstance(numbers, list) or not all(map(is_number, numbers)) \
+                or len(numbers) != len(answers):
+            raise Skip("no finite rank or score for each answer")
+        utilities = [sign * number for number in numbers]
+    elif question and find(ANSWER) is not None:
+        answers, utilities = [find(ANSWER)], [0]
+        if record.get("label") in (False, 0):
+            raise Skip("labeled as a bad answer")
+    else:
+        raise UserError(f"{place}: no question with an answer under the keys {', '.join(record)}; "
+                        "data.py section 6 lists those that are read")
+
+    if all(isinstance(part, str) for part in question):
+        question = ["\n\n".join(part for part in question if part)]
+    if len(question) > 1:
+        raise Skip("a context that is not text after a question that is")
+    system = find(("system", "system_prompt"))
+    beginning = to_turns(system, "system") if system else []
     dialogues = []
     for answer in answers:
-        if isinstance(answer, dict) and first_of(ANSWER_KEYS, answer):
-            answer = answer[first_of(ANSWER_KEYS, answer)]
-        turns = _turns(answer, "assistant") if answer != [] else []
-        repeats_prompt = any(turn["role"] == "user" for turn in turns)
-        dialogue = system + (turns if repeats_prompt else prompt + turns)
-        while least == 1 and dialogue and dialogue[-1]["role"] != "assistant":
-            dialogue.pop()  # a conversation that ends with a question
-        dialogues.append(_checked(dialogue))
-    if any(dialogue[:-1] != dialogues[0][:-1] for dialogue in dialogues):
-        raise Skip("the dialogues differ before the last turn")
-    return dialogues, utilities
+        turns = to_turns(answer, "assistant")
+        if not any(turn["role"] == "user" for turn in turns):
+            turns = to_turns(question[0], "user") + turns
+        dialogues.append(beginning + turns)
+    for dialogue in dialogues:
+        if [turn["role"] for turn in dialogue[-2:]] != ["user", "assistant"]:
+            raise Skip("no answer after a question")
+        if not all(turn["content"] for turn in dialogue):
+            raise Skip("an empty prompt or answer")
+        if any("<image>" in turn["content"] for turn in dialogue):
+            raise Skip("about a picture")
+        if dialogue[:-1] != dialogues[0][:-1]:
+            raise Skip("the dialogues differ before the last turn")
+    texts = [dialogue[-1]["content"] for dialogue in dialogues]
+    if len(texts) > 1 and (len(set(texts)) == 1 or len(set(utilities)) == 1):
+        raise Skip("all answers are the same or ranked the same")
+    return dialogues[0][:-1], texts, utilities
 
 
-def _utilities(place: str, record: dict, answers: list, first_of: Callable) -> list[float]:
-    """How good each answer is: from "ranks", scores, scores inside the answers, or the order."""
-    numbers, sign = list(range(len(answers))), -1
-    if "ranks" in record:
-        numbers = record["ranks"]
-    elif first_of(SCORE_KEYS):
-        numbers, sign = record[first_of(SCORE_KEYS)], 1
-    elif any(isinstance(answer, dict) and first_of(ANSWER_KEYS, answer) for answer in answers):
-        # answers that are objects have no order of their own: each must bring its score
-        inside = first_of(SCORE_KEYS, answers[0]) if isinstance(answers[0], dict) else None
-        numbers = [answer.get(inside) for answer in answers if isinstance(answer, dict)]
-        sign = 1
-    is_number = lambda x: type(x) in (int, float) and abs(x) < 1e9
-    if not (isinstance(numbers, list) and len(numbers) == len(answers)
-            and all(map(is_number, numbers))):
-        raise UserError(f"{place}: expected one finite number for each of {len(answers)} answers")
-    return [sign * number for number in numbers]
-
-
-def _turns(value: object, role: str) -> list[dict]:
-    """Text, an HH dialogue, a turn or a list of turns -> messages."""
-    if isinstance(value, str) and re.match(r"\s*Human: ", value):
-        parts = re.split(r"(?:^|\n\n)\s*(Human|Assistant): ?", value)[1:]
-        value = [{"role": who, "content": text} for who, text in zip(parts[::2], parts[1::2])]
-        if len(value) > 1 and not value[-1]["content"].strip():
-            value.pop()  # a prompt that ends with "Assistant:"
-    if isinstance(value, str):
-        value = {"role": role, "content": value}
+def to_turns(value: object, role: str) -> list[dict]:
+    """Text of this role, an HH dialogue or a list of turns, as messages."""
+    if isinstance(value, str) and re.match(r"\s*Human:", value):
+        parts = re.split(r"(?:^|\n\n)\s*(Human|Assistant):", value.removesuffix("\n\nAssistant:"))
+        value = [{"role": who, "content": text} for who, text in zip(parts[1::2], parts[2::2])]
+    elif isinstance(value, str):
+        value = [{"role": role, "content": value}]
     turns = []
-    for turn in value if isinstance(value, list) else [value]:
-        if not isinstance(turn, dict):
-            raise Skip("a prompt or an answer that is not text")
-        name = turn.get("role", turn.get("from"))
-        content = turn.get("content", turn.get("value"))
-        if str(name) not in ROLE_NAMES or not isinstance(content, str):
-            raise Skip("a turn without a known role and text")
-        turns.append({"role": ROLE_NAMES[name], "content": content.strip()})
-    return turns
-
-
-def _checked(messages: list[dict]) -> list[dict]:
-    """The conversation, if it ends with an answer to a question."""
-    if [message["role"] for message in messages[-2:]] != ["user", "assistant"]:
-        raise Skip("no answer after a question")
-    if not all(message["content"].strip() for message in messages):
-        raise Skip("an empty prompt or answer")
-    if any("<image>" in message["content"] for message in messages):
-        raise Skip("it is about a picture")
-    return messages
-
-
-def read_records(path: str | Path) -> Iterator[tuple[str, object]]:
-    """(place, record) of JSON lines, a JSON list, or an object with a list
-    under "data"; .gz is decompressed. UserError with file and line on anything
-    else."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no file is called {path}")
-    number = 1
     try:
-        with open_text(path) as file:
-            first = next((line for line in file if line.strip()), "")
-            try:
-                content = json.loads(first)
-            except ValueError:  # not JSON lines: one JSON text over many lines
-                content = json.loads(first + file.read())
-            if isinstance(content, dict) and isinstance(content.get("data"), list):
-                content = content["data"]
-            records = content if isinstance(content, list) else [content]
-            for number, record in enumerate(records, start=1):
-                yield f"{path}:{number}", record
-            for number, line in enumerate(file, start=2):
-                if line.strip():
-                    yield f"{path}:{number}", json.loads(line)
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}:{number}: not valid JSON ({error})") from None
+        for turn in value:
+            name = turn.get("role", turn.get("from"))
+            content = turn.get("content", turn.get("value"))
+            turns.append({"role": ROLES[name], "content": content.strip()})
+    except (KeyError, TypeError, AttributeError):
+        raise Skip("a turn without a known role and text") from None
+    return turns
 
 
 # ----------------------------------------------------------------------------------
@@ -1266,7 +1117,7 @@ def atomic_write(path: str | Path) -> Iterator[typing.BinaryIO]:
     """A file that appears whole or not at all: written beside its place, then renamed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -1283,22 +1134,21 @@ def write_json(path: str | Path, content: object):
         file.write(json.dumps(content, indent=1).encode())
 
 
-_locked = {}  # folder -> the open lock file, which keeps other processes out until this one ends
+_locks = {}  # folder -> its open lock file, which keeps other processes out until this one ends
 
 
 def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
     """runs/NAME, made if needed and locked against a second process.
 
-    settings.json in it says what the run was asked for. A folder made with
-    other settings is refused; `fresh` empties it first of the files that runs
-    write. Raises UserError for that, for a name that leads outside of runs/,
-    and if another process is at work there.
+    settings.json in it holds what the run was asked for, and the size and date of each file
+    that a setting names (as FILE or FILE.py:FUNCTION). A folder with results of other settings
+    is a UserError; `fresh` empties it first of the files that runs write.
     """
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):  # nothing outside of runs/
         raise UserError(f"--name takes letters, digits, '.', '-' and '_', not {name!r}")
     folder = Path("runs") / name
     folder.mkdir(parents=True, exist_ok=True)
-    if folder.resolve() not in _locked:
+    if folder.resolve() not in _locks:
         lock = open(folder / ".lock", "w")
         with contextlib.suppress(ImportError):  # Windows has no fcntl: no lock there
             import fcntl
@@ -1307,39 +1157,27 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
             except BlockingIOError:
                 raise UserError(f"another process is at work in {folder}: "
                                 "wait for it or choose another --name") from None
-        _locked[folder.resolve()] = lock
-        for left_over in folder.glob(".*.tmp"):          # of a process that was killed
-            left_over.unlink()
+        _locks[folder.resolve()] = lock
+
+    files = {}
+    for value in map(str, settings.values()):
+        for file in (value, value.rpartition(":")[0]):
+            if os.path.isfile(file):
+                files[file] = [os.path.getsize(file), os.path.getmtime(file)]
+    settings = json.loads(json.dumps({**settings, "files": files}))  # tuples become lists
+    results = [path for path in folder.iterdir()
+               if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png")]
     if fresh:
-        for path in folder.iterdir():
-            if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png"):
-                path.unlink()
-    path = folder / "settings.json"
-    settings = json.loads(json.dumps(settings))
-    results = [file for file in folder.iterdir()
-               if file.suffix in (".pt", ".bin") or file.name == "table.json"]
-    if results:
-        try:
-            known = json.loads(path.read_text())
-            other = [key for key in {**known, **settings} if known.get(key) != settings.get(key)]
-        except (OSError, ValueError, TypeError):
-            other = ["settings.json is missing or damaged"]
+        for path in results:
+            path.unlink()
+    elif any(path.suffix in (".pt", ".bin") or path.name == "table.json" for path in results):
+        known = json.loads((folder / "settings.json").read_text())
+        other = [key for key in {**known, **settings} if known.get(key) != settings.get(key)]
         if other:
             raise UserError(f"{folder} was made with other settings ({', '.join(other)}): add "
                             "--fresh to make it anew, or --name for another folder")
-    write_json(path, settings)
+    write_json(folder / "settings.json", settings)
     return folder
-
-
-def file_stamps(*paths: str | None) -> dict[str, list[int]]:
-    """{path: size and date} of the files among these: part of a run's settings, so that a run is
-    not continued with files that have changed since."""
-    stamps = {}
-    for path in paths:
-        if path and Path(path).is_file():
-            stat = Path(path).stat()
-            stamps[path] = [stat.st_size, stat.st_mtime_ns]
-    return stamps
 
 
 def option(default: object, help: str, at_least: float = 0):
@@ -1347,7 +1185,7 @@ def option(default: object, help: str, at_least: float = 0):
     return dataclasses.field(default=default, metadata={"help": help, "at_least": at_least})
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UserError(f"{message} (try: {self.prog} --help)")
 
@@ -1355,108 +1193,79 @@ class _Parser(argparse.ArgumentParser):
 def command_line(commands: dict[str, Callable], default: str, argv: list[str] | None = None):
     """Run one command; without a name the `default` one.
 
-    A command is a function whose parameters have dataclass instances as
-    defaults. Every field of these is an option: `steps: int = option(100, "how
-    long to train")` is --steps.
-
-    Exit code 0 done, 2 an error that the user can fix (one line on stderr), 130
-    Ctrl-C.
+    A command is a function whose parameters have dataclass instances as defaults. Every field
+    of these is an option: `steps: int = option(100, "how long to train")` is --steps.
+    Exit code 0 done, 2 an error that the user can fix (one line on stderr), 130 Ctrl-C.
     """
-    path = Path(sys.argv[0])
-    program = f"python {path.name}"
-    if path.parent.name == "papers":
-        program = f"python -m papers.{path.stem}"
-    parser = _Parser(prog=program, allow_abbrev=False)
-    subparsers = parser.add_subparsers(dest="command", metavar="command", parser_class=_Parser)
-    for name, function in commands.items():
-        summary = inspect.getdoc(function).split("\n")[0]
-        sub = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        for parameter in inspect.signature(function).parameters.values():
-            _add_options(sub, parameter.default)
-        if name == default:
-            parser.epilog = f"without a command it does {name}:\n\n{sub.format_help()}"
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
-        argv = [default, *argv]
+    is_named = argv and not argv[0].startswith("-")
+    name = argv.pop(0) if is_named else default
     try:
-        values = vars(parser.parse_args(argv))
-        function = commands[values["command"]]
-        arguments = []
-        for parameter in inspect.signature(function).parameters.values():
-            names = [field.name for field in dataclasses.fields(parameter.default)]
-            chosen = {name: values[name] for name in names}
-            arguments.append(dataclasses.replace(parameter.default, **chosen))
-        function(*arguments)
-    except UserError as error:
-        _fail(str(error))
+        if name not in commands:
+            raise UserError(f"no command is called {name!r}: choose from {', '.join(commands)}")
+        function = commands[name]
+        parser = Parser(
+            f"{Path(sys.argv[0]).name} {name}", description=inspect.getdoc(function),
+            epilog=f"commands: {', '.join(commands)}; without one: {default}",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+        groups = [p.default for p in inspect.signature(function).parameters.values()]
+        for group in groups:
+            add_options(parser, group)
+        values = parser.parse_args(argv)
+        for group in groups:
+            chosen = {field.name: getattr(values, field.name) for field in dataclasses.fields(group)}
+            function = functools.partial(function, type(group)(**chosen))
+        function()
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        parts = [str(part) for part in (error.filename, error.strerror) if part]
-        _fail(": ".join(parts) or str(error))
-    except (EOFError, zlib.error) as error:
-        _fail(f"a compressed file is cut off or damaged: {error}")
+    except (UserError, OSError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted; what was saved is kept, the same command goes on from there",
               file=sys.stderr)
         sys.exit(130)
 
 
-def _add_options(parser: argparse.ArgumentParser, defaults: object):
-    hints = typing.get_type_hints(type(defaults))
-    for field in dataclasses.fields(defaults):
-        types = typing.get_args(hints[field.name]) or (hints[field.name],)  # int | None -> int
-        kind = types[0]
-        default = getattr(defaults, field.name)
-        help = field.metadata.get("help", "").replace("%", "%%")
+def add_options(parser: argparse.ArgumentParser, group: object):
+    """An option for each field of a dataclass instance, which holds the defaults."""
+    hints = typing.get_type_hints(type(group))
+    for field in dataclasses.fields(group):
+        kind = (*typing.get_args(hints[field.name]), hints[field.name])[0]  # int | None -> int
         how = {"action": argparse.BooleanOptionalAction}
         if kind is not bool:
-            convert = _converter(kind, field.metadata.get("at_least", 0))
+            convert = functools.partial(convert_text, kind, field.metadata.get("at_least", 0))
             how = {"type": convert, "metavar": kind.__name__}
-        parser.add_argument("--" + field.name.replace("_", "-"), default=default,
-                            help=f"{help} (default: {default})", **how)
+        parser.add_argument("--" + field.name.replace("_", "-"), **how,
+                            default=getattr(group, field.name),
+                            help=field.metadata.get("help", " ").replace("%", "%%"))
 
 
-def _converter(kind: type, at_least: float) -> Callable[[str], object]:
-    """Text of the command line -> a value. Refuses empty text, nan, inf and numbers out of range."""
-    def convert(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if kind is str:
-            if not text.strip():
-                raise argparse.ArgumentTypeError("must not be empty")
-        elif not at_least <= value < 2 ** 31:  # false for nan, too
-            raise argparse.ArgumentTypeError(f"must be from {at_least} to 2^31, not {text}")
-        return value
-    return convert
-
-
-def _fail(message: str):
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
+def convert_text(kind: type, at_least: float, text: str) -> int | float | str:
+    """What stands behind an option, as a value; nothing empty, and no nan or inf."""
+    try:
+        value = kind(text)
+        if text.strip() if kind is str else at_least <= value < 2 ** 31:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected {kind.__name__} of at least {at_least}, not {text!r}")
 
 
 @dataclass(slots=True)
 class ShowOptions:
     """Options of `python data.py`."""
-    data: str = option("world", "the embedded world, a file or a folder")
     seed: int = option(0, "another seed is another town")
 
 
 def show(options: ShowOptions = ShowOptions()):
     """Show the documents and the tokenizer, and how the world's labelers answer and judge."""
     world, rng = World(options.seed), random.Random(options.seed)
-    read = web(world, 4000) if options.data == "world" else load_text(options.data)
-    documents = list(itertools.islice(read, 4000))
+    documents = list(web(world, 4000))
     tokenizer = Tokenizer(train_bpe(documents, 1146))
     for document in documents[:5]:
         pieces = [tokenizer.decode([i]) for i in tokenizer.encode(document[:300])]
         print("|".join(pieces) + "\n---")
-    if options.data != "world":
-        return
     examples = {i.use_case: i for i in instructions(world, "train", 300, options.seed)}
     for use_case, share in USE_CASES.items():
         messages = demonstrate(world, examples[use_case], rng)

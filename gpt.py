@@ -48,9 +48,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from data import (SPLIT_PATTERN, WORLD_DOCUMENTS, Batches, Tokenizer, UserError, World,
-                  atomic_write, command_line, file_stamps, load_text, option, right_pad,
+                  atomic_write, command_line, load_text, option,
                   run_folder, tokenize_text, web, write_json)
 
 # ----------------------------------------------------------------------------------
@@ -412,8 +413,9 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
 def to_tensors(rows: list[list[int]], pad: int, device) -> tuple[torch.Tensor,
                torch.Tensor]:
     """Rows of ids -> (B, T) padded on the right, and their lengths (B,)."""
-    ids, lengths = right_pad(rows, pad)
-    return torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device)
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=pad)
+    return ids.to(device), lengths.to(device)
 
 
 def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
@@ -1227,7 +1229,6 @@ def pretrain(options: PretrainOptions = PretrainOptions(),
     """Train a GPT on a text and show what it writes. [GPT-2 §2]"""
     check_shape(shape)
     settings = {"data": options.data, **dataclasses.asdict(config), **dataclasses.asdict(shape)}
-    settings["files"] = file_stamps(options.data)
     folder = run_folder(options.name, settings, options.fresh)
     model, tokenizer, _, _, result = pretrained(
         lambda: documents_of(options.data, config.seed), shape, config, folder)

@@ -463,10 +463,10 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
 
     Samples are drawn at temperature 1 from the whole distribution: a truncated
     one is not pi, and the KL estimate would turn negative. A prompt that leaves
-    no room for max_response tokens in the context is cut, see prompt_ids.
+    no room for max_response tokens in the context is cut, see data.fit.
     """
     room = policy.config.block_size - config.max_response
-    rows = [data.prompt_ids(tokenizer, messages, room) for messages in prompts]
+    rows = [data.fit(tokenizer, messages, room)[0] for messages in prompts]
     prompt, lengths = to_tensors(rows, tokenizer.pad, policy.device)  # (B, P), (B,)
     responses = gpt.generate(policy, prompt, config.max_response, lengths,
                              (tokenizer.end,), generator)  # (B, R)
@@ -632,7 +632,7 @@ def chat_speaker(model, tokenizer, max_new_tokens: int = 32) -> Speaker:
     """A fine-tuned model, asked in the chat format, at temperature 1."""
     def speak(conversations, seed):
         room = model.config.block_size - max_new_tokens
-        rows = [data.prompt_ids(tokenizer, messages, room) for messages in conversations]
+        rows = [data.fit(tokenizer, messages, room)[0] for messages in conversations]
         return complete(model, tokenizer, rows, (tokenizer.end,), max_new_tokens, seed)
     return speak
 
@@ -800,12 +800,12 @@ class FileTask:
         """Keep the prompts that leave room for an answer, as the paper did with its prompts
         of up to 1,000 tokens, and the comparisons whose answers all fit into the context:
         two that are cut could be the same. UserError if nothing is left."""
-        def fits(messages, limit, reply=False):
-            messages = data.recent_turns(tokenizer, messages, limit, reply)
-            return len(data.render_conversation(tokenizer, messages, reply)[0]) <= limit
+        def fits(messages, limit):
+            messages = data.recent_turns(tokenizer, messages, limit)
+            return len(data.render_conversation(tokenizer, messages)[0]) <= limit
 
         def prompt_fits(messages):
-            return fits(messages, block_size - max_response, reply=True)
+            return fits(messages, block_size - max_response)
 
         def comparison_fits(c):
             dialogues = [[*c.messages, {"role": "assistant", "content": response}]
@@ -964,8 +964,6 @@ def instructgpt(options: Options = Options(),
     settings = {**dataclasses.asdict(options), **dataclasses.asdict(shape)}
     for key in ("name", "show", "fresh", "test_prompts"):
         settings.pop(key)
-    settings["files"] = data.file_stamps(options.data, options.demonstrations, options.comparisons,
-                                         options.init, (options.reward or "").rpartition(":")[0])
     folder = data.run_folder(options.name or ("instructgpt" if is_default else "own"), settings,
                              options.fresh)
     task = FileTask(options) if is_own else WorldTask(options.seed, options.test_prompts)
@@ -1096,10 +1094,9 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     model.config = dataclasses.replace(model.config, block_size=block_size)
     model.wpe.weight = nn.Parameter(model.wpe.weight[:block_size].detach().clone())
     print(f"{options.init}: {model.num_params():,} parameters, context {block_size}")
-    if not (folder / "train.bin").exists():
-        data.write_stream(read(), tokenizer, folder)
-    return (model, tokenizer, data.open_stream(folder / "train.bin"),
-            data.open_stream(folder / "val.bin"))
+    if not (folder / "tokens.bin").exists():
+        data.write_stream(read(), tokenizer, folder / "tokens.bin")
+    return model, tokenizer, *data.open_stream(folder / "tokens.bin")
 
 
 def knows_chat(path: str | None) -> bool:
@@ -1199,11 +1196,11 @@ def chat(options: ChatOptions = ChatOptions()):
             messages = []
         elif text:
             messages.append({"role": "user", "content": text})
-            kept = data.recent_turns(tokenizer, system + messages, limit, reply=True)[len(system):]
+            kept = data.recent_turns(tokenizer, system + messages, limit)[len(system):]
             if len(kept) < len(messages):
                 print(f"(the context is full: {len(messages) - len(kept)} turns are forgotten)")
             messages = kept
-            ids = data.prompt_ids(tokenizer, system + messages, limit)
+            ids, _ = data.fit(tokenizer, system + messages, limit)
             reply = ""
             try:
                 for piece in stream_reply(model, tokenizer, ids, options, generator):

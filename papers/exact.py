@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data import SPECIAL_TOKENS, UserError, command_line, option, prompt_ids, run_folder
+from data import SPECIAL_TOKENS, UserError, command_line, fit, option, run_folder
 from gpt import GPT, GPTConfig, RunLog, plot, print_table, to_tensors
 from rlhf import PPOConfig, response_logprobs, response_mask, roll_out, train_ppo
 
@@ -94,7 +94,7 @@ class Counted:
     @torch.no_grad()
     def log_probabilities(self, policy: GPT):
         """log pi(y) of every answer: (answers,). The probabilities sum to one."""
-        prompt = prompt_ids(self.tokenizer, self.prompt, BLOCK_SIZE)
+        prompt, _ = fit(self.tokenizer, self.prompt, BLOCK_SIZE)
         rows = [[*prompt, *answer] for answer in self.answers]
         ids, ends = to_tensors(rows, self.tokenizer.pad, "cpu")     # (N, T), (N,)
         starts = torch.full_like(ends, len(prompt))                 # (N,)

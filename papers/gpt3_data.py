@@ -74,7 +74,7 @@ def prepare(world: World, folder: Path, options: Options) -> dict:
         "mixture": mix(sources, size, epochs),
     }
     for name, documents in texts.items():
-        data.write_stream(documents, tokenizer, folder / name)
+        data.write_stream(documents, tokenizer, folder / f"{name}.bin")
     return {"report": report, "epochs": epochs, "leaked": leaked, "others": others}
 
 
@@ -84,7 +84,7 @@ def train_on(name: str, tokenizer: Tokenizer, held_out: np.ndarray, folder: Path
     text."""
     print(f"== 180k on the {name} text", flush=True)
     training = training_of(options)
-    stream = data.open_stream(folder / name / "train.bin")
+    stream, _ = data.open_stream(folder / f"{name}.bin")
     torch.manual_seed(options.seed)
     config = dataclasses.replace(SIZES["180k"], vocab_size=tokenizer.vocab_size)
     model = gpt.GPT(config).to(gpt.pick_device())

@@ -44,7 +44,8 @@ class Run:
         return rlhf.chat_speaker(model, self.tokenizer, self.options.max_response)
 
     def stream(self, split: str) -> np.ndarray:
-        return data.open_stream(self.folder / f"{split}.bin")
+        train, val = data.open_stream(self.folder / "tokens.bin")
+        return train if split == "train" else val
 
     def pretraining(self, sequences: int) -> Batches:
         """Batches of the pretraining text, `sequences` windows each."""
