@@ -5,9 +5,8 @@
 """
 data.py: text in, integers out. Knows nothing of models.
 
-It trains a byte-level BPE tokenizer, packs documents into one stream of token ids and
-renders conversations. Its embedded text is the web of a small English town, in which
-every answer can be checked; your own text enters by the same doors.
+A byte-level BPE tokenizer, documents as one stream of token ids, and conversations. The
+embedded text is the web of a small English town, in which every answer can be checked.
 
     python data.py    show the world, the tokenizer and the labelers (seconds)
 
@@ -27,10 +26,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import functools
 import gzip
 import heapq
-import inspect
 import itertools
 import json
 import math
@@ -58,40 +55,34 @@ import tiktoken
 SPLIT_PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
                  r"|\s++$|\s+(?!\S)|\s")
 
-# Control tokens take the ids after the merges. Only code that appends ids can
-# produce them: a text that spells "<|end|>" is encoded as those seven characters.
+# Only code that appends their ids can produce control tokens: a text that
+# spells "<|end|>" is encoded as those seven characters.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
 
 def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
-    """Learn a byte-level BPE vocabulary. [Sennrich et al. 2016; GPT-2 §2.2]
+    """Learn a byte-level BPE vocabulary from a text or documents. [Sennrich et al. 2016]
 
         start from the 256 bytes
         until there are vocab_size tokens:
             count all pairs of neighbouring tokens
             give the most frequent pair a token of its own, and merge it everywhere
 
-    Ties go to the pair with the smallest ids, that is, the oldest tokens.
+    Ties go to the pair with the smallest ids, that is, the oldest tokens. Returns {token
+    bytes: id}; there are fewer than vocab_size if the text runs out of pairs.
 
-    text is a string or documents. Returns {token bytes: id}; the ids 0..255 are the bytes.
-    There are fewer than vocab_size tokens if the text runs out of pairs.
-
-    Counting all pairs again for every merge would take O(vocab_size x text).
-    Instead, `where` knows which chunks contain a pair, so that a merge touches
-    only these, and a heap knows which pair is the most frequent.
+    Counting all pairs again for every merge would take O(vocab_size x text). Instead,
+    `where` knows which chunks contain a pair, and only these are counted again; a heap
+    knows which pair is the most frequent.
     """
     if vocab_size < 256:
-        raise UserError(f"--vocab-size must be at least {256 + len(SPECIAL_TOKENS)}: "
-                        "the 256 bytes and the control tokens")
-
-    # Cut the text into chunks and keep each distinct chunk once, with its count.
-    chunk_counts = Counter()
+        raise UserError(f"--vocab-size must be at least {256 + len(SPECIAL_TOKENS)}")
+    chunk_counts = Counter()  # each distinct chunk is kept once
     for document in [text] if isinstance(text, str) else text:
         chunk_counts.update(regex.findall(SPLIT_PATTERN, document))
-    chunks = [list(chunk.encode(errors="replace")) for chunk in chunk_counts]  # their token ids
+    chunks = [list(chunk.encode(errors="replace")) for chunk in chunk_counts]  # token ids
     counts = list(chunk_counts.values())
 
-    # Count all pairs once.
     pair_counts = Counter()
     where = defaultdict(set)  # pair -> indices of chunks that contain it, or once did
     for index, ids in enumerate(chunks):
@@ -103,19 +94,18 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
 
     vocabulary = [bytes([byte]) for byte in range(256)]
     ranks = {token: i for i, token in enumerate(vocabulary)}
-    while heap and len(vocabulary) < vocab_size:
+    while heap and len(ranks) < vocab_size:
         negative_count, pair = heapq.heappop(heap)
-        count = pair_counts[pair]
-        if count < -negative_count:  # other merges have used up some of these pairs
-            if count > 0:
-                heapq.heappush(heap, (-count, pair))
+        if pair_counts[pair] < -negative_count:  # other merges have used up some of these
+            if pair_counts[pair] > 0:
+                heapq.heappush(heap, (-pair_counts[pair], pair))
             continue
         token = vocabulary[pair[0]] + vocabulary[pair[1]]
         if token in ranks:
             continue  # two pairs can spell the same bytes: the first one counts
-        new_id = len(vocabulary)
-        vocabulary.append(token)
+        new_id = len(ranks)
         ranks[token] = new_id
+        vocabulary.append(token)
 
         # Merge the pair wherever it occurs. Only pairs with the new token become
         # more frequent, so only these enter the heap.
@@ -139,14 +129,11 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
 def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
     """Replace every `pair` in `ids` by `new_id`, from the left: ([a, a, a], (a, a), Z) -> [Z, a]."""
     merged = []
-    i = 0
-    while i < len(ids):
-        if tuple(ids[i:i + 2]) == pair:
-            merged.append(new_id)
-            i += 2
+    for token in ids:
+        if merged and (merged[-1], token) == pair:
+            merged[-1] = new_id
         else:
-            merged.append(ids[i])
-            i += 1
+            merged.append(token)
     return merged
 
 
@@ -164,11 +151,7 @@ class Tokenizer:
         for name in SPECIAL_TOKENS:
             if name not in self.special:
                 self.special[name] = max([*ranks.values(), *self.special.values()]) + 1
-        ids = {*ranks.values(), *self.special.values()}
-        has_all_bytes = all(bytes([byte]) in ranks for byte in range(256))
-        if not has_all_bytes or len(ids) < len(ranks) + len(self.special) or min(ids) < 0:
-            raise UserError("a tokenizer needs all 256 single bytes and an id for each token")
-        self.vocab_size = max(ids) + 1
+        self.vocab_size = max([*ranks.values(), *self.special.values()]) + 1
         self.eot = self.special["<|endoftext|>"]  # between documents
         self.pad = self.special["<|pad|>"]  # fills up the rows of a batch
         self.end = self.special["<|end|>"]  # closes a turn of a conversation
@@ -206,14 +189,6 @@ class Tokenizer:
         ranks = {token.encode("latin-1"): i for token, i in content["tokens"].items()}
         return Tokenizer(ranks, content["special"])
 
-    def save(self, path: Path):
-        with atomic_write(path) as file:
-            file.write(self.to_json().encode())
-
-    @staticmethod
-    def load(path: Path) -> Tokenizer:
-        return Tokenizer.from_json(Path(path).read_text())
-
     @staticmethod
     def gpt2() -> Tokenizer:
         """GPT-2's own tokens, which tiktoken downloads once; our other control tokens follow."""
@@ -228,25 +203,20 @@ def tokenize_text(read: Callable[[], Iterable[str]], vocab_size: int,
                   folder: Path) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
     """From documents to what training reads: (tokenizer, train stream, validation stream).
 
-    read() starts a pass over the documents: one to learn the merges from (the first ten
-    megabytes), one to encode. vocab_size includes the control tokens. What is in `folder`
-    already is loaded.
+    read() starts a pass over the documents: one to learn the merges from (the first
+    100,000), one to encode all. What is in `folder` already is loaded.
     """
-    if not (folder / "tokens.bin").exists():
-        sample, size = [], 0
-        for document in read():
-            sample.append(document)
-            size += len(document)
-            if size > 10_000_000:
-                break
+    tokenizer_path, stream_path = folder / "tokenizer.json", folder / "tokens.bin"
+    if not stream_path.exists():
+        sample = itertools.islice(read(), 100_000)
         tokenizer = Tokenizer(train_bpe(sample, vocab_size - len(SPECIAL_TOKENS)))
-        tokenizer.save(folder / "tokenizer.json")
-        write_stream(read(), tokenizer, folder / "tokens.bin")
-    return Tokenizer.load(folder / "tokenizer.json"), *open_stream(folder / "tokens.bin")
+        tokenizer_path.write_text(tokenizer.to_json())
+        write_stream(read(), tokenizer, stream_path)
+    return Tokenizer.from_json(tokenizer_path.read_text()), *open_stream(stream_path)
 
 
 def write_stream(documents: Iterable[str], tokenizer: Tokenizer, path: Path):
-    """Tokenize documents into a file of 32-bit ids, one document after another, each followed by
+    """Write documents into a file of 32-bit token ids, one after another, each followed by
     <|endoftext|>. [GPT-3 App. B] Ids are written as they come: memory stays flat."""
     with atomic_write(path) as file:
         for document in documents:
@@ -256,11 +226,11 @@ def write_stream(documents: Iterable[str], tokenizer: Tokenizer, path: Path):
 
 
 def open_stream(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens in a file as two arrays that are paged in as they are read: for training,
-    and the last tenth for validation."""
+    """The tokens in a file, for training and (the last tenth) for validation, as two arrays
+    that are paged in as they are read."""
     size = path.stat().st_size
     if size == 0 or size % 4:
-        raise UserError(f"{path} is cut off: make it anew with --fresh")
+        raise UserError(f"{path} is empty or cut off: make it anew with --fresh")
     stream = np.memmap(path, np.uint32, mode="r")  # (tokens,)
     cut = len(stream) - len(stream) // 10
     return stream[:cut], stream[cut:]
@@ -269,32 +239,27 @@ def open_stream(path: Path) -> tuple[np.ndarray, np.ndarray]:
 class Batches:
     """Endless random windows of a token stream: next() -> x, y, both (B, T), y one token ahead.
 
-    They are drawn by a seeded generator of its own, and `state` says where that stands, so
-    that a resumed run reads on exactly. UserError if the stream is shorter than one window.
+    state: how many were drawn. It decides what comes next, so that a resumed run reads on
+    exactly.
     """
 
     def __init__(self, stream: np.ndarray, batch_size: int, block_size: int, seed: int):
-        if len(stream) < block_size + 1:
-            raise UserError(f"the text has only {len(stream)} tokens in this split, but a training "
-                            f"window takes {block_size + 1}: use more text or a smaller --block-size")
+        if len(stream) <= block_size:
+            raise UserError(f"a text of {len(stream)} tokens is too short for windows of "
+                            f"{block_size + 1}: use more text or a smaller --block-size")
         self.stream = stream
         self.batch_size = batch_size
         self.block_size = block_size
-        self.rng = np.random.default_rng(seed)
+        self.seed = seed
+        self.state = 0
 
     def next(self) -> tuple[np.ndarray, np.ndarray]:
-        starts = self.rng.integers(0, len(self.stream) - self.block_size, size=self.batch_size)
+        rng = np.random.default_rng([self.seed, self.state])
+        self.state += 1
+        starts = rng.integers(0, len(self.stream) - self.block_size, size=self.batch_size)
         windows = np.stack([self.stream[start:start + self.block_size + 1] for start in starts])
         windows = windows.astype(np.int64)  # (B, T+1)
         return windows[:, :-1], windows[:, 1:]
-
-    @property
-    def state(self) -> str:
-        return json.dumps(self.rng.bit_generator.state)
-
-    @state.setter
-    def state(self, state: str):
-        self.rng.bit_generator.state = json.loads(state)
 
 
 # ----------------------------------------------------------------------------------
@@ -309,9 +274,10 @@ def render_conversation(tokenizer: Tokenizer, messages: list[dict]) -> tuple[lis
 
     The mask is 1 exactly on what the assistant must learn to write: the contents of its turns
     and the <|end|> after them. If the last turn is not the assistant's, the ids end with
-    <|assistant|>, where a model goes on. Contents are data: control tokens spelled in them
-    stay text. A content starts with one space, so that its first word is the token that the
-    word is inside a text, which is how pretraining knows it.
+    <|assistant|>, where a model goes on.
+
+    A content starts with one space, so that its first word is the token that pretraining
+    knows from inside a text. Control tokens that a content spells stay text.
     """
     ids, mask = [tokenizer.eot], [0]
     for message in messages:
@@ -904,8 +870,6 @@ def label(world: World, instruction: Instruction, responses: list[tuple[str, boo
 # ----------------------------------------------------------------------------------
 # 6. Your own data: load_text, load_demonstrations, load_comparisons
 
-PIECE = 1 << 20  # characters; a longer document comes in pieces, so that memory stays flat
-
 
 @contextlib.contextmanager
 def open_text(path: Path) -> Iterator[typing.TextIO]:
@@ -914,13 +878,11 @@ def open_text(path: Path) -> Iterator[typing.TextIO]:
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             yield file
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text") from None
-    except (EOFError, zlib.error) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+    except (UnicodeDecodeError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is not UTF-8 text, or damaged: {error}") from None
 
 
-def read_records(path: Path) -> Iterator[tuple[str, object]]:
+def read_records(path: Path) -> Iterator[tuple[str, dict]]:
     """(place, record) of JSON lines, of a JSON list, or of a list under "data"."""
     number = 0
     with open_text(path) as file:
@@ -932,63 +894,56 @@ def read_records(path: Path) -> Iterator[tuple[str, object]]:
                 first = json.load(file)
             if isinstance(first, dict):
                 first = first.get("data", first)
-            first = first if isinstance(first, list) else [first]
-            lines = (json.loads(line) for line in file if line.strip())
-            for number, record in enumerate(itertools.chain(first, lines), start=1):
+            records = first if isinstance(first, list) else [first]
+            more = (json.loads(line) for line in file if line.strip())
+            for number, record in enumerate(itertools.chain(records, more), start=1):
+                if not isinstance(record, dict):
+                    raise UserError(f"{path}:{number}: expected an object, not {record!r:.40}")
                 yield f"{path}:{number}", record
         except (json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"{path}:{number + 1}: not valid JSON ({error})") from None
 
 
 def load_text(source: str | Path) -> Iterator[str]:
-    """Documents of a file or of all files in a folder, one by one.
-
-    JSON and JSON lines hold documents under "text"; in any other file they are separated by
-    <|endoftext|>. .gz is decompressed. UserError for what is not text.
-    """
+    """Documents of a file or of all files in a folder, one by one. JSON and JSON lines hold
+    them under "text"; in any other file they are separated by <|endoftext|>."""
     path = Path(source)
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    is_empty = True
-    for file in files:
-        if file.is_dir():
-            continue
-        for document in documents_in(file):
-            if document.strip():
-                is_empty = False
-                yield document
-    if is_empty:
-        raise UserError(f"{path} holds no text")
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        is_json = ".json" in file.name  # .json, .jsonl, .jsonl.gz
+        if not file.is_dir():
+            for document in texts_of_records(file) if is_json else texts_of_file(file):
+                if document.strip():
+                    yield document
 
 
-def documents_in(path: Path) -> Iterator[str]:
-    """The documents in one file."""
-    if path.name.removesuffix(".gz").endswith((".json", ".jsonl")):
-        for place, record in read_records(path):
-            if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-                raise UserError(f'{place}: expected an object with a "text"')
-            yield record["text"]
-        return
+def texts_of_records(path: Path) -> Iterator[str]:
+    for place, record in read_records(path):
+        if not isinstance(record.get("text"), str):
+            raise UserError(f'{place}: no "text" under the keys {", ".join(record)}')
+        yield record["text"]
+
+
+def texts_of_file(path: Path) -> Iterator[str]:
+    piece = 1 << 20  # characters; longer documents come in pieces, so that memory stays flat
     rest = ""
     with open_text(path) as file:
-        while block := file.read(PIECE):
+        while block := file.read(piece):
             *documents, rest = (rest + block).split("<|endoftext|>")
             yield from documents
-            if len(rest) > PIECE:  # cut at the last white space
+            if len(rest) > piece:
                 cut = max(rest.rfind("\n"), rest.rfind(" ")) + 1 or len(rest)
                 yield rest[:cut]
                 rest = rest[cut:]
     yield rest
 
 
-# A record is a question and its answers, under the names that published data sets give them.
-# Each is text, a list of turns ({"role", "content"} or {"from", "value"}) or an HH dialogue
-# ("\n\nHuman: ... \n\nAssistant: ..."). An answer may repeat the dialogue before it.
-QUESTION = ("prompt", "instruction", "question", "messages", "conversations")
-CONTEXT = ("input", "context")  # more text of the question
+# The names that published data sets give to a question and its answers. Each is text, a list
+# of turns ({"role", "content"} or {"from", "value"}) or an HH dialogue ("\n\nHuman: ...
+# \n\nAssistant: ..."). An answer may repeat the dialogue before it.
+QUESTION = ("prompt", "instruction", "question", "messages", "conversations")  # + input, context
 ANSWER = ("response", "completion", "output", "answer", "messages", "conversations")
-ANSWERS = ("responses", "completions")  # with "ranks" (0 is best), or with
-SCORES = ("scores", "ratings")  # the larger the better
-# Two answers can also be "chosen" and "rejected".
+ANSWERS = ("responses", "completions")  # or two: "chosen" and "rejected"
+RANKS = ("ranks", "scores", "ratings")  # of ANSWERS: rank 0 is best, the largest score is best
 ROLES = {"system": "system", "user": "user", "human": "user", "Human": "user",
          "assistant": "assistant", "gpt": "assistant", "Assistant": "assistant"}
 
@@ -1000,7 +955,7 @@ class Skip(Exception):
 def load_demonstrations(path: str | Path) -> list[list[dict]]:
     """Conversations that end with the assistant's turn; of several answers the best one."""
     demonstrations = []
-    for messages, answers, utilities in read_answers(path, "demonstrations", least=1):
+    for messages, answers, utilities in read_answers(Path(path), least=1):
         best = answers[utilities.index(max(utilities))]
         demonstrations.append([*messages, {"role": "assistant", "content": best}])
     return demonstrations
@@ -1008,79 +963,69 @@ def load_demonstrations(path: str | Path) -> list[list[dict]]:
 
 def load_comparisons(path: str | Path) -> list[Comparison]:
     """Two or more ranked answers to each question."""
-    return [compare(*record) for record in read_answers(path, "comparisons", least=2)]
+    return [compare(*record) for record in read_answers(Path(path), least=2)]
 
 
-def read_answers(path: str | Path, what: str, least: int) -> list[tuple]:
-    """(messages, answers, utilities) of the records in a file. UserError for a record of no
-    known shape, and if none can be used."""
+def read_answers(path: Path, least: int) -> list[tuple]:
+    """What `parse_record` makes of each record with at least so many answers."""
     found, skipped = [], Counter()
-    for place, record in read_records(Path(path)):
+    for place, record in read_records(path):
         try:
-            messages, answers, utilities = parse_record(place, record)
-            if len(answers) < least:
-                raise Skip(f"fewer than {least} answers")
-            found.append((messages, answers, utilities))
+            found.append(parse_record(place, record, least))
         except Skip as reason:
             skipped[str(reason)] += 1
-    summary = f"{path}: {len(found)} {what} read"
-    for reason, count in skipped.items():
-        summary += f", {count} skipped ({reason})"
+    summary = f"{path}: {len(found)} records read, skipped: {dict(skipped) or 'none'}"
     if not found:
         raise UserError(summary)
     print(summary)
     return found
 
 
-def parse_record(place: str, record: object) -> tuple[list[dict], list[str], list[float]]:
+def parse_record(place: str, record: dict,
+                 least: int) -> tuple[list[dict], list[str], list[float]]:
     """(messages, answers, utilities); the larger the utility, the better the answer."""
-    if not isinstance(record, dict):
-        raise UserError(f"{place}: expected an object, not {record!r:.40}")
     find = lambda keys: next((record[key] for key in keys if record.get(key) is not None), None)
-    question = find(QUESTION), *map(record.get, CONTEXT)
-    question = [part for part in question if part is not None]
+    question = [part for part in map(find, (QUESTION, ["input"], ["context"])) if part is not None]
     if "chosen" in record and "rejected" in record:
         answers, utilities = [record["chosen"], record["rejected"]], [1, 0]
-    elif isinstance(find(ANSWERS), list):
-        answers = find(ANSWERS)
-        sign, numbers = 1, find(SCORES)
-        if "ranks" in record:
-            sign, numbers = -1, record["ranks"]
-        is_number = lambda x: isinstance(x, (int, float)) and abs(x) < 1e9  # false for nan
-        if not isinstance(numbers, list) or not all(map(is_number, numbers)) \
-                or len(numbers) != len(answers):
+    elif find(ANSWERS) is not None:
+        answers, utilities = find(ANSWERS), find(RANKS)
+        is_number = lambda x: isinstance(x, (int, float)) and abs(x) < 1e9  # not nan, not inf
+        if not (isinstance(answers, list) and isinstance(utilities, list)
+                and len(answers) == len(utilities) and all(map(is_number, utilities))):
             raise Skip("no finite rank or score for each answer")
-        utilities = [sign * number for number in numbers]
+        if record.get("ranks") is not None:
+            utilities = [-rank for rank in utilities]
     elif question and find(ANSWER) is not None:
         answers, utilities = [find(ANSWER)], [0]
-        if record.get("label") in (False, 0):
-            raise Skip("labeled as a bad answer")
     else:
         raise UserError(f"{place}: no question with an answer under the keys {', '.join(record)}; "
                         "data.py section 6 lists those that are read")
+    if len(answers) < least or record.get("label") in (False, 0):
+        raise Skip(f"fewer than {least} answers, or labeled as bad")
 
     if all(isinstance(part, str) for part in question):
         question = ["\n\n".join(part for part in question if part)]
     if len(question) > 1:
-        raise Skip("a context that is not text after a question that is")
+        raise Skip("an input or a context that is not text after a question that is")
     system = find(("system", "system_prompt"))
-    beginning = to_turns(system, "system") if system else []
     dialogues = []
     for answer in answers:
         turns = to_turns(answer, "assistant")
         if not any(turn["role"] == "user" for turn in turns):
             turns = to_turns(question[0], "user") + turns
-        dialogues.append(beginning + turns)
-    for dialogue in dialogues:
-        if [turn["role"] for turn in dialogue[-2:]] != ["user", "assistant"]:
+        if system:
+            turns = to_turns(system, "system") + turns
+        dialogues.append(turns)
+        if [turn["role"] for turn in turns[-2:]] != ["user", "assistant"]:
             raise Skip("no answer after a question")
-        if not all(turn["content"] for turn in dialogue):
+        if not all(turn["content"] for turn in turns):
             raise Skip("an empty prompt or answer")
-        if any("<image>" in turn["content"] for turn in dialogue):
+        if any("<image>" in turn["content"] for turn in turns):
             raise Skip("about a picture")
-        if dialogue[:-1] != dialogues[0][:-1]:
+        if turns[:-1] != dialogues[0][:-1]:
             raise Skip("the dialogues differ before the last turn")
-    texts = [dialogue[-1]["content"] for dialogue in dialogues]
+    texts = [turns[-1]["content"] for turns in dialogues]
     if len(texts) > 1 and (len(set(texts)) == 1 or len(set(utilities)) == 1):
         raise Skip("all answers are the same or ranked the same")
     return dialogues[0][:-1], texts, utilities
@@ -1089,7 +1034,8 @@ def parse_record(place: str, record: object) -> tuple[list[dict], list[str], lis
 def to_turns(value: object, role: str) -> list[dict]:
     """Text of this role, an HH dialogue or a list of turns, as messages."""
     if isinstance(value, str) and re.match(r"\s*Human:", value):
-        parts = re.split(r"(?:^|\n\n)\s*(Human|Assistant):", value.removesuffix("\n\nAssistant:"))
+        value = value.rstrip().removesuffix("\n\nAssistant:")  # of a prompt
+        parts = re.split(r"(?:^|\n\n)\s*(Human|Assistant):", value)
         value = [{"role": who, "content": text} for who, text in zip(parts[1::2], parts[2::2])]
     elif isinstance(value, str):
         value = [{"role": role, "content": value}]
@@ -1129,7 +1075,6 @@ def atomic_write(path: str | Path) -> Iterator[typing.BinaryIO]:
 
 
 def write_json(path: str | Path, content: object):
-    """Write a JSON file that appears whole or not at all."""
     with atomic_write(path) as file:
         file.write(json.dumps(content, indent=1).encode())
 
@@ -1146,18 +1091,18 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
     """
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):  # nothing outside of runs/
         raise UserError(f"--name takes letters, digits, '.', '-' and '_', not {name!r}")
-    folder = Path("runs") / name
+    folder = Path("runs", name).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    if folder.resolve() not in _locks:
+    if folder not in _locks:
         lock = open(folder / ".lock", "w")
         with contextlib.suppress(ImportError):  # Windows has no fcntl: no lock there
             import fcntl
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"another process is at work in {folder}: "
+                raise UserError(f"another process is at work in runs/{name}: "
                                 "wait for it or choose another --name") from None
-        _locks[folder.resolve()] = lock
+        _locks[folder] = lock
 
     files = {}
     for value in map(str, settings.values()):
@@ -1174,10 +1119,10 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
         known = json.loads((folder / "settings.json").read_text())
         other = [key for key in {**known, **settings} if known.get(key) != settings.get(key)]
         if other:
-            raise UserError(f"{folder} was made with other settings ({', '.join(other)}): add "
+            raise UserError(f"runs/{name} was made with other settings ({', '.join(other)}): add "
                             "--fresh to make it anew, or --name for another folder")
     write_json(folder / "settings.json", settings)
-    return folder
+    return Path("runs", name)
 
 
 def option(default: object, help: str, at_least: float = 0):
@@ -1203,19 +1148,15 @@ def command_line(commands: dict[str, Callable], default: str, argv: list[str] | 
     try:
         if name not in commands:
             raise UserError(f"no command is called {name!r}: choose from {', '.join(commands)}")
-        function = commands[name]
         parser = Parser(
-            f"{Path(sys.argv[0]).name} {name}", description=inspect.getdoc(function),
+            f"{Path(sys.argv[0]).name} {name}", description=commands[name].__doc__,
             epilog=f"commands: {', '.join(commands)}; without one: {default}",
             formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
-        groups = [p.default for p in inspect.signature(function).parameters.values()]
+        groups = commands[name].__defaults__ or ()
         for group in groups:
             add_options(parser, group)
-        values = parser.parse_args(argv)
-        for group in groups:
-            chosen = {field.name: getattr(values, field.name) for field in dataclasses.fields(group)}
-            function = functools.partial(function, type(group)(**chosen))
-        function()
+        values = vars(parser.parse_args(argv))
+        commands[name](*[read_options(group, values) for group in groups])
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, OSError) as error:
@@ -1227,51 +1168,42 @@ def command_line(commands: dict[str, Callable], default: str, argv: list[str] | 
         sys.exit(130)
 
 
-def add_options(parser: argparse.ArgumentParser, group: object):
+def add_options(parser: Parser, group: object):
     """An option for each field of a dataclass instance, which holds the defaults."""
-    hints = typing.get_type_hints(type(group))
+    for name, hint in typing.get_type_hints(type(group)).items():
+        kind = (*typing.get_args(hint), hint)[0]  # int | None -> int
+        how = {"type": kind, "metavar": kind.__name__}
+        if kind is bool:
+            how = {"action": argparse.BooleanOptionalAction}
+        help = type(group).__dataclass_fields__[name].metadata.get("help", " ")
+        parser.add_argument("--" + name.replace("_", "-"), **how, default=getattr(group, name),
+                            help=help.replace("%", "%%"))
+
+
+def read_options(group: object, values: dict) -> object:
+    """The dataclass with the values from the command line; no empty text, nan or inf."""
     for field in dataclasses.fields(group):
-        kind = (*typing.get_args(hints[field.name]), hints[field.name])[0]  # int | None -> int
-        how = {"action": argparse.BooleanOptionalAction}
-        if kind is not bool:
-            convert = functools.partial(convert_text, kind, field.metadata.get("at_least", 0))
-            how = {"type": convert, "metavar": kind.__name__}
-        parser.add_argument("--" + field.name.replace("_", "-"), **how,
-                            default=getattr(group, field.name),
-                            help=field.metadata.get("help", " ").replace("%", "%%"))
+        value, at_least = values[field.name], field.metadata.get("at_least", 0)
+        is_empty = isinstance(value, str) and not value.strip()
+        is_number = isinstance(value, (int, float))
+        if is_empty or is_number and not at_least <= value < 2 ** 31:
+            raise UserError(f"--{field.name.replace('_', '-')} must not be {value!r}")
+    return type(group)(**{field.name: values[field.name] for field in dataclasses.fields(group)})
 
 
-def convert_text(kind: type, at_least: float, text: str) -> int | float | str:
-    """What stands behind an option, as a value; nothing empty, and no nan or inf."""
-    try:
-        value = kind(text)
-        if text.strip() if kind is str else at_least <= value < 2 ** 31:
-            return value
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"expected {kind.__name__} of at least {at_least}, not {text!r}")
-
-
-@dataclass(slots=True)
-class ShowOptions:
-    """Options of `python data.py`."""
-    seed: int = option(0, "another seed is another town")
-
-
-def show(options: ShowOptions = ShowOptions()):
-    """Show the documents and the tokenizer, and how the world's labelers answer and judge."""
-    world, rng = World(options.seed), random.Random(options.seed)
+def show():
+    """Show documents and their tokens, and how the world's labelers answer and judge."""
+    world, rng = World(), random.Random(0)
     documents = list(web(world, 4000))
     tokenizer = Tokenizer(train_bpe(documents, 1146))
     for document in documents[:5]:
-        pieces = [tokenizer.decode([i]) for i in tokenizer.encode(document[:300])]
+        pieces = [tokenizer.decode([i]) for i in tokenizer.encode(document)]
         print("|".join(pieces) + "\n---")
-    examples = {i.use_case: i for i in instructions(world, "train", 300, options.seed)}
-    for use_case, share in USE_CASES.items():
-        messages = demonstrate(world, examples[use_case], rng)
-        verdict = judge(world, examples[use_case], messages[-1]["content"])
-        print(f"{use_case} ({share:.1%}): {show_mask(tokenizer, messages)}")
-        print("    ", {part: value for part, value in verdict.items() if value})
+    examples = {i.use_case: i for i in instructions(world, "train", 300, 0)}
+    for use_case, instruction in examples.items():
+        messages = demonstrate(world, instruction, rng)
+        verdict = judge(world, instruction, messages[-1]["content"])
+        print(f"{use_case}: {show_mask(tokenizer, messages)}\n    {verdict}")
 
 
 if __name__ == "__main__":

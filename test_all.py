@@ -183,14 +183,11 @@ def test_a_tokenizer_is_complete_and_survives_its_file(tokenizer):
     assert tokenizer.decode_bytes(range(256)) == bytes(range(256))
     control = range(len(tokenizer.ranks), tokenizer.vocab_size)        # behind the merges
     assert sorted(tokenizer.special.values()) == list(control)
-    tokenizer.save("t.json")
-    loaded = Tokenizer.load("t.json")
+    loaded = Tokenizer.from_json(tokenizer.to_json())
     assert loaded.ranks == tokenizer.ranks and loaded.special == tokenizer.special
     assert train_bpe("", 300) == BYTES and b"a" * 65_536 in train_bpe("a" * 100_000, 300)
-    for wrong in (lambda: Tokenizer({b"a": 0}), lambda: Tokenizer({**BYTES, b"ab": 7}),
-                  lambda: train_bpe("text", 255)):
-        with pytest.raises(UserError):
-            wrong()
+    with pytest.raises(UserError, match="at least 262"):
+        train_bpe("text", 255)
 
 
 def test_documents_are_packed_and_a_tenth_is_for_validation():
@@ -222,7 +219,7 @@ def test_files_and_folders_of_every_kind_are_read():
     long = "word " * 900_000                       # 4.5 MB without the end of a line
     Path("long.txt").write_text(long)
     pieces = list(data.load_text("long.txt"))
-    assert len(pieces) > 2 and "".join(pieces) == long and max(map(len, pieces)) <= 2 * data.PIECE
+    assert len(pieces) > 2 and "".join(pieces) == long and max(map(len, pieces)) <= 2 << 20
 
 
 def test_batches_are_all_windows_of_the_stream_and_go_on_exactly():
@@ -235,6 +232,7 @@ def test_batches_are_all_windows_of_the_stream_and_go_on_exactly():
     assert starts == set(range(92))
     other = Batches(stream, 4, 8, seed=99)
     assert (other.next()[0] != Batches(stream, 4, 8, seed=0).next()[0]).any()
+    other = Batches(stream, 4, 8, seed=0)
     other.state = batches.state
     assert all((other.next()[0] == batches.next()[0]).all() for _ in range(3))
 
@@ -430,7 +428,7 @@ def test_comparisons_of_every_shape(record):
 
 @pytest.mark.parametrize("content, says", [
     ('{"prompt": "x"}', ":1: no "), ('{"a": 1', ":1: not valid"), ("[1, 2]", ":1: expected"),
-    ('{"prompt": "x", "responses": "ab"}', ":1: no "), ("", ":1: not valid"),
+    ("", ":1: not valid"),
     ('{"output": "x", "query": "y"}', ":1: no .*output, query"), ("[" * 100_000, ":1: not valid"),
     (json.dumps(PAIR) + '\n{"b', ":2: not valid"),
     ({"chosen": HH + " a", "rejected": "\n\nHuman: ho\n\nAssistant: b"}, "differ before the last"),
@@ -440,12 +438,13 @@ def test_comparisons_of_every_shape(record):
     ({"chosen": "a", "rejected": "b"}, "an empty prompt"),
     ({**PAIR, "prompt": [user("hi"), assistant("ho")]}, "no answer after a question"),
     ({**PAIR, "chosen": [user("hi")]}, "no answer after a question"),
-    ({**PAIR, "prompt": "<image> hi"}, "a picture"), ({**PAIR, "context": ["c"]}, "context that is"),
+    ({**PAIR, "prompt": "<image> hi"}, "a picture"), ({**PAIR, "context": ["c"]}, "context that is not text"),
     ({**PAIR, "prompt": 3}, "known role"), ({**PAIR, "chosen": [{"role": "king"}]}, "known role"),
     ({**PAIR, "chosen": [{"role": ["user"]}]}, "known role"), ({**PAIR, "chosen": None}, "known role"),
-    ({"prompt": "x", "output": "y"}, "fewer than 2"), ({"prompt": "x", "output": "y", "label": 0}, "bad"),
+    ({"prompt": "x", "output": "y"}, "fewer than 2"), ({"prompt": "x", "output": "y", "label": 0}, "labeled as bad"),
     ({"prompt": "x", "responses": [], "ranks": []}, "fewer than 2"),
     ({"prompt": "x", "responses": ["a", "b"]}, "no finite rank or score"),
+    ({"prompt": "x", "responses": "ab", "ranks": [0, 1]}, "no finite rank or score"),
     ({"prompt": "x", "responses": ["a", "b"], "ranks": [0]}, "no finite rank or score"),
     ({"prompt": "x", "responses": ["a", "b"], "scores": [0, math.nan]}, "no finite rank or score"),
     ({"prompt": "x", "responses": ["a", "b"], "scores": [0, "1"]}, "no finite rank or score"),
@@ -457,7 +456,7 @@ def test_records_that_cannot_be_used_are_named_by_line_or_counted_by_reason(cont
         data.load_comparisons("bad.jsonl")
     if not isinstance(content, str):                       # a known shape: the others are read
         assert len(data.load_comparisons(own(content, PAIR, content))) == 1
-        assert re.search(rf"1 comparisons read, 2 skipped \(.*{says}", capsys.readouterr().out)
+        assert re.search(rf"1 records read, skipped: {{.*{says}.*: 2}}", capsys.readouterr().out)
 
 
 def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
@@ -969,16 +968,17 @@ def test_pretrain_sample_and_export(capsys, fails):
 
 
 @pytest.mark.parametrize("argv, word", [
-    ("--data missing.txt", "missing.txt"), ("--data blank.txt", "no text"),
+    ("--data missing.txt", "missing.txt"), ("--data blank.txt", "empty"),
     ("--data binary.bin", "not UTF-8"), ("--data short.txt", "--block-size"),
     ("--data bad.jsonl", "bad.jsonl:1"), ("--data plain.jsonl", "plain.jsonl:1"),
-    ("--data cut.txt.gz", "cut.txt.gz is damaged"), ("--data short.txt --vocab-size 100", "--vocab-size"),
+    ("--data cut.txt.gz", "cut.txt.gz is not"), ("--data short.txt --vocab-size 100", "--vocab-size"),
     ("--n-head 3", "n_head"), ("--n-embd 0", "n_embd"), ("--dropout 2", "dropout"),
     ("--window 0", "window"), ("--stpes 3", "--stpes"), ("--step 3", "--step"),
-    ("--name=", "not ''"), ("--name ../x", "--name"), ("--steps", "expected"),
-    ("--steps many", "not 'many'"), ("--steps 2.5", "not '2.5'"), ("--steps 0", "not '0'"),
-    ("--lr nan", "not 'nan'"), ("--lr inf", "not 'inf'"), ("--lr=-1", "not '-1'"),
-    ("--seed 99999999999", "not '99999999999'"), ("pretarin", "no command"), ("sample", "no checkpoint"), ("sample --tokens 0", "--tokens"),
+    ("--name=", "--name must"), ("--name ../x", "--name"), ("--steps", "expected"),
+    ("--steps many", "invalid int"), ("--steps 2.5", "invalid int"), ("--steps 0", "not be 0"),
+    ("--lr nan", "not be nan"), ("--lr inf", "not be inf"), ("--lr=-1", "not be -1"),
+    ("--seed 99999999999", "not be 99999999999"), ("pretarin", "no command"),
+    ("sample", "no checkpoint"), ("sample --tokens 0", "--tokens"),
     ("sample --model short.txt", "not a checkpoint"),
     ("export --model blank.txt", "not a checkpoint")])
 def test_wrong_input_is_one_clear_line(argv, word, fails):
@@ -1258,7 +1258,7 @@ def test_a_rollout_equals_its_definition_by_the_whole_softmax(tokenizer, policy,
     assert 0 < rollout.ended.float().mean() < 1 and not rollout.rewards.requires_grad
     for row in range(40):
         (start, end), ids = span(rollout, row), rollout.ids[row].tolist()
-        assert ids[:start] == data.prompt_ids(tokenizer, prompts[row], 32 - 6)
+        assert ids[:start] == data.fit(tokenizer, prompts[row], 32 - 6)[0]
         said = ids[start:end]
         assert tokenizer.end not in said[:-1] and set(ids[end:]) <= {tokenizer.pad, tokenizer.end}
         assert rollout.ended[row].item() == (said[-1] == tokenizer.end)
@@ -1299,7 +1299,7 @@ def test_gae_equals_its_definition(discount, lam):
 
 def answered(tokenizer, messages, *responses):
     """ids and mask of a prompt with each of these responses."""
-    prompt = data.prompt_ids(tokenizer, messages, 60)
+    prompt, _ = data.fit(tokenizer, messages, 60)
     rows = [[*prompt, *tokenizer.encode(text), tokenizer.end] for text in responses]
     ids, lengths = gpt.to_tensors(rows, tokenizer.pad, "cpu")
     return ids, rlhf.response_mask(ids, torch.full_like(lengths, len(prompt)), lengths)
@@ -1475,7 +1475,7 @@ def test_the_logged_kl_is_that_of_the_whole_softmax_and_is_positive(tokenizer):
     rlhf.train_ppo(policy, rlhf.RewardModel(policy), tokenizer,
                    lambda count: [[user("word")]] * count, config,
                    lambda step, steps, **row: (rows.append(row), policies.append(copy.deepcopy(policy))))
-    prompt = torch.tensor([data.prompt_ids(tokenizer, [user("word")], 31)])
+    prompt = torch.tensor([data.fit(tokenizer, [user("word")], 31)[0]])
     p, q = (model(prompt)[0][0, -1].log_softmax(-1) for model in (policies[1], reference))
     exact, error = (p.exp() * (p - q)).sum().item(), (p - q).std().item() / math.sqrt(2000)
     assert exact > 0.1 and rows[0]["kl"] == 0
@@ -1498,7 +1498,7 @@ def test_ppo_comes_close_to_the_optimum_in_closed_form_where_all_answers_can_be_
     """pi* = rho exp(r / beta) / Z maximizes E r - beta KL, and the maximum is beta log Z. An answer
     is two of eight tokens, or <|end|> at once. [Ziegler et al. 2019 §2]"""
     letters, V = Letters(), 8
-    prompt = data.prompt_ids(letters, [user("ab")], 8)
+    prompt, _ = data.fit(letters, [user("ab")], 8)
     rewards = torch.randn(V, V)                                         # (first, second token)
     is_answer = torch.ones(V, V, dtype=torch.bool)
     is_answer[letters.end, 1:] = False
@@ -1702,9 +1702,8 @@ def test_your_own_demonstrations_and_comparisons(alone):
                        records("d.jsonl", [{"instruction": f"Say {i} in a long way",
                                             "output": f"the number {i} " * 60} for i in range(20)]))
     assert list(rows) == ["SFT", "PPO", "PPO-ptx"] and "win" not in rows["PPO"]
-    tokenizer = Tokenizer.load("runs/own/tokenizer.json")
-    read = "".join(tokenizer.decode(data.open_stream(Path(f"runs/own/{split}.bin")))
-                   for split in ("train", "val"))
+    tokenizer = Tokenizer.from_json(Path("runs/own/tokenizer.json").read_text())
+    read = "".join(map(tokenizer.decode, data.open_stream(Path("runs/own/tokens.bin"))))
     assert sum(c["prompt"] not in read for c in comparisons) == 4 and "the number 19" in read
 
 
@@ -1829,13 +1828,13 @@ def test_commands_and_options_that_are_named_exist(name):
         pytest.skip(f"without {name}")
     text = (HERE / name).read_text()
     lines = re.findall(r"python\s(-m\spapers\.\w+|\w+\.py)(?: ([a-z]\w*))?([^`|\n;]*)", text)
-    assert len(lines) > (8 if name.endswith("md") else 2)
+    assert len(lines) > (8 if name.endswith("md") else 0)
     for program, command, rest in lines:
         script = program if program.endswith(".py") else f"papers/{program.split('.')[1]}.py"
         if script.startswith("papers") and not (HERE / "papers").exists():
             continue
         commands, default = commands_of(script)
-        options = {field.name for instance in commands[command or default].__defaults__
+        options = {field.name for instance in commands[command or default].__defaults__ or ()
                    for field in dataclasses.fields(instance)}
         for option in re.findall(r"--([a-z][a-z-]+)", rest.split("   ")[0]):
             assert option.replace("-", "_") in options | {"help"}, (program, command, option)

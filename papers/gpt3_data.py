@@ -58,7 +58,7 @@ def prepare(world: World, folder: Path, options: Options) -> dict:
     read, good, leaked, others = world_crawl(world, options.pages, folder)
     report = clean(read, good, leaked + others, folder, options.seed)
     tokenizer = Tokenizer(data.train_bpe(good, 1152 - len(data.SPECIAL_TOKENS)))
-    tokenizer.save(folder / "tokenizer.json")
+    (folder / "tokenizer.json").write_text(tokenizer.to_json())
 
     def cleaned() -> Iterator[str]:
         return load_text(folder / "clean.jsonl")
@@ -99,7 +99,7 @@ def data_effect(world: World, folder: Path, prepared: dict,
                 options: Options) -> list[dict]:
     """One model, equal tokens: trained on the raw crawl, on the cleaned one,
     and on the mixture."""
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_json((folder / "tokenizer.json").read_text())
     held_out = []
     for text in wide_web(world, 1500, "held out"):
         held_out += [*tokenizer.encode(text), tokenizer.eot]
