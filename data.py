@@ -892,8 +892,8 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
             except ValueError:  # not JSON lines: one JSON text over many lines
                 file.seek(0)
                 first = json.load(file)
-            if isinstance(first, dict):
-                first = first.get("data", first)
+            if isinstance(first, dict) and isinstance(first.get("data"), list):
+                first = first["data"]
             records = first if isinstance(first, list) else [first]
             more = (json.loads(line) for line in file if line.strip())
             for number, record in enumerate(itertools.chain(records, more), start=1):
@@ -909,11 +909,12 @@ def load_text(source: str | Path) -> Iterator[str]:
     them under "text"; in any other file they are separated by <|endoftext|>."""
     path = Path(source)
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_dir():
+            continue
         is_json = ".json" in file.name  # .json, .jsonl, .jsonl.gz
-        if not file.is_dir():
-            for document in texts_of_records(file) if is_json else texts_of_file(file):
-                if document.strip():
-                    yield document
+        for document in texts_of_records(file) if is_json else texts_between_marks(file):
+            if document.strip():
+                yield document
 
 
 def texts_of_records(path: Path) -> Iterator[str]:
@@ -923,7 +924,7 @@ def texts_of_records(path: Path) -> Iterator[str]:
         yield record["text"]
 
 
-def texts_of_file(path: Path) -> Iterator[str]:
+def texts_between_marks(path: Path) -> Iterator[str]:
     piece = 1 << 20  # characters; longer documents come in pieces, so that memory stays flat
     rest = ""
     with open_text(path) as file:
@@ -937,13 +938,14 @@ def texts_of_file(path: Path) -> Iterator[str]:
     yield rest
 
 
-# The names that published data sets give to a question and its answers. Each is text, a list
-# of turns ({"role", "content"} or {"from", "value"}) or an HH dialogue ("\n\nHuman: ...
-# \n\nAssistant: ..."). An answer may repeat the dialogue before it.
-QUESTION = ("prompt", "instruction", "question", "messages", "conversations")  # + input, context
-ANSWER = ("response", "completion", "output", "answer", "messages", "conversations")
+# The names that published data sets give to a question and its answers. Each of these is
+# text, a list of turns ({"role", "content"} or {"from", "value"}) or an HH dialogue
+# ("\n\nHuman: ... \n\nAssistant: ..."). An answer may repeat the dialogue before it.
+QUESTION = ("prompt", "instruction", "question", "messages", "conversations")
+ANSWER = ("response", "completion", "output", "answer")
 ANSWERS = ("responses", "completions")  # or two: "chosen" and "rejected"
 RANKS = ("ranks", "scores", "ratings")  # of ANSWERS: rank 0 is best, the largest score is best
+CONVERSATION = ("messages", "conversations")  # without an answer: the last turn is the answer
 ROLES = {"system": "system", "user": "user", "human": "user", "Human": "user",
          "assistant": "assistant", "gpt": "assistant", "Assistant": "assistant"}
 
@@ -955,35 +957,33 @@ class Skip(Exception):
 def load_demonstrations(path: str | Path) -> list[list[dict]]:
     """Conversations that end with the assistant's turn; of several answers the best one."""
     demonstrations = []
-    for messages, answers, utilities in read_answers(Path(path), least=1):
-        best = answers[utilities.index(max(utilities))]
-        demonstrations.append([*messages, {"role": "assistant", "content": best}])
+    for record in load_comparisons(path, least=1):
+        best = record.responses[record.ranks.index(0)]
+        demonstrations.append([*record.messages, {"role": "assistant", "content": best}])
     return demonstrations
 
 
-def load_comparisons(path: str | Path) -> list[Comparison]:
-    """Two or more ranked answers to each question."""
-    return [compare(*record) for record in read_answers(Path(path), least=2)]
-
-
-def read_answers(path: Path, least: int) -> list[tuple]:
-    """What `parse_record` makes of each record with at least so many answers."""
-    found, skipped = [], Counter()
-    for place, record in read_records(path):
+def load_comparisons(path: str | Path, least: int = 2) -> list[Comparison]:
+    """Ranked answers to each question, at least so many. UserError for a record of no known
+    shape, and if none can be used."""
+    comparisons, skipped = [], Counter()
+    for place, record in read_records(Path(path)):
         try:
-            found.append(parse_record(place, record, least))
+            comparison = parse_record(place, record)
+            if len(comparison.responses) < least:
+                raise Skip(f"fewer than {least} answers")
+            comparisons.append(comparison)
         except Skip as reason:
             skipped[str(reason)] += 1
-    summary = f"{path}: {len(found)} records read, skipped: {dict(skipped) or 'none'}"
-    if not found:
+    summary = f"{path}: {len(comparisons)} records read, skipped: {dict(skipped) or 'none'}"
+    if not comparisons:
         raise UserError(summary)
     print(summary)
-    return found
+    return comparisons
 
 
-def parse_record(place: str, record: dict,
-                 least: int) -> tuple[list[dict], list[str], list[float]]:
-    """(messages, answers, utilities); the larger the utility, the better the answer."""
+def parse_record(place: str, record: dict) -> Comparison:
+    """One record of any of the shapes above; a single answer has rank 0."""
     find = lambda keys: next((record[key] for key in keys if record.get(key) is not None), None)
     question = [part for part in map(find, (QUESTION, ["input"], ["context"])) if part is not None]
     if "chosen" in record and "rejected" in record:
@@ -992,17 +992,19 @@ def parse_record(place: str, record: dict,
         answers, utilities = find(ANSWERS), find(RANKS)
         is_number = lambda x: isinstance(x, (int, float)) and abs(x) < 1e9  # not nan, not inf
         if not (isinstance(answers, list) and isinstance(utilities, list)
-                and len(answers) == len(utilities) and all(map(is_number, utilities))):
+                and len(answers) == len(utilities) > 0 and all(map(is_number, utilities))):
             raise Skip("no finite rank or score for each answer")
         if record.get("ranks") is not None:
             utilities = [-rank for rank in utilities]
     elif question and find(ANSWER) is not None:
         answers, utilities = [find(ANSWER)], [0]
+        if record.get("label") in (False, 0):
+            raise Skip("labeled as a bad answer")
+    elif find(CONVERSATION) is not None:
+        question, answers, utilities = [], [find(CONVERSATION)], [0]
     else:
         raise UserError(f"{place}: no question with an answer under the keys {', '.join(record)}; "
                         "data.py section 6 lists those that are read")
-    if len(answers) < least or record.get("label") in (False, 0):
-        raise Skip(f"fewer than {least} answers, or labeled as bad")
 
     if all(isinstance(part, str) for part in question):
         question = ["\n\n".join(part for part in question if part)]
@@ -1016,19 +1018,19 @@ def parse_record(place: str, record: dict,
             turns = to_turns(question[0], "user") + turns
         if system:
             turns = to_turns(system, "system") + turns
-        dialogues.append(turns)
         if [turn["role"] for turn in turns[-2:]] != ["user", "assistant"]:
             raise Skip("no answer after a question")
         if not all(turn["content"] for turn in turns):
             raise Skip("an empty prompt or answer")
         if any("<image>" in turn["content"] for turn in turns):
             raise Skip("about a picture")
-        if turns[:-1] != dialogues[0][:-1]:
-            raise Skip("the dialogues differ before the last turn")
-    texts = [turns[-1]["content"] for turns in dialogues]
-    if len(texts) > 1 and (len(set(texts)) == 1 or len(set(utilities)) == 1):
+        dialogues.append(turns)
+    prompt, responses = dialogues[0][:-1], [turns[-1]["content"] for turns in dialogues]
+    if any(turns[:-1] != prompt for turns in dialogues):
+        raise Skip("the dialogues differ before the last turn")
+    if len(responses) > 1 and (len(set(responses)) == 1 or len(set(utilities)) == 1):
         raise Skip("all answers are the same or ranked the same")
-    return dialogues[0][:-1], texts, utilities
+    return compare(prompt, responses, utilities)
 
 
 def to_turns(value: object, role: str) -> list[dict]:
@@ -1182,13 +1184,15 @@ def add_options(parser: Parser, group: object):
 
 def read_options(group: object, values: dict) -> object:
     """The dataclass with the values from the command line; no empty text, nan or inf."""
+    chosen = {}
     for field in dataclasses.fields(group):
         value, at_least = values[field.name], field.metadata.get("at_least", 0)
         is_empty = isinstance(value, str) and not value.strip()
         is_number = isinstance(value, (int, float))
-        if is_empty or is_number and not at_least <= value < 2 ** 31:
+        if is_empty or (is_number and not at_least <= value < 2 ** 31):
             raise UserError(f"--{field.name.replace('_', '-')} must not be {value!r}")
-    return type(group)(**{field.name: values[field.name] for field in dataclasses.fields(group)})
+        chosen[field.name] = value
+    return type(group)(**chosen)
 
 
 def show():
