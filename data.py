@@ -57,7 +57,8 @@ SPLIT_PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
 
 # Only code that appends their ids can produce control tokens: a text that
 # spells "<|end|>" is encoded as those seven characters.
-SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>",
+                  "<|end|>")
 
 
 def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
@@ -127,7 +128,7 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
 
 
 def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
-    """Replace every `pair` in `ids` by `new_id`, from the left: ([a, a, a], (a, a), Z) -> [Z, a]."""
+    """Replace every pair by `new_id`, from the left: ([a, a, a], (a, a), Z) -> [Z, a]."""
     merged = []
     for token in ids:
         if merged and (merged[-1], token) == pair:
@@ -140,9 +141,9 @@ def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
 class Tokenizer:
     """Text <-> token ids. The merges are ours; tiktoken applies them, because it is fast.
 
-    ranks: {token bytes: id} as `train_bpe` returns it. special: {name: id} of control tokens
-    that a vocabulary from elsewhere has; those of SPECIAL_TOKENS that it lacks take the ids
-    after all others.
+    ranks: {token bytes: id} as `train_bpe` returns it. special: {name: id} of control
+    tokens that a vocabulary from elsewhere has; those of SPECIAL_TOKENS that it lacks take
+    the ids after all others.
     """
 
     def __init__(self, ranks: dict[bytes, int], special: dict[str, int] | None = None):
@@ -156,8 +157,8 @@ class Tokenizer:
         self.pad = self.special["<|pad|>"]  # fills up the rows of a batch
         self.end = self.special["<|end|>"]  # closes a turn of a conversation
         self.control_ids = set(self.special.values())
-        self.encoding = tiktoken.Encoding("papergpt", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks,
-                                          special_tokens=self.special)
+        self.encoding = tiktoken.Encoding(
+            "papergpt", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=self.special)
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text. Never a special id, whatever the text spells."""
@@ -179,7 +180,7 @@ class Tokenizer:
         return [i for i in ids if i not in self.control_ids]
 
     def to_json(self) -> str:
-        """The tokenizer as text; a byte is written as the Latin-1 character of its number."""
+        """The tokenizer as text; a byte becomes the Latin-1 character of its number."""
         tokens = {token.decode("latin-1"): i for token, i in self.ranks.items()}
         return json.dumps({"tokens": tokens, "special": self.special})
 
@@ -191,7 +192,7 @@ class Tokenizer:
 
     @staticmethod
     def gpt2() -> Tokenizer:
-        """GPT-2's own tokens, which tiktoken downloads once; our other control tokens follow."""
+        """GPT-2's tokens, which tiktoken downloads once, and our control tokens."""
         return Tokenizer(tiktoken.get_encoding("gpt2")._mergeable_ranks)
 
 
@@ -201,7 +202,7 @@ class Tokenizer:
 
 def tokenize_text(read: Callable[[], Iterable[str]], vocab_size: int,
                   folder: Path) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
-    """From documents to what training reads: (tokenizer, train stream, validation stream).
+    """What training reads: (tokenizer, train stream, validation stream).
 
     read() starts a pass over the documents: one to learn the merges from (the first
     100,000), one to encode all. What is in `folder` already is loaded.
@@ -216,8 +217,8 @@ def tokenize_text(read: Callable[[], Iterable[str]], vocab_size: int,
 
 
 def write_stream(documents: Iterable[str], tokenizer: Tokenizer, path: Path):
-    """Write documents into a file of 32-bit token ids, one after another, each followed by
-    <|endoftext|>. [GPT-3 App. B] Ids are written as they come: memory stays flat."""
+    """Write documents into a file of 32-bit token ids, each followed by <|endoftext|>.
+    [GPT-3 App. B] Ids are written as they come: memory stays flat."""
     with atomic_write(path) as file:
         for document in documents:
             ids = [*tokenizer.encode(document), tokenizer.eot]
@@ -226,7 +227,7 @@ def write_stream(documents: Iterable[str], tokenizer: Tokenizer, path: Path):
 
 
 def open_stream(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens in a file, for training and (the last tenth) for validation, as two arrays
+    """The tokens in a file, for training and (the last tenth) for validation: two arrays
     that are paged in as they are read."""
     size = path.stat().st_size
     if size == 0 or size % 4:
@@ -237,10 +238,10 @@ def open_stream(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Batches:
-    """Endless random windows of a token stream: next() -> x, y, both (B, T), y one token ahead.
+    """Random windows of a token stream: next() -> x, y, both (B, T), y one token ahead.
 
-    state: how many were drawn. It decides what comes next, so that a resumed run reads on
-    exactly.
+    state: how many batches were drawn. It alone decides what comes next, so that a resumed
+    run reads on exactly.
     """
 
     def __init__(self, stream: np.ndarray, batch_size: int, block_size: int, seed: int):
@@ -256,8 +257,9 @@ class Batches:
     def next(self) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([self.seed, self.state])
         self.state += 1
-        starts = rng.integers(0, len(self.stream) - self.block_size, size=self.batch_size)
-        windows = np.stack([self.stream[start:start + self.block_size + 1] for start in starts])
+        T = self.block_size
+        starts = rng.integers(0, len(self.stream) - T, size=self.batch_size)
+        windows = np.stack([self.stream[start:start + T + 1] for start in starts])
         windows = windows.astype(np.int64)  # (B, T+1)
         return windows[:, :-1], windows[:, 1:]
 
@@ -266,15 +268,16 @@ class Batches:
 # 3. Conversations: render_conversation, fit
 
 
-def render_conversation(tokenizer: Tokenizer, messages: list[dict]) -> tuple[list[int], list[int]]:
-    """Messages [{"role": "system" | "user" | "assistant", "content": text}, ...] to (ids, mask).
+def render_conversation(tokenizer: Tokenizer,
+                        messages: list[dict]) -> tuple[list[int], list[int]]:
+    """Messages [{"role", "content"}, ...] to (ids, mask); roles: system, user, assistant.
 
         <|endoftext|> <|user|> content <|end|> <|assistant|> content <|end|> ...
               0          0        0       0          0          1       1
 
-    The mask is 1 exactly on what the assistant must learn to write: the contents of its turns
-    and the <|end|> after them. If the last turn is not the assistant's, the ids end with
-    <|assistant|>, where a model goes on.
+    The mask is 1 exactly on what the assistant must learn to write: the contents of its
+    turns and the <|end|> after them. If the last turn is not the assistant's, the ids end
+    with <|assistant|>, where a model goes on.
 
     A content starts with one space, so that its first word is the token that pretraining
     knows from inside a text. Control tokens that a content spells stay text.
@@ -292,8 +295,8 @@ def render_conversation(tokenizer: Tokenizer, messages: list[dict]) -> tuple[lis
 
 
 def recent_turns(tokenizer: Tokenizer, messages: list[dict], limit: int) -> list[dict]:
-    """A conversation without its oldest exchanges, so that it fits into `limit` tokens. The
-    system message and the newest question stay."""
+    """A conversation without its oldest exchanges, so that it fits into `limit` tokens.
+    The system message and the newest question stay."""
     while len(render_conversation(tokenizer, messages)[0]) > limit:
         questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
         if len(questions) < 2:
@@ -302,8 +305,9 @@ def recent_turns(tokenizer: Tokenizer, messages: list[dict], limit: int) -> list
     return messages
 
 
-def fit(tokenizer: Tokenizer, messages: list[dict], limit: int) -> tuple[list[int], list[int]]:
-    """A rendered conversation (ids, mask), cut to `limit` tokens: old exchanges first, then
+def fit(tokenizer: Tokenizer, messages: list[dict],
+        limit: int) -> tuple[list[int], list[int]]:
+    """A rendered conversation (ids, mask), cut to `limit` tokens: old exchanges first; then
     the end of an answer, or the front of what is to be answered, system message included."""
     ids, mask = render_conversation(tokenizer, recent_turns(tokenizer, messages, limit))
     if messages[-1]["role"] == "assistant":
@@ -879,7 +883,7 @@ def open_text(path: Path) -> Iterator[typing.TextIO]:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             yield file
     except (UnicodeDecodeError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is not UTF-8 text, or damaged: {error}") from None
+        raise UserError(f"{path} is damaged or not UTF-8 text: {error}") from None
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict]]:
@@ -897,16 +901,17 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
             records = first if isinstance(first, list) else [first]
             more = (json.loads(line) for line in file if line.strip())
             for number, record in enumerate(itertools.chain(records, more), start=1):
+                place = f"{path}:{number}"
                 if not isinstance(record, dict):
-                    raise UserError(f"{path}:{number}: expected an object, not {record!r:.40}")
-                yield f"{path}:{number}", record
+                    raise UserError(f"{place}: expected an object, not {record!r:.40}")
+                yield place, record
         except (json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"{path}:{number + 1}: not valid JSON ({error})") from None
 
 
 def load_text(source: str | Path) -> Iterator[str]:
-    """Documents of a file or of all files in a folder, one by one. JSON and JSON lines hold
-    them under "text"; in any other file they are separated by <|endoftext|>."""
+    """Documents of a file or of all files in a folder, one by one. JSON and JSON lines
+    hold them under "text"; in any other file <|endoftext|> separates them."""
     path = Path(source)
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_dir():
@@ -925,7 +930,7 @@ def texts_of_records(path: Path) -> Iterator[str]:
 
 
 def texts_between_marks(path: Path) -> Iterator[str]:
-    piece = 1 << 20  # characters; longer documents come in pieces, so that memory stays flat
+    piece = 1 << 20  # characters; longer documents come in pieces: memory stays flat
     rest = ""
     with open_text(path) as file:
         while block := file.read(piece):
@@ -942,20 +947,21 @@ def texts_between_marks(path: Path) -> Iterator[str]:
 # text, a list of turns ({"role", "content"} or {"from", "value"}) or an HH dialogue
 # ("\n\nHuman: ... \n\nAssistant: ..."). An answer may repeat the dialogue before it.
 QUESTION = ("prompt", "instruction", "question", "messages", "conversations")
+CONTEXT = ("input", "context")  # more text of the question
 ANSWER = ("response", "completion", "output", "answer")
 ANSWERS = ("responses", "completions")  # or two: "chosen" and "rejected"
-RANKS = ("ranks", "scores", "ratings")  # of ANSWERS: rank 0 is best, the largest score is best
-CONVERSATION = ("messages", "conversations")  # without an answer: the last turn is the answer
+RANKS = ("ranks", "scores", "ratings")  # of ANSWERS; the best has rank 0 or the largest score
+CONVERSATION = ("messages", "conversations")  # where there is no answer: it ends with one
 ROLES = {"system": "system", "user": "user", "human": "user", "Human": "user",
          "assistant": "assistant", "gpt": "assistant", "Assistant": "assistant"}
 
 
 class Skip(Exception):
-    """A record of a known shape that cannot be used; the reason is counted and printed."""
+    """A record of a known shape that cannot be used; the reason is counted."""
 
 
 def load_demonstrations(path: str | Path) -> list[list[dict]]:
-    """Conversations that end with the assistant's turn; of several answers the best one."""
+    """Conversations that end with the assistant's turn; of several answers the best."""
     demonstrations = []
     for record in load_comparisons(path, least=1):
         best = record.responses[record.ranks.index(0)]
@@ -964,8 +970,8 @@ def load_demonstrations(path: str | Path) -> list[list[dict]]:
 
 
 def load_comparisons(path: str | Path, least: int = 2) -> list[Comparison]:
-    """Ranked answers to each question, at least so many. UserError for a record of no known
-    shape, and if none can be used."""
+    """Ranked answers to each question, at least so many. UserError for a record of no
+    known shape, and if none can be used."""
     comparisons, skipped = [], Counter()
     for place, record in read_records(Path(path)):
         try:
@@ -975,7 +981,7 @@ def load_comparisons(path: str | Path, least: int = 2) -> list[Comparison]:
             comparisons.append(comparison)
         except Skip as reason:
             skipped[str(reason)] += 1
-    summary = f"{path}: {len(comparisons)} records read, skipped: {dict(skipped) or 'none'}"
+    summary = f"{path}: {len(comparisons)} records read, skipped: {dict(skipped)}"
     if not comparisons:
         raise UserError(summary)
     print(summary)
@@ -984,33 +990,33 @@ def load_comparisons(path: str | Path, least: int = 2) -> list[Comparison]:
 
 def parse_record(place: str, record: dict) -> Comparison:
     """One record of any of the shapes above; a single answer has rank 0."""
-    find = lambda keys: next((record[key] for key in keys if record.get(key) is not None), None)
-    question = [part for part in map(find, (QUESTION, ["input"], ["context"])) if part is not None]
+    question = [find(record, QUESTION), *map(record.get, CONTEXT)]
+    question = [part for part in question if part is not None]
+    answers, utilities = find(record, ANSWERS), find(record, RANKS)
     if "chosen" in record and "rejected" in record:
         answers, utilities = [record["chosen"], record["rejected"]], [1, 0]
-    elif find(ANSWERS) is not None:
-        answers, utilities = find(ANSWERS), find(RANKS)
-        is_number = lambda x: isinstance(x, (int, float)) and abs(x) < 1e9  # not nan, not inf
-        if not (isinstance(answers, list) and isinstance(utilities, list)
-                and len(answers) == len(utilities) > 0 and all(map(is_number, utilities))):
+    elif answers is not None:
+        is_number = lambda x: isinstance(x, (int, float)) and abs(x) < 1e9  # no nan, inf
+        if not (isinstance(answers, list) and isinstance(utilities, list) and answers
+                and len(answers) == len(utilities) and all(map(is_number, utilities))):
             raise Skip("no finite rank or score for each answer")
         if record.get("ranks") is not None:
             utilities = [-rank for rank in utilities]
-    elif question and find(ANSWER) is not None:
-        answers, utilities = [find(ANSWER)], [0]
+    elif question and find(record, ANSWER) is not None:
+        answers, utilities = [find(record, ANSWER)], [0]
         if record.get("label") in (False, 0):
             raise Skip("labeled as a bad answer")
-    elif find(CONVERSATION) is not None:
-        question, answers, utilities = [], [find(CONVERSATION)], [0]
+    elif find(record, CONVERSATION) is not None:
+        question, answers, utilities = [], [find(record, CONVERSATION)], [0]
     else:
-        raise UserError(f"{place}: no question with an answer under the keys {', '.join(record)}; "
-                        "data.py section 6 lists those that are read")
+        raise UserError(f"{place}: no question with an answer under {', '.join(record)}; "
+                        "data.py section 6 lists the keys that are read")
 
     if all(isinstance(part, str) for part in question):
         question = ["\n\n".join(part for part in question if part)]
     if len(question) > 1:
         raise Skip("an input or a context that is not text after a question that is")
-    system = find(("system", "system_prompt"))
+    system = find(record, ("system", "system_prompt"))
     dialogues = []
     for answer in answers:
         turns = to_turns(answer, "assistant")
@@ -1025,12 +1031,18 @@ def parse_record(place: str, record: dict) -> Comparison:
         if any("<image>" in turn["content"] for turn in turns):
             raise Skip("about a picture")
         dialogues.append(turns)
-    prompt, responses = dialogues[0][:-1], [turns[-1]["content"] for turns in dialogues]
+    prompt = dialogues[0][:-1]
+    texts = [turns[-1]["content"] for turns in dialogues]
     if any(turns[:-1] != prompt for turns in dialogues):
         raise Skip("the dialogues differ before the last turn")
-    if len(responses) > 1 and (len(set(responses)) == 1 or len(set(utilities)) == 1):
+    if len(texts) > 1 and (len(set(texts)) == 1 or len(set(utilities)) == 1):
         raise Skip("all answers are the same or ranked the same")
-    return compare(prompt, responses, utilities)
+    return compare(prompt, texts, utilities)
+
+
+def find(record: dict, keys: tuple[str, ...]) -> object:
+    """The value of the first of these keys that is there."""
+    return next((record[key] for key in keys if record.get(key) is not None), None)
 
 
 def to_turns(value: object, role: str) -> list[dict]:
@@ -1038,7 +1050,8 @@ def to_turns(value: object, role: str) -> list[dict]:
     if isinstance(value, str) and re.match(r"\s*Human:", value):
         value = value.rstrip().removesuffix("\n\nAssistant:")  # of a prompt
         parts = re.split(r"(?:^|\n\n)\s*(Human|Assistant):", value)
-        value = [{"role": who, "content": text} for who, text in zip(parts[1::2], parts[2::2])]
+        turns = zip(parts[1::2], parts[2::2])
+        value = [{"role": who, "content": text} for who, text in turns]
     elif isinstance(value, str):
         value = [{"role": role, "content": value}]
     turns = []
@@ -1057,7 +1070,7 @@ def to_turns(value: object, role: str) -> list[dict]:
 
 
 class UserError(Exception):
-    """An error that the user can fix. `command_line` prints it as one line and exits with code 2."""
+    """An error that the user can fix: `command_line` prints one line, exit code 2."""
 
 
 @contextlib.contextmanager
@@ -1081,15 +1094,15 @@ def write_json(path: str | Path, content: object):
         file.write(json.dumps(content, indent=1).encode())
 
 
-_locks = {}  # folder -> its open lock file, which keeps other processes out until this one ends
+_locks = {}  # folder -> its open lock file; other processes stay out until this one ends
 
 
 def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
     """runs/NAME, made if needed and locked against a second process.
 
-    settings.json in it holds what the run was asked for, and the size and date of each file
-    that a setting names (as FILE or FILE.py:FUNCTION). A folder with results of other settings
-    is a UserError; `fresh` empties it first of the files that runs write.
+    settings.json in it holds what the run was asked for, and size and date of each file
+    that a setting names (as FILE or FILE.py:FUNCTION). A folder with results of other
+    settings is a UserError; `fresh` empties it first of the files that runs write.
     """
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):  # nothing outside of runs/
         raise UserError(f"--name takes letters, digits, '.', '-' and '_', not {name!r}")
@@ -1112,23 +1125,24 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
             if os.path.isfile(file):
                 files[file] = [os.path.getsize(file), os.path.getmtime(file)]
     settings = json.loads(json.dumps({**settings, "files": files}))  # tuples become lists
-    results = [path for path in folder.iterdir()
-               if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png")]
     if fresh:
-        for path in results:
-            path.unlink()
-    elif any(path.suffix in (".pt", ".bin") or path.name == "table.json" for path in results):
+        for path in folder.iterdir():
+            if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png"):
+                path.unlink()
+    results = [*folder.glob("*.pt"), *folder.glob("*.bin"), *folder.glob("table.json")]
+    if results:
         known = json.loads((folder / "settings.json").read_text())
-        other = [key for key in {**known, **settings} if known.get(key) != settings.get(key)]
+        keys = {**settings, **known}
+        other = [key for key in keys if known.get(key) != settings.get(key)]
         if other:
-            raise UserError(f"runs/{name} was made with other settings ({', '.join(other)}): add "
-                            "--fresh to make it anew, or --name for another folder")
+            raise UserError(f"runs/{name} was made with other settings ({', '.join(other)}): "
+                            "add --fresh to make it anew, or --name for another folder")
     write_json(folder / "settings.json", settings)
     return Path("runs", name)
 
 
 def option(default: object, help: str, at_least: float = 0):
-    """A dataclass field that is an option of a command; numbers below `at_least` are refused."""
+    """A dataclass field that is an option of a command, and the smallest number allowed."""
     return dataclasses.field(default=default, metadata={"help": help, "at_least": at_least})
 
 
@@ -1137,11 +1151,12 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (try: {self.prog} --help)")
 
 
-def command_line(commands: dict[str, Callable], default: str, argv: list[str] | None = None):
+def command_line(commands: dict[str, Callable], default: str,
+                 argv: list[str] | None = None):
     """Run one command; without a name the `default` one.
 
-    A command is a function whose parameters have dataclass instances as defaults. Every field
-    of these is an option: `steps: int = option(100, "how long to train")` is --steps.
+    A command is a function whose parameters have dataclass instances as defaults. Every
+    field of these is an option: `steps: int = option(100, "how long to train")` is --steps.
     Exit code 0 done, 2 an error that the user can fix (one line on stderr), 130 Ctrl-C.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -1149,7 +1164,7 @@ def command_line(commands: dict[str, Callable], default: str, argv: list[str] | 
     name = argv.pop(0) if is_named else default
     try:
         if name not in commands:
-            raise UserError(f"no command is called {name!r}: choose from {', '.join(commands)}")
+            raise UserError(f"no command {name!r}: choose from {', '.join(commands)}")
         parser = Parser(
             f"{Path(sys.argv[0]).name} {name}", description=commands[name].__doc__,
             epilog=f"commands: {', '.join(commands)}; without one: {default}",
@@ -1165,21 +1180,22 @@ def command_line(commands: dict[str, Callable], default: str, argv: list[str] | 
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted; what was saved is kept, the same command goes on from there",
-              file=sys.stderr)
+        print("\ninterrupted: the same command goes on from what is saved", file=sys.stderr)
         sys.exit(130)
 
 
 def add_options(parser: Parser, group: object):
     """An option for each field of a dataclass instance, which holds the defaults."""
-    for name, hint in typing.get_type_hints(type(group)).items():
+    hints = typing.get_type_hints(type(group))
+    for field in dataclasses.fields(group):
+        hint = hints[field.name]
         kind = (*typing.get_args(hint), hint)[0]  # int | None -> int
         how = {"type": kind, "metavar": kind.__name__}
         if kind is bool:
             how = {"action": argparse.BooleanOptionalAction}
-        help = type(group).__dataclass_fields__[name].metadata.get("help", " ")
-        parser.add_argument("--" + name.replace("_", "-"), **how, default=getattr(group, name),
-                            help=help.replace("%", "%%"))
+        parser.add_argument("--" + field.name.replace("_", "-"), **how,
+                            default=getattr(group, field.name),
+                            help=field.metadata.get("help", " ").replace("%", "%%"))
 
 
 def read_options(group: object, values: dict) -> object:
