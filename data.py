@@ -947,7 +947,7 @@ def texts_between_marks(path: Path) -> Iterator[str]:
 # text, a list of turns ({"role", "content"} or {"from", "value"}) or an HH dialogue
 # ("\n\nHuman: ... \n\nAssistant: ..."). An answer may repeat the dialogue before it.
 QUESTION = ("prompt", "instruction", "question", "messages", "conversations")
-CONTEXT = ("input", "context")  # more text of the question
+# "input" and "context" add text to the question.
 ANSWER = ("response", "completion", "output", "answer")
 ANSWERS = ("responses", "completions")  # or two: "chosen" and "rejected"
 RANKS = ("ranks", "scores", "ratings")  # of ANSWERS; the best has rank 0 or the largest score
@@ -990,7 +990,9 @@ def load_comparisons(path: str | Path, least: int = 2) -> list[Comparison]:
 
 def parse_record(place: str, record: dict) -> Comparison:
     """One record of any of the shapes above; a single answer has rank 0."""
-    question = [find(record, QUESTION), *map(record.get, CONTEXT)]
+    question = [find(record, QUESTION), record.get("input"), record.get("context")]
+    if question[:2] == [None, None]:
+        question = []  # a context alone asks nothing
     question = [part for part in question if part is not None]
     answers, utilities = find(record, ANSWERS), find(record, RANKS)
     if "chosen" in record and "rejected" in record:
@@ -1022,8 +1024,8 @@ def parse_record(place: str, record: dict) -> Comparison:
         turns = to_turns(answer, "assistant")
         if not any(turn["role"] == "user" for turn in turns):
             turns = to_turns(question[0], "user") + turns
-        if system:
-            turns = to_turns(system, "system") + turns
+        if isinstance(system, str) and system.strip():
+            turns = [{"role": "system", "content": system.strip()}] + turns
         if [turn["role"] for turn in turns[-2:]] != ["user", "assistant"]:
             raise Skip("no answer after a question")
         if not all(turn["content"] for turn in turns):

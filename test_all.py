@@ -1763,7 +1763,7 @@ def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text
                 [system, user("more"), reply["more"], user("much more")], None, [user("last")]]
     for ids, messages in zip(prompts, expected, strict=True):
         if messages:
-            assert ids == data.render_conversation(tokenizer, messages, reply=True)[0]
+            assert ids == data.render_conversation(tokenizer, messages)[0]
     assert [ids.count(tokenizer.end) for ids in prompts] == [1, 3, 1, 2, 2, 4, 1, 1]
     assert len(prompts[6]) == 96 - 4 and "4 turns are forgotten" in said[10]
 
