@@ -44,7 +44,6 @@ beta times the log-ratio at each; logged is its sum. The *gold score* is the rub
 """
 from __future__ import annotations
 
-import codecs
 import copy
 import dataclasses
 import itertools
@@ -910,23 +909,6 @@ def show_answers(task, answers: dict, count: int = 3):
             print(f"    {name:14s} {text}" + ("" if ended else " …"))
 
 
-def draw_ladder(rows: list[dict], folder: Path):
-    """The ladder, and score, KL and pretraining loss along PPO, as ladder.png."""
-    column = "win" if "win" in rows[0] else "score"
-    title = "win rate against SFT" if column == "win" else "score by the reward model"
-    panels = [{"title": title, "bars": {None: {row["model"]: row[column] for row in rows}}}]
-    for key, title in (("score", "score by the reward model"),
-                       ("kl", "KL to SFT, nats per answer"),
-                       ("pretrain_loss", "held-out pretraining loss")):
-        lines = []
-        for stage, label in (("ppo", "PPO"), ("ppo_ptx", "PPO-ptx")):
-            log = [json.loads(line) for line in open(folder / f"{stage}.jsonl")]
-            points = [(row["step"], row[key]) for row in log if key in row]
-            lines.append((label, *zip(*points)))
-        panels.append({"title": title, "xlabel": "PPO iteration", "lines": lines})
-    gpt.plot(folder / "ladder.png", panels)
-
-
 # ----------------------------------------------------------------------------------
 # 7. InstructGPT, from a blank model: instructgpt   [InstructGPT Fig. 2, §4]
 
@@ -956,7 +938,6 @@ class Options:
 def instructgpt(options: Options = Options(),
                 shape: GPTConfig = gpt.PRESETS["laptop"]):
     """The three steps of InstructGPT, from a blank model, with the ladder at the end."""
-    gpt.check_shape(shape)
     require_room(options.max_response, shape.block_size)
     function = load_function(options.reward) if options.reward else None
     is_own = bool(options.demonstrations or options.comparisons)
@@ -1066,7 +1047,6 @@ def instructgpt(options: Options = Options(),
     rows = ladder(task, answers, columns, speak)
     gpt.print_table(rows, folder / "table.json")
     show_answers(task, answers)
-    draw_ladder(rows, folder)
     if options.show:
         print("\nthe tokens of a demonstration that carry loss, marked:")
         print(data.show_mask(tokenizer, task.demonstrations[0]))
@@ -1113,7 +1093,7 @@ def knows_chat(path: str | None) -> bool:
 def trained(path: Path, model, tokenizer, train: Callable):
     """One stage: load the model from `path` if the file is there; else train(log) and save it."""
     if path.exists():
-        gpt.load_state(model, gpt.load_checkpoint(path)["model"], path)
+        model.load_state_dict(gpt.load_checkpoint(path)["model"])
         print(f"{path} is there: loaded")
     else:
         train(RunLog(path.with_suffix(".jsonl")))
@@ -1125,7 +1105,7 @@ def load_reward_model(path: Path) -> RewardModel:
     """A reward model that `trained` has saved."""
     content = gpt.load_checkpoint(path)
     model = RewardModel(GPT(content["config"]))
-    gpt.load_state(model, content["model"], path)
+    model.load_state_dict(content["model"])
     return model.to(gpt.pick_device()).eval()
 
 
@@ -1204,30 +1184,13 @@ def chat(options: ChatOptions = ChatOptions()):
                 print(f"(the context is full: {len(messages) - len(kept)} turns are forgotten)")
             messages = kept
             ids = data.prompt_ids(tokenizer, system + messages, limit)
-            reply = ""
-            try:
-                for piece in stream_reply(model, tokenizer, ids, options, generator):
-                    print(piece, end="", flush=True)
-                    reply += piece
-            except KeyboardInterrupt:  # ends the answer, not the conversation
-                pass
-            print()
+            prompt = torch.tensor([ids], device=model.device)
+            [tokens] = gpt.generate(model, prompt, options.max_response, None,
+                                    tuple(tokenizer.control_ids), generator,
+                                    temperature=options.temperature)
+            reply = tokenizer.decode(tokenizer.text_ids(tokens.tolist())).removeprefix(" ")
+            print(reply)
             messages.append({"role": "assistant", "content": reply})
-
-
-def stream_reply(model, tokenizer, ids: list[int], options: ChatOptions, generator):
-    """Yields the answer piece by piece; a character of several tokens comes when it is whole."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    is_first = True
-    prompt = torch.tensor([ids], device=model.device)
-    for tokens in gpt.generate_steps(model, prompt, options.max_response, generator=generator,
-                                     temperature=options.temperature):
-        ids = tokenizer.text_ids(tokens.tolist())
-        if not ids:  # <|end|>, or any other control token
-            return
-        piece = decoder.decode(tokenizer.decode_bytes(ids))
-        yield piece.removeprefix(" ") if is_first else piece  # contents start with a space
-        is_first = False
 
 
 if __name__ == "__main__":
