@@ -502,9 +502,9 @@ def _product(a, b, buffer):
 # 5. Training: Muon, schedule, train, evaluate
 
 
-def orthogonalize(matrices, steps: int = 5):
-    """Newton-Schulz: move all singular values of (N, rows, columns) matrices towards 1 and keep
-    the singular vectors.
+def orthogonalize(matrices):
+    """Five steps of Newton-Schulz: move all singular values of (N, rows, columns) matrices
+    towards 1 and keep the singular vectors.
 
     Each step maps a singular value s to a s + b s^3 + c s^5. These coefficients are steep at 0
     and end anywhere in 0.7 ... 1.2, which is good enough. bfloat16 is slow on CPUs, so this
@@ -514,7 +514,7 @@ def orthogonalize(matrices, steps: int = 5):
     is_tall = matrices.size(1) > matrices.size(2)
     x = matrices.transpose(1, 2) if is_tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # all singular values are now <= 1
-    for _ in range(steps):
+    for _ in range(5):
         gram = x @ x.transpose(1, 2)  # (N, rows, rows), the smaller side
         x = torch.baddbmm(a * x, b * gram + c * gram @ gram, x)
     return x.transpose(1, 2) if is_tall else x
@@ -535,8 +535,6 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             by_shape = {}  # matrices of one shape are orthogonalized together
             for p in group["params"]:
-                if p.grad is None:
-                    continue
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
                 momentum = self.state[p]["momentum"]
@@ -563,24 +561,21 @@ def make_optimizers(model, lr: float, muon_lr: float | None = None,
             matrices.append(p)
         else:
             vectors.append(p)
-    groups = [{"params": matrices, "weight_decay": weight_decay},
-              {"params": vectors, "weight_decay": 0.0}]
+    groups = [{"params": matrices, "peak_lr": lr, "weight_decay": weight_decay},
+              {"params": vectors, "peak_lr": lr, "weight_decay": 0.0}]
     optimizers = [torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)]
     if in_blocks:
-        optimizers.append(Muon(in_blocks, lr=muon_lr))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
+        optimizers.append(Muon([{"params": in_blocks, "peak_lr": muon_lr}], lr=muon_lr))
     return optimizers
 
 
-def schedule(step: int, steps: int, warmup: int, final: float = 0.1) -> float:
+def schedule(step: int, steps: int, warmup: int) -> float:
     """The share of the peak learning rate at a step: linearly up over `warmup` steps, then a
-    cosine down to `final`."""
+    cosine down to a tenth."""
     if step < warmup:
         return (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def update(model, optimizers: list, share: float, grad_clip: float = 1.0):
@@ -619,7 +614,7 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
     `path` is the checkpoint, which is written at every evaluation and holds all that decides
     the future: weights, optimizers, step, place in the data, random state. If it exists,
     training goes on from there and ends as if it had never been stopped. log(step, steps,
-    **values) is called every ten steps.
+    **values) is called after every step.
     """
     optimizers = make_optimizers(model, config.lr, config.muon_lr, weight_decay=config.weight_decay)
     batches = Batches(train_stream, config.batch_size, model.config.block_size, config.seed)
@@ -636,9 +631,9 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
         step, result = saved["step"], saved["result"]
         print(f"{path} stands at step {step} of {config.steps}")
     warmup = min(config.warmup, config.steps // 10)
-    losses, started = [], time.time()
     while step < config.steps:
         model.train()
+        losses = []
         for _ in range(config.accumulate):
             x, y = (torch.from_numpy(a).to(model.device) for a in batches.next())  # (B, T)
             with mixed_precision(model.device):
@@ -649,17 +644,11 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
         update(model, optimizers, schedule(step, config.steps, warmup), config.grad_clip)
         step += 1
 
-        values = {}
-        if step % 10 == 0 or step == config.steps:
-            tokens = len(losses) * config.batch_size * model.config.block_size
-            values["loss"] = sum(losses) / len(losses)
-            values["tokens/s"] = tokens / (time.time() - started)
+        values = {"loss": sum(losses) / len(losses)}
         if step % config.eval_every == 0 or step == config.steps:
             result = evaluate(model, tokenizer, val_stream)
             values["val_loss"], values["bits/byte"] = result["loss"], result["bits_per_byte"]
-        if values:
-            log(step, config.steps, **values)
-            losses, started = [], time.time()
+        log(step, config.steps, **values)
         if "val_loss" in values:
             save_checkpoint(path, model, tokenizer, step=step, result=result, data=batches.state,
                             rng=[torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
@@ -669,9 +658,9 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
 
 def mixed_precision(device):
     """bfloat16 matrix products on CUDA, where they are fast and safe; float32 everywhere else."""
-    is_cuda = torch.device(device).type == "cuda"
-    enabled = is_cuda and torch.cuda.is_bf16_supported()
-    return torch.autocast("cuda" if is_cuda else "cpu", torch.bfloat16, enabled=enabled)
+    kind = torch.device(device).type
+    enabled = kind == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(kind, torch.bfloat16, enabled=enabled)
 
 
 @torch.no_grad()
@@ -719,7 +708,7 @@ class RunLog:
         self.file.write(json.dumps({"step": step, **row}) + "\n")
         line = f"step {step:5d}/{steps}"
         for name, value in values.items():
-            line += f"  {name} {value:,.0f}" if abs(value) >= 100 else f"  {name} {value:.3f}"
+            line += f"  {name} {value:.3f}"
         line += f"  {time.time() - self.started:.0f} s"
         stays = "val_loss" in values or step == steps or step % max(1, steps // 5) == 0
         if sys.stdout.isatty():
@@ -746,9 +735,7 @@ def completion_logprobs(model, tokenizer,
     for context, completion in pairs:
         whole = [tokenizer.eot, *tokenizer.encode(context + completion)]
         before = [tokenizer.eot, *tokenizer.encode(context)]
-        common = 0
-        while common < min(len(whole), len(before)) and whole[common] == before[common]:
-            common += 1
+        common = len(os.path.commonprefix([whole, before]))  # of any two sequences
         row = whole[-model.config.block_size:]
         rows.append(row)
         counts.append(min(len(whole) - common, len(row) - 1))
@@ -904,30 +891,22 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The byte-level BPE of a tokenizer.json, in the one form that transformers writes for it.
-
-    Its text stands for bytes: printable characters for themselves, characters from 256 on for
-    the other bytes. A token in `added_tokens` is a control token.
-    """
+    """The byte-level BPE of a tokenizer.json, in the one form that transformers writes for it."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    pieces = content["pre_tokenizer"]
-    if (content["normalizer"] or pieces["type"] != "ByteLevel" or pieces["add_prefix_space"]
-            or not pieces.get("use_regex", True)):
+    cutting = content["pre_tokenizer"]
+    if (content["normalizer"] or cutting["type"] != "ByteLevel" or cutting["add_prefix_space"]
+            or not cutting.get("use_regex", True)):
         raise ValueError("its tokenizer is not a byte-level BPE like GPT-2's")
-    byte_of, others = {}, 256
-    for byte in range(256):
-        character = chr(byte)
-        if character == " " or not character.isprintable():
-            character = chr(others)
-            others += 1
-        byte_of[character] = byte
-    vocabulary = content["model"]["vocab"]
-    merged = []
-    for merge in content["model"]["merges"]:  # ["a", "b"], in older files "a b"
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        merged.append(vocabulary[left + right])
+    vocabulary, merges = content["model"]["vocab"], content["model"]["merges"]
+    # a merge is ["a", "b"] or, in older files, "a b"
+    merged = [vocabulary["".join(merge).replace(" ", "")] for merge in merges]
     if merged != sorted(merged):
         raise ValueError("its merges are not in the order of their ids, as tiktoken needs them")
+    # The file spells bytes as characters: printable ones as themselves, the others from 256 on.
+    printable = [byte for byte in range(256) if chr(byte).isprintable() and byte != ord(" ")]
+    others = [byte for byte in range(256) if byte not in printable]
+    byte_of = {chr(byte): byte for byte in printable}
+    byte_of.update((chr(256 + i), byte) for i, byte in enumerate(others))
     special = {token["content"]: token["id"] for token in content["added_tokens"]}
     ranks = {}
     for token, rank in vocabulary.items():
@@ -990,17 +969,11 @@ def print_table(rows: list[dict], path: Path | None = None):
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [columns]
     for row in rows:
-        cells = []
-        for column in columns:
-            value = row.get(column)
-            if isinstance(value, float):
-                value = f"{value:.3f}"
-            cells.append("" if value is None else str(value))
-        lines.append(cells)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    for first, *others in lines:
-        padded = [cell.rjust(width) for cell, width in zip(others, widths[1:])]
-        print("  ".join([first.ljust(widths[0]), *padded]))
+        values = [row.get(column, "") for column in columns]
+        lines.append([f"{x:.3f}" if isinstance(x, float) else str(x) for x in values])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths)))
 
 
 def documents_of(source: str, seed: int) -> Iterator[str]:

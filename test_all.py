@@ -763,7 +763,7 @@ def test_a_run_that_is_stopped_and_goes_on_equals_one_that_is_not(capsys):
         assert again[1] == result
     assert result != training_run("without_dropout.pt")[1]
     steps = [json.loads(line)["step"] for line in open("log.jsonl")]
-    assert steps == [7, 10, 14, 20, 21, 28, 30]            # each once
+    assert steps == list(range(1, 31))                     # each once
 
 
 def test_evaluation_counts_nats_per_token_and_bits_per_byte(tokenizer):
