@@ -58,13 +58,13 @@ from data import (WORLD_DOCUMENTS, Batches, Tokenizer, UserError, World, atomic_
 
 @dataclass(slots=True)
 class GPTConfig:
-    """The shape of a model; the defaults are GPT-2's smallest. UserError if it is impossible."""
+    """The shape of a model; the defaults are GPT-2's smallest."""
     vocab_size: int = 50257
     block_size: int = 1024      # context length in tokens
     n_layer: int = 12
     n_head: int = 12
     n_embd: int = 768
-    dropout: float = 0.0        # on embeddings and on what each sub-layer adds, not inside attention
+    dropout: float = 0.0        # on embeddings and on what each sub-layer adds
     post_norm: bool = False     # GPT-1: normalize after each sub-layer, and not at the end
     window: int | None = None   # GPT-3: every other layer sees only so many tokens back
 
@@ -80,7 +80,7 @@ class GPTConfig:
 
 
 PRESETS = {
-    "laptop": GPTConfig(1152, 128, n_layer=3, n_head=4, n_embd=128),      # what we train by default
+    "laptop": GPTConfig(1152, 128, n_layer=3, n_head=4, n_embd=128),  # the default
     "gpt1": GPTConfig(40478, 512, post_norm=True),
     "gpt2": GPTConfig(),
     "gpt2-medium": GPTConfig(n_layer=24, n_head=16, n_embd=1024),
@@ -101,10 +101,10 @@ for _name, _layers, _heads, _width in (
 
 
 def attention(q, k, v, window: int | None = None, visible=None):
-    """Attention, softmax(q k^T / sqrt(hs) + mask) v: (B, nh, T, hs) three times -> the same.
+    """softmax(q k^T / sqrt(hs) + mask) v: (B, nh, T, hs) three times -> (B, nh, T, hs).
 
-    Causal: position i sees the positions j <= i; with a window only those with i - window < j.
-    Or `visible` says it, boolean, of a shape that fits (B, nh, T, T). Takes O(T^2) memory.
+    Position i sees the positions j with j <= i, and with a window only i - window < j.
+    Or `visible` says it, boolean, of a shape that fits (B, nh, T, T). O(T^2) memory.
     """
     T, hs = q.shape[-2:]
     scores = q @ k.transpose(-2, -1) / math.sqrt(hs)  # (B, nh, T, T)
@@ -118,13 +118,14 @@ def attention(q, k, v, window: int | None = None, visible=None):
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention: (B, T, C) -> (B, T, C). With a cache the T tokens follow its tokens."""
+    """Multi-head attention: (B, T, C) -> (B, T, C)."""
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
         self.n_head = config.n_head
         self.layer = layer
-        self.window = config.window if layer % 2 else None  # dense, banded, dense ... [GPT-3 §2.1]
+        # dense, banded, dense ... [GPT-3 §2.1]
+        self.window = config.window if layer % 2 else None
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
@@ -146,7 +147,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers, four times as wide between them, at each position alone: (B, T, C) -> (B, T, C)."""
+    """Two layers, at each position alone: (B, T, C) -> (B, T, C)."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -195,9 +196,9 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        """GPT-1: N(0, 0.02) everywhere. GPT-2 starts the positions at 0.01, as
-        OpenAI's code does, and scales down the 2 n_layer projections that write
-        into the residual stream, so that their sum has the variance of one."""
+        """GPT-1: N(0, 0.02) everywhere. GPT-2 starts the positions at 0.01, as OpenAI's
+        code does, and scales down the 2 n_layer projections that write into the
+        residual stream, so that their sum has the variance of one."""
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=0.02)
@@ -224,9 +225,9 @@ class GPT(nn.Module):
         return self.ln_f(x)
 
     def forward(self, idx, targets=None):
-        """(B, T) ids -> logits (B, T, V) for the token after each position,
-        and, if targets (B, T) are given, the loss: mean cross-entropy in nats
-        over the targets that are not -1."""
+        """(B, T) ids -> logits (B, T, V) for the token after each position, and, if
+        targets (B, T) are given, the loss: mean cross-entropy in nats over the
+        targets that are not -1."""
         x = self.hidden(idx)  # (B, T, C)
         logits = F.linear(x, self.wte.weight)  # (B, T, V), tied to the embedding
         loss = None
@@ -248,9 +249,9 @@ class GPT(nn.Module):
 
 def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None,
                       top_p: float | None = None, generator=None):
-    """(B, V) logits -> (B,) ids. A temperature below 0.01 takes the most likely
-    token; top_k leaves only the k most likely ones, top_p the smallest set of
-    most likely ones whose probabilities reach it."""
+    """(B, V) logits -> (B,) ids. A temperature below 0.01 takes the most likely token;
+    top_k leaves only the k most likely ones, top_p the smallest set of most likely
+    ones whose probabilities reach it."""
     if temperature < 0.01:
         return logits.argmax(dim=-1)
     logits = logits / temperature
@@ -275,8 +276,9 @@ def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None
 class KVCache:
     """Keys and values of all tokens read so far, so that each is computed once.
 
-    The token at position p of a row stands in slot p. Prompts are padded on the right; a row's
-    first new token overwrites its first pad. Prompts of 3 and 1 tokens, then one token more:
+    The token at position p of a row stands in slot p. Prompts are padded on the right;
+    a row's first new token overwrites its first pad. Prompts of 3 and 1 tokens, then
+    one token more:
 
         row 0    a b c         a b c d        a query sees the slots up to
         row 1    x . .         x y .          its own position
@@ -287,18 +289,19 @@ class KVCache:
         shape = (batch_size, c.n_head, max_length, c.n_embd // c.n_head)  # (B, nh, slots, hs)
         self.k = [model.wte.weight.new_zeros(shape) for _ in range(c.n_layer)]
         self.v = [model.wte.weight.new_zeros(shape) for _ in range(c.n_layer)]
-        self.lengths = torch.zeros(batch_size, dtype=torch.long, device=model.device)  # of the rows
+        # tokens of each row, (B,)
+        self.lengths = torch.zeros(batch_size, dtype=torch.long, device=model.device)
         self.used = 0  # slots in use: no row is longer
 
     def next_positions(self, T: int):
-        """The positions (B, T) of the next T tokens, which the layers then pass to `attend`."""
+        """The positions (B, T) of the T tokens that the layers read next."""
         self.positions = self.lengths[:, None] + torch.arange(T, device=self.lengths.device)
         self.lengths = self.lengths + T
         self.used += T
         return self.positions
 
     def attend(self, layer: int, q, k, v, window: int | None):
-        """Store the new keys and values and let the new queries look: (B, nh, T, hs) -> the same."""
+        """Store the new keys and values; attention of the new queries to all of them."""
         rows = torch.arange(len(q), device=q.device)[:, None]
         self.k[layer][rows, :, self.positions] = k.transpose(1, 2)  # (B, T, nh, hs)
         self.v[layer][rows, :, self.positions] = v.transpose(1, 2)
@@ -320,12 +323,13 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
              stop_tokens: tuple[int, ...] = (), generator=None, **sampling):
     """Continue prompts: (B, P) -> the new tokens (B, R), R <= max_new_tokens.
 
-    idx holds prompts padded on the right, lengths (B,) their true lengths (default: P). A row
-    ends with its first stop token, which then fills it up; generation stops when all rows have
-    ended. `sampling` are temperature, top_k and top_p of `sample_next_token`.
+    idx holds prompts padded on the right, lengths (B,) their true lengths (default: P).
+    A row ends with its first stop token, which then fills it up; generation stops when
+    all rows have ended. `sampling` are temperature, top_k and top_p of
+    `sample_next_token`.
 
-    Positions are learned, so a full context cannot slide: every row is then cut to its last
-    half and read anew. A prompt that fills the context loses its front at once.
+    Positions are learned, so a full context cannot slide: every row is then cut to its
+    last half and read anew. A prompt that fills the context loses its front at once.
     """
     model.eval()
     limit = model.config.block_size
@@ -364,9 +368,9 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
 def to_tensors(rows: list[list[int]], pad: int, device):
     """Rows of ids -> (B, T) padded on the right, and their lengths (B,).
 
-    On the right, because attention is causal: nothing before a pad can see it, and every token
-    keeps the position that it was trained with. (Padding on the left, as in Ziegler et al.'s
-    code, needs shifted positions and a mask.)
+    On the right, because attention is causal: nothing before a pad can see it, and
+    every token keeps the position that it was trained with. (Padding on the left, as in
+    Ziegler et al.'s code, needs shifted positions and a mask.)
     """
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
     ids = nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=pad)
@@ -376,7 +380,7 @@ def to_tensors(rows: list[list[int]], pad: int, device):
 
 def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
              max_new_tokens: int, seed: int = 0, **sampling) -> list[tuple[str, bool]]:
-    """Continue prompts of ids until a stop token: (text, whether a stop token came) for each."""
+    """Continue prompts of ids: (text up to a stop token, whether one came) for each."""
     generator = torch.Generator(model.device).manual_seed(seed)
     answers = []
     for start in range(0, len(prompts), 256):
@@ -397,8 +401,8 @@ def fused_attention(q, k, v, window: int | None = None):
     """`attention` without ever holding a T x T matrix; the same arguments and result.
     A first reader may skip this section: only memory and time differ.
 
-    Any device and float type. bfloat16 is computed in float32 (TF32 on CUDA), because softmax
-    exponentiates rounding errors.
+    Any device and float type. bfloat16 is computed in float32 (TF32 on CUDA), because
+    softmax exponentiates rounding errors.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
@@ -411,15 +415,17 @@ TILE = 2 ** 21  # scores computed at once: 8 MB, which should stay in the proces
 class FusedAttention(torch.autograd.Function):
     """Attention by tiles of scores: time O(T^2), or O(T window); memory O(T).
 
-    Forward, with S = q k^T / sqrt(hs) and P = softmax(S): O = P v. A block of query rows meets
-    all the keys that it sees at once, so its softmax needs no running maximum.
+    Forward, with S = q k^T / sqrt(hs) and P = softmax(S): O = P v. A block of query
+    rows meets all the keys that it sees at once, so its softmax needs no running
+    maximum.
 
     Backward, from dO, with delta = rowsum(dO * O):
 
         dV = P^T dO      dP = dO v^T      dS = P * (dP - delta)      dq = dS k      dk = dS^T q
 
-    A block of keys meets all the queries that see it: dK and dV of the block are then complete,
-    and dQ adds up. P is recomputed from L = log2(sum of 2^S), which is one number per row.
+    A block of keys meets all the queries that see it: dK and dV of the block are then
+    complete, and dQ adds up. P is recomputed from L = log2(sum of 2^S), which is one
+    number per row.
 
     Fully masked tiles are skipped. The softmax is taken to base 2 (q carries the factor
     log2 e), because processors compute 2^x faster than e^x.
@@ -437,7 +443,8 @@ class FusedAttention(torch.autograd.Function):
         L = q.new_empty(len(q), 1, T)  # (B*nh, 1, T)
         for heads, start, stop, (buffer, _) in _tiles(q, window):
             first = max(0, start - window + 1)  # the first key that any row sees
-            scores = _product(q[heads, start:stop], k[heads, first:stop], buffer)  # (n, rows, keys)
+            # (n, rows, keys)
+            scores = _product(q[heads, start:stop], k[heads, first:stop], buffer)
             partly = start if stop <= window else first  # keys before it are seen by every row
             i = torch.arange(start, stop, device=q.device)[:, None]
             j = torch.arange(partly, stop, device=q.device)
@@ -480,8 +487,8 @@ class FusedAttention(torch.autograd.Function):
 
 
 def _tiles(q, window: int):
-    """Yields (a slice of the heads, start and stop of a block of positions, two buffers of a
-    tile). Allocating the buffers anew for each tile would be slow."""
+    """Yields (a slice of the heads, start and stop of a block of positions, two buffers
+    of a tile). Allocating the buffers anew for each tile would be slow."""
     n, T, _ = q.shape
     block = 64 if window <= 512 else 128  # longer blocks are faster but waste more at their ends
     width = min(T, window + block)
@@ -503,12 +510,12 @@ def _product(a, b, buffer):
 
 
 def orthogonalize(matrices):
-    """Five steps of Newton-Schulz: move all singular values of (N, rows, columns) matrices
-    towards 1 and keep the singular vectors.
+    """Five steps of Newton-Schulz: move all singular values of (N, rows, columns)
+    matrices towards 1 and keep the singular vectors.
 
-    Each step maps a singular value s to a s + b s^3 + c s^5. These coefficients are steep at 0
-    and end anywhere in 0.7 ... 1.2, which is good enough. bfloat16 is slow on CPUs, so this
-    computes in the precision that it is given.
+    Each step maps a singular value s to a s + b s^3 + c s^5. These coefficients are
+    steep at 0 and end anywhere in 0.7 ... 1.2, which is good enough. bfloat16 is slow
+    on CPUs, so this computes in the precision that it is given.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     is_tall = matrices.size(1) > matrices.size(2)
@@ -521,10 +528,11 @@ def orthogonalize(matrices):
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalized: for the weight matrices inside the blocks. [Jordan et al. 2024]
+    """Momentum, orthogonalized, for the matrices in the blocks. [Jordan et al. 2024]
 
-    The update of a matrix has the singular vectors of its momentum but singular values near 1,
-    so directions that the gradient rarely shows are learned as fast as the dominant ones.
+    The update of a matrix has the singular vectors of its momentum but singular values
+    near 1, so directions that the gradient rarely shows are learned as fast as the
+    dominant ones.
     """
 
     def __init__(self, params, lr: float = 0.02, momentum: float = 0.95):
@@ -543,7 +551,8 @@ class Muon(torch.optim.Optimizer):
                 by_shape.setdefault(p.shape, []).append((p, update))
             for (rows, columns), members in by_shape.items():
                 updates = orthogonalize(torch.stack([update for _, update in members]))
-                scale = max(1, rows / columns) ** 0.5  # the same change of output for any shape
+                # the same change of the output for any shape
+                scale = max(1, rows / columns) ** 0.5
                 for (p, _), update in zip(members, updates):
                     p.sub_(update, alpha=group["lr"] * scale)
 
@@ -551,8 +560,9 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(model, lr: float, muon_lr: float | None = None,
                     betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.0,
                     eps: float = 1e-8) -> list[torch.optim.Optimizer]:
-    """AdamW for everything; with muon_lr, Muon for the matrices in the blocks and AdamW for the
-    rest. Only matrices decay, never gains and biases. Each group remembers its peak rate."""
+    """AdamW for everything; with muon_lr, Muon for the matrices in the blocks and AdamW
+    for the rest. Only matrices decay, never gains and biases. Each group remembers
+    its peak rate."""
     matrices, vectors, in_blocks = [], [], []
     for name, p in model.named_parameters():
         if muon_lr and p.ndim == 2 and name.startswith("h."):
@@ -570,8 +580,8 @@ def make_optimizers(model, lr: float, muon_lr: float | None = None,
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:
-    """The share of the peak learning rate at a step: linearly up over `warmup` steps, then a
-    cosine down to a tenth."""
+    """The share of the peak learning rate at a step: linearly up over `warmup` steps,
+    then a cosine down to a tenth."""
     if step < warmup:
         return (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
@@ -579,8 +589,9 @@ def schedule(step: int, steps: int, warmup: int) -> float:
 
 
 def update(model, optimizers: list, share: float, grad_clip: float = 1.0):
-    """One optimizer step with every rate at this share of its peak, on the gradients that
-    backward() has accumulated, which are clipped to a norm of grad_clip and then cleared."""
+    """One optimizer step with every rate at this share of its peak, on the gradients
+    that backward() has accumulated, which are clipped to a norm of grad_clip and
+    then cleared."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
     if not torch.isfinite(norm):
         raise UserError("the gradient is no longer finite: lower the learning rate (or, with a "
@@ -609,14 +620,15 @@ class TrainConfig:
 
 def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
           config: TrainConfig, path: Path, log) -> dict[str, float]:
-    """Pretrain: predict the next token. Returns what `evaluate` says of the validation stream.
+    """Pretrain: predict the next token. Returns `evaluate` of the validation stream.
 
-    `path` is the checkpoint, which is written at every evaluation and holds all that decides
-    the future: weights, optimizers, step, place in the data, random state. If it exists,
-    training goes on from there and ends as if it had never been stopped. log(step, steps,
-    **values) is called after every step.
+    `path` is the checkpoint, which is written at every evaluation and holds all that
+    decides the future: weights, optimizers, step, place in the data, random state. If
+    it exists, training goes on from there and ends as if it had never been stopped.
+    log(step, steps, **values) is called after every step.
     """
-    optimizers = make_optimizers(model, config.lr, config.muon_lr, weight_decay=config.weight_decay)
+    optimizers = make_optimizers(model, config.lr, config.muon_lr,
+                                 weight_decay=config.weight_decay)
     batches = Batches(train_stream, config.batch_size, model.config.block_size, config.seed)
     torch.manual_seed(config.seed)
     step, result = 0, None
@@ -647,29 +659,33 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
         values = {"loss": sum(losses) / len(losses)}
         if step % config.eval_every == 0 or step == config.steps:
             result = evaluate(model, tokenizer, val_stream)
-            values["val_loss"], values["bits/byte"] = result["loss"], result["bits_per_byte"]
+            values["val_loss"] = result["loss"]
+            values["bits/byte"] = result["bits_per_byte"]
         log(step, config.steps, **values)
         if "val_loss" in values:
-            save_checkpoint(path, model, tokenizer, step=step, result=result, data=batches.state,
-                            rng=[torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
-                            optimizers=[optimizer.state_dict() for optimizer in optimizers])
+            rng = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+            states = [optimizer.state_dict() for optimizer in optimizers]
+            save_checkpoint(path, model, tokenizer, step=step, result=result,
+                            data=batches.state, rng=rng, optimizers=states)
+    model.eval()
     return result
 
 
 def mixed_precision(device):
-    """bfloat16 matrix products on CUDA, where they are fast and safe; float32 everywhere else."""
+    """bfloat16 matrix products on CUDA, float32 everywhere else."""
     kind = torch.device(device).type
     enabled = kind == "cuda" and torch.cuda.is_bf16_supported()
     return torch.autocast(kind, torch.bfloat16, enabled=enabled)
 
 
 @torch.no_grad()
-def evaluate(model, tokenizer, stream: np.ndarray, max_tokens: int = 32_768) -> dict[str, float]:
-    """{"loss": nats per token, "bits_per_byte"} of a stream, of which about max_tokens are
-    read, in evenly spaced windows.
+def evaluate(model, tokenizer, stream: np.ndarray,
+             max_tokens: int = 32_768) -> dict[str, float]:
+    """{"loss": nats per token, "bits_per_byte"} of a stream, of which about max_tokens
+    are read, in evenly spaced windows.
 
-    Bits per byte = total nats / ln 2 / bytes of the text: unlike the loss it does not depend
-    on the tokenizer.
+    Bits per byte = total nats / ln 2 / bytes of the text: unlike the loss it does not
+    depend on the tokenizer.
     """
     model.eval()
     T = min(model.config.block_size, len(stream) - 1)
@@ -680,19 +696,20 @@ def evaluate(model, tokenizer, stream: np.ndarray, max_tokens: int = 32_768) -> 
     starts = starts[np.linspace(0, len(starts) - 1, wanted).astype(int)]
     nats, targets = 0.0, []
     for chunk in np.array_split(starts, math.ceil(wanted / 32)):
-        windows = np.stack([stream[start:start + T + 1] for start in chunk]).astype(np.int64)
-        windows = torch.from_numpy(windows).to(model.device)  # (B, T+1)
+        windows = np.stack([stream[start:start + T + 1] for start in chunk])
+        windows = torch.from_numpy(windows.astype(np.int64)).to(model.device)  # (B, T+1)
         x, y = windows[:, :-1], windows[:, 1:]
         _, loss = model(x, y)
         nats += loss.item() * y.numel()
         targets += y.flatten().tolist()
     n_bytes = len(tokenizer.decode_bytes(tokenizer.text_ids(targets)))
-    return {"loss": nats / len(targets), "bits_per_byte": nats / math.log(2) / max(1, n_bytes)}
+    bits_per_byte = nats / math.log(2) / max(1, n_bytes)
+    return {"loss": nats / len(targets), "bits_per_byte": bits_per_byte}
 
 
 class RunLog:
-    """log(step, steps, **values): a live line on the terminal, a row of JSON in a file. When a
-    stopped run goes on, the rows of steps that are done again are replaced."""
+    """log(step, steps, **values): a live line on the terminal, a row of JSON in a file.
+    When a stopped run goes on, the rows of steps that are done again are replaced."""
 
     def __init__(self, path: Path):
         self.path, self.file = path, None
@@ -724,11 +741,11 @@ class RunLog:
 @torch.no_grad()
 def completion_logprobs(model, tokenizer,
                         pairs: list[tuple[str, str]]) -> list[tuple[float, int]]:
-    """For each (context, completion): the sum of log P(token | what is before it) over the
-    completion, in nats, and its number of tokens.
+    """For each (context, completion): the sum of log P(token | what is before it) over
+    the completion, in nats, and its number of tokens.
 
-    Context and completion are tokenized as one text, since a merge may cross the seam; a token
-    that does belongs to the completion. What is too long loses its front.
+    Context and completion are tokenized as one text, since a merge may cross the seam;
+    a token that does belongs to the completion. What is too long loses its front.
     """
     model.eval()
     rows, counts = [], []
@@ -758,10 +775,11 @@ def completion_logprobs(model, tokenizer,
 
 def choose(model, tokenizer, cases: list[list[tuple[str, str]]],
            per_token: bool = True) -> list[int]:
-    """For each case, a list of (context, completion): the index of the completion with the
-    highest log-probability, per token or in all. Completions must not be empty."""
+    """For each case, a list of (context, completion): the index of the completion with
+    the highest log-probability, per token or in all. Completions must not be empty."""
     chosen = []
-    results = iter(completion_logprobs(model, tokenizer, [pair for case in cases for pair in case]))
+    pairs = [pair for case in cases for pair in case]
+    results = iter(completion_logprobs(model, tokenizer, pairs))
     for case in cases:
         scores = []
         for _ in case:
@@ -776,7 +794,7 @@ def choose(model, tokenizer, cases: list[list[tuple[str, str]]],
 
 
 def save_checkpoint(path: str | Path, model, tokenizer, **state):
-    """One file with configuration, weights, tokenizer, and whatever else is in `state`."""
+    """Write one file with configuration, weights, tokenizer and `state`."""
     content = {"config": dataclasses.asdict(model.config), "model": model.state_dict(),
                "tokenizer": tokenizer.to_json(), **state}
     try:
@@ -787,8 +805,8 @@ def save_checkpoint(path: str | Path, model, tokenizer, **state):
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """What save_checkpoint wrote: "config" is a GPTConfig, "model" a state dict, "tokenizer" a
-    Tokenizer. Nothing in the file is executed (weights_only)."""
+    """What save_checkpoint wrote: "config" is a GPTConfig, "model" a state dict,
+    "tokenizer" a Tokenizer. Nothing in the file is executed (weights_only)."""
     if not Path(path).is_file():
         raise UserError(f"no checkpoint at {path}: train one first, or say which with --model")
     try:
@@ -801,7 +819,7 @@ def load_checkpoint(path: str | Path) -> dict:
 
 
 def load_model(path: str | Path) -> tuple[GPT, Tokenizer]:
-    """A trained GPT and its tokenizer: from a checkpoint of ours, or by load_pretrained."""
+    """A GPT and its tokenizer, from a checkpoint or by load_pretrained."""
     if Path(path).is_dir() or path in RELEASED:
         return load_pretrained(path)
     content = load_checkpoint(path)
@@ -822,16 +840,16 @@ def pick_device() -> str:
 RELEASED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # by OpenAI
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # OpenAI: (inputs, outputs)
 # what else a config.json can say, and how our model computes
-GPT2_FORM = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
-             "tie_word_embeddings": True, "scale_attn_weights": True,
-             "scale_attn_by_inverse_layer_idx": False}
+GPT2_FORM = {"model_type": "gpt2", "activation_function": "gelu_new",
+             "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
+             "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
 
 
 def download(name: str) -> Path:
-    """A model of OpenAI's as a folder in the hub's cache. UserError if it cannot be had."""
+    """A model of OpenAI's as a folder in the hub's cache."""
     try:
         from huggingface_hub import snapshot_download
-        files = ["config.json", "model.safetensors", "tokenizer.json", "vocab.json", "merges.txt"]
+        files = ["*.json", "model.safetensors", "merges.txt"]
         return Path(snapshot_download(f"openai-community/{name}", allow_patterns=files))
     except ImportError:
         raise UserError(f"to download {name}: pip install huggingface_hub") from None
@@ -840,9 +858,9 @@ def download(name: str) -> Path:
 
 
 def load_pretrained(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
-    """GPT-2 and its tokenizer, by a name in RELEASED (downloaded once) or from a Hugging Face
-    folder of config.json, model.safetensors and tokenizer.json. Nothing in the files is
-    executed. UserError if they are not GPT-2's or damaged."""
+    """GPT-2 and its tokenizer, by a name in RELEASED (downloaded once) or from a
+    Hugging Face folder of config.json, model.safetensors and tokenizer.json. Nothing
+    in the files is executed. UserError if they are not GPT-2's or damaged."""
     folder = Path(name_or_folder)
     if name_or_folder in RELEASED and not folder.exists():
         folder = download(name_or_folder)
@@ -859,7 +877,7 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
 
 
 def read_config(folder: Path, form: dict, **options) -> GPTConfig:
-    """The shape in a Hugging Face config.json, whose other values must be those of `form`."""
+    """The shape in a config.json, whose other values must be those of `form`."""
     c = json.loads((folder / "config.json").read_text())
     for name, value in form.items():
         if c.get(name, value) != value:
@@ -869,9 +887,8 @@ def read_config(folder: Path, form: dict, **options) -> GPTConfig:
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The state dict in model.safetensors. Hugging Face's names are OpenAI's, and so are ours.
-
-    The file: eight bytes with the length of a JSON header, the header, the numbers."""
+    """The state dict in model.safetensors: eight bytes with the length of a JSON header,
+    the header, the numbers. The names are OpenAI's, and so are ours."""
     types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
              "BF16": torch.bfloat16}
     content = bytearray((folder / "model.safetensors").read_bytes())
@@ -891,7 +908,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The byte-level BPE of a tokenizer.json, in the one form that transformers writes for it."""
+    """The byte-level BPE of a tokenizer.json in the form that transformers writes."""
     content = json.loads(path.read_text(encoding="utf-8"))
     cutting = content["pre_tokenizer"]
     if (content["normalizer"] or cutting["type"] != "ByteLevel" or cutting["add_prefix_space"]
@@ -901,12 +918,12 @@ def read_tokenizer(path: Path) -> Tokenizer:
     # a merge is ["a", "b"] or, in older files, "a b"
     merged = [vocabulary["".join(merge).replace(" ", "")] for merge in merges]
     if merged != sorted(merged):
-        raise ValueError("its merges are not in the order of their ids, as tiktoken needs them")
-    # The file spells bytes as characters: printable ones as themselves, the others from 256 on.
-    printable = [byte for byte in range(256) if chr(byte).isprintable() and byte != ord(" ")]
-    others = [byte for byte in range(256) if byte not in printable]
-    byte_of = {chr(byte): byte for byte in printable}
-    byte_of.update((chr(256 + i), byte) for i, byte in enumerate(others))
+        raise ValueError("its merges are not in the order of their ids")  # tiktoken's order
+    # Bytes are spelled as characters: printable ones as themselves, others from 256 on.
+    printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    others = [b for b in range(256) if b not in printable]
+    byte_of = {chr(b): b for b in printable}
+    byte_of.update((chr(256 + i), b) for i, b in enumerate(others))
     special = {token["content"]: token["id"] for token in content["added_tokens"]}
     ranks = {}
     for token, rank in vocabulary.items():
@@ -917,8 +934,9 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 def export_pretrained(model, tokenizer, folder: str | Path):
     """Write a folder that transformers' AutoModelForCausalLM and AutoTokenizer, and
-    load_pretrained, open; transformers itself writes it. UserError without transformers, and
-    for what GPT-2's form cannot hold: post-norm (GPT-1) and bands (GPT-3)."""
+    load_pretrained, open; transformers itself writes it. UserError without
+    transformers, and for what GPT-2's form cannot hold: post-norm (GPT-1) and bands
+    (GPT-3)."""
     try:
         from tokenizers.pre_tokenizers import ByteLevel
         from transformers import GPT2Config, GPT2LMHeadModel
@@ -950,7 +968,7 @@ def export_pretrained(model, tokenizer, folder: str | Path):
 
 
 def grow_vocabulary(model, tokens: int):
-    """Make room for `tokens` tokens in all; the embeddings of the new ones start at random."""
+    """Make room for `tokens` tokens in all; new embeddings start at random."""
     old = model.wte.weight.data
     model.config = dataclasses.replace(model.config, vocab_size=tokens)
     model.wte = nn.Embedding(tokens, old.size(1), device=old.device)
@@ -982,14 +1000,15 @@ def documents_of(source: str, seed: int) -> Iterator[str]:
 
 
 def pretrained(read: Callable, shape: GPTConfig, config: TrainConfig, folder: Path):
-    """Tokenizer, streams and trained model for the documents that each read() starts to give.
-    Returns (model, tokenizer, train stream, validation stream, what `evaluate` says)."""
+    """Train a tokenizer and a model on the documents that each read() starts to give.
+    Returns (model, tokenizer, train stream, validation stream, `evaluate` of it)."""
     tokenizer, train_stream, val_stream = tokenize_text(read, shape.vocab_size, folder)
     torch.manual_seed(config.seed)
     model = GPT(dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)).to(pick_device())
     print(f"a model of {model.num_params():,} parameters, context {shape.block_size}")
     log = RunLog(folder / "pretrain.jsonl")
-    result = train(model, tokenizer, train_stream, val_stream, config, folder / "pretrain.pt", log)
+    path = folder / "pretrain.pt"
+    result = train(model, tokenizer, train_stream, val_stream, config, path, log)
     return model, tokenizer, train_stream, val_stream, result
 
 
