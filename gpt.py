@@ -851,9 +851,7 @@ def download(name: str) -> Path:
         from huggingface_hub import snapshot_download
         files = ["*.json", "model.safetensors", "merges.txt"]
         return Path(snapshot_download(f"openai-community/{name}", allow_patterns=files))
-    except ImportError:
-        raise UserError(f"to download {name}: pip install huggingface_hub") from None
-    except Exception as error:  # of the network, the disk, the hub
+    except Exception as error:  # of the network, the disk, the hub; no huggingface_hub
         raise UserError(f"{name} could not be downloaded: {error}") from None
 
 
@@ -872,7 +870,7 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
         if max(tokenizer.eot, *tokenizer.ranks.values()) >= config.vocab_size:
             raise ValueError("the tokenizer has tokens that the model lacks")
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{folder} does not hold a GPT-2: {error}") from None
+        raise UserError(f"{folder} does not hold a GPT-2: {str(error)[:200]}") from None
     return model.to(pick_device()).eval(), tokenizer
 
 

@@ -37,6 +37,7 @@ class GPT1Tokenizer:
     byte-level tokenizer has neither problem. The released code also ran ftfy and spaCy; here words
     are split as in transformers.
     """
+
     def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]):
         self.vocabulary = vocabulary
         self.tokens = {index: token for token, index in vocabulary.items()}
@@ -107,7 +108,7 @@ def load_weights(folder: Path) -> gpt.GPT:
             state[ours] = state.pop(name)
         model.load_state_dict(state)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{folder} does not hold a GPT-1: {error}") from None
+        raise UserError(f"{folder} does not hold a GPT-1: {str(error)[:200]}") from None
     return model
 
 
