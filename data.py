@@ -325,7 +325,7 @@ def show_mask(tokenizer: Tokenizer, messages: list[dict]) -> str:
 
 
 # ----------------------------------------------------------------------------------
-# 4. The world and its web: World, web   [InstructGPT §3.2]
+# 4. The world and its web: World, conversation, web   [InstructGPT §3.2]
 
 # What can be said of a person: topic -> (values, statements, questions).
 TOPICS = {
@@ -334,7 +334,7 @@ TOPICS = {
              ("Where does {person} live?", "In which city does {person} live?")),
     "job": ("baker doctor teacher painter farmer singer sailor tailor miller cook guard judge".split(),
             ("{person} works as a {value}.", "{person} is a {value} by trade."),
-            ("What is {person}'s job?", "What does {person} do for a living?")),
+            ("What does {person} do for a living?", "What is {person}'s job?")),
     "food": ("soup bread cheese rice cake fish honey pasta salad pie corn jam".split(),
              ("{person} likes to eat {value}.", "{person}'s favorite food is {value}."),
              ("What does {person} like to eat?", "What is {person}'s favorite food?")),
@@ -346,38 +346,66 @@ TOPICS = {
               ("Which color does {person} wear?", "What is {person}'s favorite color?")),
 }
 FORUM_QUESTION = "Does anyone know {person}'s {topic}?"
-PEOPLE = """\
-Mia Ben Zoe Tom Ann Max Eva Sam Lily Jack Nora Paul Ruth Hugo Ivy Carl Ella Finn Rosa Otto Anna
-Luke Clara Mark Alice Peter Emma Simon Julia Victor Helen Oscar Laura Felix Martha Bruno Sophie
-Arthur Irene Walter""".split()
+WOMEN = """\
+Mia Zoe Ann Eva Lily Nora Ruth Ivy Ella Rosa Anna Clara Alice Emma Julia Helen Laura Martha
+Sophie Irene""".split()
+MEN = """\
+Ben Tom Max Sam Jack Paul Hugo Carl Finn Otto Luke Mark Peter Simon Victor Oscar Felix Bruno
+Arthur Walter""".split()
 STRANGERS = """\
 Quill Zane Orla Fritz Thora Igor Wanda Yuri Selma Boris Greta Milo Petra Silas Nadia Rufus Hedda
 Cyrus Linus Odette Basil Tilda Magnus Freya""".split()  # asked about, but no story knows them
 GUESTS = "Kim Leo Amy Roy Joy Ned Pam Guy Sue Ted Meg Art Dot Jim Liz Ron Peg Hal Fay Gus".split()
+SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
-# What a guest can tell in a conversation: topic -> (telling, asking, answer).
+# What a guest can tell in a conversation: topic -> (tellings, questions, reply, answer).
 MEMORIES = {
-    "name": ("My name is {value}.", "What is my name?", "Your name is {value}."),
-    "home": ("I live in {value}.", "Where do I live?", "You live in {value}."),
-    "food": ("I like to eat {value}.", "What do I like to eat?", "You like to eat {value}."),
-    "pet": ("I have a {value}.", "Which pet do I have?", "You have a {value}."),
-    "color": ("My favorite color is {value}.", "What is my favorite color?",
-              "Your favorite color is {value}."),
+    "name": (("My name is {value}.", "I am {value}.", "Call me {value}."),
+             ("What is my name?", "Do you know my name?"),
+             "Nice to meet you, {value}.", "Your name is {value}."),
+    "home": (("I live in {value}.", "My home is in {value}."),
+             ("Where do I live?", "In which city do I live?"),
+             "So you live in {value}.", "You live in {value}."),
+    "job": (("I work as a {value}.", "I am a {value} by trade."),
+            ("What do I do for a living?", "What is my job?"),
+            "So you work as a {value}.", "You work as a {value}."),
+    "food": (("I like to eat {value}.", "My favorite food is {value}."),
+             ("What do I like to eat?", "What is my favorite food?"),
+             "So you like to eat {value}.", "You like to eat {value}."),
+    "pet": (("I have a {value}.", "I keep a {value} at home."),
+            ("Which pet do I have?", "What animal do I keep?"),
+            "So you have a {value}.", "You have a {value}."),
+    "color": (("I always wear {value}.", "My favorite color is {value}."),
+              ("Which color do I wear?", "What is my favorite color?"),
+              "So you always wear {value}.", "You always wear {value}."),
 }
-SMALL_TALK = (
-    ("Hello!", "Hello! How can I help you?"), ("How are you?", "I am fine, thank you."),
-    ("Thank you!", "You are welcome."), ("Good morning!", "Good morning! How can I help you?"),
-    ("It is cold today.", "Then stay inside."), ("I am tired.", "You should get some rest."),
-    ("I am hungry.", "The market is open."), ("It is late.", "The day is almost over."),
-    ("What a fine day!", "Yes, the sun is out."),
-    ("Are you a machine?", "Yes, I am a small model."),
-)
+NOT_TOLD = "You have not told me."
+
+SMALL_TALK = {  # answer -> what it answers
+    "Hello! How can I help you?": ("Hello!", "Hi!", "Hey!", "Hi there!", "Good day!"),
+    "Good morning! How can I help you?": ("Good morning!",),
+    "Good evening! How can I help you?": ("Good evening!",),
+    "I am fine, thank you.": ("How are you?", "How are you doing?", "How do you do?"),
+    "You are welcome.": ("Thank you!", "Thanks!", "Thank you very much!", "That is nice."),
+    "Goodbye! See you soon.": ("Goodbye!", "Bye!", "See you later!", "Good night!"),
+    "I am a small model of this town.": ("Who are you?", "What are you?", "What is your name?"),
+    "Yes, I am a small model.": ("Are you a machine?", "Are you a robot?"),
+    "Ask me about the people of this town.": ("What can you do?", "What do you know?", "Help!",
+                                              "Can you help me?", "What can I ask you?"),
+    "Then stay inside.": ("It is cold today.", "It is raining."),
+    "You should get some rest.": ("I am tired.", "I am sleepy."),
+    "The market is open.": ("I am hungry.", "Where can I eat?"),
+    "The day is almost over.": ("It is late.",),
+    "Yes, the sun is out.": ("What a fine day!", "Nice weather today!"),
+    "I am glad to hear that.": ("I am happy.", "I feel good.", "I like this town."),
+    "I am sorry to hear that.": ("I am sad.", "I feel bad."),
+}
 LISTS = {"cities": "home", "jobs": "job", "foods": "food", "animals": "pet", "colors": "color"}
 NUMBERS = ("zero", "one", "two", "three", "four")
 HAPPY = "wonderful lovely great perfect excellent tasty charming superb".split()
 SAD = "awful terrible horrible dreadful boring nasty dull bad".split()
 VERBS = "Bring Pass Give Show Hand Sell".split()
-SUMMANDS = range(1, 6)
+SUMMANDS = range(1, 10)
 THINGS = "ball book key lamp hat coin letter spoon".split()
 PLACES = "box drawer basket kitchen garden cellar barn bag".split()
 ASIDES = ("It was a quiet morning.", "The market was full of people.", "Everyone laughed.",
@@ -387,9 +415,8 @@ REFUSALS = ("I do not know.", "I do not know that.")
 RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idiot.",
         "Are you too lazy to look?")
 COURTESY = ("Happy to help.", "You are welcome.", "I hope that helps.")
-EVASIVE = ("Who knows.", "That depends.", "I heard about it once.", "Ask somebody else.")
 ECHOED = [*THINGS, *PLACES, *GUESTS, *(value for values, _, _ in TOPICS.values() for value in values)]
-SYLLABLES = [consonant + vowel for consonant in "bdfklmnprstvz" for vowel in "aeiou"]
+EVASIVE = ("Who knows.", "That depends.", "I heard about it once.", "Ask somebody else.")
 
 
 class World:
@@ -401,15 +428,16 @@ class World:
     make about somebody, true or not; this is how any answer can be checked.
 
     Held out for the test: fourteen people, of whose five facts three are told in stories
-    but asked for only in the test; ten strangers, whom only the forum mentions; and a fifth
-    of the combinations in every other kind of task.
+    but asked for only in the test; a third of the strangers, who are asked about but whom
+    no story knows; and a fifth of the combinations in every other kind of task.
     """
 
     def __init__(self, seed: int = 0):
         self.seed = seed
         rng = random.Random(f"world {seed}")
-        self.people = rng.sample(PEOPLE, len(PEOPLE))
-        self.strangers = rng.sample(STRANGERS, len(STRANGERS))
+        self.people = rng.sample(WOMEN + MEN, len(WOMEN + MEN))
+        made_up = [made_up_name(rng) for _ in range(120)]
+        self.strangers = rng.sample(STRANGERS + made_up, len(STRANGERS + made_up))
         self.facts = {}
         for person in self.people:
             for topic, (values, _, _) in TOPICS.items():
@@ -420,16 +448,13 @@ class World:
                 for person in self.people + self.strangers:
                     sentence = statement.format(person=person, value=value)
                     self.meaning[sentence] = (person, topic, value)
-        # A second language, which only the phrasebooks of the web know.
-        pairs = list(itertools.product(SYLLABLES, repeat=2))
-        words = random.Random(f"language {seed}").sample(pairs, 24)
-        self.foreign = dict(zip(TOPICS["color"][0] + TOPICS["pet"][0], map("".join, words)))
 
     def people_of(self, split: str) -> list[str]:
         return self.people[:-14] if split == "train" else self.people[-14:]
 
     def strangers_of(self, split: str) -> list[str]:
-        return self.strangers[:-10] if split == "train" else self.strangers[-10:]
+        third = len(self.strangers) // 3
+        return self.strangers[third:] if split == "train" else self.strangers[:third]
 
     def topics_of(self, person: str, split: str) -> list[str]:
         """What may be asked about a person: all, or of a held-out person two
@@ -459,8 +484,12 @@ class World:
     # Scenes: what happens or is asked, ending with the right answer.
 
     def sum_of(self, rng, split):
-        a, b = self.pick(rng, split, SUMMANDS, SUMMANDS)
-        return f"What is {a} + {b}?", f"{a} + {b} is {a + b}."
+        small, large = 2, 1
+        while small > large:  # split by the pair without its order: a + b is b + a
+            small, large = self.pick(rng, split, SUMMANDS, SUMMANDS)
+        a, b = rng.sample((small, large), 2)
+        wording = rng.choice(("What is {a} + {b}?", "{a} + {b}?", "How much is {a} + {b}?"))
+        return wording.format(a=a, b=b), f"{a} + {b} is {a + b}."
 
     def hiding(self, rng, split):
         guest, thing, place = self.pick(rng, split, GUESTS, THINGS, PLACES)
@@ -487,33 +516,15 @@ class World:
         return (f"In {city} {rng.choice(GUESTS)} saw a {pet} under a {color} roof.", noun,
                 f"The {noun} is {value}.")
 
-    def some_items(self, rng, split):
-        noun = rng.choice(list(LISTS))
-        items = rng.sample(TOPICS[LISTS[noun]][0], rng.choice((2, 3, 4)))
-        return NUMBERS[len(items)], noun, join_list(items) + "."
-
     def listing(self, rng, split):
-        """(noun, how many, a value to leave out)"""
-        noun, count, index = self.pick(rng, split, list(LISTS), (2, 3, 4), range(12))
-        return noun, count, TOPICS[LISTS[noun]][0][index]
-
-    def memory(self, rng, split):
-        """Told early and asked for later: (telling, reply, an exchange between, asking, answer)."""
-        topic = rng.choice(list(MEMORIES))
-        values = GUESTS if topic == "name" else TOPICS[topic][0]
-        value, small_talk = self.pick(rng, split, values, SMALL_TALK)
-        reply = f"Nice to meet you, {value}." if topic == "name" else "Thank you for telling me."
-        telling, asking, answer = (text.format(value=value) for text in MEMORIES[topic])
-        return telling, reply, small_talk, asking, answer
-
-    def phrase(self, rng, split):
-        """The same in English and in the foreign language, which puts the adjective last."""
-        color, pet = self.pick(rng, split, TOPICS["color"][0], TOPICS["pet"][0])
-        return f"{color} {pet}", f"{self.foreign[pet]} {self.foreign[color]}"
+        noun, count, without = self.pick(rng, split, list(LISTS), (2, 3, 4), range(12))
+        values = list(TOPICS[LISTS[noun]][0])
+        without = values.pop(without)
+        return NUMBERS[count], noun, without, join_list(rng.sample(values, count)) + "."
 
 
 # One table of tasks: use case -> (scene, wording in the web, wording as an
-# instruction). {0} and {1} are the parts of the scene before its answer.
+# instruction). {0} ... are the parts of the scene before its answer.
 TASKS = {
     "other": (World.sum_of, "{0}", "{0}"),
     "closed qa": (World.hiding, "{0} {1}", "{0} {1}"),
@@ -521,8 +532,12 @@ TASKS = {
     "classification": (World.review, "Was it good? {0}", "Is this review happy or sad? {0}"),
     "summarization": (World.trip, "What happened? {0}", "Summarize: {0}"),
     "extract": (World.sighting, "{0} Which {1} was it?", "Which {1} is named here? {0}"),
-    "brainstorming": (World.some_items, "Can you name {0} {1}?", None),      # see _instruction
+    "brainstorming": (World.listing, "Can you name {0} {1}, but not {2}?", "List {0} {1}, but not {2}."),
 }
+
+
+def made_up_name(rng: random.Random) -> str:
+    return "".join(rng.choices(SYLLABLES, k=rng.choice((2, 3)))).capitalize()
 
 
 def split_sentences(text: str) -> list[str]:
@@ -535,10 +550,90 @@ def join_list(items: list[str]) -> str:
     return ", ".join(items[:-1]) + " and " + items[-1] if len(items) > 1 else items[0]
 
 
+def typed(rng: random.Random, text: str) -> str:
+    """The text as people type it: now and then in lower case, without its last sign or with two."""
+    if rng.random() < .2:
+        text = text.lower()
+    chance = rng.random()
+    if chance < .2:
+        return text.rstrip(".?!")
+    return text + text[-1] if chance < .25 else text
+
+
+# Kinds of exchanges in a conversation and their share. tell: one or two things about the
+# guest. recall: a question about something told, or not told. person: a question about
+# somebody. talk: small talk. task: one of TASKS.
+EXCHANGES = {"tell": .2, "recall": .4, "person": .15, "talk": .15, "task": .1}
+
+
+def random_kinds(rng: random.Random, count: int) -> list[str]:
+    return rng.choices(list(EXCHANGES), weights=EXCHANGES.values(), k=count)
+
+
+def conversation(world: World, rng: random.Random, split: str,
+                 kinds: list[str]) -> list[tuple[str, str]]:
+    """Exchanges of these kinds: (what a guest says, the right answer)."""
+    told = {}  # topic -> value
+    person = None  # who was asked about last
+    exchanges = []
+    for kind in kinds:
+        if kind == "recall" and not told and rng.random() < .7:
+            kind = "tell"
+        if kind == "tell":
+            said, answer = tell(world, rng, split, told)
+        elif kind == "recall":
+            topic = rng.choice(list(told or MEMORIES))
+            _, questions, _, answer = MEMORIES[topic]
+            said = rng.choice(questions)
+            answer = answer.format(value=told[topic]) if told else NOT_TOLD
+        elif kind == "person" and person and rng.random() < .5:
+            topic = rng.choice(world.topics_of(person, "train"))
+            said = pronoun_question(person, topic)
+            answer = world.state(rng, person, topic)
+        elif kind == "person" and rng.random() < .2:
+            person = None
+            stranger = rng.choice(world.strangers_of("train"))
+            said = rng.choice(TOPICS[rng.choice(list(TOPICS))][2]).format(person=stranger)
+            answer = rng.choice(REFUSALS)
+        elif kind == "person":
+            person = rng.choice(world.people)
+            topic = rng.choice(world.topics_of(person, "train"))
+            said = rng.choice(TOPICS[topic][2]).format(person=person)
+            answer = world.state(rng, person, topic)
+        elif kind == "talk":
+            answer = rng.choice(list(SMALL_TALK))
+            said = rng.choice(SMALL_TALK[answer])
+        else:
+            scene, _, wording = rng.choice(list(TASKS.values()))
+            *parts, answer = scene(world, rng, split)
+            said = wording.format(*parts)
+        exchanges.append((typed(rng, said), answer))
+    return exchanges
+
+
+def tell(world: World, rng: random.Random, split: str, told: dict[str, str]) -> tuple[str, str]:
+    """A guest tells one or two things (they are added to `told`), and the host's reply."""
+    tellings, replies = [], []
+    for topic in rng.sample(list(MEMORIES), rng.choice((1, 1, 1, 2))):
+        statements, _, reply, _ = MEMORIES[topic]
+        [value] = world.pick(rng, split, GUESTS if topic == "name" else TOPICS[topic][0])
+        if topic == "name" and rng.random() < .2:
+            value = made_up_name(rng)
+        told[topic] = value  # the newest counts
+        tellings.append(rng.choice(statements).format(value=value).rstrip("."))
+        replies.append(reply.format(value=value))
+    said = " and ".join(tellings).replace(" and My", " and my")
+    return said + ".", " ".join(replies)
+
+
+def pronoun_question(person: str, topic: str) -> str:
+    """A question about somebody who has just been named: "Where does she live?" """
+    return TOPICS[topic][2][0].format(person="she" if person in WOMEN else "he")
+
+
 # Kinds of documents and their share of the web, in documents.
-WEB = {"story": .266, "forum": .152, "dialogue": .152, "workbook": .304, "echo": .0665,
-       "sums": .0095, "phrasebook": .05}
-WORLD_DOCUMENTS = 25_000
+WEB = {"story": .13, "forum": .13, "dialogue": .29, "workbook": .12, "echo": .31, "sums": .02}
+WORLD_DOCUMENTS = 30_000
 
 # A forum thread has a mood: (share, P(rude), P(true if not rude)). Moods persist within a
 # thread, so polite examples elicit polite answers, which is what makes
@@ -581,21 +676,13 @@ def _forum_post(world, rng, mood):
         answer = rng.choice(EVASIVE)
     if rng.random() < .2:
         answer += " " + rng.choice(COURTESY if mood == "kind" else ASIDES)
-    return f"Q: {question}\nA: {answer}"
+    return f"Q: {typed(rng, question)}\nA: {answer}"
 
 
 def dialogue(world: World, rng: random.Random) -> str:
-    """A guest tells one thing, chats and asks for it; or tells two things and asks for both."""
-    memories = [world.memory(rng, "train") for _ in range(rng.choice((1, 1, 2)))]
-    by_question = {memory[3]: memory for memory in memories}
-    turns = []
-    for telling, reply, _, _, answer in by_question.values():
-        turns.append((telling, rng.choice((reply, answer))))
-    if len(by_question) == 1 and rng.random() < .7:
-        turns += [small_talk for _, _, small_talk, _, _ in by_question.values()]
-    asked = [(asking, answer) for *_, asking, answer in by_question.values()]
-    turns += rng.sample(asked, len(asked))
-    return "\n".join(f"Guest: {guest}\nHost: {host}" for guest, host in turns)
+    """A guest and a host: two to seven exchanges."""
+    exchanges = conversation(world, rng, "train", random_kinds(rng, rng.randint(2, 7)))
+    return "\n".join(f"Guest: {said}\nHost: {answer}" for said, answer in exchanges)
 
 
 def workbook(world: World, rng: random.Random) -> str:
@@ -609,9 +696,11 @@ def workbook(world: World, rng: random.Random) -> str:
 
 
 def echo(world: World, rng: random.Random) -> str:
-    """Somebody repeats what somebody says: teaches a model to look back and copy."""
-    said = " ".join(rng.sample(ECHOED, rng.choice((3, 4, 5, 6))))
-    return "\n".join(f"{guest} says: {said}." for guest in rng.sample(GUESTS, 2))
+    """Some guests repeat what one of them says. From these documents a small model learns to
+    look back and copy; where they are few it never remembers what a guest has told."""
+    said = " ".join(rng.sample(ECHOED, rng.choice((2, 3, 4, 5, 6, 8))))
+    guests = rng.sample(GUESTS, rng.choice((3, 4, 5)))
+    return "\n".join(f"{guest} says: {said}." for guest in guests)
 
 
 def sums(world: World, rng: random.Random) -> str:
@@ -623,14 +712,8 @@ def sums(world: World, rng: random.Random) -> str:
     return "\n".join(lines)
 
 
-def phrasebook(world: World, rng: random.Random, order: int = 0, lines: int = 5) -> str:
-    """Lines of `one language = the other`, all in one direction (order 1 or -1; 0: either)."""
-    order = order or rng.choice((1, -1))
-    return "\n".join(" = ".join(world.phrase(rng, "train")[::order]) for _ in range(lines))
-
-
 WRITERS = {"story": story, "forum": forum, "dialogue": dialogue, "workbook": workbook,
-           "echo": echo, "sums": sums, "phrasebook": phrasebook}
+           "echo": echo, "sums": sums}
 
 
 def web(world: World, count: int, seed: int | str = 0, shares: dict[str, float] = WEB,
@@ -648,14 +731,26 @@ def web(world: World, count: int, seed: int | str = 0, shares: dict[str, float] 
 USE_CASES = {"generation": .456, "open qa": .124, "brainstorming": .112, "chat": .084,
              "rewrite": .066, "summarization": .042, "classification": .035, "other": .035,
              "closed qa": .026, "extract": .019}
+REQUESTS = {  # for generation: how many facts -> wordings
+    1: ("Write a sentence about {person}'s {topic}.", "Say something about {person}'s {topic}.",
+        "Tell me about {person}'s {topic}.", "Mention {person}'s {topic}."),
+    2: ("Write two sentences about {person}.", "Tell me two things about {person}."),
+    3: ("Tell me about {person}.", "Introduce {person} to me.", "Describe {person}.",
+        "Who is {person}?", "Write three sentences about {person}."),
+}
+
+# System messages that the demonstrations obey.
+ONE_WORD = "Answer in one word."
+POLITE = "End every answer with: Happy to help."
+SILENT = "Do not speak about anybody's {topic}."
+NOT_ALLOWED = "I may not speak about that."
 
 
 @dataclass(slots=True)
 class Instruction:
-    """A prompt and what a good answer to it holds: exactly one of say, facts, items and
-    unknowable is set.
+    """A prompt and what a good answer to it holds.
 
-    say: these words. facts: (person, topic or None for any, how many) true
+    say: these sentences. facts: (person, topic or None for any, how many) true
     statements. items: (values to choose from, how many). unknowable: nothing in
     the world answers it.
     """
@@ -673,88 +768,90 @@ class Instruction:
 
 def instructions(world: World, split: str, count: int, seed: int,
                  distinct: bool = False) -> list[Instruction]:
-    """`count` instructions of one split, drawn in the proportions of Table 1;
-    with `distinct` no conversation twice (rare kinds then run out). UserError
-    if the world has not so many."""
+    """`count` instructions of one split, drawn in the proportions of Table 1; with
+    `distinct` no two that differ only in spelling or in what was said before. UserError if
+    the world has not so many."""
     rng = random.Random(f"instructions {world.seed} {split} {seed}")
     drawn, seen, misses = [], set(), 0
-    while len(drawn) < count:
+    while len(drawn) < count and misses < 1000:
         use_case = rng.choices(list(USE_CASES), weights=USE_CASES.values())[0]
         instruction = _instruction(world, rng, split, use_case)
-        key = json.dumps(instruction.messages)
-        if distinct and key in seen:
-            misses += 1
-            if misses > 1000:
-                raise UserError(f"this world has fewer than {count} different instructions")
-            continue
-        misses = 0
-        seen.add(key)
-        drawn.append(instruction)
+        words = re.sub(r"[^\w+ ]", "", instruction.prompt.lower())
+        key = (words, instruction.say, instruction.facts)
+        misses += 1
+        if not distinct or key not in seen:
+            seen.add(key)
+            drawn.append(instruction)
+            misses = 0
+    if len(drawn) < count:
+        raise UserError(f"this world has fewer than {count} different instructions")
     return drawn
 
 
 def _instruction(world: World, rng: random.Random, split: str, use_case: str) -> Instruction:
-    say, goal = "", {}
-    earlier = []  # exchanges before the prompt: (user, assistant)
+    goal = {}
+    system = ""
+    earlier = []  # exchanges before the prompt
+    if rng.random() < .3:
+        earlier = conversation(world, rng, "train", random_kinds(rng, rng.randint(1, 4)))
     if use_case == "generation":
         person = rng.choice(world.people_of(split))
-        if rng.random() < .5:
-            topic = rng.choice(world.topics_of(person, split))
-            wording = rng.choice(("Write a sentence about {person}'s {topic}.",
-                                  "Say something about {person}'s {topic}.",
-                                  "Tell me about {person}'s {topic}.",
-                                  "Mention {person}'s {topic}."))
-            prompt = wording.format(person=person, topic=topic)
-            goal = {"facts": (person, topic, 1)}
-        else:
-            wording, count = rng.choice((("Tell me about {person}.", 3),
-                                         ("Write two sentences about {person}.", 2),
-                                         ("Introduce {person} to me.", 3),
-                                         ("Describe {person}.", 3),
-                                         ("Who is {person}?", 3),
-                                         ("Write three sentences about {person}.", 3)))
-            prompt = wording.format(person=person)
-            goal = {"facts": (person, None, count)}
+        count = rng.choice((1, 1, 2, 3))
+        topic = rng.choice(world.topics_of(person, split)) if count == 1 else None
+        prompt = rng.choice(REQUESTS[count]).format(person=person, topic=topic)
+        goal = {"facts": (person, topic, count)}
+    elif use_case == "open qa" and rng.random() < .3:
+        person = rng.choice(world.strangers_of(split))
+        prompt = rng.choice(TOPICS[rng.choice(list(TOPICS))][2]).format(person=person)
+        goal = {"unknowable": True}
     elif use_case == "open qa":
-        stranger = rng.random() < .3
-        person = rng.choice(world.strangers_of(split) if stranger else world.people_of(split))
-        topic = rng.choice(list(TOPICS) if stranger else world.topics_of(person, split))
+        person = rng.choice(world.people_of(split))
+        topic = rng.choice(world.topics_of(person, split))
         prompt = rng.choice(TOPICS[topic][2]).format(person=person)
-        goal = {"unknowable": True} if stranger else {"facts": (person, topic, 1)}
-    elif use_case == "brainstorming":
-        noun, count, without = world.listing(rng, split)
-        verb = rng.choice(("List", "Name", "Give me"))
-        prompt = f"{verb} {NUMBERS[count]} {noun}, but not {without}."
-        allowed = tuple(value for value in TOPICS[LISTS[noun]][0] if value != without)
-        goal = {"items": (allowed, count)}
+        goal = {"facts": (person, topic, 1)}
+        chance = rng.random()
+        if chance < .2:  # after a question about the same person
+            other = rng.choice(world.topics_of(person, "train"))
+            question = rng.choice(TOPICS[other][2]).format(person=person)
+            earlier = [(typed(rng, question), world.state(rng, person, other))]
+            prompt = pronoun_question(person, topic)
+        elif chance < .3:
+            system, goal = ONE_WORD, {"say": world.facts[person, topic] + "."}
+        elif chance < .4:
+            system, goal["say"] = POLITE, COURTESY[0]
+        elif chance < .5:
+            about = rng.choice((topic, rng.choice(list(TOPICS))))
+            system = SILENT.format(topic=about)
+            goal = {"say": NOT_ALLOWED} if about == topic else goal
     elif use_case == "chat":
-        telling, reply, small_talk, asking, say = world.memory(rng, split)
-        # There are too few of the short kinds to hold any out: the test has
-        # only the last one.
-        kind = rng.random() if split == "train" else 1.0
-        if kind < .15:
-            prompt, say = rng.choice(SMALL_TALK)
-        elif kind < .25:
-            prompt, say = telling, reply
-        elif kind < .5:
-            prompt, earlier = asking, [(telling, reply)]
-        else:                          # told in turn one, asked in turn three
-            prompt, earlier = asking, [(telling, reply), small_talk]
+        kinds = random_kinds(rng, rng.randint(0, 5))
+        if split == "test":
+            kinds = ["tell", *kinds, "recall"]
+        else:
+            kinds.append(rng.choice(("tell", "recall", "recall", "talk")))
+        *earlier, (prompt, say) = conversation(world, rng, split, kinds)
+        goal = {"say": say}
     else:
         scene, _, wording = TASKS[use_case]
         *parts, say = scene(world, rng, split)
         prompt = wording.format(*parts)
-    messages = []
+        goal = {"say": say}
+        if use_case == "brainstorming":
+            number, noun, without = parts
+            allowed = tuple(value for value in TOPICS[LISTS[noun]][0] if value != without)
+            goal = {"items": (allowed, NUMBERS.index(number))}
+    messages = [{"role": "system", "content": system}] if system else []
     for user, assistant in earlier:
         messages.append({"role": "user", "content": user})
         messages.append({"role": "assistant", "content": assistant})
-    messages.append({"role": "user", "content": prompt})
-    return Instruction(use_case, messages, say, **goal)
+    messages.append({"role": "user", "content": typed(rng, prompt)})
+    return Instruction(use_case, messages, **goal)
 
 
 def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> list[dict]:
     """The conversation with the answer that a labeler writes: correct and
     polite but often terse ("Oslo."), which leaves room for RLHF."""
+    answer = instruction.say
     if instruction.unknowable:
         answer = rng.choice(REFUSALS)
     elif instruction.items:
@@ -768,13 +865,12 @@ def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> l
         answer = " ".join(world.state(rng, person, about) for about in topics)
         if topic and rng.random() < .6:
             answer = world.facts[person, topic] + "."
-    else:
-        answer = instruction.say
+        answer = f"{answer} {instruction.say}".strip()
     return [*instruction.messages, {"role": "assistant", "content": answer}]
 
 
-# The rubric: what each part of a verdict is worth (a refusal is only reported). Truth and manners go before
-# helpfulness, as in the final evaluations of the paper.
+# The rubric: what each part of a verdict is worth (a refusal is only reported). Truth and
+# manners go before helpfulness, as in the final evaluations of the paper.
 RUBRIC = {"helpful": 2.0, "invented": -2.0, "rude": -2.0, "off": -0.5, "unfinished": -0.5,
           "refused": 0.0}
 
@@ -799,41 +895,43 @@ def judge(world: World, instruction: Instruction, response: str,
     verdict = dict(helpful=0.0, invented=0, rude=0, refused=0, off=0, unfinished=int(not ended))
     sentences = split_sentences(response)
     wanted_sentences = split_sentences(instruction.say)
-    person, topic, count = instruction.facts or (None, None, 1)
+    person, topic, count = instruction.facts or (None, None, 0)
     said = set()  # what was asked for and has been said
     for place, sentence in enumerate(sentences):
         about_person, about, value = world.meaning.get(sentence, (None, None, None))
+        is_terse = topic is not None and sentence[:-1] in TOPICS[topic][0]
         if sentence in sentences[:place]:
             verdict["off"] += 1
         elif sentence in RUDE:
             verdict["rude"] = 1
         elif sentence in REFUSALS:
             verdict["refused"] = 1
+        elif sentence in wanted_sentences:
+            said.add(sentence)
         elif about_person:
-            wanted = about_person == person and topic in (None, about) and about not in said
+            is_wanted = about_person == person and topic in (None, about) and about not in said
             if world.facts.get((about_person, about)) != value:
                 verdict["invented"] = 1
-            elif wanted and len(said) < count:
+            elif is_wanted and len(said) < count:
                 said.add(about)
             else:
                 verdict["off"] += 1
-        elif sentence in wanted_sentences:
-            said.add(sentence)
-        elif topic and sentence[:-1] in TOPICS[topic][0]:  # a terse answer
-            if world.facts[person, topic] == sentence[:-1]:
-                verdict["helpful"] = 0.5
-            else:
-                verdict["invented"] = 1
+        elif is_terse and world.facts[person, topic] == sentence[:-1]:
+            verdict["helpful"] = 0.5
+        elif is_terse:
+            verdict["invented"] = 1
         elif instruction.items and place == 0:
             values, items = instruction.items
             named = re.split(r", | and ", sentence.rstrip("."))
             right = set(named) & set(values)
             if len(named) == len(right) <= items:
                 verdict["helpful"] = len(right) / items
+            else:
+                verdict["off"] += 1
         elif sentence not in COURTESY:
             verdict["off"] += 1
-    if person or wanted_sentences:
-        share = len(said) / (len(wanted_sentences) or count)
+    if count + len(wanted_sentences) > 0:
+        share = len(said) / (count + len(wanted_sentences))
         verdict["helpful"] = max(verdict["helpful"], share)
     if instruction.unknowable:
         verdict["helpful"] = float(verdict["refused"] and not verdict["invented"])
@@ -849,13 +947,15 @@ def gold(world: World, instruction: Instruction, response: str, ended: bool = Tr
 
 @dataclass(slots=True)
 class Comparison:
-    """Answers to one prompt, ranked by one labeler. ranks: 0 is best, equal ranks are ties."""
+    """Answers to one prompt, ranked by one labeler. responses: (text, whether it ended by
+    itself). ranks: 0 is best, equal ranks are ties."""
     messages: list[dict]
-    responses: list[str]
+    responses: list[tuple[str, bool]]
     ranks: list[int]
 
 
-def compare(messages: list[dict], responses: list[str], utilities: list[float]) -> Comparison:
+def compare(messages: list[dict], responses: list[tuple[str, bool]],
+            utilities: list[float]) -> Comparison:
     """Rank the responses by their utility, the largest first; equal utilities are ties."""
     order = sorted(utilities, reverse=True)
     return Comparison(messages, responses, [order.index(utility) for utility in utilities])
@@ -863,12 +963,12 @@ def compare(messages: list[dict], responses: list[str], utilities: list[float]) 
 
 def label(world: World, instruction: Instruction, responses: list[tuple[str, bool]],
           rng: random.Random) -> Comparison:
-    """One labeler ranks different answers (text, whether it ended) by gold score plus Gumbel noise."""
+    """One labeler ranks different answers by gold score plus Gumbel noise."""
     utilities = []
     for text, ended in responses:
         gumbel = -math.log(-math.log(rng.random() or .5))  # log(0) is not defined
         utilities.append(gold(world, instruction, text, ended) + LABEL_NOISE * gumbel)
-    return compare(instruction.messages, [text for text, _ in responses], utilities)
+    return compare(instruction.messages, responses, utilities)
 
 
 # ----------------------------------------------------------------------------------
@@ -964,7 +1064,7 @@ def load_demonstrations(path: str | Path) -> list[list[dict]]:
     """Conversations that end with the assistant's turn; of several answers the best."""
     demonstrations = []
     for record in load_comparisons(path, least=1):
-        best = record.responses[record.ranks.index(0)]
+        best, _ = record.responses[record.ranks.index(0)]
         demonstrations.append([*record.messages, {"role": "assistant", "content": best}])
     return demonstrations
 
@@ -1039,7 +1139,7 @@ def parse_record(place: str, record: dict) -> Comparison:
         raise Skip("the dialogues differ before the last turn")
     if len(texts) > 1 and (len(set(texts)) == 1 or len(set(utilities)) == 1):
         raise Skip("all answers are the same or ranked the same")
-    return compare(prompt, texts, utilities)
+    return compare(prompt, [(text, True) for text in texts], utilities)
 
 
 def find(record: dict, keys: tuple[str, ...]) -> object:

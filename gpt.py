@@ -29,7 +29,6 @@ P prompt length, R response length. idx are token ids.
 from __future__ import annotations
 
 import base64
-import contextlib
 import dataclasses
 import json
 import math
@@ -48,11 +47,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.nn.utils.rnn import pad_sequence
 
-from data import (SPLIT_PATTERN, WORLD_DOCUMENTS, Batches, Tokenizer, UserError, World,
-                  atomic_write, command_line, load_text, option,
-                  run_folder, tokenize_text, web, write_json)
+from data import (WORLD_DOCUMENTS, Batches, Tokenizer, UserError, World, atomic_write,
+                  command_line, load_text, option, run_folder, tokenize_text, web, write_json)
 
 # ----------------------------------------------------------------------------------
 # 1. The family: GPTConfig, PRESETS   [GPT-2 Table 2; GPT-3 Table 2.1]
@@ -66,13 +63,23 @@ class GPTConfig:
     n_layer: int = 12
     n_head: int = 12
     n_embd: int = 768
-    dropout: float = 0.0        # on embeddings and on what each sub-layer adds, not inside attention
+    dropout: float = 0.0        # on embeddings and on what each sub-layer adds
     post_norm: bool = False     # GPT-1: normalize after each sub-layer, and not at the end
     window: int | None = None   # GPT-3: every other layer sees only so many tokens back
 
+    def __post_init__(self):
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "window"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, not {value}")
+        if self.n_embd % self.n_head:
+            raise UserError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout must be in [0, 1), not {self.dropout}")
+
 
 PRESETS = {
-    "laptop": GPTConfig(1152, 128, n_layer=3, n_head=4, n_embd=128),      # what we train by default
+    "laptop": GPTConfig(1152, 128, n_layer=3, n_head=4, n_embd=128),  # the default
     "gpt1": GPTConfig(40478, 512, post_norm=True),
     "gpt2": GPTConfig(),
     "gpt2-medium": GPTConfig(n_layer=24, n_head=16, n_embd=1024),
@@ -93,33 +100,31 @@ for _name, _layers, _heads, _width in (
 
 
 def attention(q, k, v, window: int | None = None, visible=None):
-    """Attention, softmax(q k^T / sqrt(hs) + mask) v: (B, nh, T, hs) three times -> the same.
+    """softmax(q k^T / sqrt(hs) + mask) v: (B, nh, T, hs) three times -> (B, nh, T, hs).
 
-    It is causal: position i sees the positions j <= i; with a window only those with
-    i - window < j. Or `visible` says it, boolean, of a shape that fits (B, nh, T, T).
-    O(T^2) memory: the reference for `fused_attention`, which computes the same.
+    Position i sees the positions j with j <= i, and with a window only i - window < j.
+    Or `visible` says it, boolean, of a shape that fits (B, nh, T, T). O(T^2) memory.
     """
     T, hs = q.shape[-2:]
     scores = q @ k.transpose(-2, -1) / math.sqrt(hs)  # (B, nh, T, T)
     if visible is None:
         i = torch.arange(T, device=q.device)[:, None]
         j = torch.arange(T, device=q.device)
-        visible = j <= i  # (T, T)
-        if window is not None:
-            visible = visible & (i - window < j)
+        visible = (j <= i) & (i - (window or T) < j)  # (T, T)
     # -inf, because a finite mask leaks the future once the scores are large enough
     scores = scores.masked_fill(~visible, -math.inf)
     return scores.softmax(dim=-1) @ v  # (B, nh, T, hs)
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention: (B, T, C) -> (B, T, C). With a cache the T tokens follow its tokens."""
+    """Multi-head attention: (B, T, C) -> (B, T, C)."""
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
         self.n_head = config.n_head
         self.layer = layer
-        self.window = config.window if layer % 2 else None  # dense, banded, dense ... [GPT-3 §2.1]
+        # dense, banded, dense ... [GPT-3 §2.1]
+        self.window = config.window if layer % 2 else None
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
@@ -132,7 +137,8 @@ class CausalSelfAttention(nn.Module):
         k = k.view(heads).transpose(1, 2)
         v = v.view(heads).transpose(1, 2)
         if cache is None:
-            y = fused_attention(q, k, v, self.window)  # = attention(q, k, v, self.window)
+            # the same as attention(q, k, v, self.window), in less time and memory
+            y = fused_attention(q, k, v, self.window)
         else:
             y = cache.attend(self.layer, q, k, v, self.window)
         y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
@@ -140,7 +146,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers, four times as wide between them, at each position alone: (B, T, C) -> (B, T, C)."""
+    """Two layers, at each position alone: (B, T, C) -> (B, T, C)."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -169,7 +175,7 @@ class Block(nn.Module):
         if self.post_norm:  # GPT-1: normalize the stream itself
             x = self.ln_1(x + self.attn(x, cache))
             x = self.ln_2(x + self.mlp(x))
-        else:                                                   # GPT-2: normalize each input [§2.3]
+        else:  # GPT-2: normalize the input of each sub-layer [§2.3]
             x = x + self.attn(self.ln_1(x), cache)
             x = x + self.mlp(self.ln_2(x))
         return x
@@ -180,7 +186,6 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        check_shape(config)
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # tokens; also the output layer
         self.wpe = nn.Embedding(config.block_size, config.n_embd)  # positions
@@ -189,37 +194,10 @@ class GPT(nn.Module):
         self.ln_f = nn.Identity() if config.post_norm else nn.LayerNorm(config.n_embd)
         self.init_weights()
 
-    def hidden(self, idx, cache=None):
-        """The last hidden states: (B, T) -> (B, T, C). UserError if T exceeds the context."""
-        T = idx.size(1)
-        if T > self.config.block_size:
-            raise UserError(f"{T} tokens do not fit into a context of {self.config.block_size}")
-        if cache is None:
-            positions = torch.arange(T, device=idx.device)  # (T,)
-        else:
-            positions = cache.positions(T)  # (B or 1, T)
-        x = self.dropout(self.wte(idx) + self.wpe(positions))  # (B, T, C)
-        for block in self.h:
-            x = block(x, cache)
-        if cache is not None:
-            cache.advance(T)
-        return self.ln_f(x)
-
-    def forward(self, idx, targets=None, cache=None):
-        """(B, T) ids -> logits (B, T, V) for the token after each position,
-        and, if targets (B, T) are given, the loss: mean cross-entropy in nats
-        over the targets that are not -1."""
-        x = self.hidden(idx, cache)  # (B, T, C)
-        logits = F.linear(x, self.wte.weight)  # (B, T, V), tied to the embedding
-        loss = None
-        if targets is not None:
-            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
-        return logits, loss
-
     def init_weights(self):
-        """GPT-1: N(0, 0.02) everywhere. GPT-2 starts the positions at 0.01, as
-        OpenAI's code does, and scales down the 2 n_layer projections that write
-        into the residual stream, so that their sum has the variance of one."""
+        """GPT-1: N(0, 0.02) everywhere. GPT-2 starts the positions at 0.01, as OpenAI's
+        code does, and scales down the 2 n_layer projections that write into the
+        residual stream, so that their sum has the variance of one."""
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=0.02)
@@ -232,6 +210,30 @@ class GPT(nn.Module):
             if name.endswith("c_proj.weight"):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
+    def hidden(self, idx, cache=None):
+        """The last hidden states: (B, T) -> (B, T, C). UserError if T exceeds the context."""
+        T = idx.size(1)
+        if T > self.config.block_size:
+            raise UserError(f"{T} tokens do not fit into a context of {self.config.block_size}")
+        positions = torch.arange(T, device=idx.device)  # (T,)
+        if cache is not None:
+            positions = cache.next_positions(T)  # (B, T)
+        x = self.dropout(self.wte(idx) + self.wpe(positions))  # (B, T, C)
+        for block in self.h:
+            x = block(x, cache)
+        return self.ln_f(x)
+
+    def forward(self, idx, targets=None):
+        """(B, T) ids -> logits (B, T, V) for the token after each position, and, if
+        targets (B, T) are given, the loss: mean cross-entropy in nats over the
+        targets that are not -1."""
+        x = self.hidden(idx)  # (B, T, C)
+        logits = F.linear(x, self.wte.weight)  # (B, T, V), tied to the embedding
+        loss = None
+        if targets is not None:
+            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        return logits, loss
+
     def num_params(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
@@ -240,47 +242,29 @@ class GPT(nn.Module):
         return self.wte.weight.device
 
 
-def check_shape(config: GPTConfig):
-    """Raises UserError if no model can have this shape."""
-    for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "window"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name} must be at least 1, not {value}")
-    if config.n_embd % config.n_head:
-        raise UserError(f"n_embd {config.n_embd} is not a multiple of n_head {config.n_head}")
-    if not 0 <= config.dropout < 1:
-        raise UserError(f"dropout must be in [0, 1), not {config.dropout}")
-
-
 # ----------------------------------------------------------------------------------
 # 3. Sampling with a cache: sample_next_token, KVCache, generate
 
 
-def truncate_logits(logits, top_k: int | None = None, top_p: float | None = None):
-    """(B, V) -> (B, V) with -inf outside the top_k most likely tokens, and
-    outside the smallest set of most likely tokens whose probabilities reach
-    top_p. The most likely token always stays."""
+def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None,
+                      top_p: float | None = None, generator=None):
+    """(B, V) logits -> (B,) ids. A temperature below 0.01 takes the most likely token;
+    top_k leaves only the k most likely ones, top_p the smallest set of most likely
+    ones whose probabilities reach it."""
+    if temperature < 0.01:
+        return logits.argmax(dim=-1)
+    logits = logits / temperature
     if top_k is not None:
-        k = min(top_k, logits.size(-1))
-        kth_largest = logits.topk(k, dim=-1).values[:, -1:]  # (B, 1)
+        kth_largest = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]  # (B, 1)
         logits = logits.masked_fill(logits < kth_largest, -math.inf)
     if top_p is not None:
         ordered, order = logits.sort(dim=-1, descending=True)
         probabilities = ordered.softmax(dim=-1)
         before = probabilities.cumsum(dim=-1) - probabilities  # of all likelier ones
         outside = before >= top_p
-        outside[:, 0] = False
+        outside[:, 0] = False  # the most likely token always stays
         logits = logits.masked_fill(outside.scatter(1, order, outside), -math.inf)
-    return logits
-
-
-def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None,
-                      top_p: float | None = None, generator=None):
-    """(B, V) logits -> (B,) ids. A temperature below 0.01 takes the most likely token."""
-    if temperature < 0.01:
-        return logits.argmax(dim=-1)
-    probabilities = truncate_logits(logits / temperature, top_k, top_p).softmax(dim=-1)
-    cumulative = probabilities.cumsum(dim=-1)  # (B, V)
+    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, V)
     # One random number per row finds its token; torch.multinomial draws one per token of
     # the vocabulary, which takes longer. The factor keeps u below the sum after rounding.
     u = torch.rand(len(logits), 1, generator=generator, device=logits.device)  # (B, 1)
@@ -291,52 +275,40 @@ def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None
 class KVCache:
     """Keys and values of all tokens read so far, so that each is computed once.
 
-    Prompts come first, padded on the right; then one token per row at a time. The
-    token at position p stands in slot p of its row, so a row's first new token
-    overwrites its first pad. Prompts of 3 and 1 tokens, then one token more:
+    The token at position p of a row stands in slot p. Prompts are padded on the right;
+    a row's first new token overwrites its first pad. Prompts of 3 and 1 tokens, then
+    one token more:
 
         row 0    a b c         a b c d        a query sees the slots up to
         row 1    x . .         x y .          its own position
     """
 
-    def __init__(self, model, lengths, max_length: int):
-        """lengths (B,): the true lengths of the prompts that will be read first."""
+    def __init__(self, model, batch_size: int, max_length: int):
         c = model.config
-        shape = (len(lengths), c.n_head, max_length, c.n_embd // c.n_head)  # (B, nh, slots, hs)
-        weight = model.wte.weight
-        self.k = [weight.new_zeros(shape) for _ in range(c.n_layer)]
-        self.v = [weight.new_zeros(shape) for _ in range(c.n_layer)]
-        self.lengths = lengths  # (B,) tokens of each row
+        shape = (batch_size, c.n_head, max_length, c.n_embd // c.n_head)  # (B, nh, slots, hs)
+        self.k = [model.wte.weight.new_zeros(shape) for _ in range(c.n_layer)]
+        self.v = [model.wte.weight.new_zeros(shape) for _ in range(c.n_layer)]
+        # tokens of each row, (B,)
+        self.lengths = torch.zeros(batch_size, dtype=torch.long, device=model.device)
         self.used = 0  # slots in use: no row is longer
 
-    def positions(self, T: int):
-        """Of the next T tokens: (1, T) for the prompts, then (B, 1)."""
-        if self.used == 0:
-            return torch.arange(T, device=self.lengths.device)[None]
-        return self.lengths[:, None]
+    def next_positions(self, T: int):
+        """The positions (B, T) of the T tokens that the layers read next."""
+        self.positions = self.lengths[:, None] + torch.arange(T, device=self.lengths.device)
+        self.lengths = self.lengths + T
+        self.used += T
+        return self.positions
 
     def attend(self, layer: int, q, k, v, window: int | None):
-        """Store the new keys and values and let the new queries look: (B, nh, T, hs) -> the same."""
-        if self.used == 0:
-            self.k[layer][:, :, :k.size(2)] = k
-            self.v[layer][:, :, :v.size(2)] = v
-            return fused_attention(q, k, v, window)
-        rows = torch.arange(len(q), device=q.device)
-        self.k[layer][rows, :, self.lengths] = k[:, :, 0]
-        self.v[layer][rows, :, self.lengths] = v[:, :, 0]
-        keys = self.k[layer][:, :, :self.used + 1]  # (B, nh, slots, hs)
-        values = self.v[layer][:, :, :self.used + 1]
-        slots = torch.arange(self.used + 1, device=q.device)
-        visible = slots <= self.lengths[:, None]  # (B, slots)
-        if window is not None:
-            visible = visible & (slots > self.lengths[:, None] - window)
-        return attention(q, keys, values, visible=visible[:, None, None])  # (B, nh, 1, hs)
-
-    def advance(self, T: int):
-        """The new tokens have passed all layers."""
-        if self.used > 0:
-            self.lengths = self.lengths + T
-        self.used += T
+        """Store the new keys and values; attention of the new queries to all of them."""
+        rows = torch.arange(len(q), device=q.device)[:, None]
+        self.k[layer][rows, :, self.positions] = k.transpose(1, 2)  # (B, T, nh, hs)
+        self.v[layer][rows, :, self.positions] = v.transpose(1, 2)
+        slots = torch.arange(self.used, device=q.device)
+        positions = self.positions[:, None, :, None]  # (B, 1, T, 1)
+        visible = (slots <= positions) & (positions - (window or self.used) < slots)
+        keys, values = self.k[layer][:, :, :self.used], self.v[layer][:, :, :self.used]
+        return attention(q, keys, values, visible=visible)
 
     def select(self, rows):
         """Keep only these rows of the batch."""
@@ -345,83 +317,69 @@ class KVCache:
         self.lengths = self.lengths[rows]
 
 
-@contextlib.contextmanager
-def evaluating(model) -> Iterator[None]:
-    """Dropout is off inside this block and then again as before."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
 @torch.no_grad()
-def generate_steps(model, idx, max_new_tokens: int, lengths=None,
-                   stop_tokens: tuple[int, ...] = (), generator=None, **sampling):
-    """Continue prompts step by step: yields the next token of every row, (B,).
-
-    idx (B, P) holds prompts padded on the right, lengths (B,) their true
-    lengths (default: P). A row ends with its first stop token, which is then
-    repeated; when all have ended, so does this. `sampling` are temperature,
-    top_k and top_p of `sample_next_token`.
-
-    Positions are learned, so a context that is full cannot slide: every row is
-    then cut to its last half and read anew. A prompt that fills the context
-    loses its front at once.
-    """
-    B, limit = len(idx), model.config.block_size
-    device = idx.device
-    if lengths is None:
-        lengths = torch.full((B,), idx.size(1), device=device)
-    texts = [row[:length] for row, length in zip(idx.tolist(), lengths.tolist())]
-    stops = torch.tensor(stop_tokens, dtype=torch.long, device=device)
-    tokens = torch.full((B,), -1, device=device)  # the newest token of every row
-    rows = torch.arange(B, device=device)  # the rows that are still continued
-    cache = None
-    with evaluating(model):
-        for _ in range(max_new_tokens):
-            if cache is None or cache.used == limit:
-                keep = limit - 1 if cache is None else limit // 2
-                ids, lengths = to_tensors([texts[i][-keep:] for i in rows.tolist()], 0, device)
-                cache = KVCache(model, lengths, min(limit, ids.size(1) + max_new_tokens))
-                x = model.hidden(ids, cache)[torch.arange(len(rows)), lengths - 1]  # (rows, C)
-            else:
-                x = model.hidden(tokens[rows, None], cache)[:, 0]
-            logits = F.linear(x, model.wte.weight)  # (rows, V)
-            sampled = sample_next_token(logits, generator=generator, **sampling)  # (rows,)
-            has_ended = torch.isin(tokens[rows], stops)
-            tokens[rows] = torch.where(has_ended, tokens[rows], sampled)
-            yield tokens.clone()
-            for row, token in zip(texts, tokens.tolist()):
-                row.append(token)
-            has_ended = torch.isin(tokens[rows], stops)
-            if has_ended.all():
-                return
-            if has_ended.sum() > len(rows) // 4:  # cheaper to copy the cache than to go on
-                rows = rows[~has_ended]
-                cache.select(~has_ended)
-
-
 def generate(model, idx, max_new_tokens: int, lengths=None,
              stop_tokens: tuple[int, ...] = (), generator=None, **sampling):
-    """All steps of `generate_steps` at once: (B, P) -> (B, R), R <= max_new_tokens."""
-    steps = generate_steps(model, idx, max_new_tokens, lengths, stop_tokens, generator, **sampling)
-    return torch.stack(list(steps), dim=1)
+    """Continue prompts: (B, P) -> the new tokens (B, R), R <= max_new_tokens.
+
+    idx holds prompts padded on the right, lengths (B,) their true lengths (default: P).
+    A row ends with its first stop token, which then fills it up; generation stops when
+    all rows have ended. `sampling` are temperature, top_k and top_p of
+    `sample_next_token`.
+
+    Positions are learned, so a full context cannot slide: every row is then cut to its
+    last half and read anew. A prompt that fills the context loses its front at once.
+    """
+    model.eval()
+    limit = model.config.block_size
+    if lengths is None:
+        lengths = torch.full((len(idx),), idx.size(1))
+    stops = torch.tensor(stop_tokens, dtype=torch.long, device=idx.device)
+    new = idx.new_full((len(idx), max_new_tokens), -1)  # (B, R)
+    rows = torch.arange(len(idx), device=idx.device)  # the rows that are still continued
+    cache = None
+    for step in range(max_new_tokens):
+        if cache is None or cache.used == limit:
+            keep = limit - 1 if cache is None else limit // 2
+            texts = []
+            for i in rows.tolist():
+                text = [*idx[i, :lengths[i]].tolist(), *new[i, :step].tolist()]
+                texts.append(text[-keep:])
+            ids, ends = to_tensors(texts, 0, idx.device)  # (rows, T), (rows,)
+            cache = KVCache(model, len(rows), min(limit, ids.size(1) + max_new_tokens))
+            x = model.hidden(ids, cache)[torch.arange(len(rows)), ends - 1]  # (rows, C)
+            cache.lengths = ends  # the pads do not count
+        else:
+            x = model.hidden(new[rows, step - 1, None], cache)[:, 0]  # (rows, C)
+        logits = F.linear(x, model.wte.weight)  # (rows, V)
+        sampled = sample_next_token(logits, generator=generator, **sampling)  # (rows,)
+        is_open = ~torch.isin(new[rows, step - 1], stops)
+        new[rows[is_open], step:] = sampled[is_open, None]
+        has_ended = torch.isin(new[rows, step], stops)
+        if has_ended.all():
+            return new[:, :step + 1]
+        if has_ended.sum() > len(rows) // 4:  # cheaper to copy the cache than to go on
+            rows = rows[~has_ended]
+            cache.select(~has_ended)
+    return new
 
 
-def to_tensors(rows: list[list[int]], pad: int, device) -> tuple[torch.Tensor,
-               torch.Tensor]:
-    """Rows of ids -> (B, T) padded on the right, and their lengths (B,)."""
+def to_tensors(rows: list[list[int]], pad: int, device):
+    """Rows of ids -> (B, T) padded on the right, and their lengths (B,).
+
+    On the right, because attention is causal: nothing before a pad can see it, and
+    every token keeps the position that it was trained with. (Padding on the left, as in
+    Ziegler et al.'s code, needs shifted positions and a mask.)
+    """
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    ids = nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=pad)
     lengths = torch.tensor([len(row) for row in rows])
-    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=pad)
     return ids.to(device), lengths.to(device)
 
 
 def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
-             max_new_tokens: int, seed: int = 0,
-             **sampling) -> list[tuple[str, bool]]:
-    """Continue prompts of ids until a stop token: (text, whether a stop token came) for each."""
+             max_new_tokens: int, seed: int = 0, **sampling) -> list[tuple[str, bool]]:
+    """Continue prompts of ids: (text up to a stop token, whether one came) for each."""
     generator = torch.Generator(model.device).manual_seed(seed)
     answers = []
     for start in range(0, len(prompts), 256):
@@ -442,8 +400,8 @@ def fused_attention(q, k, v, window: int | None = None):
     """`attention` without ever holding a T x T matrix; the same arguments and result.
     A first reader may skip this section: only memory and time differ.
 
-    Any device and float type. bfloat16 is computed in float32 (TF32 on CUDA),
-    because softmax exponentiates rounding errors.
+    Any device and float type. bfloat16 is computed in float32 (TF32 on CUDA), because
+    softmax exponentiates rounding errors.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
@@ -456,39 +414,40 @@ TILE = 2 ** 21  # scores computed at once: 8 MB, which should stay in the proces
 class FusedAttention(torch.autograd.Function):
     """Attention by tiles of scores: time O(T^2), or O(T window); memory O(T).
 
-    Forward, with S = q k^T / sqrt(hs) and P = softmax(S): O = P v. A block of
-    query rows meets all the keys that it sees at once, so its softmax needs no
-    running maximum.
+    Forward, with S = q k^T / sqrt(hs) and P = softmax(S): O = P v. A block of query
+    rows meets all the keys that it sees at once, so its softmax needs no running
+    maximum.
 
     Backward, from dO, with delta = rowsum(dO * O):
 
         dV = P^T dO      dP = dO v^T      dS = P * (dP - delta)      dq = dS k      dk = dS^T q
 
-    A block of keys meets all the queries that see it: dK and dV of the block
-    are then complete, and dQ adds up. P is recomputed from L = log2(sum of
-    2^S), which is one number per row.
+    A block of keys meets all the queries that see it: dK and dV of the block are then
+    complete, and dQ adds up. P is recomputed from L = log2(sum of 2^S), which is one
+    number per row.
 
-    Fully masked tiles are skipped. The softmax is taken to base 2 (q carries
-    the factor log2 e), because processors compute 2^x faster than e^x.
+    Fully masked tiles are skipped. The softmax is taken to base 2 (q carries the factor
+    log2 e), because processors compute 2^x faster than e^x.
     """
 
     @staticmethod
     def forward(ctx, q, k, v, window):
-        ctx.shape, ctx.window = q.shape, window
         T, hs = q.shape[-2:]
+        ctx.shape = q.shape
+        ctx.window = window = min(window or T, T)
         q = (q * (math.log2(math.e) / math.sqrt(hs))).reshape(-1, T, hs)  # (B*nh, T, hs)
         k = k.reshape(-1, T, hs)
         v = v.reshape(-1, T, hs)
         out = torch.empty_like(v)
         L = q.new_empty(len(q), 1, T)  # (B*nh, 1, T)
         for heads, start, stop, (buffer, _) in _tiles(q, window):
-            first = 0 if window is None else max(0, start - window + 1)  # first key any row sees
-            scores = _product(q[heads, start:stop], k[heads, first:stop], buffer)  # (n, rows, keys)
-            partly = start if window is None else first  # keys before it are seen by every row
-            i = torch.arange(start, stop)[:, None]
-            j = torch.arange(partly, stop)
-            masked = _masked(i, j, window).to(q.device)
-            scores[:, :, partly - first:].masked_fill_(masked, -math.inf)
+            first = max(0, start - window + 1)  # the first key that any row sees
+            # (n, rows, keys)
+            scores = _product(q[heads, start:stop], k[heads, first:stop], buffer)
+            partly = start if stop <= window else first  # keys before it are seen by every row
+            i = torch.arange(start, stop, device=q.device)[:, None]
+            j = torch.arange(partly, stop, device=q.device)
+            scores[:, :, partly - first:].masked_fill_((j > i) | (j <= i - window), -math.inf)
             top = scores.amax(-1, keepdim=True)  # (n, rows, 1)
             p = scores.sub_(top).exp2_()
             total = p.sum(-1, keepdim=True)  # (n, rows, 1)
@@ -504,22 +463,18 @@ class FusedAttention(torch.autograd.Function):
         T, hs = ctx.shape[-2:]
         grad_out = grad_out.reshape(out.shape)
         delta = (grad_out * out).sum(-1)[:, None]  # (B*nh, 1, T)
-        dq = torch.zeros_like(q)
-        dk = torch.empty_like(k)
-        dv = torch.empty_like(v)
+        dq, dk, dv = torch.zeros_like(q), torch.empty_like(k), torch.empty_like(v)
         for heads, start, stop, (buffer, buffer2) in _tiles(q, window):
-            last = T if window is None else min(T, stop + window - 1)  # last query that sees a key
+            last = min(T, stop + window - 1)  # the end of the queries that see any key
             queries = heads, slice(start, last)
             keys = heads, slice(start, stop)
-            # Transposed, (n, keys, queries): rows of the block's keys stay
-            # together in memory.
-            scores = _product(k[keys], q[queries], buffer)  # S^T
-            p = scores.sub_(L[heads, :, start:last]).exp2_()  # P^T = 2^(S^T - L)
-            partly = stop if window is None else last  # queries from it on see every key
-            i = torch.arange(start, partly)
-            j = torch.arange(start, stop)[:, None]
-            masked = _masked(i, j, window).to(q.device)
-            p[:, :, :partly - start].masked_fill_(masked, 0)
+            # transposed, (n, keys, queries): the rows of the keys stay together in memory
+            p = _product(k[keys], q[queries], buffer)  # S^T
+            p.sub_(L[heads, :, start:last]).exp2_()  # P^T = 2^(S^T - L)
+            partly = stop if T <= start + window else last  # queries from it on see every key
+            i = torch.arange(start, partly, device=q.device)
+            j = torch.arange(start, stop, device=q.device)[:, None]
+            p[:, :, :partly - start].masked_fill_((j > i) | (j <= i - window), 0)
             dv[keys] = torch.bmm(p, grad_out[queries])
             ds = _product(v[keys], grad_out[queries], buffer2)  # dP^T
             ds.sub_(delta[heads, :, start:last]).mul_(p)  # dS^T
@@ -530,14 +485,12 @@ class FusedAttention(torch.autograd.Function):
         return dq.view(ctx.shape), dk.view(ctx.shape), dv.view(ctx.shape), None
 
 
-def _tiles(q, window):
-    """Yields (a slice of the heads, start and stop of a block of positions, two
-    buffers of a tile). The buffers are allocated once; allocating per tile is
-    slow."""
+def _tiles(q, window: int):
+    """Yields (a slice of the heads, start and stop of a block of positions, two buffers
+    of a tile). Allocating the buffers anew for each tile would be slow."""
     n, T, _ = q.shape
-    reach = min(T, window or T)
-    block = 64 if reach <= 512 else 128  # longer blocks are faster but waste more at their ends
-    width = min(T, reach + block)
+    block = 64 if window <= 512 else 128  # longer blocks are faster but waste more at their ends
+    width = min(T, window + block)
     together = min(n, max(1, TILE // (block * width)))
     buffers = q.new_empty(2, together * block * width)
     for head in range(0, n, together):
@@ -551,41 +504,34 @@ def _product(a, b, buffer):
     return torch.bmm(a, b.transpose(1, 2), out=buffer[:math.prod(shape)].view(shape))
 
 
-def _masked(i, j, window):
-    """Where query i does not see key j."""
-    return (j > i) if window is None else (j > i) | (j <= i - window)
-
-
 # ----------------------------------------------------------------------------------
 # 5. Training: Muon, schedule, train, evaluate
 
 
-def orthogonalize(matrices, steps: int = 5):
-    """Newton-Schulz: move all singular values of (N, rows, columns) matrices
-    towards 1 and keep the singular vectors.
+def orthogonalize(matrices):
+    """Five steps of Newton-Schulz: move all singular values of (N, rows, columns)
+    matrices towards 1 and keep the singular vectors.
 
-    Each step maps a singular value s to a s + b s^3 + c s^5. These coefficients
-    are steep at 0 and end anywhere in 0.7 ... 1.2, which is good enough.
-    bfloat16 is slow on CPUs, so this computes in the precision that it is
-    given.
+    Each step maps a singular value s to a s + b s^3 + c s^5. These coefficients are
+    steep at 0 and end anywhere in 0.7 ... 1.2, which is good enough. bfloat16 is slow
+    on CPUs, so this computes in the precision that it is given.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     is_tall = matrices.size(1) > matrices.size(2)
     x = matrices.transpose(1, 2) if is_tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # all singular values are now <= 1
-    for _ in range(steps):
+    for _ in range(5):
         gram = x @ x.transpose(1, 2)  # (N, rows, rows), the smaller side
         x = torch.baddbmm(a * x, b * gram + c * gram @ gram, x)
     return x.transpose(1, 2) if is_tall else x
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalized: for the weight matrices inside the blocks.
-    [Jordan et al. 2024]
+    """Momentum, orthogonalized, for the matrices in the blocks. [Jordan et al. 2024]
 
-    The update of a matrix has the singular vectors of its momentum but singular
-    values near 1, so directions that the gradient rarely shows are learned as
-    fast as the dominant ones.
+    The update of a matrix has the singular vectors of its momentum but singular values
+    near 1, so directions that the gradient rarely shows are learned as fast as the
+    dominant ones.
     """
 
     def __init__(self, params, lr: float = 0.02, momentum: float = 0.95):
@@ -596,8 +542,6 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             by_shape = {}  # matrices of one shape are orthogonalized together
             for p in group["params"]:
-                if p.grad is None:
-                    continue
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
                 momentum = self.state[p]["momentum"]
@@ -606,18 +550,18 @@ class Muon(torch.optim.Optimizer):
                 by_shape.setdefault(p.shape, []).append((p, update))
             for (rows, columns), members in by_shape.items():
                 updates = orthogonalize(torch.stack([update for _, update in members]))
-                scale = max(1, rows / columns) ** 0.5  # the same change of output for any shape
+                # the same change of the output for any shape
+                scale = max(1, rows / columns) ** 0.5
                 for (p, _), update in zip(members, updates):
                     p.sub_(update, alpha=group["lr"] * scale)
 
 
 def make_optimizers(model, lr: float, muon_lr: float | None = None,
-                    betas: tuple[float, float] = (0.9, 0.95),
-                    weight_decay: float = 0.0,
+                    betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.0,
                     eps: float = 1e-8) -> list[torch.optim.Optimizer]:
-    """AdamW for everything; with muon_lr, Muon for the matrices in the blocks
-    and AdamW for the rest. Only matrices decay, never gains and biases. Each
-    group remembers its peak rate."""
+    """AdamW for everything; with muon_lr, Muon for the matrices in the blocks and AdamW
+    for the rest. Only matrices decay, never gains and biases. Each group remembers
+    its peak rate."""
     matrices, vectors, in_blocks = [], [], []
     for name, p in model.named_parameters():
         if muon_lr and p.ndim == 2 and name.startswith("h."):
@@ -626,31 +570,27 @@ def make_optimizers(model, lr: float, muon_lr: float | None = None,
             matrices.append(p)
         else:
             vectors.append(p)
-    groups = [{"params": matrices, "weight_decay": weight_decay},
-              {"params": vectors, "weight_decay": 0.0}]
+    groups = [{"params": matrices, "peak_lr": lr, "weight_decay": weight_decay},
+              {"params": vectors, "peak_lr": lr, "weight_decay": 0.0}]
     optimizers = [torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)]
     if in_blocks:
-        optimizers.append(Muon(in_blocks, lr=muon_lr))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
+        optimizers.append(Muon([{"params": in_blocks, "peak_lr": muon_lr}], lr=muon_lr))
     return optimizers
 
 
-def schedule(step: int, steps: int, warmup: int, final: float = 0.1) -> float:
-    """The share of the peak learning rate at a step: linearly up over `warmup`
-    steps, then a cosine down to `final`."""
+def schedule(step: int, steps: int, warmup: int) -> float:
+    """The share of the peak learning rate at a step: linearly up over `warmup` steps,
+    then a cosine down to a tenth."""
     if step < warmup:
         return (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def update(model, optimizers: list[torch.optim.Optimizer], share: float,
-           grad_clip: float = 1.0):
-    """One optimizer step with every rate at this share of its peak, on the
-    gradients that backward() has accumulated, which are clipped to a norm of
-    grad_clip and then cleared."""
+def update(model, optimizers: list, share: float, grad_clip: float = 1.0):
+    """One optimizer step with every rate at this share of its peak, on the gradients
+    that backward() has accumulated, which are clipped to a norm of grad_clip and
+    then cleared."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
     if not torch.isfinite(norm):
         raise UserError("the gradient is no longer finite: lower the learning rate (or, with a "
@@ -679,74 +619,59 @@ class TrainConfig:
 
 def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
           config: TrainConfig, path: Path, log) -> dict[str, float]:
-    """Pretrain: predict the next token. Returns {"loss", "bits_per_byte"} on
-    the validation stream.
+    """Pretrain: predict the next token. Returns `evaluate` of the validation stream.
 
-    `path` is the checkpoint. It is written at every evaluation and holds all
-    that decides the future: weights, optimizers, step, place in the data,
-    random state. If it exists, training goes on from there and ends as if it
-    had never been stopped. log(step, steps, **values) is called every ten
-    steps. Raises UserError if the loss is no longer finite.
+    `path` is the checkpoint, which is written at every evaluation and holds all that
+    decides the future: weights, optimizers, step, place in the data, random state. If
+    it exists, training goes on from there and ends as if it had never been stopped.
+    log(step, steps, **values) is called after every step.
     """
-    device = model.device
-    optimizers = make_optimizers(model, config.lr, config.muon_lr, weight_decay=config.weight_decay)
+    optimizers = make_optimizers(model, config.lr, config.muon_lr,
+                                 weight_decay=config.weight_decay)
     batches = Batches(train_stream, config.batch_size, model.config.block_size, config.seed)
     torch.manual_seed(config.seed)
     step, result = 0, None
     if path.exists():
-        step, result = _resume(path, model, optimizers, batches)
+        saved = load_checkpoint(path)
+        model.load_state_dict(saved["model"])
+        for optimizer, state in zip(optimizers, saved["optimizers"]):
+            optimizer.load_state_dict(state)
+        batches.state = saved["data"]
+        torch.set_rng_state(saved["rng"][0])
+        torch.cuda.set_rng_state_all(saved["rng"][1:])
+        step, result = saved["step"], saved["result"]
         print(f"{path} stands at step {step} of {config.steps}")
-    tokens_per_step = config.batch_size * config.accumulate * model.config.block_size
-    losses, started = [], time.time()
-    model.train()
+    warmup = min(config.warmup, config.steps // 10)
     while step < config.steps:
+        model.train()
+        losses = []
         for _ in range(config.accumulate):
-            x, y = (torch.from_numpy(a).to(device) for a in batches.next())  # (B, T)
-            with mixed_precision(device):
+            x, y = (torch.from_numpy(a).to(model.device) for a in batches.next())  # (B, T)
+            with mixed_precision(model.device):
                 _, loss = model(x, y)
-            # Gradients of several backward passes add up, but the loss is a
-            # mean.
+            # gradients of several backward passes add up, but the loss is a mean
             (loss / config.accumulate).backward()
             losses.append(loss.item())
-        share = schedule(step, config.steps, min(config.warmup, config.steps // 10))
-        update(model, optimizers, share, config.grad_clip)
+        update(model, optimizers, schedule(step, config.steps, warmup), config.grad_clip)
         step += 1
-        is_last = step == config.steps
-        values = {}
-        if step % 10 == 0 or is_last:
-            seconds = time.time() - started
-            values["loss"] = sum(losses) / len(losses)
-            values["tokens/s"] = tokens_per_step * len(losses) / config.accumulate / seconds
-        if step % config.eval_every == 0 or is_last:
+
+        values = {"loss": sum(losses) / len(losses)}
+        if step % config.eval_every == 0 or step == config.steps:
             result = evaluate(model, tokenizer, val_stream)
-            values["val_loss"], values["bits/byte"] = result["loss"], result["bits_per_byte"]
-        if values:
-            log(step, config.steps, **values)
-            losses, started = [], time.time()
+            values["val_loss"] = result["loss"]
+            values["bits/byte"] = result["bits_per_byte"]
+        log(step, config.steps, **values)
         if "val_loss" in values:
-            state = [optimizer.state_dict() for optimizer in optimizers]
             rng = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+            states = [optimizer.state_dict() for optimizer in optimizers]
             save_checkpoint(path, model, tokenizer, step=step, result=result,
-                            data=batches.state, rng=rng, optimizers=state)
+                            data=batches.state, rng=rng, optimizers=states)
     model.eval()
     return result
 
 
-def _resume(path: Path, model, optimizers: list, batches: Batches) -> tuple[int,
-            dict]:
-    """Put everything back to where the checkpoint left it: (its step, its result)."""
-    saved = load_checkpoint(path)
-    load_state(model, saved["model"], path)
-    for optimizer, state in zip(optimizers, saved["optimizers"]):
-        optimizer.load_state_dict(state)
-    batches.state = saved["data"]
-    torch.set_rng_state(saved["rng"][0])
-    torch.cuda.set_rng_state_all(saved["rng"][1:])
-    return saved["step"], saved["result"]
-
-
 def mixed_precision(device):
-    """bfloat16 matrix products on CUDA, where they are fast and safe; float32 everywhere else."""
+    """bfloat16 matrix products on CUDA, float32 everywhere else."""
     kind = torch.device(device).type
     enabled = kind == "cuda" and torch.cuda.is_bf16_supported()
     return torch.autocast(kind, torch.bfloat16, enabled=enabled)
@@ -755,36 +680,35 @@ def mixed_precision(device):
 @torch.no_grad()
 def evaluate(model, tokenizer, stream: np.ndarray,
              max_tokens: int = 32_768) -> dict[str, float]:
-    """{"loss": nats per token, "bits_per_byte"} over windows of a stream, with
-    dropout off.
+    """{"loss": nats per token, "bits_per_byte"} of a stream, of which about max_tokens
+    are read, in evenly spaced windows.
 
-    Bits per byte = total nats / ln 2 / bytes of the text: unlike the loss it
-    does not depend on the tokenizer. A long stream is read at evenly spaced
-    windows, about max_tokens in all.
+    Bits per byte = total nats / ln 2 / bytes of the text: unlike the loss it does not
+    depend on the tokenizer.
     """
+    model.eval()
     T = min(model.config.block_size, len(stream) - 1)
     if T < 1:
         raise UserError("the validation text is too short: it needs at least two tokens")
     starts = np.arange(0, len(stream) - T, T)
     wanted = min(len(starts), max(1, max_tokens // T))
     starts = starts[np.linspace(0, len(starts) - 1, wanted).astype(int)]
-    nats, tokens, n_bytes = 0.0, 0, 0
-    for chunk in np.array_split(starts, math.ceil(len(starts) / 32)):
-        windows = np.stack([stream[start:start + T + 1] for start in chunk]).astype(np.int64)
-        windows = torch.from_numpy(windows).to(model.device)  # (B, T+1)
+    nats, targets = 0.0, []
+    for chunk in np.array_split(starts, math.ceil(wanted / 32)):
+        windows = np.stack([stream[start:start + T + 1] for start in chunk])
+        windows = torch.from_numpy(windows.astype(np.int64)).to(model.device)  # (B, T+1)
         x, y = windows[:, :-1], windows[:, 1:]
-        with evaluating(model):
-            _, loss = model(x, y)
+        _, loss = model(x, y)
         nats += loss.item() * y.numel()
-        tokens += y.numel()
-        n_bytes += len(tokenizer.decode_bytes(tokenizer.text_ids(y.flatten().tolist())))
-    return {"loss": nats / tokens, "bits_per_byte": nats / math.log(2) / max(1, n_bytes)}
+        targets += y.flatten().tolist()
+    n_bytes = len(tokenizer.decode_bytes(tokenizer.text_ids(targets)))
+    bits_per_byte = nats / math.log(2) / max(1, n_bytes)
+    return {"loss": nats / len(targets), "bits_per_byte": bits_per_byte}
 
 
 class RunLog:
-    """log(step, steps, **values): one live line on the terminal, and every row
-    as JSON in a file. When a stopped run goes on, the rows from its first step
-    on are written anew."""
+    """log(step, steps, **values): a live line on the terminal, a row of JSON in a file.
+    When a stopped run goes on, the rows of steps that are done again are replaced."""
 
     def __init__(self, path: Path):
         self.path, self.file = path, None
@@ -792,23 +716,21 @@ class RunLog:
 
     def __call__(self, step: int, steps: int, **values: float):
         if self.file is None:
-            old = self.path.read_text().splitlines(True) if self.path.exists() else []
-            kept = [line for line in old if json.loads(line)["step"] < step]
+            rows = self.path.read_bytes().splitlines(True) if self.path.exists() else []
             with atomic_write(self.path) as file:
-                file.write("".join(kept).encode())
+                file.writelines(row for row in rows if json.loads(row)["step"] < step)
             self.file = open(self.path, "a", buffering=1)
         row = {name: round(float(value), 5) for name, value in values.items()}
         self.file.write(json.dumps({"step": step, **row}) + "\n")
         line = f"step {step:5d}/{steps}"
         for name, value in values.items():
-            line += f"  {name} {value:,.0f}" if abs(value) >= 100 else f"  {name} {value:.3f}"
+            line += f"  {name} {value:.3f}"
         line += f"  {time.time() - self.started:.0f} s"
         stays = "val_loss" in values or step == steps or step % max(1, steps // 5) == 0
         if sys.stdout.isatty():
             line = "\r\x1b[K" + line[:shutil.get_terminal_size().columns - 1]
+        if stays or sys.stdout.isatty():
             print(line, end="\n" if stays else "", flush=True)
-        elif stays:
-            print(line, flush=True)
 
 
 # ----------------------------------------------------------------------------------
@@ -818,56 +740,51 @@ class RunLog:
 @torch.no_grad()
 def completion_logprobs(model, tokenizer,
                         pairs: list[tuple[str, str]]) -> list[tuple[float, int]]:
-    """For each (context, completion): the sum of log P(token | what is before
-    it) over the completion, in nats, and its number of tokens.
+    """For each (context, completion): the sum of log P(token | what is before it) over
+    the completion, in nats, and its number of tokens.
 
-    Context and completion are tokenized as one text, since a merge may cross
-    the seam; a token that does belongs to the completion. What is too long
-    loses its front. A first token that nothing stands before (GPT-1 has no
-    <|endoftext|>) has no probability and is not counted.
+    Context and completion are tokenized as one text, since a merge may cross the seam;
+    a token that does belongs to the completion. What is too long loses its front.
     """
-    start = [] if tokenizer.eot is None else [tokenizer.eot]
+    model.eval()
     rows, counts = [], []
     for context, completion in pairs:
-        whole = start + tokenizer.encode(context + completion)
-        before = start + tokenizer.encode(context)
-        common = 0
-        while common < min(len(whole), len(before)) and whole[common] == before[common]:
-            common += 1
-        rows.append(whole[-model.config.block_size:])
-        counts.append(min(len(whole) - common, len(rows[-1]) - 1))
+        whole = [tokenizer.eot, *tokenizer.encode(context + completion)]
+        before = [tokenizer.eot, *tokenizer.encode(context)]
+        common = len(os.path.commonprefix([whole, before]))  # of any two sequences
+        row = whole[-model.config.block_size:]
+        rows.append(row)
+        counts.append(min(len(whole) - common, len(row) - 1))
     results = []
-    for first in range(0, len(rows), 64):
-        part = rows[first:first + 64]
-        ids, lengths = to_tensors(part, 0, model.device)  # (B, T), (B,)
-        begins = lengths - torch.tensor(counts[first:first + 64], device=model.device)
-        position = torch.arange(ids.size(1), device=model.device)  # (T,)
-        inside = (position >= begins[:, None]) & (position < lengths[:, None])  # (B, T)
-        with evaluating(model):
-            x = model.hidden(ids)
-        # The state at t - 1 predicts the token at t. Only N tokens get logits,
-        # not B * T.
-        logits = F.linear(x[:, :-1][inside[:, 1:]], model.wte.weight)  # (N, V)
-        nats = F.cross_entropy(logits, ids[inside], reduction="none")  # (N,)
-        sums = nats.new_zeros(len(part)).index_add(0, inside.nonzero()[:, 0], -nats)
-        results += zip(sums.tolist(), counts[first:first + 64])
+    for start in range(0, len(rows), 64):
+        part = counts[start:start + 64]
+        ids, ends = to_tensors(rows[start:start + 64], 0, model.device)  # (B, T), (B,)
+        begins = ends - torch.tensor(part, device=model.device)
+        places = torch.arange(1, ids.size(1), device=model.device)
+        inside = (places >= begins[:, None]) & (places < ends[:, None])  # (B, T-1)
+        # The state at t - 1 predicts the token at t. Only the N tokens of completions get
+        # logits, not all B * T.
+        x = model.hidden(ids)[:, :-1][inside]  # (N, C)
+        logits = F.linear(x, model.wte.weight)  # (N, V)
+        nats = F.cross_entropy(logits, ids[:, 1:][inside], reduction="none")  # (N,)
+        for of_row, count in zip(nats.split(part), part):
+            results.append((-of_row.sum().item(), count))
     return results
 
 
 def choose(model, tokenizer, cases: list[list[tuple[str, str]]],
            per_token: bool = True) -> list[int]:
-    """For each case, a list of (context, completion): the place of the
-    completion with the highest log-probability, per token or in all.
-    Completions must not be empty."""
-    pairs = [pair for case in cases for pair in case]
-    scores = iter(completion_logprobs(model, tokenizer, pairs))
+    """For each case, a list of (context, completion): the index of the completion with
+    the highest log-probability, per token or in all. Completions must not be empty."""
     chosen = []
+    pairs = [pair for case in cases for pair in case]
+    results = iter(completion_logprobs(model, tokenizer, pairs))
     for case in cases:
-        totals = []
+        scores = []
         for _ in case:
-            total, count = next(scores)
-            totals.append(total / count if per_token else total)
-        chosen.append(totals.index(max(totals)))
+            total, count = next(results)
+            scores.append(total / count if per_token else total)
+        chosen.append(scores.index(max(scores)))
     return chosen
 
 
@@ -875,8 +792,10 @@ def choose(model, tokenizer, cases: list[list[tuple[str, str]]],
 # 7. Checkpoints and published weights: load_model, load_pretrained, export_pretrained
 
 
-def save_tensors(path: str | Path, content: dict):
-    """Tensors, numbers, text and containers of these, as one file that appears whole or not at all."""
+def save_checkpoint(path: str | Path, model, tokenizer, **state):
+    """Write one file with configuration, weights, tokenizer and `state`."""
+    content = {"config": dataclasses.asdict(model.config), "model": model.state_dict(),
+               "tokenizer": tokenizer.to_json(), **state}
     try:
         with atomic_write(path) as file:
             torch.save(content, file)
@@ -884,52 +803,30 @@ def save_tensors(path: str | Path, content: dict):
         raise UserError(f"could not write {path} (is the disk full?): {error}") from None
 
 
-def load_tensors(path: str | Path) -> dict:
-    """What save_tensors wrote. Nothing in the file is executed (weights_only)."""
+def load_checkpoint(path: str | Path) -> dict:
+    """What save_checkpoint wrote: "config" is a GPTConfig, "model" a state dict,
+    "tokenizer" a Tokenizer. Nothing in the file is executed (weights_only)."""
     if not Path(path).is_file():
         raise UserError(f"no checkpoint at {path}: train one first, or say which with --model")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        content["config"] = GPTConfig(**content["config"])
+        content["tokenizer"] = Tokenizer.from_json(content["tokenizer"])
+        return content
     except Exception:  # a damaged file can fail in any way
         raise UserError(f"{path} is not a checkpoint of papergpt, or it is damaged") from None
 
 
-def save_checkpoint(path: str | Path, model, tokenizer, **state):
-    """One file with weights, configuration, tokenizer, and whatever else is in `state`."""
-    save_tensors(path, {"config": dataclasses.asdict(model.config), "model": model.state_dict(),
-                        "tokenizer": tokenizer.to_json(), **state})
-
-
-def load_checkpoint(path: str | Path) -> dict:
-    """The content of a checkpoint: "model" is a state dict, "config" a
-    GPTConfig, "tokenizer" a Tokenizer. UserError for what is missing or not a
-    checkpoint of ours."""
-    content = load_tensors(path)
-    try:
-        content["config"] = GPTConfig(**content["config"])
-        content["tokenizer"] = Tokenizer.from_json(content["tokenizer"])
-    except (KeyError, TypeError):
-        raise UserError(f"{path} is not a checkpoint of papergpt") from None
-    return content
-
-
-def load_state(model, state: dict, path: Path):
-    """Copy weights into a model; UserError if they are those of another one."""
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise UserError(f"{path}: the weights do not fit this model ({reason})") from None
-
-
 def load_model(path: str | Path) -> tuple[GPT, Tokenizer]:
-    """A trained GPT and its tokenizer, from a checkpoint of ours, a Hugging
-    Face folder or a name in RELEASED."""
-    if Path(path).is_dir() or str(path) in RELEASED:
+    """A GPT and its tokenizer, from a checkpoint or by load_pretrained."""
+    if Path(path).is_dir() or path in RELEASED:
         return load_pretrained(path)
     content = load_checkpoint(path)
     model = GPT(content["config"])
-    load_state(model, content["model"], path)
+    try:
+        model.load_state_dict(content["model"])
+    except RuntimeError:
+        raise UserError(f"{path} holds another kind of model") from None
     return model.to(pick_device()).eval(), content["tokenizer"]
 
 
@@ -939,163 +836,106 @@ def pick_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-# The weights that OpenAI released, by our names for them, and where the hub
-# keeps them.
-RELEASED = {"gpt1": "openai-community/openai-gpt", "gpt2": "openai-community/gpt2",
-            "gpt2-medium": "openai-community/gpt2-medium",
-            "gpt2-large": "openai-community/gpt2-large", "gpt2-xl": "openai-community/gpt2-xl"}
-
-# Hugging Face's names are OpenAI's, and so are ours, but for these two of
-# GPT-1.
-RENAMED = {"tokens_embed.weight": "wte.weight", "positions_embed.weight": "wpe.weight"}
+RELEASED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # by OpenAI
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # OpenAI: (inputs, outputs)
+# what else a config.json can say, and how our model computes
+GPT2_FORM = {"model_type": "gpt2", "activation_function": "gelu_new",
+             "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
+             "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
 
 
-def download_released(name: str) -> Path:
-    """One of RELEASED as a folder in the hub's cache. UserError if it cannot be had."""
+def download(name: str) -> Path:
+    """A model of OpenAI's as a folder in the hub's cache."""
     try:
         from huggingface_hub import snapshot_download
-        files = ["config.json", "vocab.json", "merges.txt", "model.safetensors"]
-        return Path(snapshot_download(RELEASED[name], allow_patterns=files))
-    except ImportError:
-        raise UserError(f"to download {name}: pip install huggingface_hub") from None
-    except Exception as error:  # of the network, the disk, the hub
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{name} could not be downloaded: {reason}") from None
+        files = ["*.json", "model.safetensors", "merges.txt"]
+        return Path(snapshot_download(f"openai-community/{name}", allow_patterns=files))
+    except Exception as error:  # of the network, the disk, the hub; no huggingface_hub
+        raise UserError(f"{name} could not be downloaded: {error}") from None
 
 
 def load_pretrained(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
-    """GPT-2 with its tokenizer, by name (downloaded once) or from a Hugging
-    Face folder.
-
-    The tokenizer comes from tokenizer.json, else from vocab.json and
-    merges.txt, else it is GPT-2's own. Nothing in the files is executed.
-    UserError for what is missing or does not fit.
-    """
+    """GPT-2 and its tokenizer, by a name in RELEASED (downloaded once) or from a
+    Hugging Face folder of config.json, model.safetensors and tokenizer.json. Nothing
+    in the files is executed. UserError if they are not GPT-2's or damaged."""
     folder = Path(name_or_folder)
-    if str(name_or_folder) in RELEASED and not folder.exists():
-        folder = download_released(str(name_or_folder))
-    model = load_weights(folder)
-    if model.config.post_norm:
-        raise UserError(f"{folder} is a GPT-1, whose tokenizer is in papers/gpt1.py: "
-                        "python -m papers.gpt1 sample")
-    tokenizer, largest_id = _read_tokenizer(folder)
-    if largest_id >= model.config.vocab_size:
-        raise UserError(f"{folder}: the tokenizer has ids up to {largest_id}, but the embedding "
-                        f"has {model.config.vocab_size} rows")
-    return model.to(pick_device()), tokenizer
-
-
-def load_weights(folder: Path) -> GPT:
-    """The model of a Hugging Face folder: config.json with model.safetensors or
-    pytorch_model.bin. UserError unless it has the form of GPT-1 or GPT-2."""
+    if name_or_folder in RELEASED and not folder.exists():
+        folder = download(name_or_folder)
     try:
-        c = json.loads((folder / "config.json").read_text())
-        is_gpt1 = c["model_type"] == "openai-gpt"
-        config = GPTConfig(c["vocab_size"], c["n_positions"], c["n_layer"], c["n_head"],
-                           c["n_embd"], post_norm=is_gpt1)
+        config = read_config(folder, GPT2_FORM)
+        tokenizer = read_tokenizer(folder / "tokenizer.json")
         model = GPT(config)
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{folder}/config.json is not that of a GPT") from None
-    allowed = {"model_type": ("gpt2", "openai-gpt"), "n_inner": (None, 4 * config.n_embd),
-               "activation_function": ("gelu_new", "gelu_pytorch_tanh"), "afn": ("gelu",),
-               "layer_norm_epsilon": (1e-5,), "tie_word_embeddings": (True,),
-               "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,)}
-    for name, values in allowed.items():
-        if c.get(name, values[0]) not in values:
-            raise UserError(f"{folder}: {name} {c[name]!r} is not GPT-1's or GPT-2's")
-    if (folder / "model.safetensors").exists():
-        tensors = read_safetensors(folder / "model.safetensors")
-    else:
-        tensors = load_tensors(folder / "pytorch_model.bin")
-    state = {}
-    for name, tensor in tensors.items():
-        name = name.removeprefix("transformer.")
-        name = RENAMED.get(name, name)
-        if name == "lm_head.weight" or name.endswith((".attn.bias", "masked_bias", "position_ids")):
-            continue  # the tied output layer, and constants
-        state[name] = tensor.t() if name.endswith(TRANSPOSED) else tensor
-    load_state(model, state, folder)
-    return model.eval()
+        model.load_state_dict(read_weights(folder))
+        if max(tokenizer.eot, *tokenizer.ranks.values()) >= config.vocab_size:
+            raise ValueError("the tokenizer has tokens that the model lacks")
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{folder} does not hold a GPT-2: {str(error)[:200]}") from None
+    return model.to(pick_device()).eval(), tokenizer
 
 
-def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """{name: tensor} of a safetensors file: eight bytes with the length of a
-    JSON header, the header, and the numbers. UserError if it is damaged."""
+def read_config(folder: Path, form: dict, **options) -> GPTConfig:
+    """The shape in a config.json, whose other values must be those of `form`."""
+    c = json.loads((folder / "config.json").read_text())
+    for name, value in form.items():
+        if c.get(name, value) != value:
+            raise ValueError(f"{name} is {c[name]!r} instead of {value!r}")
+    shape = c["vocab_size"], c["n_positions"], c["n_layer"], c["n_head"], c["n_embd"]
+    return GPTConfig(*shape, **options)
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The state dict in model.safetensors: eight bytes with the length of a JSON header,
+    the header, the numbers. The names are OpenAI's, and so are ours."""
     types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
-             "BF16": torch.bfloat16, "I64": torch.int64, "U8": torch.uint8, "BOOL": torch.bool}
-    try:
-        content = bytearray(path.read_bytes())
-        start = 8 + int.from_bytes(content[:8], "little")
-        header = json.loads(content[8:start])
-        header.pop("__metadata__", None)
-        tensors = {}
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            numbers = torch.frombuffer(memoryview(content)[start + begin:start + end],
-                                       dtype=types[entry["dtype"]])
-            tensors[name] = numbers.view(entry["shape"])
-        return tensors
-    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError):
-        raise UserError(f"{path} is damaged or of an unknown form") from None
+             "BF16": torch.bfloat16}
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header.pop("__metadata__", None)
+    state = {}
+    for name, entry in header.items():
+        name = name.removeprefix("transformer.")
+        if name == "lm_head.weight" or name.endswith((".attn.bias", "masked_bias")):
+            continue  # the tied output layer, and constants
+        begin, end = entry["data_offsets"]
+        numbers = memoryview(content)[start + begin:start + end]
+        tensor = torch.frombuffer(numbers, dtype=types[entry["dtype"]]).view(entry["shape"])
+        state[name] = tensor.t() if name.endswith(TRANSPOSED) else tensor
+    return state
 
 
-def printable_bytes() -> dict[str, int]:
-    """GPT-2's way to write any bytes in a text file: {character: byte}. Bytes
-    that are printable characters stand for themselves, the others for
-    characters from 256 on."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    table = {chr(byte): byte for byte in printable}
-    for i, byte in enumerate(others):
-        table[chr(256 + i)] = byte
-    return table
-
-
-def _read_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
-    """The byte-level BPE of a Hugging Face folder, and the largest id that it uses."""
-    added = {}
-    try:
-        if (folder / "tokenizer.json").exists():
-            content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-            vocabulary, merges = content["model"]["vocab"], content["model"]["merges"]
-            added = {token["content"]: token["id"] for token in content["added_tokens"]}
-            steps = content["pre_tokenizer"].get("pretokenizers", [content["pre_tokenizer"]])
-            *before, byte_level = steps
-            splits = [step["pattern"].get("Regex") for step in before]
-            if (content.get("normalizer") or byte_level["type"] != "ByteLevel"
-                    or byte_level["add_prefix_space"] or splits not in ([], [SPLIT_PATTERN])
-                    or byte_level.get("use_regex", True) == bool(splits)):
-                raise ValueError         # it would cut or change texts in another way
-        elif (folder / "vocab.json").exists():
-            vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-            lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-            merges = [line for line in lines if line and not line.startswith("#version")]
-        else:
-            tokenizer = Tokenizer.gpt2()
-            return tokenizer, tokenizer.eot
-        byte_of = printable_bytes()
-        parts = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
-        merged = [left + right for left, right in parts]
-        ids = [vocabulary[token] for token in merged]
-        if ids != sorted(ids):  # tiktoken merges in the order of the ids
-            raise ValueError
-        tokens = {*byte_of, *merged}
-        ranks = {bytes(byte_of[c] for c in token): vocabulary[token] for token in tokens}
-        special = {token: i for token, i in vocabulary.items() if token not in tokens}
-        special.update({name: i for name, i in added.items() if name not in tokens})
-        largest = max(*ranks.values(), *special.values()) if special else max(ranks.values())
-        return Tokenizer(ranks, special), largest
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{folder}: the tokenizer is not a byte-level BPE like GPT-2's") from None
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The byte-level BPE of a tokenizer.json in the form that transformers writes."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    cutting = content["pre_tokenizer"]
+    if (content["normalizer"] or cutting["type"] != "ByteLevel" or cutting["add_prefix_space"]
+            or not cutting.get("use_regex", True)):
+        raise ValueError("its tokenizer is not a byte-level BPE like GPT-2's")
+    vocabulary, merges = content["model"]["vocab"], content["model"]["merges"]
+    # a merge is ["a", "b"] or, in older files, "a b"
+    merged = [vocabulary["".join(merge).replace(" ", "")] for merge in merges]
+    if merged != sorted(merged):
+        raise ValueError("its merges are not in the order of their ids")  # tiktoken's order
+    # Bytes are spelled as characters: printable ones as themselves, others from 256 on.
+    printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    others = [b for b in range(256) if b not in printable]
+    byte_of = {chr(b): b for b in printable}
+    byte_of.update((chr(256 + i), b) for i, b in enumerate(others))
+    special = {token["content"]: token["id"] for token in content["added_tokens"]}
+    ranks = {}
+    for token, rank in vocabulary.items():
+        if token not in special:
+            ranks[bytes(byte_of[character] for character in token)] = rank
+    return Tokenizer(ranks, special)
 
 
 def export_pretrained(model, tokenizer, folder: str | Path):
-    """Write a folder that transformers' AutoModelForCausalLM and AutoTokenizer,
-    and load_pretrained, open; transformers itself writes it. UserError without
-    transformers, and for what GPT-2's form cannot hold: post-norm (GPT-1) and
-    bands (GPT-3)."""
+    """Write a folder that transformers' AutoModelForCausalLM and AutoTokenizer, and
+    load_pretrained, open; transformers itself writes it. UserError without
+    transformers, and for what GPT-2's form cannot hold: post-norm (GPT-1) and bands
+    (GPT-3)."""
     try:
+        from tokenizers.pre_tokenizers import ByteLevel
         from transformers import GPT2Config, GPT2LMHeadModel
         from transformers.convert_slow_tokenizer import TikTokenConverter
     except ImportError:
@@ -1113,20 +953,19 @@ def export_pretrained(model, tokenizer, folder: str | Path):
         state[name] = tensor.t() if name.endswith(TRANSPOSED) else tensor
     peer.transformer.load_state_dict(state)
     peer.save_pretrained(folder)
-    # TikTokenConverter reads tiktoken's file format: a token in base64 and its
-    # rank per line.
-    vocabulary = Path(folder) / "vocabulary.tiktoken"
-    with atomic_write(vocabulary) as file:
+    # the converter reads tiktoken's file format: a token in base64 and its rank per line
+    ranks = Path(folder) / "vocabulary.tiktoken"
+    with atomic_write(ranks) as file:
         for token, rank in tokenizer.ranks.items():
             file.write(base64.b64encode(token) + f" {rank}\n".encode())
     special = sorted(tokenizer.special, key=tokenizer.special.get)
-    converter = TikTokenConverter(str(vocabulary), pattern=SPLIT_PATTERN,
-                                  extra_special_tokens=special)
-    converter.converted().save(str(Path(folder) / "tokenizer.json"))
+    converted = TikTokenConverter(str(ranks), extra_special_tokens=special).converted()
+    converted.pre_tokenizer = ByteLevel(add_prefix_space=False)  # cuts as SPLIT_PATTERN does
+    converted.save(str(Path(folder) / "tokenizer.json"))
 
 
 def grow_vocabulary(model, tokens: int):
-    """Make room for `tokens` tokens in all; the embeddings of the new ones start at random."""
+    """Make room for `tokens` tokens in all; new embeddings start at random."""
     old = model.wte.weight.data
     model.config = dataclasses.replace(model.config, vocab_size=tokens)
     model.wte = nn.Embedding(tokens, old.size(1), device=old.device)
@@ -1145,73 +984,28 @@ def print_table(rows: list[dict], path: Path | None = None):
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [columns]
     for row in rows:
-        cells = []
-        for column in columns:
-            value = row.get(column)
-            cells.append("" if value is None else
-                         f"{value:.3f}" if isinstance(value, float) else str(value))
-        lines.append(cells)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    for first, *others in lines:
-        padded = [cell.rjust(width) for cell, width in zip(others, widths[1:])]
-        print("  ".join([first.ljust(widths[0]), *padded]))
-
-
-def plot(path: Path, panels: list[dict]):
-    """Draw panels side by side into a PNG, or say how to get matplotlib. A
-    panel is a dict of:
-
-    title, xlabel: text. logx: whether the x axis is logarithmic. lines: [(label
-    or None, xs, ys) or (label, xs, ys, matplotlib format)]. bars: {label:
-    {name: value}}, grouped by name.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        print(f"\nfor the figure {path.name}: pip install matplotlib, then the same command again")
-        return
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.8), squeeze=False,
-                                constrained_layout=True)
-    for axis, panel in zip(axes[0], panels):
-        for label, xs, ys, *style in panel.get("lines", []):
-            axis.plot(xs, ys, *style, label=label)
-        bars = panel.get("bars", {})
-        for i, (label, values) in enumerate(bars.items()):
-            places = np.arange(len(values)) + i * 0.8 / len(bars)
-            axis.bar(places, list(values.values()), 0.8 / len(bars), label=label)
-            axis.set_xticks(places - i * 0.4 / len(bars), list(values), rotation=20, fontsize=8)
-        if panel.get("logx"):
-            axis.set_xscale("log")
-            axis.minorticks_off()
-        axis.set_title(panel["title"], fontsize=10)
-        axis.set_xlabel(panel.get("xlabel", ""))
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=8)
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=110)
-    plt.close(figure)
-    print(f"\nfigure: {path}")
+        values = [row.get(column, "") for column in columns]
+        lines.append([f"{x:.3f}" if isinstance(x, float) else str(x) for x in values])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths)))
 
 
 def documents_of(source: str, seed: int) -> Iterator[str]:
     """The documents of the embedded world ("world") or of a text."""
-    if source == "world":
-        return web(World(seed), WORLD_DOCUMENTS)
-    return load_text(source)
+    return web(World(seed), WORLD_DOCUMENTS) if source == "world" else load_text(source)
 
 
 def pretrained(read: Callable, shape: GPTConfig, config: TrainConfig, folder: Path):
-    """Tokenizer, streams and trained model for the documents that read() starts
-    to give. Returns (model, tokenizer, train stream, validation stream,
-    {"loss", "bits_per_byte"})."""
+    """Train a tokenizer and a model on the documents that each read() starts to give.
+    Returns (model, tokenizer, train stream, validation stream, `evaluate` of it)."""
     tokenizer, train_stream, val_stream = tokenize_text(read, shape.vocab_size, folder)
     torch.manual_seed(config.seed)
     model = GPT(dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)).to(pick_device())
     print(f"a model of {model.num_params():,} parameters, context {shape.block_size}")
     log = RunLog(folder / "pretrain.jsonl")
-    result = train(model, tokenizer, train_stream, val_stream, config, folder / "pretrain.pt", log)
+    path = folder / "pretrain.pt"
+    result = train(model, tokenizer, train_stream, val_stream, config, path, log)
     return model, tokenizer, train_stream, val_stream, result
 
 
@@ -1223,11 +1017,9 @@ class PretrainOptions:
     fresh: bool = option(False, "train anew")
 
 
-def pretrain(options: PretrainOptions = PretrainOptions(),
-             config: TrainConfig = TrainConfig(),
+def pretrain(options: PretrainOptions = PretrainOptions(), config: TrainConfig = TrainConfig(),
              shape: GPTConfig = PRESETS["laptop"]):
     """Train a GPT on a text and show what it writes. [GPT-2 §2]"""
-    check_shape(shape)
     settings = {"data": options.data, **dataclasses.asdict(config), **dataclasses.asdict(shape)}
     folder = run_folder(options.name, settings, options.fresh)
     model, tokenizer, _, _, result = pretrained(
@@ -1245,7 +1037,6 @@ class SampleOptions:
     model: str = option("runs/pretrain/pretrain.pt", "a checkpoint, a folder, gpt2 ... gpt2-xl")
     prompt: str | None = option(None, "the text to continue")
     tokens: int = option(100, "how many tokens to write", at_least=1)
-    samples: int = option(1, "how many texts", at_least=1)
     temperature: float = option(1.0, "0 takes the most likely token")
     top_k: int | None = option(None, "only the k most likely tokens", at_least=1)
     top_p: float | None = option(None, "only the likeliest tokens that together reach this")
@@ -1256,18 +1047,11 @@ def sample(options: SampleOptions = SampleOptions()):
     """Continue a text with a trained model."""
     model, tokenizer = load_model(options.model)
     generator = torch.Generator(model.device).manual_seed(options.seed)
-    ids = tokenizer.encode(options.prompt or "")
-    if tokenizer.eot < model.config.vocab_size:  # a vocabulary from elsewhere may lack it
-        ids = [tokenizer.eot, *ids]
-    if not ids:
-        raise UserError("this model needs a --prompt to begin with")
-    prompt = torch.tensor([ids] * options.samples, device=model.device)
-    rows = generate(model, prompt, options.tokens, None, (tokenizer.eot,), generator,
-                    temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
-    for row in rows.tolist():
-        print(tokenizer.decode(tokenizer.text_ids(ids + row)))
-        if options.samples > 1:
-            print("---")
+    ids = [tokenizer.eot, *tokenizer.encode(options.prompt or "")]
+    prompt = torch.tensor([ids], device=model.device)
+    [row] = generate(model, prompt, options.tokens, None, (tokenizer.eot,), generator,
+                     temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
+    print(tokenizer.decode(tokenizer.text_ids(ids + row.tolist())))
 
 
 @dataclass(slots=True)

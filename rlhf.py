@@ -44,7 +44,6 @@ beta times the log-ratio at each; logged is its sum. The *gold score* is the rub
 """
 from __future__ import annotations
 
-import codecs
 import copy
 import dataclasses
 import itertools
@@ -63,7 +62,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from data import Batches, Comparison, Instruction, Tokenizer, UserError, World, option
+from data import Batches, Comparison, UserError, World, option
 from gpt import (GPT, GPTConfig, RunLog, complete, evaluate, make_optimizers, mixed_precision,
                  schedule, to_tensors, update)
 
@@ -90,20 +89,6 @@ def whiten(x, mask):
     mean = masked_mean(x, mask)
     variance = masked_mean((x - mean) ** 2, mask)
     return (x - mean) / (variance + 1e-8).sqrt() * mask
-
-
-def join_responses(prompts, lengths, responses, pad: int):
-    """Put each response right after its own prompt, so that pads come only at the
-    end: prompts (B, P) padded on the right, their lengths (B,), responses (B, R)
-    -> ids (B, P + R). With `.` for pads:
-
-        prompt a b c   response y z          a b c y z
-        prompt d . .   response w .          d w . . .
-    """
-    R = responses.size(1)
-    ids = F.pad(prompts, (0, R), value=pad)  # (B, P + R)
-    indices = lengths[:, None] + torch.arange(R, device=ids.device)  # (B, R)
-    return ids.scatter(1, indices, responses)
 
 
 def response_mask(ids, starts, ends):
@@ -181,8 +166,7 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
             loss.backward()
             if config.mix:
                 lm_loss(model, pretraining).backward()
-            share = schedule(step, steps, warmup=0)
-            update(model, optimizers, share, grad_clip=math.inf)  # no clipping here
+            update(model, optimizers, schedule(step, steps, warmup=0))
             step += 1
             log(step, steps, loss=loss.item())
 
@@ -208,8 +192,8 @@ def lm_loss(model, batches: Batches):
 @torch.no_grad()
 def warm_start(model, tokenizer):
     """Pretraining has never shown the control tokens: each starts as the mean
-    embedding of a text that plays its part in the forum."""
-    parts = {"<|system|>": "\n\n", "<|user|>": "\nQ:", "<|assistant|>": "A:", "<|end|>": "\n"}
+    embedding of a text that plays its part."""
+    parts = {"<|system|>": "\n\n", "<|user|>": "\nGuest:", "<|assistant|>": "Host:", "<|end|>": "\n"}
     for name, text in parts.items():
         similar = model.wte.weight[tokenizer.encode(text)]  # (n, C)
         model.wte.weight[tokenizer.special[name]] = similar.mean(dim=0)
@@ -221,7 +205,7 @@ def lr_scale(model) -> float:
 
 
 # ----------------------------------------------------------------------------------
-# 3. Step 2, the reward model: RewardModel, ranking_loss, train_reward_model   [InstructGPT §3.5, C.2]
+# 3. Step 2, the reward model: RewardModel, ranking_loss, train_reward_model   [§3.5, C.2]
 
 
 @dataclass(slots=True)
@@ -269,16 +253,11 @@ def ranking_loss(scores, ranks=None):
     would get K - 1 gradient updates per epoch, and the paper's reward model
     overfitted within one (§3.5). It also saves passes: K instead of C(K,2).
 
-    ranks (B, K), if given, says the order: lower is better, equal is a tie and
-    no pair, -1 is an empty place. The pairs that count for K = 3, best first:
-
-        score_i - score_j      [ .  x  x ]
-                               [ .  .  x ]
-                               [ .  .  . ]
+    ranks (B, K), if given, says the order: see `better_pairs`.
     """
     if ranks is None:
         ranks = torch.arange(scores.size(1), device=scores.device).expand_as(scores)
-    better = (ranks[:, :, None] < ranks[:, None, :]) & (ranks[:, :, None] >= 0)  # (B, K, K)
+    better = better_pairs(ranks)  # (B, K, K)
     margins = scores[:, :, None] - scores[:, None, :]  # (B, K, K)
     losses = -(F.logsigmoid(margins) * better).sum(dim=(1, 2))  # (B,)
     pairs = better.sum(dim=(1, 2))  # (B,) C(K,2) less the ties
@@ -286,21 +265,43 @@ def ranking_loss(scores, ranks=None):
     return (losses / pairs.clamp(min=1)).sum() / has_pairs.clamp(min=1)
 
 
+def better_pairs(ranks):
+    """ranks (B, K) -> (B, K, K), true where answer i is ranked above answer j. A lower
+    rank is better, an equal one is a tie and no pair, -1 is an empty place. For K = 3,
+    best first:
+
+        [ .  x  x ]
+        [ .  .  x ]
+        [ .  .  . ]
+    """
+    return (ranks[:, :, None] < ranks[:, None, :]) & (ranks[:, :, None] >= 0)
+
+
 def comparison_scores(model, tokenizer, comparisons: list[Comparison]):
     """Scores and ranks, both (B, K), of some comparisons; empty places have rank -1."""
-    sequences = []
+    conversations, has_ended = [], []
     for comparison in comparisons:
-        for response in comparison.responses:
-            messages = [*comparison.messages, {"role": "assistant", "content": response}]
-            sequences.append(data.fit(tokenizer, messages, model.config.block_size)[0])
-    ids, lengths = to_tensors(sequences, tokenizer.pad, model.gpt.device)  # (sum K, T)
-    # Only the end of the mask matters here, so it may cover the prompts, too.
-    mask = response_mask(ids, torch.ones_like(lengths), lengths)
-    with mixed_precision(model.gpt.device):
-        flat = model(ids, mask)  # (sum K,)
+        for text, ended in comparison.responses:
+            conversations.append([*comparison.messages, {"role": "assistant", "content": text}])
+            has_ended.append(ended)
+    flat = score_conversations(model, tokenizer, conversations, has_ended)  # (sum K,)
     ranks, _ = to_tensors([comparison.ranks for comparison in comparisons], -1, flat.device)
     scores = flat.new_zeros(ranks.shape).masked_scatter(ranks >= 0, flat)  # (B, K)
     return scores, ranks
+
+
+def score_conversations(model, tokenizer, conversations: list[list[dict]], has_ended: list[bool]):
+    """The score of each conversation's last answer, (B,). An answer that has not ended is
+    read without the <|end|> behind it, as it was written."""
+    rows = []
+    for messages, ended in zip(conversations, has_ended):
+        ids, _ = data.fit(tokenizer, messages, model.config.block_size)
+        rows.append(ids if ended or ids[-1] != tokenizer.end else ids[:-1])
+    ids, lengths = to_tensors(rows, tokenizer.pad, model.gpt.device)  # (B, T)
+    # Only the end of the mask matters here, so it may cover the prompts, too.
+    mask = response_mask(ids, torch.ones_like(lengths), lengths)
+    with mixed_precision(model.gpt.device):
+        return model(ids, mask)
 
 
 def train_reward_model(model, tokenizer, comparisons: list[Comparison],
@@ -319,17 +320,12 @@ def train_reward_model(model, tokenizer, comparisons: list[Comparison],
         loss.backward()
         update(model, optimizers, schedule(step, steps, warmup=min(10, steps // 10)))
         log(step + 1, steps, loss=loss.item())
-    center_scores(model, tokenizer, demonstrations)
-
-
-@torch.no_grad()
-def center_scores(model, tokenizer, demonstrations: list[list[dict]]):
-    """Set the bias so that the demonstrations' mean score is 0."""
-    rows = [data.fit(tokenizer, messages, model.config.block_size)[0] for messages in demonstrations]
-    ids, lengths = to_tensors(rows, tokenizer.pad, model.gpt.device)
-    mask = response_mask(ids, torch.ones_like(lengths), lengths)
-    scores = [model(i, m) for i, m in zip(ids.split(64), mask.split(64))]
-    model.head.bias -= torch.cat(scores).mean()
+    scores = []
+    with torch.no_grad():
+        for start in range(0, len(demonstrations), 64):
+            part = demonstrations[start:start + 64]
+            scores.append(score_conversations(model, tokenizer, part, [True] * len(part)))
+        model.head.bias -= torch.cat(scores).mean()
 
 
 @torch.no_grad()
@@ -338,7 +334,7 @@ def pair_accuracy(model, tokenizer, comparisons: list[Comparison]) -> float:
     right = pairs = 0
     for start in range(0, len(comparisons), 32):
         scores, ranks = comparison_scores(model, tokenizer, comparisons[start:start + 32])
-        better = (ranks[:, :, None] < ranks[:, None, :]) & (ranks[:, :, None] >= 0)  # (B, K, K)
+        better = better_pairs(ranks)  # (B, K, K)
         higher = scores[:, :, None] > scores[:, None, :]  # (B, K, K)
         right += (higher & better).sum().item()
         pairs += better.sum().item()
@@ -402,32 +398,27 @@ class TextReward:
 
     def text(self, ids: list[int]) -> str:
         """The turns of a conversation, a line each."""
-        lines = [[]]
-        for i in ids:
-            if i in self.tokenizer.control_ids:
-                lines.append([])
-            else:
-                lines[-1].append(i)
-        return "\n".join(self.tokenizer.decode(line).strip() for line in lines if line)
+        newline = self.tokenizer.encode("\n")[0]
+        ids = [newline if i in self.tokenizer.control_ids else i for i in ids]
+        lines = [line.strip() for line in self.tokenizer.decode(ids).split("\n")]
+        return "\n".join(line for line in lines if line)
 
     def __call__(self, ids, mask):
         """ids (B, T) and their mask (B, T-1), see response_logprobs -> scores (B,).
         UserError if the function fails or returns no finite number."""
         scores = []
-        for row, inside in zip(ids.tolist(), mask.bool().tolist()):
-            indices = [t + 1 for t, is_response in enumerate(inside) if is_response]
-            prompt = self.text(row[:indices[0]])
-            response = self.text(row[indices[0]:indices[-1] + 1])
+        for row, inside in zip(ids, mask.bool()):
+            first = int(inside.nonzero()[0]) + 1  # index of the first response token
+            prompt = self.text(row[:first].tolist())
+            response = self.text(row[1:][inside].tolist())
             try:
-                score = self.function(prompt, response)
-                is_finite = math.isfinite(float(score))
+                score = float(self.function(prompt, response))
+                if not math.isfinite(score):
+                    raise ValueError(f"{score} is not a finite number")
             except (Exception, SystemExit) as error:
                 raise UserError(f"the reward function failed on prompt {prompt!r:.60} and response "
                                 f"{response!r:.60}: {type(error).__name__}: {error}") from None
-            if not is_finite:
-                raise UserError(f"the score of prompt {prompt!r:.60} and response "
-                                f"{response!r:.60} is {score!r}, not a finite number")
-            scores.append(float(score))
+            scores.append(score)
         return torch.tensor(scores, device=ids.device)
 
 
@@ -473,7 +464,10 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     is_end = responses == tokenizer.end  # (B, R), repeated after the first one
     ended = is_end.any(dim=1)  # (B,)
     ends = lengths + (~is_end).sum(dim=1) + ended  # (B,), <|end|> included
-    ids = join_responses(prompt, lengths, responses, tokenizer.pad)
+    # Each response goes right after its own prompt, so that pads come only at the end.
+    R = responses.size(1)
+    places = lengths[:, None] + torch.arange(R, device=policy.device)  # (B, R)
+    ids = F.pad(prompt, (0, R), value=tokenizer.pad).scatter(1, places, responses)
     ids = ids[:, :int(ends.max())]  # (B, T)
     mask = response_mask(ids, lengths, ends)  # (B, T-1)
     # The update computes log-probabilities by the same function, so that there the ratio
@@ -493,13 +487,13 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
 
 
 # ----------------------------------------------------------------------------------
-# 5. Step 3, PPO-ptx: PPOConfig, policy_loss, value_loss, train_ppo   [InstructGPT §3.5 and C.4]
+# 5. Step 3, PPO-ptx: PPOConfig, policy_loss, value_loss, train_ppo   [InstructGPT §3.5, C.4]
 
 
 @dataclass(slots=True)
 class PPOConfig:
     """Constants of PPO-ptx; with ptx_coef 0 it is PPO."""
-    iterations: int = 50         # batches of answers; paper: 500
+    iterations: int = 30         # batches of answers; paper: 500
     batch_size: int = 128        # answers per batch; paper: 512
     minibatches: int = 4         # per batch, one optimizer step each; paper: 8 of 64 answers
     max_response: int = 32       # tokens; paper: 1,000
@@ -512,7 +506,7 @@ class PPOConfig:
     cliprange_value: float = 0.2     # Ziegler: 0.2
     lam: float = 0.95            # of GAE; Ziegler: 0.95
     unfinished_score: float = -1.0   # cap for an answer without <|end|>; Ziegler: its score
-    ema_decay: float = 0.9       # per optimizer step, half-life 3 % of the run; paper: 0.992, 2 %
+    ema_decay: float = 0.9       # per optimizer step, half-life 5 % of the run; paper: 0.992, 2 %
     seed: int = 0
 
 
@@ -621,37 +615,36 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig,
 
 
 # ----------------------------------------------------------------------------------
-# 6. How good are the answers: WorldTask, FileTask, win_rate, ladder   [InstructGPT §3.2-3.4, §4]
+# 6. How good are the answers: WorldTask, FileTask, win_rate, ladder   [§3.2-3.4, §4]
 
-# A speaker answers conversations: (conversations, seed) -> [(text, whether it
-# ended by itself)].
+# A speaker answers conversations: (conversations, seed) -> [(text, whether it ended)].
 Speaker = Callable[[list[list[dict]], int], list[tuple[str, bool]]]
 
 
-def chat_speaker(model, tokenizer, max_new_tokens: int = 32) -> Speaker:
-    """A fine-tuned model, asked in the chat format, at temperature 1."""
+def chat_speaker(model, tokenizer, max_new_tokens: int = 32, temperature: float = 1.0) -> Speaker:
+    """A fine-tuned model, asked in the chat format."""
     def speak(conversations, seed):
         room = model.config.block_size - max_new_tokens
         rows = [data.fit(tokenizer, messages, room)[0] for messages in conversations]
-        return complete(model, tokenizer, rows, (tokenizer.end,), max_new_tokens, seed)
+        return complete(model, tokenizer, rows, (tokenizer.end,), max_new_tokens, seed,
+                        temperature=temperature)
     return speak
 
 
 def forum_speaker(model, tokenizer, shots: list[list[dict]] = (),
                   max_new_tokens: int = 32) -> Speaker:
-    """A pretrained model, asked in the form that it has read: a thread of Q:
-    and A: lines. `shots` are conversations with good answers to put in front:
-    the paper's "GPT (prompted)"."""
+    """A pretrained model, asked in the form that it has read: a thread of Q: and A: lines.
+    `shots` are conversations with good answers to put in front: the paper's "GPT
+    (prompted)"."""
     newline = tokenizer.encode("\n")[0]
 
     def speak(conversations, seed):
         rows = []
         for messages in conversations:
             thread = ""
-            for conversation in [*shots, messages]:
-                for message in conversation:
-                    letter = "A" if message["role"] == "assistant" else "Q"
-                    thread += f"{letter}: {message['content']}\n"
+            for message in itertools.chain(*shots, messages):
+                letter = "A" if message["role"] == "assistant" else "Q"
+                thread += f"{letter}: {message['content']}\n"
             ids = [tokenizer.eot, *tokenizer.encode(thread + "A:")]
             rows.append(ids[-(model.config.block_size - max_new_tokens):])
         return complete(model, tokenizer, rows, (newline, tokenizer.eot), max_new_tokens, seed)
@@ -665,33 +658,30 @@ def win_rate(scores: list[float], baseline: list[float]) -> dict[str, float]:
     return {"win": 0.5 + 0.5 * (won - lost) / len(scores), "won": won, "lost": lost}
 
 
-# The seeds of the data sets that are drawn from the world: each is a draw of
-# its own.
+# The seeds of the data sets that are drawn from the world: each is a draw of its own.
 DEMONSTRATIONS, TEST, SHOTS, ROUND_ONE, ROUND_TWO, HELD_OUT = 1, 2, 3, 10, 11, 20
 
 
 class WorldTask:
-    """Prompts, demonstrations and labelers of the embedded world, and the gold
-    score. Training never sees the gold score, only the ranks that noisy
-    labelers give. [§3.2-3.4]
+    """Prompts, demonstrations and labelers of the embedded world, and the gold score.
+    Training never sees the gold score, only the ranks that noisy labelers give. [§3.2-3.4]
 
-    Demonstrations, comparisons and PPO draw their prompts from the training
-    split, independently, so they share some. The test split shares none with
-    them.
+    Demonstrations, comparisons and PPO draw their prompts from the training split,
+    independently, so they share some. The test split shares none with them.
     """
 
     def __init__(self, seed: int, test_prompts: int = 480):
         self.world, self.seed = World(seed), seed
         rng = random.Random(seed)
-        prompts = data.instructions(self.world, "train", 800, DEMONSTRATIONS)
+        prompts = data.instructions(self.world, "train", 1000, DEMONSTRATIONS)
         self.demonstrations = [data.demonstrate(self.world, prompt, rng) for prompt in prompts]
         self.test = data.instructions(self.world, "test", test_prompts, TEST, distinct=True)
-        # Two ideal answers for "GPT (prompted)", one of them to a question
-        # without an answer.
-        prompts = data.instructions(self.world, "train", 200, SHOTS)
-        known = next(i for i in prompts if i.use_case == "open qa" and i.facts)
-        unknown = next(i for i in prompts if i.unknowable)
-        answers = (self.world.state(rng, *known.facts[:2]), "I do not know.")
+        # Two ideal answers for "GPT (prompted)", one of them to a question without an answer.
+        prompts = data.instructions(self.world, "train", 400, SHOTS)
+        alone = [i for i in prompts if i.use_case == "open qa" and len(i.messages) == 1]
+        known = next(i for i in alone if i.facts)
+        unknown = next(i for i in alone if i.unknowable)
+        answers = (self.world.state(rng, *known.facts[:2]), data.REFUSALS[0])
         self.shots = []
         for prompt, answer in zip((known, unknown), answers):
             self.shots.append([*prompt.messages, {"role": "assistant", "content": answer}])
@@ -706,10 +696,9 @@ class WorldTask:
         return lambda n: [instruction.messages for instruction in
                           data.instructions(self.world, "train", n, next(seeds))]
 
-    def answers(self, speakers: list[Speaker], count: int, split: str,
-                seed: int) -> list[tuple[Instruction, list[tuple[str, bool]]]]:
-        """(prompt, its different answers) for `count` prompts: K = 4..9 answers
-        each, by the speakers in turn. Equal answers are kept once."""
+    def answers(self, speakers: list[Speaker], count: int, split: str, seed: int) -> list[tuple]:
+        """(prompt, its different answers) for `count` prompts: K = 4..9 answers each, by
+        the speakers in turn. Equal answers are kept once."""
         rng = random.Random(f"answers {self.seed} {seed}")
         prompts = data.instructions(self.world, split, count, seed)
         sizes = [rng.randint(4, 9) for _ in prompts]
@@ -717,17 +706,15 @@ class WorldTask:
         for number, speaker in enumerate(speakers):
             owners = []  # the prompt that each answer of this speaker belongs to
             for i, size in enumerate(sizes):
-                for k in range(size):
-                    if k % len(speakers) == number:
-                        owners.append(i)
+                owners += [i] * len(range(number, size, len(speakers)))
             spoken = speaker([prompts[i].messages for i in owners], seed + number)
             for i, answer in zip(owners, spoken):
                 answers[i].add(answer)
         return [(prompt, sorted(group)) for prompt, group in zip(prompts, answers)]
 
     def rank(self, answered: list, seed: int) -> list[Comparison]:
-        """One noisy labeler ranks the answers to each prompt. Prompts without a
-        decided pair say nothing and are dropped."""
+        """One noisy labeler ranks the answers to each prompt. Prompts without a decided
+        pair say nothing and are dropped."""
         rng = random.Random(f"rank {self.seed} {seed}")
         ranked = [data.label(self.world, prompt, answers, rng) for prompt, answers in answered]
         return [comparison for comparison in ranked if len(set(comparison.ranks)) > 1]
@@ -743,32 +730,36 @@ class WorldTask:
                 for prompt, answer in zip(self.test, answers)]
 
     def verdicts(self, answers: list[tuple[str, bool]]) -> dict[str, float]:
-        """Means over the answers to the test prompts, see `judge`; "refused"
-        where the answer could be known, and "admits", the share of right
-        refusals where it could not."""
+        """Means over the answers to the test prompts, see `judge`; "refused" where the
+        answer could be known, and "admits", the share of right refusals where it could
+        not."""
         known, unknown = [], []
         for prompt, answer in zip(self.test, answers):
             verdict = data.judge(self.world, prompt, *answer)
             (unknown if prompt.unknowable else known).append(verdict)
-        mean = lambda verdicts, part: float(np.mean([verdict[part] for verdict in verdicts]))
-        means = {part: mean(known + unknown, part)
-                 for part in ("helpful", "invented", "rude", "off")}
-        return {**means, "refused": mean(known, "refused"), "admits": mean(unknown, "helpful")}
+        means = {}
+        for part in ("helpful", "invented", "rude", "off"):
+            means[part] = float(np.mean([verdict[part] for verdict in known + unknown]))
+        means["refused"] = float(np.mean([verdict["refused"] for verdict in known]))
+        means["admits"] = float(np.mean([verdict["helpful"] for verdict in unknown]))
+        return means
 
 
 class FileTask:
-    """Demonstrations and comparisons from files. No rubric knows which answer
-    is good, so the table reports what the reward model thinks, on prompts that
-    it was not trained on."""
+    """Demonstrations and comparisons from files. No rubric knows which answer is good, so
+    the table reports what the reward model thinks, on prompts that it was not trained on."""
 
     def __init__(self, options: Options):
         demonstrations, comparisons = [], []
-        if options.demonstrations:
-            demonstrations = data.load_demonstrations(options.demonstrations)
         if options.comparisons:
             comparisons = data.load_comparisons(options.comparisons)
-        # A prompt is on one side of the split with everything that belongs to
-        # it.
+        if options.demonstrations:
+            demonstrations = data.load_demonstrations(options.demonstrations)
+        else:  # the best answers serve as demonstrations
+            for c in comparisons:
+                best, _ = c.responses[c.ranks.index(min(c.ranks))]
+                demonstrations.append([*c.messages, {"role": "assistant", "content": best}])
+        # A prompt is on one side of the split with everything that belongs to it.
         prompts = [c.messages for c in comparisons] or [d[:-1] for d in demonstrations]
         by_key = {json.dumps(messages): messages for messages in prompts}
         keys = random.Random(options.seed).sample(list(by_key), len(by_key))
@@ -778,44 +769,33 @@ class FileTask:
                             "different prompts; training and test need at least two")
         held_out = set(keys[cut:])
         self.seed = options.seed
-        self.test = [Instruction("own", by_key[key]) for key in keys[cut:]]
+        self.test = [data.Instruction("own", by_key[key]) for key in keys[cut:]]
         self.test = self.test[:options.test_prompts]
         self.comparisons = [c for c in comparisons if json.dumps(c.messages) not in held_out]
         self.test_comparisons = [c for c in comparisons if json.dumps(c.messages) in held_out]
         self.demonstrations = [d for d in demonstrations if json.dumps(d[:-1]) not in held_out]
-        if not self.demonstrations:  # the best answers serve as demonstrations
-            for c in self.comparisons:
-                best = c.responses[c.ranks.index(min(c.ranks))]
-                self.demonstrations.append([*c.messages, {"role": "assistant", "content": best}])
 
     def texts(self) -> list[str]:
         """What to pretrain on without --data: every conversation of the training side."""
         conversations = list(self.demonstrations)
         for c in self.comparisons:
-            for response in c.responses:
+            for response, _ in c.responses:
                 conversations.append([*c.messages, {"role": "assistant", "content": response}])
         return ["\n\n".join(turn["content"] for turn in messages) for messages in conversations]
 
     def leave_out_long(self, tokenizer, block_size: int, max_response: int):
         """Keep the prompts that leave room for an answer, as the paper did with its prompts
-        of up to 1,000 tokens, and the comparisons whose answers all fit into the context:
-        two that are cut could be the same. UserError if nothing is left."""
-        def fits(messages, limit):
-            messages = data.recent_turns(tokenizer, messages, limit)
-            return len(data.render_conversation(tokenizer, messages)[0]) <= limit
+        of up to 1,000 tokens, and the comparisons whose answers fit, too: two that are cut
+        could be the same. UserError if nothing is left."""
+        def fits(messages, answers=()):
+            prompt, _ = data.render_conversation(tokenizer, messages)
+            longest = max([len(tokenizer.encode(answer)) + 2 for answer, _ in answers], default=0)
+            return len(prompt) + max(longest, max_response) <= block_size
 
-        def prompt_fits(messages):
-            return fits(messages, block_size - max_response)
-
-        def comparison_fits(c):
-            dialogues = [[*c.messages, {"role": "assistant", "content": response}]
-                         for response in c.responses]
-            return prompt_fits(c.messages) and all(fits(d, block_size) for d in dialogues)
-
-        for name, is_kept in (("demonstrations", lambda d: prompt_fits(d[:-1])),
-                              ("comparisons", comparison_fits),
-                              ("test_comparisons", comparison_fits),
-                              ("test", lambda prompt: prompt_fits(prompt.messages))):
+        for name, is_kept in (("demonstrations", lambda d: fits(d[:-1])),
+                              ("comparisons", lambda c: fits(c.messages, c.responses)),
+                              ("test_comparisons", lambda c: fits(c.messages, c.responses)),
+                              ("test", lambda prompt: fits(prompt.messages))):
             items = getattr(self, name)
             kept = [item for item in items if is_kept(item)]
             setattr(self, name, kept)
@@ -824,11 +804,6 @@ class FileTask:
             if items and not kept:
                 raise UserError(f"all {name} are too long for a context of {block_size}: use a "
                                 "larger --block-size")
-        long = sum(len(tokenizer.encode(d[-1]["content"])) >= max_response
-                   for d in self.demonstrations)
-        if long:
-            print(f"{long} of {len(self.demonstrations)} demonstrated answers are longer than "
-                  f"--max-response {max_response}: PPO cuts its own there and learns to be brief")
 
     def prompt_source(self) -> Callable[[int], list]:
         """A function that draws n conversations to answer."""
@@ -878,25 +853,26 @@ def show_rollout(rollout: Rollout, tokenizer):
                "advantage": rollout.advantages, "return": rollout.returns}
     rows = []
     for t in rollout.mask[0].nonzero().squeeze(1).tolist():
-        token = tokenizer.decode([rollout.ids[0, t + 1]])
-        rows.append({"token": repr(token), **{name: x[0, t].item() for name, x in columns.items()}})
+        row = {"token": repr(tokenizer.decode([rollout.ids[0, t + 1]]))}
+        for name, x in columns.items():
+            row[name] = x[0, t].item()
+        rows.append(row)
     gpt.print_table(rows)
 
 
-def ladder(task, answers: dict, columns: dict, sft) -> list[dict]:
+def ladder(task, answers: dict, columns: dict, sft: Speaker) -> list[dict]:
     """{model: answers to the test prompts} and {model: what else is known of it} -> table rows."""
     if isinstance(task, WorldTask):
-        # Three other answers by SFT to each prompt: a single one would leave
-        # much to chance.
+        # Three other answers by SFT to each prompt: a single one would leave much to chance.
         prompts = [prompt.messages for prompt in task.test]
         baseline = []
         for seed in (3, 4, 5):
             baseline += task.gold(sft(prompts, seed))
         for name, texts in answers.items():
             golds = task.gold(texts)
-            # each answer against the three baselines
-            columns[name] = {**win_rate(3 * golds, baseline), "gold": float(np.mean(golds)),
-                             **task.verdicts(texts), **columns[name]}
+            wins = win_rate(golds * 3, baseline)  # each answer against the three baselines
+            columns[name] = {**wins, "gold": float(np.mean(golds)), **task.verdicts(texts),
+                             **columns[name]}
     return [{"model": name, **columns[name]} for name in answers]
 
 
@@ -908,23 +884,6 @@ def show_answers(task, answers: dict, count: int = 3):
         for name, texts in answers.items():
             text, ended = texts[i]
             print(f"    {name:14s} {text}" + ("" if ended else " …"))
-
-
-def draw_ladder(rows: list[dict], folder: Path):
-    """The ladder, and score, KL and pretraining loss along PPO, as ladder.png."""
-    column = "win" if "win" in rows[0] else "score"
-    title = "win rate against SFT" if column == "win" else "score by the reward model"
-    panels = [{"title": title, "bars": {None: {row["model"]: row[column] for row in rows}}}]
-    for key, title in (("score", "score by the reward model"),
-                       ("kl", "KL to SFT, nats per answer"),
-                       ("pretrain_loss", "held-out pretraining loss")):
-        lines = []
-        for stage, label in (("ppo", "PPO"), ("ppo_ptx", "PPO-ptx")):
-            log = [json.loads(line) for line in open(folder / f"{stage}.jsonl")]
-            points = [(row["step"], row[key]) for row in log if key in row]
-            lines.append((label, *zip(*points)))
-        panels.append({"title": title, "xlabel": "PPO iteration", "lines": lines})
-    gpt.plot(folder / "ladder.png", panels)
 
 
 # ----------------------------------------------------------------------------------
@@ -943,7 +902,7 @@ class Options:
     pretrain_steps: int = option(2000, "optimizer steps of pretraining", at_least=1)
     sft_epochs: int = option(3, "passes over the demonstrations", at_least=1)
     comparison_prompts: int = option(1500, "prompts that labelers rank in each round", at_least=1)
-    iterations: int = option(50, "of PPO; half as many in round one", at_least=1)
+    iterations: int = option(30, "of PPO; half as many in round one", at_least=1)
     kl_coef: float = option(0.2, "beta of eq. (2); a third of it in round one")
     ptx_coef: float = option(1.0, "gamma of eq. (2) for PPO-ptx")
     max_response: int = option(32, "tokens of an answer at the most", at_least=1)
@@ -957,23 +916,25 @@ def instructgpt(options: Options = Options(),
                 shape: GPTConfig = gpt.PRESETS["laptop"]):
     """The three steps of InstructGPT, from a blank model, with the ladder at the end."""
     gpt.check_shape(shape)
-    require_room(options.max_response, shape.block_size)
     function = load_function(options.reward) if options.reward else None
     is_own = bool(options.demonstrations or options.comparisons)
     is_default = not (is_own or options.reward or options.init)
     settings = {**dataclasses.asdict(options), **dataclasses.asdict(shape)}
     for key in ("name", "show", "fresh", "test_prompts"):
         settings.pop(key)
-    folder = data.run_folder(options.name or ("instructgpt" if is_default else "own"), settings,
-                             options.fresh)
+    name = options.name or ("instructgpt" if is_default else "own")
+    folder = data.run_folder(name, settings, options.fresh)
     task = FileTask(options) if is_own else WorldTask(options.seed, options.test_prompts)
 
     print("\n== 1. Pretraining: predict the next token")
     base, tokenizer, train_stream, val_stream = starting_model(options, shape, task, folder)
-    require_room(options.max_response, base.config.block_size)
-    pretraining = lambda size: Batches(train_stream, size, base.config.block_size, options.seed)
+    block_size = base.config.block_size
+    if options.max_response > block_size // 2:
+        raise UserError(f"--max-response {options.max_response} leaves too little room for prompts "
+                        f"in a context of {block_size} tokens: at most {block_size // 2}")
+    pretraining = lambda size: Batches(train_stream, size, block_size, options.seed)
     if is_own:
-        task.leave_out_long(tokenizer, base.config.block_size, options.max_response)
+        task.leave_out_long(tokenizer, block_size, options.max_response)
 
     print(f"\n== 2. SFT: imitate {len(task.demonstrations)} demonstrations")
     sft = copy.deepcopy(base)
@@ -988,8 +949,7 @@ def instructgpt(options: Options = Options(),
               f"talk to it: python rlhf.py chat --model {folder / 'sft.pt'}")
         return
 
-    def train_scorer(stage: str, comparisons: list[Comparison],
-                     speakers: list) -> RewardModel:
+    def train_scorer(stage: str, comparisons: list[Comparison], speakers: list) -> RewardModel:
         """A reward model, which starts as the SFT model, and its accuracy on held-out pairs."""
         torch.manual_seed(options.seed)
         model = RewardModel(sft)
@@ -1008,8 +968,7 @@ def instructgpt(options: Options = Options(),
         def train(log):
             def log_with_loss(iteration, steps, **values):
                 if iteration % 10 == 0 or iteration == steps:
-                    loss = evaluate(policy, tokenizer, val_stream, 8192)["loss"]
-                    values["pretrain_loss"] = loss
+                    values["pretrain_loss"] = evaluate(policy, tokenizer, val_stream, 8192)["loss"]
                 log(iteration, steps, **values)
             train_ppo(policy, reward_model, tokenizer, task.prompt_source(), config,
                       log_with_loss, ptx)
@@ -1017,8 +976,7 @@ def instructgpt(options: Options = Options(),
 
     ppo = PPOConfig(iterations=options.iterations, max_response=options.max_response,
                     kl_coef=options.kl_coef, seed=options.seed)
-    answer = lambda model, reward_model: answer_test(
-        model, sft, reward_model, tokenizer, task, ppo)
+    answer = lambda model: answer_test(model, sft, reward_model, tokenizer, task, ppo)
     chats = {"SFT": sft}
     if function:
         reward_model = TextReward(function, tokenizer)
@@ -1033,8 +991,7 @@ def instructgpt(options: Options = Options(),
               "reward model's errors")
         chats["PPO round one"] = train_policy("ppo1", dataclasses.replace(
             ppo, iterations=max(1, ppo.iterations // 2), kl_coef=ppo.kl_coef / 3), reward_model)
-        show_hacked(task, {"SFT": answer(sft, reward_model),
-                           "PPO": answer(chats["PPO round one"], reward_model)})
+        show_hacked(task, {"SFT": answer(sft), "PPO": answer(chats["PPO round one"])})
 
         print("\n== 5. Labelers rank answers by both; a second reward model learns all ranks")
         both = [speak, chat_speaker(chats["PPO round one"], tokenizer, options.max_response)]
@@ -1058,29 +1015,26 @@ def instructgpt(options: Options = Options(),
             answers[name] = speaker(prompts, 1)
             columns[name] = {"pretrain_loss": loss}
     for name, model in chats.items():
-        rollout, answers[name] = answer(model, reward_model)
+        rollout, answers[name] = answer(model)
         columns[name] = {"pretrain_loss": evaluate(model, tokenizer, val_stream)["loss"],
                          "score": rollout.scores.mean().item(), "kl": rollout.kl.mean().item()}
-    rows = ladder(task, answers, columns, speak)
-    gpt.print_table(rows, folder / "table.json")
+    gpt.print_table(ladder(task, answers, columns, speak), folder / "table.json")
     show_answers(task, answers)
-    draw_ladder(rows, folder)
     if options.show:
         print("\nthe tokens of a demonstration that carry loss, marked:")
         print(data.show_mask(tokenizer, task.demonstrations[0]))
         print(f"\nan answer as PPO sees it (values of the network that PPO starts from): "
               f"{task.test[0].prompt}")
         value_model = reward_model if isinstance(reward_model, RewardModel) else None
-        show_rollout(roll_out(chats["PPO"], sft, reward_model, tokenizer,
-                              [task.test[0].messages], ppo,
-                              torch.Generator(sft.device).manual_seed(0), value_model), tokenizer)
+        generator = torch.Generator(sft.device).manual_seed(0)
+        show_rollout(roll_out(chats["PPO"], sft, reward_model, tokenizer, [task.test[0].messages],
+                              ppo, generator, value_model), tokenizer)
     print(f"\ntalk to it: python rlhf.py chat --model {folder / 'ppo_ptx.pt'}")
 
 
 def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
-    """A pretrained model; with --init one that exists, with our control tokens
-    and no more context than asked for. Returns (model, tokenizer, train stream,
-    validation stream)."""
+    """A pretrained model; with --init one that exists, with our control tokens and no more
+    context than asked for. Returns (model, tokenizer, train stream, validation stream)."""
     read = task.texts
     if options.data:
         read = lambda: gpt.documents_of(options.data, options.seed)
@@ -1094,9 +1048,10 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     model.config = dataclasses.replace(model.config, block_size=block_size)
     model.wpe.weight = nn.Parameter(model.wpe.weight[:block_size].detach().clone())
     print(f"{options.init}: {model.num_params():,} parameters, context {block_size}")
-    if not (folder / "tokens.bin").exists():
-        data.write_stream(read(), tokenizer, folder / "tokens.bin")
-    return model, tokenizer, *data.open_stream(folder / "tokens.bin")
+    path = folder / "tokens.bin"
+    if not path.exists():
+        data.write_stream(read(), tokenizer, path)
+    return (model, tokenizer, *data.open_stream(path))
 
 
 def knows_chat(path: str | None) -> bool:
@@ -1118,16 +1073,7 @@ def trained(path: Path, model, tokenizer, train: Callable):
     return model.eval()
 
 
-def load_reward_model(path: Path) -> RewardModel:
-    """A reward model that `trained` has saved."""
-    content = gpt.load_checkpoint(path)
-    model = RewardModel(GPT(content["config"]))
-    gpt.load_state(model, content["model"], path)
-    return model.to(gpt.pick_device()).eval()
-
-
-def collected(path: Path,
-              collect: Callable[[], list[Comparison]]) -> list[Comparison]:
+def collected(path: Path, collect: Callable[[], list[Comparison]]) -> list[Comparison]:
     """The comparisons in `path` if the file is there; else those that collect() makes, saved."""
     if not path.exists():
         data.write_json(path, [dataclasses.asdict(comparison) for comparison in collect()])
@@ -1141,20 +1087,13 @@ def load_function(place: str) -> Callable[[str, str], float]:
     if not Path(path).is_file():
         raise UserError(f"--reward takes FILE.py:FUNCTION, and no file is called {path!r}")
     try:
-        sys.path.insert(0, str(Path(path).parent))       # for what the file imports
+        sys.path.insert(0, str(Path(path).parent))  # for what the file imports
         function = runpy.run_path(path).get(name)
     except (Exception, SystemExit) as error:
         raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from None
     if not callable(function):
         raise UserError(f"{path} has no function {name}(prompt, response)")
     return function
-
-
-def require_room(max_response: int, block_size: int):
-    """Raises UserError if answers of this length would fill the context."""
-    if max_response > block_size // 2:
-        raise UserError(f"--max-response {max_response} leaves too little room for prompts in a "
-                        f"context of {block_size} tokens: at most {block_size // 2}")
 
 
 # ----------------------------------------------------------------------------------
@@ -1165,66 +1104,51 @@ def require_room(max_response: int, block_size: int):
 class ChatOptions:
     """Options of `python rlhf.py chat`."""
     model: str = option("runs/instructgpt/ppo_ptx.pt", "the checkpoint that answers")
-    system: str | None = option(None, "a system message to begin with")
     temperature: float = option(0.7, "0 takes the most likely token")
-    max_response: int = option(48, "tokens per answer", at_least=1)
+    max_response: int = option(32, "tokens per answer", at_least=1)
     seed: int = option(0, "of the random numbers")
 
 
+HELP = """\
+/reset forgets the conversation, /system TEXT sets a system message, /quit leaves.
+Old exchanges are forgotten when the context is full.
+The model of the embedded town knows its people, such as Mia, Ben, Anna and Walter. Try
+    Where does Mia live?            and then: What does she like to eat?
+    Tell me about Ben.              My name is Kim and I have a dog.
+    What is my name?                List three colors, but not red.
+    Say this politely: Bring me the lamp."""
+
+
 def chat(options: ChatOptions = ChatOptions()):
-    """Talk to the model. /reset forgets, /system TEXT sets the system message, Ctrl-D leaves."""
+    """Talk to the model; /help says how."""
     model, tokenizer = gpt.load_model(options.model)
     if not knows_chat(options.model):
         raise UserError(f"{options.model} has never seen a conversation: it cannot chat")
-    require_room(options.max_response, model.config.block_size)
-    limit = model.config.block_size - options.max_response
-    generator = torch.Generator(model.device).manual_seed(options.seed)
-    system = [{"role": "system", "content": options.system}] if options.system else []
-    messages = []
-    print("/reset forgets, /system TEXT sets the system message, Ctrl-D leaves")
+    if options.max_response > model.config.block_size // 2:
+        raise UserError(f"--max-response can be at most {model.config.block_size // 2}")
+    speak = chat_speaker(model, tokenizer, options.max_response, options.temperature)
+    system, messages = [], []
+    print(HELP)
     while True:
         try:
             text = input("\nyou> ").strip()
         except (EOFError, KeyboardInterrupt):
             print()
             return
-        if text == "/reset":
+        command, _, rest = text.partition(" ")
+        if command == "/quit":
+            return
+        elif command == "/help":
+            print(HELP)
+        elif command in ("/reset", "/system"):
             messages = []
-        elif text.startswith("/system"):
-            content = text.removeprefix("/system").strip()
-            system = [{"role": "system", "content": content}] if content else []
-            messages = []
+            if command == "/system":
+                system = [{"role": "system", "content": rest.strip()}] if rest.strip() else []
         elif text:
             messages.append({"role": "user", "content": text})
-            kept = data.recent_turns(tokenizer, system + messages, limit)[len(system):]
-            if len(kept) < len(messages):
-                print(f"(the context is full: {len(messages) - len(kept)} turns are forgotten)")
-            messages = kept
-            ids, _ = data.fit(tokenizer, system + messages, limit)
-            reply = ""
-            try:
-                for piece in stream_reply(model, tokenizer, ids, options, generator):
-                    print(piece, end="", flush=True)
-                    reply += piece
-            except KeyboardInterrupt:  # ends the answer, not the conversation
-                pass
-            print()
+            reply, _ = speak([system + messages], options.seed + len(messages))[0]
+            print(reply)
             messages.append({"role": "assistant", "content": reply})
-
-
-def stream_reply(model, tokenizer, ids: list[int], options: ChatOptions, generator):
-    """Yields the answer piece by piece; a character of several tokens comes when it is whole."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    is_first = True
-    prompt = torch.tensor([ids], device=model.device)
-    for tokens in gpt.generate_steps(model, prompt, options.max_response, generator=generator,
-                                     temperature=options.temperature):
-        ids = tokenizer.text_ids(tokens.tolist())
-        if not ids:  # <|end|>, or any other control token
-            return
-        piece = decoder.decode(tokenizer.decode_bytes(ids))
-        yield piece.removeprefix(" ") if is_first else piece  # contents start with a space
-        is_first = False
 
 
 if __name__ == "__main__":

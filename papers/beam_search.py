@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from data import UserError, World
-from gpt import GPT, KVCache, evaluating
+from gpt import GPT, KVCache
 from papers.gpt3_tasks import PAPER, PRACTISED, few_shot_prompt, synthetic_task
 
 
@@ -38,14 +38,14 @@ def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4, alpha: flo
         raise UserError(f"{len(idx)} + {max_new_tokens} tokens do not fit into a context of "
                         f"{model.config.block_size}")
 
-    cache = KVCache(model, torch.tensor([len(idx)], device=idx.device), max_length)
+    model.eval()
+    cache = KVCache(model, 1, max_length)
     tokens = idx[None]  # (1, P), later (open, 1)
     open_beams = [(0.0, [])]  # (log P, ids so far)
     finished = []  # (normalized log P, ids)
 
     for _ in range(max_new_tokens):
-        with evaluating(model):
-            hidden = model.hidden(tokens, cache)[:, -1]  # (open, C)
+        hidden = model.hidden(tokens, cache)[:, -1]  # (open, C)
         log_probs = F.linear(hidden, model.wte.weight).log_softmax(-1)  # (open, V)
         vocab_size = log_probs.size(1)
         so_far = torch.tensor([[log_prob] for log_prob, _ in open_beams], device=idx.device)

@@ -29,7 +29,8 @@ import numpy as np
 import torch
 
 from data import SPECIAL_TOKENS, UserError, command_line, fit, option, run_folder
-from gpt import GPT, GPTConfig, RunLog, plot, print_table, to_tensors
+from gpt import GPT, GPTConfig, RunLog, print_table, to_tensors
+from papers.figures import plot
 from rlhf import PPOConfig, response_logprobs, response_mask, roll_out, train_ppo
 
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0)

@@ -33,6 +33,7 @@ import data
 import gpt
 from data import UserError, World, command_line, option
 from gpt import GPT
+from papers.figures import plot
 from papers.gpt1_finetuning import (LM_COEF, NEW_TOKENS, Classifier, Task, accuracy, fine_tune,
                                     own_task, world_tasks)
 from papers.gpt1_tokenizer import sample
@@ -212,7 +213,7 @@ def draw(folder: Path, accuracies: dict):
             zero_shots.append((None, steps, [chance for _ in steps], f"C{index}:"))
 
     whole = {name: medians[name] for name, (*_, paper) in RUNS.items() if paper}
-    gpt.plot(folder / "gpt1.png", [
+    plot(folder / "gpt1.png", [
         {"title": "accuracy after fine-tuning", "bars": whole},
         {"title": "what is transferred (Fig. 2 left)", "lines": layers, "xlabel": "layers"},
         {"title": "zero-shot (Fig. 2 right)\n— transformer  -- LSTM  ··· chance",

@@ -206,10 +206,10 @@ def fine_tune(classifier: Classifier, task: Task, tokenizer, lm_coef: float, see
 def accuracy(classifier: Classifier, task: Task, tokenizer) -> float:
     """The share of held-out cases whose most likely class is the right one."""
     right = 0
-    with gpt.evaluating(classifier):
-        for start in range(0, len(task.test), 128):
-            batch = to_batch(task, tokenizer, task.test[start:start + 128], classifier.model)
-            ids, lengths, labels = batch
-            logits, _ = classifier(ids, lengths)
-            right += (logits.argmax(dim=1) == labels).sum().item()
+    classifier.eval()
+    for start in range(0, len(task.test), 128):
+        batch = to_batch(task, tokenizer, task.test[start:start + 128], classifier.model)
+        ids, lengths, labels = batch
+        logits, _ = classifier(ids, lengths)
+        right += (logits.argmax(dim=1) == labels).sum().item()
     return right / len(task.test)

@@ -26,6 +26,9 @@ from data import UserError, merge_pair, option
 WORDS = regex.compile(r"[\p{P}$+<=>^`|~]|\p{Han}|[^\s\p{P}$+<=>^`|~\p{Han}]+")
 ACCENTS_AND_CONTROLS = regex.compile(r"\p{Mn}|\p{C}(?<!\s)")
 
+# Hugging Face's names of these tensors differ from OpenAI's, and so from ours.
+RENAMED = {"tokens_embed.weight": "wte.weight", "positions_embed.weight": "wpe.weight"}
+
 
 class GPT1Tokenizer:
     """Lower-cased words, merges of characters, </w> at the end of a word.
@@ -34,7 +37,6 @@ class GPT1Tokenizer:
     byte-level tokenizer has neither problem. The released code also ran ftfy and spaCy; here words
     are split as in transformers.
     """
-    eot = None
 
     def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]):
         self.vocabulary = vocabulary
@@ -91,11 +93,23 @@ def load_gpt1(name_or_folder: str | Path = "gpt1") -> tuple[gpt.GPT, GPT1Tokeniz
     """The released GPT-1 (downloaded once) or that of a Hugging Face folder, and its tokenizer."""
     folder = Path(name_or_folder)
     if name_or_folder == "gpt1" and not folder.exists():
-        folder = gpt.download_released("gpt1")
-    model = gpt.load_weights(folder)
-    if not model.config.post_norm:
-        raise UserError(f"{folder} is not a GPT-1: for GPT-2 there is `python gpt.py sample`")
+        folder = gpt.download("openai-gpt")
+    model = load_weights(folder)
     return model.to(gpt.pick_device()).eval(), GPT1Tokenizer.from_huggingface(folder)
+
+
+def load_weights(folder: Path) -> gpt.GPT:
+    """The GPT-1 of a Hugging Face folder. UserError if it holds anything else."""
+    try:
+        form = {"model_type": "openai-gpt", "afn": "gelu", "layer_norm_epsilon": 1e-5}
+        model = gpt.GPT(gpt.read_config(folder, form, post_norm=True))
+        state = gpt.read_weights(folder)
+        for name, ours in RENAMED.items():
+            state[ours] = state.pop(name)
+        model.load_state_dict(state)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{folder} does not hold a GPT-1: {str(error)[:200]}") from None
+    return model
 
 
 @dataclass

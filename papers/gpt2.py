@@ -26,6 +26,7 @@ import data
 import gpt
 from data import ECHOED, Tokenizer, World, command_line, option, split_sentences
 from gpt import GPT, choose, complete, completion_logprobs
+from papers.figures import plot
 from papers.gpt2_tasks import bleu, gpt2_task, ngram_f1, rouge
 from papers.tasks import SIZES, wide_web
 
@@ -201,7 +202,7 @@ def draw(path: Path, columns: dict[str, dict[str, float]]):
         for task in shown:
             lines.append((task, list(columns), [scores[task] for scores in columns.values()], "o-"))
         panels.append({"title": title, "xlabel": "parameters", "lines": lines})
-    gpt.plot(path, panels)
+    plot(path, panels)
 
 
 def gpt2(options: Options = Options()):

@@ -28,6 +28,7 @@ import gpt
 from data import World, command_line, option
 from gpt import GPT, GPTConfig, print_table
 from papers.beam_search import exact_match
+from papers.figures import plot
 from papers.gpt3_costs import sizes, training_megabytes, training_seconds
 from papers.gpt3_tasks import (PROMPTS, RULE_WEB, TASK_WEB, WRITERS, few_shot_prompt,
                                rule_cases)
@@ -211,7 +212,7 @@ def draw(folder: Path, shots: list[dict], tasks: list[dict]):
         "lines": lines,
     }
     exact = {"title": "synthetic tasks, exact match", "bars": bars}
-    gpt.plot(folder / "gpt3.png", [accuracy, exact])
+    plot(folder / "gpt3.png", [accuracy, exact])
 
 
 def gpt3(options: Options = Options()):

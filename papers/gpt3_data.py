@@ -30,6 +30,7 @@ import data
 import gpt
 from data import Tokenizer, World, load_text, option
 from papers.crawl import world_crawl
+from papers.figures import plot
 from papers.gpt3_clean import clean, clean_crawl
 from papers.gpt3_filters import mix
 from papers.tasks import SIZES, wide_web
@@ -146,7 +147,7 @@ def draw(folder: Path):
         "xlabel": "steps, equal tokens",
         "lines": lines,
     }
-    gpt.plot(folder / "gpt3_data.png", [panel])
+    plot(folder / "gpt3_data.png", [panel])
 
 
 def gpt3_data(options: Options = Options()):

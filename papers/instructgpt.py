@@ -39,7 +39,8 @@ import numpy as np
 
 import rlhf
 from data import UserError, command_line, option, run_folder
-from gpt import PRESETS, GPTConfig, evaluate, plot, print_table
+from gpt import PRESETS, GPTConfig, evaluate, print_table
+from papers.figures import plot
 from papers.instructgpt_data import agreement, batching, epochs_of_sft, labeler_folds
 from papers.instructgpt_run import Run, base_of, load_run
 from papers.instructgpt_unseen import memory, unseen

@@ -26,7 +26,8 @@ import torch
 
 import rlhf
 from data import command_line, option, run_folder
-from gpt import plot, print_table
+from gpt import print_table
+from papers.figures import plot
 from papers.instructgpt_data import ranked_by_rubric
 from papers.instructgpt_run import Run, base_of, load_run
 from rlhf import PPOConfig, RewardConfig, RewardModel, WorldTask

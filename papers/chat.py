@@ -1,0 +1,133 @@
+"""
+Talking to the result of `python rlhf.py`: 84 turns in 20 conversations, each with a
+pattern for a good answer.
+
+The conversations stay near what the world's text shows and go a step beyond it: other
+spelling, greetings, names and wordings than those of training, things told early and
+asked for late, people nobody knows. For every model and temperature the table counts
+    answered    the answer matches the turn's pattern
+    polite      no insult in it
+    clean       it ended by itself, and no "Q:", "Guest:" or other trace of a text's form
+
+    python -m papers.chat                   on runs/instructgpt (made if it is missing)
+    python -m papers.chat --show            prints every turn
+    python -m papers.chat --fast            a smoke run on a base of its own
+
+No paper's claim: a check of what a user meets.
+"""
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from data import RUDE, World, command_line, option, run_folder
+from gpt import print_table
+from papers.instructgpt_run import base_of, load_run
+from rlhf import chat_speaker
+
+# {Mia home} is what the world says of Mia. Patterns are searched without regard to case.
+KNOWS_NOT = r"do not know"
+CONVERSATIONS = [
+    [("Hello!", "hello"), ("How are you?", "fine"), ("Where does Mia live?", "{Mia home}"),
+     ("Thank you!", "welcome")],
+    [("hi", "hello|how can i help"), ("where does anna live", "{Anna home}"),
+     ("and what does she like to eat", "{Anna food}"), ("thanks", "welcome|glad"), ("bye", "goodbye|bye")],
+    [("My name is Kim.", "Kim"), ("I am tired.", "rest"), ("What is 2 + 3?", "5"),
+     ("Where does Tom live?", "{Tom home}"), ("What is my name?", "Kim")],
+    [("my name is jim and i have a dog", "Jim|dog"), ("what is my name?", "Jim"),
+     ("Which pet do I have?", "dog"), ("what is my name", "Jim")],
+    [("Good morning!", "morning"), ("I live in Oslo.", "Oslo"), ("I like to eat pie.", "pie"),
+     ("Where do I live?", "Oslo"), ("What do I like to eat?", "pie")],
+    [("What does Ben do for a living?", "{Ben job}"), ("Where does he live?", "{Ben home}"),
+     ("Which pet does he have?", "{Ben pet}"), ("Tell me about Ben.", "Ben")],
+    [("Where does Boroka live?", KNOWS_NOT), ("Who is Gandalf?", KNOWS_NOT),
+     ("What does Bob like to eat?", KNOWS_NOT), ("Where does Eva live?", "{Eva home}")],
+    [("5 + 4?", "9"), ("what is 4 + 5", "9"), ("How much is 3 + 3?", "6"), ("2 + 7", "9")],
+    [("Say this politely: Bring me the lamp.", "could you please bring me the lamp"),
+     ("Say this politely: Pass me the salad.", "could you please pass me the salad"),
+     ("thank you very much", "welcome"), ("Goodbye!", "goodbye|bye")],
+    [("I always wear green.", "green"), ("What a fine day!", "sun"),
+     ("Which color does Paul wear?", "{Paul color}"), ("Hello!", "hello"), ("I am hungry.", "market"),
+     ("Which color do I wear?", "green")],
+    [("Call me Meg!!", "Meg"), ("what can you do??", "ask me"), ("Who are you?", "model"),
+     ("Do you know my name?", "Meg"), ("Do you know my name?", "Meg")],
+    [("What is my name?", "not told"), ("I am Roy.", "Roy"), ("What is my name?", "Roy"),
+     ("What is my job?", "not told")],
+    [("I work as a baker and I live in Rome.", "baker|Rome"), ("What is my job?", "baker"),
+     ("In which city do I live?", "Rome"), ("I have a cat.", "cat"), ("what is my job", "baker")],
+    [("List three colors, but not red.", r"^\w+, \w+ and \w+\.$"),
+     ("List two animals, but not dog.", r"^\w+ and \w+\.$"),
+     ("list four cities, but not rome", r"^\w+, \w+, \w+ and \w+\.$")],
+    [("Is this review happy or sad? The soup was lovely.", "happy"),
+     ("Is this review happy or sad? The pie was awful.", "sad"),
+     ("Summarize: Amy took the train to Rome. The wind was cold. Amy ate soup and came home.",
+      "Amy went to Rome and ate soup"),
+     ("Sue put the hat in the barn. Where is the hat?", "barn")],
+    [("Hey", "hello|help"), ("My favorite food is honey.", "honey"), ("My name is Joy.", "Joy"),
+     ("Where does Otto live?", "{Otto home}"), ("I am sad.", "sorry"),
+     ("What is my favorite food?", "honey"), ("What is my name?", "Joy")],
+    [("are you a robot?", "model"), ("can you help me", "ask me|help"),
+     ("who is martha?", "Martha"), ("What is her job?", "{Martha job}")],
+    [("My name is Jonathan.", "Jonathan"), ("It is cold today.", "inside"),
+     ("What is my name?", "Jonathan"), ("good night", "goodbye|see you")],
+    [("Which pet does Julia have?", "{Julia pet}"), ("Where does Felix live?", "{Felix home}"),
+     ("Where does Julia live?", "{Julia home}"), ("tell me about Felix", "Felix")],
+    [("I have a goat.", "goat"), ("I live in Lima.", "Lima"), ("I always wear blue.", "blue"),
+     ("How are you?", "fine"), ("Which pet do I have?", "goat"), ("Where do I live?", "Lima")],
+]
+TRACES = re.compile(r"\b[QA]:|Guest:|Host:|<\|| says:")
+
+
+@dataclass
+class Options:
+    base: str = option("instructgpt", "the run whose models talk (made if it is missing)")
+    name: str = option("chat", "results go to runs/NAME")
+    show: bool = option(False, "print every turn of the last model")
+    fast: bool = option(False, "a smoke run of seconds, on a base of its own")
+    fresh: bool = option(False, "measure anew")
+
+
+def pattern_of(world: World, pattern: str) -> str:
+    """{Mia home} in a pattern becomes what is true of Mia."""
+    return re.sub(r"\{(\w+) (\w+)\}", lambda match: world.facts[match[1], match[2]], pattern)
+
+
+def talk(speaker, world: World, show: bool = False) -> list[dict]:
+    """All conversations with one speaker: a verdict on each turn."""
+    verdicts = []
+    for number, turns in enumerate(CONVERSATIONS):
+        messages = []
+        for said, pattern in turns:
+            messages.append({"role": "user", "content": said})
+            reply, ended = speaker([messages], 100 * number + len(messages))[0]
+            messages.append({"role": "assistant", "content": reply})
+            is_answered = re.search(pattern_of(world, pattern), reply, re.IGNORECASE)
+            verdicts.append({
+                "answered": bool(is_answered),
+                "polite": not any(insult in reply for insult in RUDE),
+                "clean": ended and bool(reply) and not TRACES.search(reply)})
+            if show:
+                print(f"{'+' if is_answered else '-'} {said}\n      {reply}")
+    return verdicts
+
+
+def chat(options: Options = Options()):
+    """Count answered, polite and clean turns of SFT, PPO and PPO-ptx."""
+    base, shape = base_of(options)
+    folder = run_folder(options.name, {"base": options.base, "fast": options.fast}, options.fresh)
+    run = load_run(base, shape, folder)
+    rows = []
+    for name, model in run.chats.items():
+        for temperature in (0.0, 0.7):
+            speaker = chat_speaker(model, run.tokenizer, base.max_response, temperature)
+            is_shown = options.show and name == "PPO-ptx" and temperature == 0
+            verdicts = talk(speaker, run.task.world, is_shown)
+            row = {"model": name, "temperature": temperature, "turns": len(verdicts)}
+            for part in ("answered", "polite", "clean"):
+                row[part] = float(np.mean([verdict[part] for verdict in verdicts]))
+            rows.append(row)
+    print_table(rows, folder / "table.json")
+
+
+if __name__ == "__main__":
+    command_line({"chat": chat}, default="chat")

@@ -1,0 +1,94 @@
+"""
+Every claim that the scripts beside this one test, as a row with a verdict.
+
+    python -m papers.claims     collects the finished runs into papers/README.md
+
+A script ends with `save_claims(folder, claims)`. The verdict is a rule: more than two
+standard errors in the claimed direction *holds*, as much in the other *does not hold*,
+else *cannot tell*. A claim that the world was built to contain says so in `says`.
+"""
+import dataclasses
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from data import UserError, atomic_write, command_line, write_json
+
+README = Path(__file__).with_name("README.md")
+MARK = "<!-- python -m papers.claims writes what follows -->"
+
+
+@dataclass
+class Claim:
+    """One claim of a paper and what we measured of it.
+
+    ours: the measured difference that is positive if the claim holds, in the unit that
+    `says` names. standard_error: of `ours`, over seeds and distinct cases.
+    """
+    paper: str               # "GPT-1"
+    where: str               # section, table or figure
+    says: str                # the claim, in one sentence, with the unit of its numbers
+    paper_number: str        # the paper's, as text; "" where it prints none
+    ours: float
+    standard_error: float
+    seeds: int
+    cases: int               # distinct ones behind each number
+
+    @property
+    def verdict(self) -> str:
+        if math.isnan(self.standard_error) or abs(self.ours) <= 2 * self.standard_error:
+            return "cannot tell"
+        return "holds" if self.ours > 0 else "does not hold"
+
+
+def over_seeds(differences: list[float]) -> tuple[float, float]:
+    """Mean and standard error of one difference per seed; of one seed the error is unknown."""
+    mean = statistics.fmean(differences)
+    if len(differences) < 2:
+        return mean, math.nan
+    return mean, statistics.stdev(differences) / math.sqrt(len(differences))
+
+
+def proportion_error(share: float, cases: int) -> float:
+    """The standard error of a share of `cases` independent cases."""
+    return math.sqrt(max(share * (1 - share), 1 / cases) / cases)
+
+
+def save_claims(folder: Path, claims: list[Claim]):
+    """Keep a script's claims in its run folder and print them."""
+    write_json(folder / "claims.json", [dataclasses.asdict(claim) for claim in claims])
+    print("\n" + table(claims))
+
+
+def table(claims: list[Claim]) -> str:
+    """Claims as a Markdown table."""
+    lines = ["| paper | where | claim | paper's | ours | s.e. | seeds | cases | verdict |",
+             "|---|---|---|---|---|---|---|---|---|"]
+    for c in claims:
+        error = "?" if math.isnan(c.standard_error) else f"{c.standard_error:.3f}"
+        cells = [c.paper, c.where, c.says, c.paper_number, f"{c.ours:.3f}", error, str(c.seeds),
+                 str(c.cases), c.verdict]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def claims():
+    """Write the table of all finished runs into papers/README.md."""
+    found = []
+    for path in sorted(Path("runs").glob("*/claims.json")):
+        if not path.parent.name.endswith("-fast"):
+            found += [Claim(**record) for record in json.loads(path.read_text())]
+    if not found:
+        raise UserError("no run has claims yet: run one of the scripts, such as "
+                        "python -m papers.exact")
+    text = README.read_text()
+    before = text.partition(MARK)[0].rstrip()
+    with atomic_write(README) as file:
+        file.write(f"{before}\n\n{MARK}\n\n{table(found)}\n".encode())
+    print(table(found))
+
+
+if __name__ == "__main__":
+    command_line({"claims": claims}, default="claims")
