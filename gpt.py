@@ -447,7 +447,10 @@ class FusedAttention(torch.autograd.Function):
             partly = start if stop <= window else first  # keys before it are seen by every row
             i = torch.arange(start, stop, device=q.device)[:, None]
             j = torch.arange(partly, stop, device=q.device)
-            scores[:, :, partly - first:].masked_fill_((j > i) | (j <= i - window), -math.inf)
+            masked = j > i
+            if stop > window:
+                masked |= j <= i - window
+            scores[:, :, partly - first:].masked_fill_(masked, -math.inf)
             top = scores.amax(-1, keepdim=True)  # (n, rows, 1)
             p = scores.sub_(top).exp2_()
             total = p.sum(-1, keepdim=True)  # (n, rows, 1)
@@ -474,7 +477,10 @@ class FusedAttention(torch.autograd.Function):
             partly = stop if T <= start + window else last  # queries from it on see every key
             i = torch.arange(start, partly, device=q.device)
             j = torch.arange(start, stop, device=q.device)[:, None]
-            p[:, :, :partly - start].masked_fill_((j > i) | (j <= i - window), 0)
+            masked = j > i
+            if T > start + window:
+                masked |= j <= i - window
+            p[:, :, :partly - start].masked_fill_(masked, 0)
             dv[keys] = torch.bmm(p, grad_out[queries])
             ds = _product(v[keys], grad_out[queries], buffer2)  # dP^T
             ds.sub_(delta[heads, :, start:last]).mul_(p)  # dS^T
