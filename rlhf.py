@@ -915,7 +915,6 @@ class Options:
 def instructgpt(options: Options = Options(),
                 shape: GPTConfig = gpt.PRESETS["laptop"]):
     """The three steps of InstructGPT, from a blank model, with the ladder at the end."""
-    gpt.check_shape(shape)
     function = load_function(options.reward) if options.reward else None
     is_own = bool(options.demonstrations or options.comparisons)
     is_default = not (is_own or options.reward or options.init)
@@ -1065,7 +1064,7 @@ def knows_chat(path: str | None) -> bool:
 def trained(path: Path, model, tokenizer, train: Callable):
     """One stage: load the model from `path` if the file is there; else train(log) and save it."""
     if path.exists():
-        gpt.load_state(model, gpt.load_checkpoint(path)["model"], path)
+        model.load_state_dict(gpt.load_checkpoint(path)["model"])
         print(f"{path} is there: loaded")
     else:
         train(RunLog(path.with_suffix(".jsonl")))
