@@ -190,6 +190,13 @@ class Tokenizer:
         ranks = {token.encode("latin-1"): i for token, i in content["tokens"].items()}
         return Tokenizer(ranks, content["special"])
 
+    def save(self, path: str | Path):
+        Path(path).write_text(self.to_json())
+
+    @staticmethod
+    def load(path: str | Path) -> Tokenizer:
+        return Tokenizer.from_json(Path(path).read_text())
+
     @staticmethod
     def gpt2() -> Tokenizer:
         """GPT-2's tokens, which tiktoken downloads once, and our control tokens."""
@@ -211,9 +218,9 @@ def tokenize_text(read: Callable[[], Iterable[str]], vocab_size: int,
     if not stream_path.exists():
         sample = itertools.islice(read(), 100_000)
         tokenizer = Tokenizer(train_bpe(sample, vocab_size - len(SPECIAL_TOKENS)))
-        tokenizer_path.write_text(tokenizer.to_json())
+        tokenizer.save(tokenizer_path)
         write_stream(read(), tokenizer, stream_path)
-    return Tokenizer.from_json(tokenizer_path.read_text()), *open_stream(stream_path)
+    return Tokenizer.load(tokenizer_path), *open_stream(stream_path)
 
 
 def write_stream(documents: Iterable[str], tokenizer: Tokenizer, path: Path):

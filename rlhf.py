@@ -846,20 +846,6 @@ def show_hacked(task, answered: dict[str, tuple[Rollout, list]], count: int = 4)
                   f"gold score {golds[name][i]:5.1f}   {texts[i][0]}")
 
 
-def show_rollout(rollout: Rollout, tokenizer):
-    """The first answer of a rollout, token by token, as PPO sees it."""
-    columns = {"log pi": rollout.logprobs, "log pi_SFT": rollout.ref_logprobs,
-               "reward": rollout.rewards, "value": rollout.values,
-               "advantage": rollout.advantages, "return": rollout.returns}
-    rows = []
-    for t in rollout.mask[0].nonzero().squeeze(1).tolist():
-        row = {"token": repr(tokenizer.decode([rollout.ids[0, t + 1]]))}
-        for name, x in columns.items():
-            row[name] = x[0, t].item()
-        rows.append(row)
-    gpt.print_table(rows)
-
-
 def ladder(task, answers: dict, columns: dict, sft: Speaker) -> list[dict]:
     """{model: answers to the test prompts} and {model: what else is known of it} -> table rows."""
     if isinstance(task, WorldTask):
@@ -908,7 +894,6 @@ class Options:
     max_response: int = option(32, "tokens of an answer at the most", at_least=1)
     test_prompts: int = option(480, "held-out prompts that every model answers", at_least=16)
     seed: int = option(0, "another seed is another town and another run")
-    show: bool = option(False, "look inside: the loss mask, and an answer token by token")
     fresh: bool = option(False, "train every stage anew")
 
 
@@ -919,7 +904,7 @@ def instructgpt(options: Options = Options(),
     is_own = bool(options.demonstrations or options.comparisons)
     is_default = not (is_own or options.reward or options.init)
     settings = {**dataclasses.asdict(options), **dataclasses.asdict(shape)}
-    for key in ("name", "show", "fresh", "test_prompts"):
+    for key in ("name", "fresh", "test_prompts"):
         settings.pop(key)
     name = options.name or ("instructgpt" if is_default else "own")
     folder = data.run_folder(name, settings, options.fresh)
@@ -1019,15 +1004,6 @@ def instructgpt(options: Options = Options(),
                          "score": rollout.scores.mean().item(), "kl": rollout.kl.mean().item()}
     gpt.print_table(ladder(task, answers, columns, speak), folder / "table.json")
     show_answers(task, answers)
-    if options.show:
-        print("\nthe tokens of a demonstration that carry loss, marked:")
-        print(data.show_mask(tokenizer, task.demonstrations[0]))
-        print(f"\nan answer as PPO sees it (values of the network that PPO starts from): "
-              f"{task.test[0].prompt}")
-        value_model = reward_model if isinstance(reward_model, RewardModel) else None
-        generator = torch.Generator(sft.device).manual_seed(0)
-        show_rollout(roll_out(chats["PPO"], sft, reward_model, tokenizer, [task.test[0].messages],
-                              ppo, generator, value_model), tokenizer)
     print(f"\ntalk to it: python rlhf.py chat --model {folder / 'ppo_ptx.pt'}")
 
 

@@ -23,7 +23,7 @@ import torch
 import data
 import rlhf
 from data import LABEL_NOISE, RUBRIC, Comparison, Tokenizer
-from papers.instructgpt_run import Run
+from papers.instructgpt_run import Run, load_reward_model
 from rlhf import RewardConfig, RewardModel, SFTConfig
 
 LABELERS, FOLDS = 10, 5
@@ -69,7 +69,7 @@ def agreement(run: Run) -> list[dict]:
     for number, speakers in ((1, [sft]), (2, both)):
         prompts = run.options.test_prompts // 3
         answered = run.task.answers(speakers, prompts, "test", rlhf.HELD_OUT)
-        model = rlhf.load_reward_model(run.folder / f"reward{number}.pt")
+        model = load_reward_model(run.folder / f"reward{number}.pt")
         noisy = run.task.rank(answered, rlhf.HELD_OUT)
         exact = ranked_by_rubric(run.task.world, answered)
         rows.append({"round": str(number), "two labelers": share_alike(run, answered),

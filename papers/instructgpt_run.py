@@ -12,7 +12,7 @@ import numpy as np
 import data
 import rlhf
 from data import Batches, Tokenizer, UserError
-from gpt import GPT, PRESETS, GPTConfig, load_model
+from gpt import GPT, PRESETS, GPTConfig, load_checkpoint, load_model, pick_device
 from rlhf import RewardModel, WorldTask
 
 # The models of a run and their files.
@@ -93,6 +93,14 @@ def base_of(options) -> tuple[rlhf.Options, GPTConfig]:
     return base, shape
 
 
+def load_reward_model(path: Path) -> RewardModel:
+    """A reward model of a finished run."""
+    content = load_checkpoint(path)
+    model = RewardModel(GPT(content["config"]))
+    model.load_state_dict(content["model"])
+    return model.to(pick_device()).eval()
+
+
 def load_run(options: rlhf.Options, shape: GPTConfig, results: Path) -> Run:
     """The models in runs/NAME; `python rlhf.py` trains those that are missing."""
     folder = Path("runs") / options.name
@@ -102,6 +110,6 @@ def load_run(options: rlhf.Options, shape: GPTConfig, results: Path) -> Run:
     chats = {}
     for name, file in CHATS.items():
         chats[name], _ = load_model(folder / f"{file}.pt")
-    reward_model = rlhf.load_reward_model(folder / "reward2.pt")
+    reward_model = load_reward_model(folder / "reward2.pt")
     task = WorldTask(options.seed, options.test_prompts)
     return Run(options, folder, results, task, tokenizer, base, chats, reward_model)

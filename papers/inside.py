@@ -1,0 +1,58 @@
+"""
+A look inside a finished `python rlhf.py`: which tokens of a demonstration carry loss, and
+an answer token by token as PPO sees it.
+
+    python -m papers.inside             on runs/instructgpt (made if it is missing)
+    python -m papers.inside --prompt 7  another of the held-out prompts
+
+The values are those of the network that PPO starts from, which is the reward model.
+"""
+from dataclasses import dataclass
+
+import torch
+
+from data import command_line, option, show_mask
+from gpt import print_table
+from papers.instructgpt_run import base_of, load_run
+from rlhf import PPOConfig, Rollout, roll_out
+
+
+@dataclass
+class Options:
+    base: str = option("instructgpt", "the run to look into")
+    name: str = option("inside", "not used: nothing is written")
+    prompt: int = option(0, "the number of a held-out prompt")
+    fast: bool = option(False, "a smoke run of seconds, on a base of its own")
+
+
+def show_rollout(rollout: Rollout, tokenizer):
+    """The first answer of a rollout, token by token, as PPO sees it."""
+    columns = {"log pi": rollout.logprobs, "log pi_SFT": rollout.ref_logprobs,
+               "reward": rollout.rewards, "value": rollout.values,
+               "advantage": rollout.advantages, "return": rollout.returns}
+    rows = []
+    for t in rollout.mask[0].nonzero().squeeze(1).tolist():
+        row = {"token": repr(tokenizer.decode([rollout.ids[0, t + 1]]))}
+        for name, x in columns.items():
+            row[name] = x[0, t].item()
+        rows.append(row)
+    print_table(rows)
+
+
+def inside(options: Options = Options()):
+    """Show the loss mask of a demonstration, and an answer by PPO token by token."""
+    base, shape = base_of(options)
+    run = load_run(base, shape, None)
+    prompt = run.task.test[options.prompt % len(run.task.test)]
+    print("\nthe tokens of a demonstration that carry loss, marked:")
+    print(show_mask(run.tokenizer, run.task.demonstrations[0]))
+    print(f"\nan answer as PPO sees it: {prompt.prompt}")
+    generator = torch.Generator(run.sft.device).manual_seed(0)
+    rollout = roll_out(run.chats["PPO"], run.sft, run.reward_model, run.tokenizer,
+                       [prompt.messages], PPOConfig(max_response=base.max_response), generator,
+                       run.reward_model)
+    show_rollout(rollout, run.tokenizer)
+
+
+if __name__ == "__main__":
+    command_line({"inside": inside}, default="inside")
