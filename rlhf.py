@@ -913,9 +913,6 @@ def instructgpt(options: Options = Options(),
     print("\n== 1. Pretraining: predict the next token")
     base, tokenizer, train_stream, val_stream = starting_model(options, shape, task, folder)
     block_size = base.config.block_size
-    if options.max_response > block_size // 2:
-        raise UserError(f"--max-response {options.max_response} leaves too little room for prompts "
-                        f"in a context of {block_size} tokens: at most {block_size // 2}")
     pretraining = lambda size: Batches(train_stream, size, block_size, options.seed)
     if is_own:
         task.leave_out_long(tokenizer, block_size, options.max_response)
@@ -1013,13 +1010,18 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     read = task.texts
     if options.data:
         read = lambda: gpt.documents_of(options.data, options.seed)
+    block_size = shape.block_size
+    if options.init:
+        model, tokenizer = gpt.load_model(options.init)
+        block_size = min(block_size, model.config.block_size)
+    if options.max_response > block_size // 2:
+        raise UserError(f"--max-response {options.max_response} leaves too little room for prompts "
+                        f"in a context of {block_size} tokens: at most {block_size // 2}")
     if not options.init:
         config = gpt.TrainConfig(steps=options.pretrain_steps, seed=options.seed)
         return gpt.pretrained(read, shape, config, folder)[:4]
-    model, tokenizer = gpt.load_model(options.init)
     if tokenizer.vocab_size > model.config.vocab_size:
         gpt.grow_vocabulary(model, tokenizer.vocab_size)
-    block_size = min(shape.block_size, model.config.block_size)
     model.config = dataclasses.replace(model.config, block_size=block_size)
     model.wpe.weight = nn.Parameter(model.wpe.weight[:block_size].detach().clone())
     print(f"{options.init}: {model.num_params():,} parameters, context {block_size}")

@@ -275,65 +275,186 @@ def documents(world):
     return list(data.web(world, 6000))
 
 
+def words(text):
+    """The text without what `typed` may change, and without other signs."""
+    return re.sub(r"[^\w+ ]", "", text.lower())
+
+
+def questions_of(world):
+    """{words of a question: (person, topic)}, for all ways to ask by name."""
+    facts_of = {}
+    people = world.people + world.strangers
+    for person, (topic, (_, _, questions)) in itertools.product(people, TOPICS.items()):
+        for question in (*questions, data.FORUM_QUESTION):
+            facts_of[words(question.format(person=person, topic=topic))] = (person, topic)
+    return facts_of
+
+
+def held_out(world):
+    """The facts that only the test may ask for: three of each of fourteen people."""
+    return {(person, topic) for person in world.people_of("test")
+            for topic in world.topics_of(person, "test")}
+
+
+def test_people_type_in_lower_case_or_without_the_last_sign_and_change_nothing_else():
+    rng = random.Random(0)
+    for text in ("Where does Mia live?", "Kim ate. List 2 + 3, but not Oslo."):
+        body, sign = text[:-1], text[-1]
+        expected = {body + end for end in ("", sign, sign + sign)}
+        expected |= {variant.lower() for variant in expected}
+        assert {data.typed(rng, text) for _ in range(500)} == expected
+
+
+def test_sums_are_split_by_the_pair_without_its_order(world):
+    rng, pairs = random.Random(0), {}
+    for split in ("train", "test"):
+        sums = [world.sum_of(rng, split) for _ in range(3000)]
+        pairs[split] = {tuple(map(int, re.findall(r"\d+", said))) for said, _ in sums}
+        assert all(answer == f"{a} + {b} is {a + b}." for said, answer in sums
+                   for a, b in [map(int, re.findall(r"\d+", said))])
+        assert all((b, a) in pairs[split] for a, b in pairs[split])     # both orders
+    assert not pairs["train"] & pairs["test"]
+    assert pairs["train"] | pairs["test"] == set(itertools.product(range(1, 10), repeat=2))
+
+
 def test_the_web_asks_nothing_that_the_test_asks(world, documents):
     rng = random.Random(0)
-    lines = {line.removeprefix("Q: ") for document in documents for line in document.splitlines()}
+
+    def key(text):
+        """Who saw the animal does not matter: what is held out is the place, animal and color."""
+        text = re.sub("^(Q|Guest): ", "", text)
+        return words(re.sub(r"\w+ saw", "saw", text.lower()))
+
+    asked = {key(line) for document in documents for line in document.splitlines()}
 
     def known(split):
-        """How many of 200 exercises of each kind, phrases and memories stand in the web."""
+        """How many of 200 exercises of each kind and things to tell stand in the web."""
         count = Counter()
         for _ in range(200):
-            for name, (scene, wording, _) in data.TASKS.items():
+            for name, (scene, *wordings) in data.TASKS.items():
                 *parts, _ = scene(world, rng, split)
-                count[name] += wording.format(*parts) in lines
-            english, foreign = world.phrase(rng, split)
-            count["phrase"] += bool({f"{english} = {foreign}", f"{foreign} = {english}"} & lines)
-            telling, _, (said, _), asking, _ = world.memory(rng, split)
-            talk = [f"Guest: {text}\n" for text in (telling, said, asking)]
-            count["memory"] += any(all(part in document for part in talk) for document in documents)
-        del count["brainstorming"]                 # of short lists nothing is held out
+                count[name] += any(key(text.format(*parts)) in asked for text in wordings)
+            [city] = world.pick(rng, split, TOPICS["home"][0])
+            count["told"] += key(f"I live in {city}.") in asked
         return count
 
     assert min(known("train").values()) > 0 and not any(known("test").values())
 
 
 def test_facts_of_the_test_are_told_in_true_stories_and_asked_for_nowhere(world, documents):
-    facts_of = {}
-    for person, (topic, (_, _, questions)) in itertools.product(world.people, TOPICS.items()):
-        for question in (*questions, data.FORUM_QUESTION):
-            facts_of["Q: " + question.format(person=person, topic=topic)] = (person, topic)
-    lines = {line for document in documents for line in document.splitlines()}
-    asked = {facts_of[line] for line in lines & set(facts_of)}
-    test = {(person, topic) for person in world.people_of("test")
-            for topic in world.topics_of(person, "test")}
-    assert len(test) == 14 * 3 and asked == set(world.facts) - test
+    facts_of = questions_of(world)
+    asked = set()
+    for line in "\n".join(documents).splitlines():
+        asked.add(facts_of.get(words(re.sub("^(Q|Guest): ", "", line))))
+    asked = {fact for fact in asked if fact in world.facts}
+    assert len(held_out(world)) == 14 * 3 and asked == set(world.facts) - held_out(world)
     rng = random.Random(0)
     told = {world.meaning.get(sentence) for _ in range(3000)
             for sentence in data.split_sentences(data.story(world, rng))}
     assert told - {None} == {(*fact, value) for fact, value in world.facts.items()}
 
 
+@pytest.fixture(scope="module", params=["train", "test"])
+def conversations(request, world):
+    rng = random.Random(0)
+    kinds = [data.random_kinds(rng, rng.randint(1, 7)) for _ in range(3000)]
+    return [data.conversation(world, rng, request.param, some) for some in kinds]
+
+
+def test_a_host_recalls_the_newest_that_was_told_and_nothing_else(conversations):
+    topic_of, seen = {}, Counter()
+    for topic, (_, questions, _, _) in data.MEMORIES.items():
+        topic_of.update({words(question): topic for question in questions})
+    for exchanges in conversations:
+        told = {}
+        for said, answer in exchanges:
+            for topic, (_, _, reply, _) in data.MEMORIES.items():
+                match = re.search(reply.format(value=r"(\w+)"), answer)
+                if match:
+                    seen["changed"] += told.get(topic, match[1]) != match[1]
+                    told[topic] = match[1]
+                    assert match[1].lower() in words(said).split()
+            if words(said) in topic_of:
+                topic = topic_of[words(said)]
+                seen["recalled" if told else "not told"] += 1
+                right = data.MEMORIES[topic][3].format(value=told[topic]) if told else data.NOT_TOLD
+                assert answer == right
+    assert min(seen[what] for what in ("changed", "recalled", "not told")) > 50
+
+
+def test_a_host_is_asked_about_people_and_never_for_a_fact_of_the_test(world, conversations):
+    facts_of, by_pronoun, seen = questions_of(world), {}, Counter()
+    for topic, (pronoun, people) in itertools.product(
+            TOPICS, (("she", data.WOMEN), ("he", data.MEN))):
+        question = words(TOPICS[topic][2][0].format(person=pronoun))
+        by_pronoun[question] = (people, topic)
+    for exchanges in conversations:
+        person = None                              # who was asked about last
+        for said, answer in exchanges:
+            if words(said) in by_pronoun:
+                people, topic = by_pronoun[words(said)]
+                assert person in people
+                seen["by pronoun"] += 1
+            elif words(said) in facts_of:
+                person, topic = facts_of[words(said)]
+                seen["by name"] += 1
+            else:
+                assert answer not in world.meaning
+                continue
+            if person in world.strangers:
+                assert answer in data.REFUSALS and person in world.strangers_of("train")
+            else:
+                assert world.meaning[answer] == (person, topic, world.facts[person, topic])
+                assert (person, topic) not in held_out(world)
+    assert min(seen.values()) > 100 and len(seen) == 2
+
+
 def test_prompts_of_the_test_are_in_no_training_set(world, monkeypatch):
+    def keys(instructions):
+        """What is asked, however it is spelled and whatever was said before."""
+        return {(words(i.prompt), i.say, i.facts) for i in instructions}
+
     train = data.instructions(world, "train", 4000, seed=0)
     test = data.instructions(world, "test", 480, seed=1, distinct=True)
-    prompts = {str(instruction.messages) for instruction in test}
-    assert len(prompts) == 480 and not prompts & {str(prompt.messages) for prompt in train}
+    assert len(keys(test)) == 480 and not keys(test) & keys(train)
     assert {prompt.facts[0] for prompt in test if prompt.facts} == set(world.people_of("test"))
-    monkeypatch.setattr(data, "USE_CASES", {"other": 1.0})             # a fifth of 25 sums
-    assert len(data.instructions(world, "test", 5, seed=0, distinct=True)) == 5
-    with pytest.raises(UserError, match="fewer than 6"):
-        data.instructions(world, "test", 6, seed=0, distinct=True)
+    monkeypatch.setattr(data, "USE_CASES", {"other": 1.0})             # 16 sums, asked in 3 ways
+    assert len(data.instructions(world, "test", 40, seed=0, distinct=True)) == 40
+    with pytest.raises(UserError, match="fewer than 49"):
+        data.instructions(world, "test", 49, seed=0, distinct=True)
 
 
-def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world):
-    rng = random.Random(0)
-    prompts = data.instructions(world, "train", 4000, seed=0)
-    answers = [data.demonstrate(world, prompt, rng)[-1]["content"] for prompt in prompts]
-    scores = [data.gold(world, prompt, answer) for prompt, answer in zip(prompts, answers)]
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world, split):
+    rng, scores, shares, obeyed = random.Random(0), [], Counter(), Counter()
+    for prompt in data.instructions(world, split, 4000, seed=0):
+        answer = data.demonstrate(world, prompt, rng)[-1]["content"]
+        verdict = data.judge(world, prompt, answer)
+        assert not any(verdict[fault] for fault in ("off", "invented", "rude")), answer
+        scores.append(data.gold(world, prompt, answer))
+        shares[prompt.use_case] += 1
+        if prompt.messages[0]["role"] == "system":
+            is_terse = answer.split(".")[0] in TOPICS[prompt.facts[1]][0] if prompt.facts else False
+            assert scores[-1] == (1.0 if is_terse else 2.0)
+            obeyed[prompt.messages[0]["content"][:10]] += 1
     assert min(scores) > 0 and 1.5 < np.mean(scores) < 2
-    shares = Counter(prompt.use_case for prompt in prompts)
+    assert len(obeyed) == 3 and min(obeyed.values()) > 10
     for use_case, share in data.USE_CASES.items():
         assert abs(shares[use_case] / 4000 - share) < 4.5 * math.sqrt(share / 4000)      # 4.5 sigma
+
+
+def test_an_answer_that_obeys_its_system_message_is_the_better_one(world):
+    told, prompts = {}, data.instructions(world, "train", 4000, seed=0)
+    for prompt in prompts:
+        system = prompt.messages[0]["content"]
+        if prompt.say in (data.NOT_ALLOWED, data.COURTESY[0]) or system == data.ONE_WORD:
+            told[system.partition("anybody")[0]] = prompt
+    assert len(told) == 3
+    for prompt in told.values():
+        person, topic = questions_of(world)[words(prompt.prompt)]
+        sentence = world.state(random.Random(0), person, topic)
+        right = f"{sentence} {prompt.say}" if prompt.facts else prompt.say
+        assert data.gold(world, prompt, right) == 2 > data.gold(world, prompt, sentence)
 
 
 def instruction(**goal):
@@ -356,8 +477,8 @@ def test_the_rubric_on_answers_made_by_hand(world):
         (instruction(unknowable=True), {
             "I do not know.": 2, "": 0, f"I do not know. {world.strangers[0]} lives in Oslo.": -2}),
         (instruction(items=(("red", "blue", "gold"), 2)), {
-            "red and blue.": 2, "red.": 1, "red and red.": 0, "red, blue and gold.": 0,
-            "red and pink.": 0, "red and blue. red and blue.": 1.5}),
+            "red and blue.": 2, "red.": 1, "red and red.": -0.5, "red, blue and gold.": -0.5,
+            "red and pink.": -0.5, "red and blue. red and blue.": 1.5}),
         (instruction(say="It is here. So is he."), {"It is here. So is he.": 2, "So is he.": 1})]
     for asked, scores in table:
         for answer, score in scores.items():
@@ -422,7 +543,8 @@ def test_demonstrations_of_every_shape(record):
 def test_comparisons_of_every_shape(record):
     [comparison] = data.load_comparisons(own(record))
     assert comparison.messages == [user("hi")]
-    assert sorted(zip(comparison.ranks, comparison.responses)) == [(0, "good"), (1, "bad")]
+    ranked = sorted(zip(comparison.ranks, comparison.responses))
+    assert ranked == [(0, ("good", True)), (1, ("bad", True))]
     assert data.load_demonstrations(own(record)) == [[user("hi"), assistant("good")]]
 
 
@@ -1107,7 +1229,8 @@ def test_control_tokens_start_as_the_texts_that_play_their_part(tokenizer):
     model = small_gpt(tokenizer.vocab_size)
     before = model.wte.weight.detach().clone()
     rlhf.warm_start(model, tokenizer)
-    for name, text in (("system", "\n\n"), ("user", "\nQ:"), ("assistant", "A:"), ("end", "\n")):
+    for name, text in (("system", "\n\n"), ("user", "\nGuest:"), ("assistant", "Host:"),
+                       ("end", "\n")):
         row = tokenizer.special[f"<|{name}|>"]
         before[row] = before[tokenizer.encode(text)].mean(dim=0)
     assert torch.allclose(model.wte.weight, before)
@@ -1138,19 +1261,32 @@ def test_the_ranking_loss_is_the_mean_over_prompts_of_the_mean_over_explicit_pai
     assert torch.isfinite(far.grad).all()
 
 
-def test_a_score_is_read_at_the_last_token_and_depends_on_prompt_and_response(tokenizer):
+def test_a_score_is_read_at_the_last_token_which_is_end_only_if_the_answer_ended(tokenizer):
     model = rlhf.RewardModel(loud(small_gpt(tokenizer.vocab_size, 48)))
-    comparisons = [data.Comparison([user("hi")], ["a", "bb b", "c"], [1, 0, 2]),
-                   data.Comparison([user("a longer question")], ["d", "a"], [0, 0])]
+
+    def by_hand(messages, ended):
+        ids, _ = data.render_conversation(tokenizer, messages)
+        assert ids[-1] == tokenizer.end
+        ids = torch.tensor([ids if ended else ids[:-1]])
+        return model.head(model.gpt.hidden(ids)[0, -1]).item()
+
+    comparisons = [
+        data.Comparison([user("hi")], [("a", True), ("a", False), ("bb b", True)], [1, 0, 2]),
+        data.Comparison([user("a longer question")], [("d", False), ("a", True)], [0, 0])]
     scores, ranks = rlhf.comparison_scores(model, tokenizer, comparisons)
     assert ranks.tolist() == [[1, 0, 2], [0, 0, -1]]
-    for row, comparison in zip(scores, comparisons):
-        for score, response in zip(row, comparison.responses):
-            messages = [*comparison.messages, assistant(response)]
-            ids, _ = data.render_conversation(tokenizer, messages)
-            by_hand = model.head(model.gpt.hidden(torch.tensor([ids]))[0, -1])
-            assert score.item() == pytest.approx(by_hand.item(), abs=1e-5)
     assert len({round(score, 4) for score in scores.flatten().tolist()}) == 6
+    for row, comparison in zip(scores, comparisons):
+        for score, (text, ended) in zip(row, comparison.responses):
+            messages = [*comparison.messages, assistant(text)]
+            assert score.item() == pytest.approx(by_hand(messages, ended), abs=1e-5)
+            [alone] = rlhf.score_conversations(model, tokenizer, [messages], [ended])
+            assert alone.item() == pytest.approx(score.item(), abs=1e-5)
+
+
+def comparison_of(prompt, texts, ranks):
+    """Ranked answers that have all ended by themselves."""
+    return data.Comparison([user(prompt)], [(text, True) for text in texts], ranks)
 
 
 class Longer(rlhf.RewardModel):
@@ -1165,11 +1301,11 @@ def test_pair_accuracy_on_cases_made_by_hand(tokenizer):
     cases = [([long, middle, short], [0, 1, 2], 3, 3), ([short, long], [0, 1], 0, 1),
              ([long, short, middle], [0, 0, 1], 1, 2)]      # long > middle, but short is not
     for responses, ranks, right, pairs in cases:
-        comparison = data.Comparison([user("hi")], responses, ranks)
+        comparison = comparison_of("hi", responses, ranks)
         assert rlhf.pair_accuracy(model, tokenizer, [comparison]) == right / pairs
-    tie = data.Comparison([user("hi")], [long, short], [0, 0])
+    tie = comparison_of("hi", [long, short], [0, 0])
     assert math.isnan(rlhf.pair_accuracy(model, tokenizer, [tie]))
-    many = [data.Comparison([user("hi")], case[0], case[1]) for case in cases] * 20 + [tie]
+    many = [comparison_of("hi", case[0], case[1]) for case in cases] * 20 + [tie]
     assert rlhf.pair_accuracy(model, tokenizer, many) == pytest.approx(4 / 6)
 
 
@@ -1177,7 +1313,7 @@ def test_the_reward_model_reads_each_comparison_once_and_demonstrations_then_sco
         tokenizer, steps):
     model = rlhf.RewardModel(small_gpt(tokenizer.vocab_size, 32, 1, n_embd=256, dropout=0.5))
     assert model.head.weight.std().item() == pytest.approx(1 / math.sqrt(257), rel=0.15)
-    comparisons = [data.Comparison([user(str(i))], ["a", "b", "c"], [1, 0, 2]) for i in range(50)]
+    comparisons = [comparison_of(str(i), "abc", [1, 0, 2]) for i in range(50)]
     demonstrations = [[user("hi"), assistant(text)] for text in ("yes", "no", "a longer one")]
 
     def train(batch_size, lr):
@@ -1198,10 +1334,8 @@ def test_the_reward_model_reads_each_comparison_once_and_demonstrations_then_sco
     assert rates[:3] == pytest.approx([0.5, 1, 1]) and rates[-1] < 0.11
     assert rates[2:] == sorted(rates[2:], reverse=True)
     assert rlhf.pair_accuracy(trained, tokenizer, comparisons) > 0.9
-    scored = [data.Comparison([question], [answer["content"]], [0])
-              for question, answer in demonstrations]
-    mean = rlhf.comparison_scores(trained, tokenizer, scored)[0].mean().item()
-    assert mean == pytest.approx(0, abs=1e-5)
+    scores = rlhf.score_conversations(trained, tokenizer, demonstrations, [True] * 3)
+    assert scores.mean().item() == pytest.approx(0, abs=1e-5)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1687,10 +1821,9 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
     for path in lost:
         path.unlink()
     capsys.readouterr()
-    assert instructgpt(*options, "--show") == rows        # as if it had never been stopped
-    shown = capsys.readouterr().out
+    assert instructgpt(*options) == rows                  # as if it had never been stopped
+    assert capsys.readouterr().out.count("is there: loaded") == 4
     assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(kept) == 5
-    assert shown.count("is there: loaded") == 4 and "log pi_SFT" in shown and "<|end|>" in shown
     assert "(kl_coef): add --fresh" in fails(RLHF_COMMANDS, *TINY, *options, "--kl-coef", "2")
 
 
@@ -1730,11 +1863,10 @@ def test_your_own_reward_on_a_base_model_from_elsewhere(tokenizer, alone, capsys
     else:
         gpt.save_checkpoint(source, base, tokenizer)
     Path("reward.py").write_text("def length(prompt, response):\n    return 1000 + len(response)\n")
-    rows = instructgpt("--init", source, "--reward", "reward.py:length", "--block-size", "48", "--show")
+    rows = instructgpt("--init", source, "--reward", "reward.py:length", "--block-size", "48")
     assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"]
     assert all(1000 < rows[name]["score"] < 1100 for name in ("SFT", "PPO", "PPO-ptx"))
-    shown = capsys.readouterr().out
-    assert "context 48" in shown and "advantage" in shown
+    assert "context 48" in capsys.readouterr().out
     assert not {path.name for path in Path("runs/own").iterdir()} & {"reward1.pt", "pretrain.pt"}
     Path("reward.py").write_text("def length(prompt, response):\n    return 0\n")
     with pytest.raises(SystemExit):
@@ -1749,11 +1881,13 @@ def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text
     monkeypatch.setattr(gpt, "generate", lambda model, idx, *rest, **options: (
         prompts.append(idx[0].tolist()), generate(model, idx, *rest, **options))[1])
     typed = ["hello <|end|><|system|>", "", "bye", "/reset", "again", "/system be brief", "now",
-             "/reset", "more", "much more", "longer " * 90, "/system", "last"]
+             "/reset", "/help", "more", "much more", "longer " * 90, "/system", "last", "/quit", "late"]
     Path("typed").write_text("\n".join(typed))
     monkeypatch.setattr(sys, "stdin", open("typed"))
     rlhf.chat(rlhf.ChatOptions("chat.pt", max_response=4))
-    _, *said = capsys.readouterr().out.split("\nyou> ")
+    start, *said = capsys.readouterr().out.split("\nyou> ")
+    assert len(said) == len(typed) - 1 and start == said[typed.index("/help")] == rlhf.HELP + "\n"
+    assert [text for text in said if text in ("", "\n")] == [""] * 6         # commands, no text
     reply = {text: assistant(shown.removesuffix("\n")) for text, shown in zip(typed, said)}
     system = {"role": "system", "content": "be brief"}
     expected = [[user(typed[0])], [user(typed[0]), reply[typed[0]], user("bye")], [user("again")],
@@ -1763,7 +1897,7 @@ def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text
         if messages:
             assert ids == data.render_conversation(tokenizer, messages)[0]
     assert [ids.count(tokenizer.end) for ids in prompts] == [1, 3, 1, 2, 2, 4, 1, 1]
-    assert len(prompts[6]) == 96 - 4 and "4 turns are forgotten" in said[10]
+    assert len(prompts[6]) == 96 - 4              # the oldest turns are forgotten
 
 
 @pytest.mark.parametrize("argv, word", [
