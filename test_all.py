@@ -426,7 +426,8 @@ def test_prompts_of_the_test_are_in_no_training_set(world, monkeypatch):
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world, split):
-    rng, scores, shares, obeyed = random.Random(0), [], Counter(), Counter()
+    rng, facts_of = random.Random(0), questions_of(world)
+    scores, shares, obeyed = [], Counter(), Counter()
     for prompt in data.instructions(world, split, 4000, seed=0):
         answer = data.demonstrate(world, prompt, rng)[-1]["content"]
         verdict = data.judge(world, prompt, answer)
@@ -434,28 +435,17 @@ def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world,
         scores.append(data.gold(world, prompt, answer))
         shares[prompt.use_case] += 1
         if prompt.messages[0]["role"] == "system":
-            is_terse = answer.split(".")[0] in TOPICS[prompt.facts[1]][0] if prompt.facts else False
-            assert scores[-1] == (1.0 if is_terse else 2.0)
-            obeyed[prompt.messages[0]["content"][:10]] += 1
+            fact = facts_of[words(prompt.prompt)]
+            is_terse = prompt.facts and answer.startswith(world.facts[fact])
+            assert scores[-1] == (1 if is_terse else 2)
+            # The plain answer is the best one only if the system message is about another topic.
+            plain = data.gold(world, prompt, world.state(rng, *fact))
+            assert plain == 2 if not prompt.say else plain < 2
+            obeyed[prompt.say if prompt.say in (data.NOT_ALLOWED, "Happy to help.", "") else 1] += 1
     assert min(scores) > 0 and 1.5 < np.mean(scores) < 2
-    assert len(obeyed) == 3 and min(obeyed.values()) > 10
+    assert len(obeyed) == 4 and min(obeyed.values()) > 5
     for use_case, share in data.USE_CASES.items():
-        assert abs(shares[use_case] / 4000 - share) < 4.5 * math.sqrt(share / 4000)      # 4.5 sigma
-
-
-def test_an_answer_that_obeys_its_system_message_is_the_better_one(world):
-    told, prompts = {}, data.instructions(world, "train", 4000, seed=0)
-    for prompt in prompts:
-        system = prompt.messages[0]["content"]
-        if prompt.say in (data.NOT_ALLOWED, data.COURTESY[0]) or system == data.ONE_WORD:
-            told[system.partition("anybody")[0]] = prompt
-    assert len(told) == 3
-    for prompt in told.values():
-        person, topic = questions_of(world)[words(prompt.prompt)]
-        sentence = world.state(random.Random(0), person, topic)
-        right = f"{sentence} {prompt.say}" if prompt.facts else prompt.say
-        assert data.gold(world, prompt, right) == 2 > data.gold(world, prompt, sentence)
-
+        assert abs(shares[use_case] / 4000 - share) < 4.5 * math.sqrt(share / 4000)
 
 def instruction(**goal):
     return data.Instruction("", [user("?")], **goal)
@@ -666,12 +656,6 @@ def test_attention_and_the_fused_kernel_equal_pytorchs(shape, window, monkeypatc
                 assert torch.allclose(ours, theirs, atol=1e-11 * scale ** 2)
 
 
-@pytest.mark.parametrize("T, window", [(5, None), (66, None), (9, 3), (70, 5)])
-def test_gradients_of_the_fused_kernel_are_finite_differences(T, window):
-    inputs = [torch.randn(1, 1, T, 2, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    assert torch.autograd.gradcheck(lambda *x: gpt.fused_attention(*x, window), inputs)
-
-
 def test_the_fused_kernel_in_bfloat16_rounds_only_what_it_is_given():
     tensors = torch.randn(4, 2, 3, 200, 16).bfloat16()
     tensors[:2] *= 4                                       # large scores forgive no rounding
@@ -692,27 +676,29 @@ def test_every_other_layer_of_gpt3_sees_only_its_band():
         assert seen == list(range(13 if layer % 2 else 0, 16))
 
 
-def peer(form, dtype=torch.float32, **shape):
+def peer(form, stored=torch.float32, **shape):
     """transformers' GPT-2 or GPT-1 with random weights, and ours from the folder that it writes."""
     transformers = optional("transformers")
     shape = {"vocab_size": 50, "n_positions": 16, "n_layer": 3, "n_head": 2, "n_embd": 16, **shape}
     config = transformers.AutoConfig.for_model(form, **shape, resid_pdrop=0, embd_pdrop=0,
                                                attn_pdrop=0)
-    theirs = loud(transformers.AutoModelForCausalLM.from_config(config)).to(dtype).eval()
+    theirs = loud(transformers.AutoModelForCausalLM.from_config(config)).to(stored).eval()
     theirs.save_pretrained("peer")
+    dtype = torch.promote_types(stored, torch.float32)
     if form == "openai-gpt":
         ours = pytest.importorskip("papers.gpt1_tokenizer").load_weights(Path("peer"))
     else:
         ours = GPT(gpt.read_config(Path("peer"), gpt.GPT2_FORM))
         ours.load_state_dict(gpt.read_weights(Path("peer")))
-    return theirs, ours.to(dtype)
+    return theirs.to(dtype), ours.to(dtype)
 
 
 @pytest.mark.parametrize("form", ["gpt2", "openai-gpt"])
 @pytest.mark.parametrize("shape", [{}, {"n_layer": 1, "n_head": 4, "n_embd": 24}, {"n_head": 1}])
-@pytest.mark.parametrize("dtype, atol", [(torch.float32, 1e-4), (torch.float64, 1e-8)])
-def test_logits_and_gradients_equal_transformers(form, shape, dtype, atol):
-    theirs, ours = peer(form, dtype, **shape)
+@pytest.mark.parametrize("stored", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_logits_and_gradients_equal_transformers(form, shape, stored):
+    theirs, ours = peer(form, stored, **shape)
+    atol = 1e-8 if stored == torch.float64 else 1e-4
     idx, mask = torch.randint(50, (3, 13)), torch.ones(3, 13, dtype=torch.long)
     targets = idx.roll(-1, 1)
     targets[1, 6:], mask[1, 7:] = -1, 0                    # a short row, padded on the right
@@ -955,23 +941,6 @@ def test_checkpoints_are_checked_and_nothing_in_them_is_executed(tokenizer):
     assert not Path("executed").exists()
 
 
-def test_safetensors_are_read_as_their_package_writes_them():
-    names = "float64 float32 float16 bfloat16".split()
-    tensors = {f"{name} {shape}": (9 * torch.randn(shape)).to(getattr(torch, name))
-               for name in names for shape in ((), (7,), (3, 1, 5))}
-    path = Path("model.safetensors")
-    optional("safetensors.torch").save_file(tensors, path, metadata={"format": "pt"})
-    read = gpt.read_weights(Path())
-    assert set(read) == set(tensors)
-    for name, tensor in tensors.items():
-        assert read[name].dtype == tensor.dtype and torch.equal(read[name], tensor)
-    good = path.read_bytes()
-    for bad in (b"", good[:5], good[:100], good[:-4], b"\xff" * 9, good.replace(b"F64", b"F65")):
-        path.write_bytes(bad)
-        with pytest.raises((ValueError, KeyError, TypeError, AttributeError, RuntimeError)):
-            gpt.read_weights(Path())               # what load_pretrained turns into a UserError
-
-
 def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenizer, monkeypatch):
     transformers = optional("transformers")
     model = loud(small_gpt(tokenizer.vocab_size, 64)).eval()
@@ -1042,6 +1011,7 @@ def test_a_folder_that_is_no_gpt2_is_a_clear_message(tokenizer):
     config = Path("peer/config.json").read_text()
     tokens = json.loads(Path("peer/tokenizer.json").read_text())
     tokens["model"]["merges"].reverse()
+    weights = Path("peer/model.safetensors").read_text("latin-1")
     for name, content, word in (
             ("config.json", "{", "not hold a GPT-2"), ("config.json", "[]", "not hold a GPT-2"),
             ("config.json", config.replace('"gpt2"', '"openai-gpt"'), "model_type is 'openai-gpt'"),
@@ -1049,10 +1019,11 @@ def test_a_folder_that_is_no_gpt2_is_a_clear_message(tokenizer):
             ("config.json", config.replace("gelu_new", "relu"), "activation_function is 'relu'"),
             ("tokenizer.json", "[]", "not hold a GPT-2"),
             ("tokenizer.json", json.dumps(tokens), "not in the order of their ids"),
-            ("model.safetensors", "junk", "not hold a GPT-2")):
+            ("model.safetensors", weights.replace("F32", "F33"), "not hold a GPT-2"),
+            *(("model.safetensors", weights[:size], "not hold a GPT-2") for size in (0, 5, 100, -4))):
         path = Path("peer") / name
         good = path.read_bytes()
-        path.write_text(content)
+        path.write_text(content, "latin-1")
         with pytest.raises(UserError, match=word):
             gpt.load_pretrained("peer")
         path.write_bytes(good)
@@ -1345,7 +1316,7 @@ def test_the_reward_model_reads_each_comparison_once_and_demonstrations_then_sco
 @pytest.fixture
 def policy(tokenizer):
     """A policy that says <|end|> about every sixth time."""
-    model = small_gpt(tokenizer.vocab_size, 32).eval()
+    model = small_gpt(tokenizer.vocab_size, 32, dropout=0.5).eval()
     row = model.wte.weight[tokenizer.end].detach()
     model.ln_f.bias.data = row * 6 / row.square().sum()              # its logit grows by 6
     return model
@@ -1525,8 +1496,9 @@ def test_the_first_gradients_of_ppo_are_those_of_its_definition(policy, rolled):
 
 
 def ppo(policy, tokenizer, ptx=False, **options):
-    """PPO on a copy of the policy: (the copy, the rows that it logged, the reward model)."""
-    policy = copy.deepcopy(policy)
+    """PPO on a copy of the policy: (the copy, the rows that it logged, the reward model).
+    It has dropout, which PPO must switch off."""
+    policy = copy.deepcopy(policy).train()
     torch.manual_seed(3)
     rows, reward_model = [], rlhf.RewardModel(policy).eval()
     config = rlhf.PPOConfig(**{"iterations": 2, "batch_size": 8, "minibatches": 2,
@@ -1551,13 +1523,7 @@ def test_one_optimizer_step_holds_the_gradients_of_ppo_and_of_gamma_times_pretra
     for plain, both, lm in zip(*gradients, expected):
         assert torch.allclose(both, plain + 3.0 * lm, atol=1e-5)
     assert rows[0]["ptx_loss"] == pytest.approx(loss.item(), rel=1e-5)
-
-
-def test_gamma_zero_is_ppo_bit_for_bit(tokenizer, policy):
-    plain, zero, one = (ppo(policy, tokenizer, ptx, ptx_coef=gamma)[0].state_dict()
-                        for ptx, gamma in ((False, 0.0), (True, 0.0), (True, 1.0)))
-    assert all(torch.equal(plain[name], zero[name]) for name in plain)
-    assert not torch.equal(plain["wte.weight"], one["wte.weight"])
+    assert rows[0]["ratio"] == 1 and rows[0]["approx_kl"] == rows[0]["kl"] == 0
 
 
 def test_the_policy_ends_as_its_moving_average(tokenizer, policy):
@@ -1565,15 +1531,6 @@ def test_the_policy_ends_as_its_moving_average(tokenizer, policy):
                       for decay in (0.0, 0.9))
     for old, new, mean in zip(policy.parameters(), after.parameters(), average.parameters()):
         assert not torch.equal(old, new) and torch.allclose(mean, 0.9 * old + 0.1 * new, atol=1e-6)
-    frozen, _, _ = ppo(policy, tokenizer, ema_decay=1.0)
-    assert all(torch.equal(p, q) for p, q in zip(frozen.parameters(), policy.parameters()))
-
-
-def test_dropout_stays_out_of_ppo(tokenizer):
-    model = small_gpt(tokenizer.vocab_size, 32, dropout=0.5).train()
-    _, rows, _ = ppo(model, tokenizer, iterations=1, minibatches=1)
-    assert rows[0]["ratio"] == 1 and rows[0]["approx_kl"] == rows[0]["kl"] == 0
-    assert ppo(model.eval(), tokenizer, iterations=1, minibatches=1)[1] == rows
 
 
 def test_every_answer_is_in_one_minibatch_and_both_networks_use_their_own_rates(
@@ -1597,24 +1554,6 @@ def test_every_answer_is_in_one_minibatch_and_both_networks_use_their_own_rates(
         assert taken[0][0]["eps"] == 1e-5 and taken[0][0]["betas"] == (0.9, 0.95)
     start = sorted(value.double().sum().item() for value, _ in others[0][1].values())
     assert start == sorted(p.double().sum().item() for p in reward_model.parameters())
-
-
-def test_the_logged_kl_is_that_of_the_whole_softmax_and_is_positive(tokenizer):
-    """With answers of one token the divergence is a sum over the vocabulary."""
-    policy = small_gpt(tokenizer.vocab_size, 32)
-    reference, policies, rows = copy.deepcopy(policy), [], []
-    config = rlhf.PPOConfig(iterations=3, batch_size=2000, minibatches=1, max_response=1, lr=0.3,
-                            kl_coef=0.7, unfinished_score=math.inf)
-    rlhf.train_ppo(policy, rlhf.RewardModel(policy), tokenizer,
-                   lambda count: [[user("word")]] * count, config,
-                   lambda step, steps, **row: (rows.append(row), policies.append(copy.deepcopy(policy))))
-    prompt = torch.tensor([data.fit(tokenizer, [user("word")], 31)[0]])
-    p, q = (model(prompt)[0][0, -1].log_softmax(-1) for model in (policies[1], reference))
-    exact, error = (p.exp() * (p - q)).sum().item(), (p - q).std().item() / math.sqrt(2000)
-    assert exact > 0.1 and rows[0]["kl"] == 0
-    assert rows[2]["kl"] == pytest.approx(exact, abs=6 * error + 0.01)
-    for row in rows:
-        assert row["reward"] == pytest.approx(row["score"] - 0.7 * row["kl"], abs=1e-4)
 
 
 class Letters:
@@ -1667,7 +1606,8 @@ def test_ppo_comes_close_to_the_optimum_in_closed_form_where_all_answers_can_be_
 
 
 def key(messages):
-    return json.dumps(messages)
+    """A conversation, however it is spelled."""
+    return words(json.dumps(messages))
 
 
 def test_no_training_prompt_of_any_stage_is_in_the_test_set():
@@ -2108,13 +2048,3 @@ def test_the_world_is_shown_with_its_labelers(capsys):
     data.show()
     shown = capsys.readouterr().out
     assert all(use_case in shown for use_case in data.USE_CASES) and "[<|end|>]" in shown
-
-
-def test_prompts_of_different_kinds_are_shown_with_every_answer(capsys):
-    task = rlhf.WorldTask(0, 40)
-    answers = {"SFT": [(f"one {i}", True) for i in range(40)],
-               "PPO": [(f"two {i}", False) for i in range(40)]}
-    rlhf.show_answers(task, answers, count=2)
-    lines = capsys.readouterr().out.splitlines()
-    assert sum("SFT" in line for line in lines) == sum("PPO" in line for line in lines) == 2
-    assert sum(line.endswith(" …") for line in lines) == 2
