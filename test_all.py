@@ -95,14 +95,30 @@ def run(*arguments, stdin="", timeout=300):
                           text=True, timeout=timeout, env={**os.environ, "PYTHONPATH": str(HERE)})
 
 
+def commands_of(script):
+    """The commands of a script, {name: function}, and the name of the default one."""
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    for node in ast.walk(ast.parse((HERE / script).read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("command_line"):
+            functions, [default] = node.args[0], node.keywords
+            names = zip(functions.keys, functions.values)
+            return {name.value: getattr(module, value.id) for name, value in names}, default.value.value
+
+
+def command(line, *more):
+    """What `python LINE` does, in this process: command("gpt.py sample", "--seed", "1")."""
+    script, *argv = [*line.split(), *more]
+    commands, default = commands_of(script)
+    data.command_line(commands, default, argv)
+
+
 @pytest.fixture
 def fails(capsys):
-    """fails(commands, *argv): exit code 2 and one line on stderr, which it returns. The first of
-    `commands` ({name: function}) is the default one."""
-    def fails(commands, *argv):
+    """fails(line): the command ends with exit code 2 and one line on stderr, which it returns."""
+    def fails(line, *more):
         capsys.readouterr()
         with pytest.raises(SystemExit) as error:
-            data.command_line(commands, default=next(iter(commands)), argv=list(argv))
+            command(line, *more)
         message = capsys.readouterr().err
         assert error.value.code == 2 and message.startswith("error: ")
         assert message.count("\n") == 1, message
@@ -133,7 +149,7 @@ def test_imports_run_one_way_and_large_packages_wait_until_they_are_needed(path)
         assert {name.split(".")[0] for name in names} <= allowed | later, f"line {node.lineno}"
 
 
-# ----------------------------------------------------------------- data.py: tokens and their stream
+# data.py: tokens and their stream ---------------------------------------------------
 
 def naive_bpe(documents, vocab_size):
     """Count every pair anew before every merge; the highest count wins, then the smallest ids."""
@@ -237,7 +253,7 @@ def test_batches_are_all_windows_of_the_stream_and_go_on_exactly():
     assert all((other.next()[0] == batches.next()[0]).all() for _ in range(3))
 
 
-# --------------------------------------------------------------------------- data.py: conversations
+# data.py: conversations -------------------------------------------------------------
 
 SYSTEM = {"role": "system", "content": "be kind"}
 TALK = [SYSTEM, user("hi"), assistant("hello you"), user("say <|end|>"), assistant("no")]
@@ -268,7 +284,7 @@ def test_what_is_too_long_loses_its_oldest_exchanges_first(tokenizer):
     assert len(ids) == 16 and not any(mask) and tokenizer.decode(ids).endswith(" word end<|end|><|assistant|>")
 
 
-# ----------------------------------------------------- data.py: the world, its web and its labelers
+# data.py: the world, its web and its labelers ---------------------------------------
 
 @pytest.fixture(scope="module")
 def documents(world):
@@ -493,7 +509,7 @@ def test_labelers_rank_by_gold_score_with_gumbel_noise(world):
     assert data.compare([user("?")], list("abcd"), [-1, 2, 2, 0]).ranks == [3, 0, 0, 2]      # ties
 
 
-# -------------------------------------------------------------- data.py: your own data, run folders
+# data.py: your own data, run folders ------------------------------------------------
 
 HH = "\n\nHuman: hi\n\nAssistant:"
 PAIR = {"prompt": "hi", "chosen": "good", "rejected": "bad"}
@@ -606,7 +622,7 @@ def test_files_appear_whole_or_not_at_all():
     assert Path("f").read_text() == "old" and os.listdir() == ["f"]
 
 
-# ------------------------------------------------------------- gpt.py: the family and its attention
+# gpt.py: the family and its attention -----------------------------------------------
 
 @pytest.mark.parametrize("name, count, precision", [
     ("gpt1", 116_534_784, 0), ("gpt2", 124_439_808, 0), ("gpt2-medium", 354_823_168, 0),
@@ -665,7 +681,7 @@ def test_the_fused_kernel_in_bfloat16_rounds_only_what_it_is_given():
         assert (ours - theirs).norm() < 0.01 * theirs.norm()
 
 
-# ------------------------------------------------------------------- gpt.py: the model and sampling
+# gpt.py: the model and sampling -----------------------------------------------------
 
 def test_every_other_layer_of_gpt3_sees_only_its_band():
     model = loud(small_gpt(block_size=32, n_layer=4, window=3))
@@ -781,7 +797,7 @@ def test_answers_are_texts_up_to_a_stop_token(tokenizer):
     assert gpt.complete(model, tokenizer, prompts, (stop,), 6, temperature=0) == expected * 100
 
 
-# --------------------------------------------------------------------- gpt.py: training and scoring
+# gpt.py: training and scoring -------------------------------------------------------
 
 def test_muon_equals_its_definition_by_singular_values():
     """Newton-Schulz moves the singular values alone, so an SVD says where each one goes."""
@@ -916,7 +932,7 @@ def test_scores_and_choices_are_those_of_the_whole_softmax(tokenizer):
     assert by_sum == [np.argmax(totals[:4]), np.argmax(totals)]
 
 
-# -------------------------------------------------------- gpt.py: checkpoints and published weights
+# gpt.py: checkpoints and published weights ------------------------------------------
 
 class Evil:
     def __reduce__(self):
@@ -1029,58 +1045,96 @@ def test_a_folder_that_is_no_gpt2_is_a_clear_message(tokenizer):
         path.write_bytes(good)
 
 
-# ----------------------------------------------------------------------------------------- commands
+# commands ---------------------------------------------------------------------------
 
-GPT_COMMANDS = {"pretrain": gpt.pretrain, "sample": gpt.sample, "export": gpt.export}
-SMALL = ["--data", "text.txt", "--vocab-size", "300", "--block-size", "8", "--n-embd", "16",
-         "--n-layer", "1", "--n-head", "2", "--steps", "12"]
+SMALL = ("gpt.py pretrain --data text.txt --vocab-size 300 --block-size 8 --n-embd 16 "
+         "--n-layer 1 --n-head 2 --steps 12")
 
 
 def test_pretrain_sample_and_export(capsys, fails):
-    def printed(*argv):
-        data.command_line(GPT_COMMANDS, "pretrain", list(argv))
+    def printed(*line):
+        command(*line)
         return capsys.readouterr().out
 
     Path("text.txt").write_text("some text to learn from. " * 500)
-    assert "step    12/12" in printed(*SMALL)
+    assert "step    12/12" in printed(SMALL)
     [row] = json.loads(Path("runs/pretrain/table.json").read_text())
     assert 0 < row["bits_per_byte"] < row["loss"]
-    assert "stands at step 12 of 12" in printed(*SMALL)
-    assert "(n_layer): add --fresh" in fails(GPT_COMMANDS, *SMALL, "--n-layer", "2")
-    diverging = "--weight-decay", "1e9", "--name", "nan"
-    assert "lower the learning rate" in fails(GPT_COMMANDS, *SMALL, *diverging)
-    assert "stands" not in printed(*SMALL, "--n-layer", "2", "--fresh")
+    assert "stands at step 12 of 12" in printed(SMALL)
+    assert "(n_layer): add --fresh" in fails(f"{SMALL} --n-layer 2")
+    assert "lower the learning rate" in fails(f"{SMALL} --weight-decay 1e9 --name nan")
+    assert "stands" not in printed(f"{SMALL} --n-layer 2 --fresh")
     assert gpt.load_model("runs/pretrain/pretrain.pt")[0].config.n_layer == 2
-    sample = ["sample", "--prompt", "some", "--tokens", "30"]
-    for option in (["--seed", "1"], ["--top-k", "2"], ["--top-p", "0.1"], ["--temperature", "0.2"]):
-        assert printed(*sample) != printed(*sample, *option)
+    sample = "gpt.py sample --prompt some --tokens 30"
+    for option in ("--seed 1", "--top-k 2", "--top-p 0.1", "--temperature 0.2"):
+        assert printed(sample) != printed(f"{sample} {option}")
     optional("transformers")
-    printed("export")
-    assert printed(*sample) == printed(*sample, "--model", "runs/export")
+    printed("gpt.py export")
+    assert printed(sample) == printed(f"{sample} --model runs/export")
 
 
-@pytest.mark.parametrize("argv, word", [
-    ("--data missing.txt", "missing.txt"), ("--data blank.txt", "empty"),
-    ("--data binary.bin", "not UTF-8"), ("--data short.txt", "--block-size"),
-    ("--data bad.jsonl", "bad.jsonl:1"), ("--data plain.jsonl", "plain.jsonl:1"),
-    ("--data cut.txt.gz", "cut.txt.gz is damaged"), ("--data short.txt --vocab-size 100", "--vocab-size"),
-    ("--n-head 3", "n_head"), ("--n-embd 0", "n_embd"), ("--dropout 2", "dropout"),
-    ("--window 0", "window"), ("--stpes 3", "--stpes"), ("--step 3", "--step"),
-    ("--name=", "--name must"), ("--name ../x", "--name"), ("--steps", "expected"),
-    ("--steps many", "invalid int"), ("--steps 2.5", "invalid int"), ("--steps 0", "not be 0"),
-    ("--lr nan", "not be nan"), ("--lr inf", "not be inf"), ("--lr=-1", "not be -1"),
-    ("--seed 99999999999", "not be 99999999999"), ("pretarin", "no command"),
-    ("sample", "no checkpoint"), ("sample --tokens 0", "--tokens"),
-    ("sample --model short.txt", "not a checkpoint"),
-    ("export --model blank.txt", "not a checkpoint")])
-def test_wrong_input_is_one_clear_line(argv, word, fails):
-    Path("blank.txt").write_text("  \n ")
-    Path("binary.bin").write_bytes(bytes(range(256)) * 10)
-    Path("short.txt").write_text("too short")
-    Path("bad.jsonl").write_text("{")
-    Path("plain.jsonl").write_text('{"txt": "x"}')
-    Path("cut.txt.gz").write_bytes(gzip.compress(os.urandom(10_000).hex().encode())[:5000])
-    assert word in fails(GPT_COMMANDS, *argv.split())
+WRONG = {
+    "gpt.py": [
+        ("--data missing.txt", "missing.txt"), ("--data blank.txt", "empty"),
+        ("--data binary.bin", "not UTF-8"), ("--data short.txt", "--block-size"),
+        ("--data bad.jsonl", "bad.jsonl:1"), ("--data plain.jsonl", "plain.jsonl:1"),
+        ("--data cut.txt.gz", "cut.txt.gz is damaged"),
+        ("--data text.txt --vocab-size 100", "--vocab-size"),
+        ("--n-head 3", "n_head"), ("--n-embd 0", "n_embd"), ("--window 0", "window"),
+        ("--dropout 2", "dropout"), ("--dropout nan", "dropout"), ("--stpes 3", "--stpes"),
+        ("--step 3", "--step"), ("--name=", "--name must"), ("--name ../../x", "--name"),
+        ("--steps", "expected"), ("--steps many", "invalid int"), ("--steps 2.5", "invalid int"),
+        ("--steps 0", "not be 0"), ("--lr nan", "not be nan"), ("--lr inf", "not be inf"),
+        ("--lr=-1", "not be -1"), ("--seed 99999999999", "not be 99999999999"),
+        ("pretarin", "no command")],
+    "gpt.py sample": [
+        ("", "no checkpoint"), ("--tokens 0", "--tokens"), ("--model text.txt", "not a checkpoint")],
+    "gpt.py export": [("--model blank.txt", "not a checkpoint")],
+    "rlhf.py": [
+        ("--pretrain-steps 0", "--pretrain-steps"), ("--sft-epochs 0", "--sft-epochs"),
+        ("--iterations 0", "--iterations"), ("--test-prompts 15", "--test-prompts"),
+        ("--kl-coef=-1", "--kl-coef"), ("--max-response 65", "at most 64"),
+        ("--max-response 9 --init base.pt", "at most 8"), ("--data=", "--data"),
+        ("--init missing.pt", "no checkpoint"), ("--init text.txt", "not a checkpoint"),
+        ("--init cut.pt", "cut.pt"), ("--init .", "config.json"),
+        ("--reward f", "FILE.py"), ("--reward none.py:f", "no file"),
+        ("--reward ok.py:g", "no function g"), ("--reward ok.py:", "no function"),
+        ("--reward text.txt:f", "not run"), ("--reward bad.py:f", "ZeroDivisionError"),
+        ("--reward exits.py:f", "SystemExit"), ("--demonstrations missing", "missing"),
+        ("--demonstrations bad.jsonl", "bad.jsonl:1"), ("--comparisons bad.jsonl", "bad.jsonl:1"),
+        ("--comparisons one.jsonl", "at least two")],
+    "rlhf.py chat": [
+        ("", "no checkpoint"), ("--model text.txt", "not a checkpoint"), ("--top-k 3", "--top-k"),
+        ("--model base.pt", "cannot chat"), ("--model chat.pt", "at most 8"),
+        ("--max-response 0", "--max-response"), ("--temperature nan", "--temperature")]}
+
+
+@pytest.fixture(scope="module")
+def bad_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    for name, content in {
+            "text.txt": "some text " * 90, "short.txt": "too short", "blank.txt": "  \n ",
+            "bad.jsonl": "{", "plain.jsonl": '{"txt": "x"}',
+            "one.jsonl": json.dumps({"prompt": "hi", "chosen": "a", "rejected": "b"}),
+            "bad.py": "1 / 0", "exits.py": "exit(0)",
+            "ok.py": "def f(prompt, response): return 0"}.items():
+        (folder / name).write_text(content)
+    (folder / "binary.bin").write_bytes(bytes(range(256)) * 10)
+    noise = gzip.compress(os.urandom(10_000).hex().encode())
+    (folder / "cut.txt.gz").write_bytes(noise[:5000])
+    gpt.save_checkpoint(folder / "base.pt", small_gpt(262), Tokenizer(BYTES))
+    gpt.save_checkpoint(folder / "chat.pt", small_gpt(262), Tokenizer(BYTES), chat=True)
+    (folder / "cut.pt").write_bytes((folder / "chat.pt").read_bytes()[:3000])
+    return folder
+
+
+@pytest.mark.parametrize("line, word", [
+    (f"{program} {options}", word) for program, rows in WRONG.items() for options, word in rows])
+def test_wrong_input_is_one_clear_line_before_anything_is_trained(line, word, fails, bad_files):
+    for path in bad_files.iterdir():
+        os.link(path, path.name)
+    assert word in fails(line)
+    assert not list(Path().glob("runs/*/*.pt"))
 
 
 def test_help_ctrl_c_and_a_reader_that_goes_have_their_exit_codes(capsys):
@@ -1092,7 +1146,7 @@ def test_help_ctrl_c_and_a_reader_that_goes_have_their_exit_codes(capsys):
                              (["pretrain", "--help"], 0, "optimizer steps (default: 1500)"),
                              (["wait"], 130, "the same command goes on from what is saved")):
         with pytest.raises(SystemExit) as error:
-            data.command_line({**GPT_COMMANDS, "wait": wait}, "pretrain", argv)
+            data.command_line({"pretrain": gpt.pretrain, "wait": wait}, "pretrain", argv)
         output = " ".join("".join(capsys.readouterr()).split())
         assert error.value.code == code and says in output
     piped = f"{sys.executable} {HERE / 'data.py'} | head -1"
@@ -1100,9 +1154,7 @@ def test_help_ctrl_c_and_a_reader_that_goes_have_their_exit_codes(capsys):
     assert done.stdout.count("\n") == 1 and done.stderr == ""
 
 
-# --------------------------------------------------------------------------------------------------
-# rlhf.py: SFT                                                               [InstructGPT §3.5, C.1]
-
+# rlhf.py: SFT [InstructGPT §3.5, C.1] -----------------------------------------------
 
 @pytest.fixture
 def steps():
@@ -1207,9 +1259,7 @@ def test_control_tokens_start_as_the_texts_that_play_their_part(tokenizer):
     assert torch.allclose(model.wte.weight, before)
 
 
-# --------------------------------------------------------------------------------------------------
-# rlhf.py: the reward model                                               [InstructGPT eq. (1), C.2]
-
+# rlhf.py: the reward model [InstructGPT eq. (1), C.2] -------------------------------
 
 def test_the_ranking_loss_is_the_mean_over_prompts_of_the_mean_over_explicit_pairs():
     scores = torch.randn(4, 5)
@@ -1309,9 +1359,7 @@ def test_the_reward_model_reads_each_comparison_once_and_demonstrations_then_sco
     assert scores.mean().item() == pytest.approx(0, abs=1e-5)
 
 
-# --------------------------------------------------------------------------------------------------
-# rlhf.py: answers and their rewards                                              [InstructGPT §3.5]
-
+# rlhf.py: answers and their rewards [InstructGPT §3.5] ------------------------------
 
 @pytest.fixture
 def policy(tokenizer):
@@ -1428,9 +1476,7 @@ def test_a_reward_function_sees_the_texts_of_prompt_and_response(tokenizer):
     assert seen == [("first\nreply\nHow long <|end|>?", text) for text in ("abc", "five words")]
 
 
-# --------------------------------------------------------------------------------------------------
-# rlhf.py: PPO                                                   [InstructGPT C.4; arXiv:1707.06347]
-
+# rlhf.py: PPO [InstructGPT C.4; arXiv:1707.06347] -----------------------------------
 
 def test_padded_places_change_no_loss_and_no_statistic_and_get_no_gradient():
     mask = torch.tensor([[1.0, 1, 0, 0], [1, 1, 1, 0]])
@@ -1601,9 +1647,7 @@ def test_ppo_comes_close_to_the_optimum_in_closed_form_where_all_answers_can_be_
     assert objective <= optimum and (objective - start) / (optimum - start) > 0.93
 
 
-# --------------------------------------------------------------------------------------------------
-# rlhf.py: tasks and speakers                                               [InstructGPT §3.2-3.4, §4]
-
+# rlhf.py: tasks and speakers [InstructGPT §3.2-3.4, §4] -----------------------------
 
 def key(messages):
     """A conversation, however it is spelled."""
@@ -1702,18 +1746,16 @@ def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, 
         task.leave_out_long(tokenizer, 64, 61)
 
 
-# --------------------------------------------------------------------------------------------------
-# rlhf.py: the whole, and chat
+# rlhf.py: the whole, and chat -------------------------------------------------------
 
-
-RLHF_COMMANDS = {"instructgpt": rlhf.instructgpt, "chat": rlhf.chat}
-TINY = ("--n-layer 1 --n-head 2 --n-embd 16 --block-size 64 --vocab-size 400 --max-response 8 "
-        "--pretrain-steps 20 --sft-epochs 1 --test-prompts 24 --iterations 2").split()
+TINY = ("rlhf.py instructgpt --n-layer 1 --n-head 2 --n-embd 16 --block-size 64 "
+        "--vocab-size 400 --max-response 8 --pretrain-steps 20 --sft-epochs 1 "
+        "--test-prompts 24 --iterations 2")
 
 
 def instructgpt(*argv):
     """{model: its row of the table}"""
-    data.command_line(RLHF_COMMANDS, "instructgpt", [*TINY, *argv])
+    command(TINY, *argv)
     [table] = Path("runs").glob("*/table.json")
     return {row["model"]: row for row in json.loads(table.read_text())}
 
@@ -1730,7 +1772,7 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
     shots, speaker = [], rlhf.forum_speaker
     monkeypatch.setattr(rlhf, "forum_speaker", lambda model, tokenizer, given, limit: (
         shots.append(given), speaker(model, tokenizer, given, limit))[1])
-    options = ["--comparison-prompts", "24", "--iterations", "4", "--kl-coef", "3", "--dropout", "0.2"]
+    options = "--comparison-prompts 24 --iterations 4 --kl-coef 3 --dropout 0.2".split()
     rows, folder, task = instructgpt(*options), Path("runs/instructgpt"), rlhf.WorldTask(0, 24)
     assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO round one", "PPO", "PPO-ptx"]
     numbers = [value for row in rows.values() for value in row.values() if type(value) is not str]
@@ -1764,7 +1806,7 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
     assert instructgpt(*options) == rows                  # as if it had never been stopped
     assert capsys.readouterr().out.count("is there: loaded") == 4
     assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(kept) == 5
-    assert "(kl_coef): add --fresh" in fails(RLHF_COMMANDS, *TINY, *options, "--kl-coef", "2")
+    assert "(kl_coef): add --fresh" in fails(TINY, *options, "--kl-coef", "2")
 
 
 def test_your_own_demonstrations_and_comparisons(alone):
@@ -1783,8 +1825,7 @@ def test_demonstrations_alone_end_with_a_model_that_chats(tokenizer, alone, caps
     records("d.jsonl", [{"prompt": f"Say {i}", "response": f"{i}!"} for i in range(40)])
     Path("text.txt").write_text("word " * 900)
     gpt.save_checkpoint("base.pt", small_gpt(tokenizer.vocab_size, 48), tokenizer)
-    data.command_line(RLHF_COMMANDS, "instructgpt", [
-        *TINY, "--demonstrations", "d.jsonl", "--init", "base.pt", "--data", "text.txt"])
+    command(TINY, *"--demonstrations d.jsonl --init base.pt --data text.txt".split())
     assert {path.name for path in Path("runs/own").glob("*.pt")} == {"sft.pt"}
     assert "chat --model runs/own/sft.pt" in capsys.readouterr().out
     model, same = gpt.load_model("runs/own/sft.pt")
@@ -1840,52 +1881,7 @@ def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text
     assert len(prompts[6]) == 96 - 4              # the oldest turns are forgotten
 
 
-@pytest.mark.parametrize("argv, word", [
-    ("--pretrain-steps 0", "--pretrain-steps"), ("--sft-epochs 0", "--sft-epochs"),
-    ("--iterations 0", "--iterations"), ("--test-prompts 15", "--test-prompts"),
-    ("--kl-coef nan", "--kl-coef"), ("--ptx-coef inf", "--ptx-coef"), ("--kl-coef=-1", "--kl-coef"),
-    ("--max-response 65 --pretrain-steps 1", "at most 64"),
-    ("--max-response 9 --block-size 16 --pretrain-steps 1", "at most 8"),
-    ("--n-head 3", "n_head"), ("--dropout nan", "--dropout"), ("--name ../../x", "--name"),
-    ("--name=", "--name"), ("--data=", "--data"), ("--iteration 3", "--iteration"),
-    ("--data missing.txt", "missing.txt"), ("--vocab-size 100 --data text.txt", "at least 262"),
-    ("--init missing.pt", "no checkpoint"), ("--init text.txt", "not a checkpoint"),
-    ("--init cut.pt", "cut.pt"), ("--init .", "config.json"), ("--reward f", "FILE.py"),
-    ("--reward none.py:f", "no file"), ("--reward ok.py:g", "no function g"),
-    ("--reward ok.py:", "no function"), ("--reward text.txt:f", "not run"),
-    ("--reward bad.py:f", "ZeroDivisionError"), ("--reward exits.py:f", "SystemExit"),
-    ("--demonstrations missing", "missing"), ("--demonstrations bad.jsonl", "bad.jsonl:1"),
-    ("--comparisons bad.jsonl", "bad.jsonl:1"), ("--comparisons one.jsonl", "at least two"),
-    ("--comparisons good.jsonl", "--block-size"), ("chat", "no checkpoint"),
-    ("chat --model text.txt", "not a checkpoint"), ("chat --top-k 3", "--top-k"),
-    ("chat --model base.pt", "cannot chat"), ("chat --model chat.pt", "at most 8"),
-    ("chat --max-response 0", "--max-response"), ("chat --temperature nan", "--temperature")])
-def test_wrong_input_of_rlhf_is_one_clear_line(argv, word, fails):
-    for name, content in {"text.txt": "some text " * 90, "bad.jsonl": "{", "bad.py": "1 / 0",
-                          "exits.py": "exit(0)", "ok.py": "def f(prompt, response): return 0"}.items():
-        Path(name).write_text(content)
-    for name, count in (("good.jsonl", 9), ("one.jsonl", 1)):
-        records(name, [{"prompt": f"say {i}", "chosen": "a", "rejected": "b"} for i in range(count)])
-    gpt.save_checkpoint("base.pt", small_gpt(262), Tokenizer(BYTES))
-    gpt.save_checkpoint("chat.pt", small_gpt(262), Tokenizer(BYTES), chat=True)
-    Path("cut.pt").write_bytes(Path("chat.pt").read_bytes()[:3000])
-    assert word in fails(RLHF_COMMANDS, *argv.split())
-    assert not list(Path().glob("runs/*/*.pt"))                 # before anything is trained
-
-
-# --------------------------------------------------------------------------------------------------
-# What the READMEs say, and the scripts of papers/
-
-
-def commands_of(script):
-    """The commands of a script, {name: function}, and the name of the default one."""
-    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-    for node in ast.walk(ast.parse((HERE / script).read_text())):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("command_line"):
-            functions, [default] = node.args[0], node.keywords
-            names = zip(functions.keys, functions.values)
-            return {name.value: getattr(module, value.id) for name, value in names}, default.value.value
-
+# What the READMEs say, and the scripts of papers/ -----------------------------------
 
 @pytest.mark.parametrize("name", ["README.md", "papers/README.md", "data.py", "gpt.py", "rlhf.py"])
 def test_commands_and_options_that_are_named_exist(name):
@@ -2040,9 +2036,7 @@ def test_a_person_can_label_and_the_reward_model_reads_it(papers, tokenizer):
     assert comparison.ranks == [1, 1, 0] and comparison.messages == [user("Tell me a story.")]
 
 
-# --------------------------------------------------------------------------------------------------
-# What is printed and left behind
-
+# What is printed and left behind ----------------------------------------------------
 
 def test_the_world_is_shown_with_its_labelers(capsys):
     data.show()
