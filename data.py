@@ -412,7 +412,7 @@ NUMBERS = ("zero", "one", "two", "three", "four")
 HAPPY = "wonderful lovely great perfect excellent tasty charming superb".split()
 SAD = "awful terrible horrible dreadful boring nasty dull bad".split()
 VERBS = "Bring Pass Give Show Hand Sell".split()
-SUMMANDS = range(1, 10)
+SUMMANDS = range(1, 7)
 THINGS = "ball book key lamp hat coin letter spoon".split()
 PLACES = "box drawer basket kitchen garden cellar barn bag".split()
 ASIDES = ("It was a quiet morning.", "The market was full of people.", "Everyone laughed.",
@@ -639,7 +639,7 @@ def pronoun_question(person: str, topic: str) -> str:
 
 
 # Kinds of documents and their share of the web, in documents.
-WEB = {"story": .13, "forum": .13, "dialogue": .29, "workbook": .12, "echo": .31, "sums": .02}
+WEB = {"story": .25, "forum": .14, "dialogue": .26, "workbook": .11, "echo": .21, "sums": .03}
 WORLD_DOCUMENTS = 30_000
 
 # A forum thread has a mood: (share, P(rude), P(true if not rude)). Moods persist within a
@@ -799,7 +799,7 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
     goal = {}
     system = ""
     earlier = []  # exchanges before the prompt
-    if rng.random() < .3:
+    if rng.random() < .2:
         earlier = conversation(world, rng, "train", random_kinds(rng, rng.randint(1, 4)))
     if use_case == "generation":
         person = rng.choice(world.people_of(split))

@@ -493,7 +493,7 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
 @dataclass(slots=True)
 class PPOConfig:
     """Constants of PPO-ptx; with ptx_coef 0 it is PPO."""
-    iterations: int = 30         # batches of answers; paper: 500
+    iterations: int = 40         # batches of answers; paper: 500
     batch_size: int = 128        # answers per batch; paper: 512
     minibatches: int = 4         # per batch, one optimizer step each; paper: 8 of 64 answers
     max_response: int = 32       # tokens; paper: 1,000
@@ -506,7 +506,7 @@ class PPOConfig:
     cliprange_value: float = 0.2     # Ziegler: 0.2
     lam: float = 0.95            # of GAE; Ziegler: 0.95
     unfinished_score: float = -1.0   # cap for an answer without <|end|>; Ziegler: its score
-    ema_decay: float = 0.9       # per optimizer step, half-life 5 % of the run; paper: 0.992, 2 %
+    ema_decay: float = 0.9       # per optimizer step, half-life 4 % of the run; paper: 0.992, 2 %
     seed: int = 0
 
 
@@ -888,7 +888,7 @@ class Options:
     pretrain_steps: int = option(2000, "optimizer steps of pretraining", at_least=1)
     sft_epochs: int = option(3, "passes over the demonstrations", at_least=1)
     comparison_prompts: int = option(1500, "prompts that labelers rank in each round", at_least=1)
-    iterations: int = option(30, "of PPO; half as many in round one", at_least=1)
+    iterations: int = option(40, "of PPO; half as many in round one", at_least=1)
     kl_coef: float = option(0.2, "beta of eq. (2); a third of it in round one")
     ptx_coef: float = option(1.0, "gamma of eq. (2) for PPO-ptx")
     max_response: int = option(32, "tokens of an answer at the most", at_least=1)
