@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from data import UserError, World
 from gpt import GPT, KVCache
 from papers.gpt3_tasks import PAPER, PRACTISED, few_shot_prompt, synthetic_task
+from papers.tasks import distinct
 
 
 def normalize(hypothesis, alpha: float) -> tuple[float, list[int]]:
@@ -84,26 +85,33 @@ def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4, alpha: flo
 
 
 def exact_match(model: GPT, tokenizer, world: World, count: int) -> list[dict]:
-    """Exact match on held-out cases of each synthetic task after K examples.
+    """Exact match on up to `count` different held-out cases of each synthetic task after K
+    examples.
 
     An answer ends with the line.
     """
     newline, = tokenizer.encode("\n")
     rows = []
     for task in PRACTISED:
-        row = {"task": task}
+        rng = random.Random(task)
+
+        def make_case():
+            question, answer = synthetic_task(world, rng, "test", task)
+            return (answer if question.endswith("=") else question), (question, answer)
+
+        cases = distinct(make_case, count)
+        row = {"task": task, "cases": len(cases)}
         for K in (0, 1, 6):
             rng = random.Random(f"{task} {K}")
             right = 0
-            for _ in range(count):
+            for context, answer in cases:
                 examples = [synthetic_task(world, rng, "train", task) for _ in range(K)]
-                context, answer = synthetic_task(world, rng, "test", task)
                 prompt = few_shot_prompt(examples, context).lstrip()
                 ids = [tokenizer.eot, *tokenizer.encode(prompt)]
                 idx = torch.tensor(ids, device=model.device)  # (P,)
                 found = beam_search(model, idx, 12, stop_token=newline)
                 right += tokenizer.decode(found).strip() == answer.strip()
-            row[f"K = {K}"] = right / count
+            row[f"K = {K}"] = right / len(cases)
         row.update(zip(("175B zero-shot", "one-shot", "few-shot"), PAPER.get(task, ())))
         rows.append(row)
     return rows

@@ -14,7 +14,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import UserError, atomic_write, command_line, write_json
+from data import UserError, atomic_write, command_line, run_folder, write_json
 
 README = Path(__file__).with_name("README.md")
 MARK = "<!-- python -m papers.claims writes what follows -->"
@@ -43,8 +43,16 @@ class Claim:
         return "holds" if self.ours > 0 else "does not hold"
 
 
+def folder_of(options, settings: dict, part: str = "") -> Path:
+    """The run folder of a script's options: runs/NAME or, with `part`, runs/NAME/PART. A smoke run
+    (--fast) has a folder of its own, runs/NAME-fast."""
+    name = options.name + ("-fast" if options.fast else "")
+    return run_folder(f"{name}/{part}" if part else name, settings, options.fresh)
+
+
 def over_seeds(differences: list[float]) -> tuple[float, float]:
-    """Mean and standard error of one difference per seed; of one seed the error is unknown."""
+    """Mean and standard error of one difference per seed, or per distinct case; of a single one the
+    error is unknown."""
     mean = statistics.fmean(differences)
     if len(differences) < 2:
         return mean, math.nan

@@ -13,32 +13,30 @@ from functools import partial
 
 import regex
 
-from data import ECHOED, GUESTS, TOPICS, World, phrasebook
-from papers.tasks import fitting
+from data import ECHOED, GUESTS, TOPICS, World, conversation
+from papers.tasks import distinct, fitting, phrase, phrasebook
 
 
 def gpt2_task(world: World, task: str, count: int, seed: int = 0) -> list[tuple]:
-    """`count` cases of a task, drawn with repetition; see the functions in CASES."""
+    """Up to `count` cases of a task that ask different things; see the functions in CASES, which
+    return what is asked and the case."""
     rng = random.Random(f"{task} {world.seed} {seed}")
-    make_case = CASES[task]
-    return [make_case(world, rng) for _ in range(count)]
+    return distinct(lambda: CASES[task](world, rng), count)
 
 
 def translation(world: World, rng: random.Random, order: int):
     """Three lines `one language = the other`, and the left half of a fourth: (text, right half)."""
-    source, target = world.phrase(rng, "test")[::order]
+    source, target = phrase(world, rng, "test")[::order]
     examples = phrasebook(world, rng, order, lines=3)
-    return f"{examples}\n{source} =", f" {target}"
+    return source, (f"{examples}\n{source} =", f" {target}")
 
 
 def reading(world: World, rng: random.Random):
     """A conversation, and at its end a question about what was said: (text, answer)."""
-    telling, reply, small_talk, asking, answer = world.memory(rng, "test")
-    said, answered = small_talk
-    text = (f"Guest: {telling}\nHost: {reply}\n"
-            f"Guest: {said}\nHost: {answered}\n"
-            f"Guest: {asking}\nHost:")
-    return text, f" {answer}"
+    kinds = ["tell", "talk", "recall"]
+    *earlier, (question, answer) = conversation(world, rng, "test", kinds)
+    text = "".join(f"Guest: {said}\nHost: {reply}\n" for said, reply in earlier)
+    return answer, (f"{text}Guest: {question}\nHost:", f" {answer}")
 
 
 def last_word(world: World, rng: random.Random):
@@ -46,7 +44,7 @@ def last_word(world: World, rng: random.Random):
     said = rng.sample(ECHOED, 4)
     person, other = rng.sample(GUESTS, 2)
     text = f"{person} says: {' '.join(said)}.\n{other} says: {' '.join(said[:-1])}"
-    return text, f" {said[-1]}"
+    return text, (text, f" {said[-1]}")
 
 
 def gap(world: World, rng: random.Random, topics: tuple[str, ...]):
@@ -62,18 +60,20 @@ def gap(world: World, rng: random.Random, topics: tuple[str, ...]):
     wrong = rng.sample([value for value in values if value != right], 9)
     choices = rng.sample([right, *wrong], 10)
     told = " ".join(world.state(rng, person, other) for other in others)
-    return f"{told} {before.rstrip()}", choices, behind, choices.index(right)
+    case = f"{told} {before.rstrip()}", choices, behind, choices.index(right)
+    return (person, topic), case
 
 
 def schema(world: World, rng: random.Random):
     """A Winograd schema: (before, two choices, behind, index of the right choice)."""
     before, behind, referents, right = fitting(world, rng, "test")
-    return before, referents, behind, right
+    return before + behind, (before, referents, behind, right)
 
 
 def summary(world: World, rng: random.Random):
     """(a story, its summary)"""
-    return world.trip(rng, "test")
+    story, right = world.trip(rng, "test")
+    return right, (story, right)
 
 
 def ask(world: World, rng: random.Random, split: str):
@@ -91,7 +91,7 @@ def seeded_question(world: World, rng: random.Random):
     for question, person, topic in examples:
         text += f"{question} {world.state(rng, person, topic)}\n"
     question, person, topic = ask(world, rng, "test")
-    return text + question, (person, topic)
+    return (person, topic), (text + question, (person, topic))
 
 
 CASES = {

@@ -11,7 +11,7 @@ Paper: GPT-3 (arXiv:2005.14165) §2.4 (prompts), §3.9.1 and §3.9.2.
 import random
 
 import data
-from data import ECHOED, HAPPY, LISTS, PEOPLE, SAD, TOPICS, World
+from data import ECHOED, HAPPY, LISTS, MEN, SAD, TOPICS, WOMEN, World
 
 
 def few_shot_prompt(examples: list[tuple[str, str]], context: str,
@@ -85,7 +85,7 @@ def rule_cases(world: World, K: int, count: int, prompt_kind: str):
     rng = random.Random(f"{K} shots")
     cases = []
     right = []
-    for _ in range(count):
+    for _ in range(count):  # two cases ask the same once in a thousand times
         description, (query, *others) = rule(world, rng, "test")
         examples = []
         for context, completion, choices in others[:K]:
@@ -115,7 +115,7 @@ ARITHMETIC = {
     for sign, word in (("+", "plus"), ("-", "minus"), ("x", "times"))
 }
 SCRAMBLED = ("CL", "A1", "A2", "RI", "RW")
-ALL_WORDS = {word.lower() for word in ECHOED + PEOPLE + HAPPY + SAD}
+ALL_WORDS = {word.lower() for word in ECHOED + WOMEN + MEN + HAPPY + SAD}
 LONG_WORDS = sorted(word for word in ALL_WORDS if len(word) > 4)
 
 # The tasks that the text of the synthetic tasks is made of.
@@ -142,18 +142,26 @@ def calculate(a: int, operation: str, b: int) -> int:
     return a * b
 
 
+def operands(world: World, rng: random.Random, split: str, *ranges: range) -> list[int]:
+    """Held out by the first two numbers without their order: a + b and b + a ask the same."""
+    small, large = 2, 1
+    while small > large:
+        small, large, *rest = world.pick(rng, split, *ranges)
+    return [*rng.sample((small, large), 2), *rest]
+
+
 def arithmetic_task(world: World, rng: random.Random, split: str,
                     task: str) -> tuple[str, str]:
     """Two numbers. A fifth of the pairs of numbers is held out."""
     digits, word = ARITHMETIC[task]
-    a, b = world.pick(rng, split, range(10 ** digits), range(10 ** digits))
+    a, b = operands(world, rng, split, range(10 ** digits), range(10 ** digits))
     return f"\n\nQ: What is {a} {word} {b}?\n\nA:", f" {calculate(a, word, b)}"
 
 
 def composite_task(world: World, rng: random.Random, split: str) -> tuple[str, str]:
     """Three digits and two operations. The brackets stand as in the released
     files; in the paper they are around the last two."""
-    a, b, c = world.pick(rng, split, range(10), range(10), range(10))
+    a, b, c = operands(world, rng, split, range(10), range(10), range(10))
     first, second = rng.choice("+-*"), rng.choice("+-*")
     result = calculate(calculate(a, first, b), second, c)
     return f"\n\nQ: What is ({a} {first} {b}) {second} {c}?\n\nA:", f" {result}"
@@ -205,14 +213,7 @@ def task_document(world: World, rng: random.Random) -> str:
 # ------------------------------------------------------------------------------
 # The text that has these tasks, as shares of documents
 
-RULE_WEB = {
-    "story": .3 * .28,
-    "forum": .3 * .16,
-    "dialogue": .3 * .16,
-    "workbook": .3 * .32,
-    "echo": .3 * .07,
-    "sums": .3 * .01,
-    "rule": .7,
-}
+RULE_WEB = {kind: .3 * share for kind, share in data.WEB.items()}
+RULE_WEB["rule"] = .7
 TASK_WEB = {"tasks": 1.0}
 WRITERS = {**data.WRITERS, "rule": rule_document, "tasks": task_document}

@@ -22,7 +22,7 @@ from data import (UserError, World, command_line, instructions, load_comparisons
                   option)
 from gpt import load_model
 from papers.instructgpt_run import options_of
-from rlhf import chat_speaker, knows_chat, require_room
+from rlhf import chat_speaker, knows_chat
 
 
 @dataclass
@@ -96,7 +96,8 @@ def label(options: Options = Options()):
     model, tokenizer = load_model(path)
     if not knows_chat(path):
         raise UserError(f"{path} has never seen a conversation: it cannot answer")
-    require_room(options.max_response, model.config.block_size)
+    if options.max_response > model.config.block_size // 2:
+        raise UserError(f"--max-response can be at most {model.config.block_size // 2}")
     speak = chat_speaker(model, tokenizer, options.max_response)
 
     run, _ = options_of(options.name)
@@ -117,7 +118,7 @@ def label(options: Options = Options()):
             continue
         answers = speak([messages] * options.answers, options.seed + number)
         texts = [text for text, _ in answers if text]
-        responses = list(dict.fromkeys(texts))              # equal ones once
+        responses = list(dict.fromkeys(texts))  # equal ones once
         if len(responses) < 2:
             continue
 
@@ -127,13 +128,13 @@ def label(options: Options = Options()):
         ranks = read_ranking(len(responses))
         if ranks is None:
             break
-        if len(set(ranks)) > 1:              # one rank for all answers says nothing
+        if len(set(ranks)) > 1:  # one rank for all answers says nothing
             append_comparison(options.output, messages, responses, ranks)
     else:
         print("\nthere are no more prompts")
 
     text = ""
-    if not options.model:                # its pretraining text is mixed in again
+    if not options.model:  # its pretraining text is mixed in again
         text = f" --data {run.data or 'world'} --seed {run.seed}"
     print("\ntrain on your rankings: "
           f"python rlhf.py --init {path}{text} --comparisons {options.output}")

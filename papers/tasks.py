@@ -2,18 +2,21 @@
 What several papers share: a wider web of the world, GPT-1's four tasks and the sizes of our models.
 
 The wide web has, besides the core's documents, texts in which tasks occur by themselves:
-phrasebooks, sentences with a pronoun's referent spelled out, and stories with a summary. GPT-1 and
-GPT-2 are trained on it.
+phrasebooks of a second language, sentences with a pronoun's referent spelled out, and stories with
+a summary. GPT-1 and GPT-2 are trained on it.
 
 Papers: GPT-1 (Radford et al. 2018) §3.3; GPT-2 (Radford et al. 2019) §2.1.
 """
+import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 import data
-from data import ASIDES, FORUM_QUESTION, HAPPY, PLACES, SAD, THINGS, TOPICS, World
-from gpt import GPTConfig
+from data import ASIDES, FORUM_QUESTION, HAPPY, PLACES, SAD, SYLLABLES, THINGS, TOPICS, World
+from gpt import GPTConfig, evaluate
 
 # The sizes that we train, each about twice the one before.
 SIZES = {
@@ -28,21 +31,39 @@ SIZES = {
 # --------------------------------------------------------------------------------------------------
 # The wide web
 
-# Kinds of documents and their share of the web, in documents.
-WIDE_WEB = {
-    "story": .7 * .28,
-    "forum": .7 * .16,
-    "dialogue": .7 * .16,
-    "workbook": .7 * .32,
-    "echo": .7 * .07,
-    "sums": .7 * .01,
-    "phrasebook": .1,
-    "fitting": .1,
-    "digest": .1,
-}
+# Kinds of documents and their share of the web: seven tenths are the core's.
+WIDE_WEB = {kind: .7 * share for kind, share in data.WEB.items()}
+WIDE_WEB.update({"phrasebook": .1, "fitting": .1, "digest": .1})
 
 # "The book does not fit into the bag, because the ... is too big": adjective -> index of its noun
 MISFITS = {"big": 0, "large": 0, "wide": 0, "small": 1, "little": 1, "narrow": 1}
+
+
+@functools.cache
+def foreign_words(seed: int) -> dict[str, str]:
+    """The second language of World(seed): a made-up word for each color and each pet."""
+    rng = random.Random(f"foreign {seed}")
+    english = TOPICS["color"][0] + TOPICS["pet"][0]
+    pairs = [first + second for first in SYLLABLES for second in SYLLABLES]
+    return dict(zip(english, rng.sample(pairs, len(english))))
+
+
+def phrase(world: World, rng: random.Random, split: str) -> tuple[str, str]:
+    """A color and a pet in both languages; the second one puts the adjective last. A fifth of the
+    combinations is held out."""
+    color, pet = world.pick(rng, split, TOPICS["color"][0], TOPICS["pet"][0])
+    foreign = foreign_words(world.seed)
+    return f"{color} {pet}", f"{foreign[pet]} {foreign[color]}"
+
+
+def phrasebook(world: World, rng: random.Random, order: int, lines: int) -> str:
+    """Lines of `one language = the other`: English first (order 1) or last (order -1)."""
+    pairs = [phrase(world, rng, "train")[::order] for _ in range(lines)]
+    return "\n".join(f"{source} = {target}" for source, target in pairs)
+
+
+def phrasebook_document(world: World, rng: random.Random) -> str:
+    return phrasebook(world, rng, order=rng.choice((1, -1)), lines=5)
 
 
 def fitting(world: World, rng: random.Random, split: str) -> tuple[str, str, list[str], int]:
@@ -69,12 +90,36 @@ def digest_document(world: World, rng: random.Random) -> str:
     return f"{text}\nTL;DR: {summary}"
 
 
-WIDE_WRITERS = {**data.WRITERS, "fitting": fitting_document, "digest": digest_document}
+WIDE_WRITERS = {**data.WRITERS, "phrasebook": phrasebook_document, "fitting": fitting_document,
+                "digest": digest_document}
 
 
 def wide_web(world: World, count: int = data.WORLD_DOCUMENTS, seed: int | str = 0) -> Iterator[str]:
     """`count` documents of the wide web."""
     return data.web(world, count, seed, WIDE_WEB, WIDE_WRITERS)
+
+
+def distinct(make_case: Callable[[], tuple[Hashable, object]], count: int) -> list:
+    """Up to `count` cases, no two of which ask the same; the world has few of some kinds.
+
+    make_case() returns what a case asks and the case. It is called 20 times per case at the most.
+    """
+    cases = {}
+    for _ in range(20 * count):
+        asked, case = make_case()
+        cases.setdefault(asked, case)
+        if len(cases) == count:
+            break
+    return list(cases.values())
+
+
+def bits_of_pieces(model, tokenizer, stream: np.ndarray, pieces: int = 10) -> list[float]:
+    """Bits per byte of each piece of a text. Differences between two models, piece by piece, have
+    a standard error."""
+    bits = []
+    for piece in np.array_split(stream, pieces):
+        bits.append(evaluate(model, tokenizer, piece, max_tokens=4096)["bits_per_byte"])
+    return bits
 
 
 # --------------------------------------------------------------------------------------------------
@@ -83,13 +128,15 @@ def wide_web(world: World, count: int = data.WORLD_DOCUMENTS, seed: int | str = 
 
 @dataclass
 class Labeled:
-    """A case of a task: its texts, and its class or the index of the right answer."""
+    """A case of a task: its texts, its class or the index of the right answer, and what is asked:
+    cases that differ in nothing else are one case."""
     texts: tuple
     label: int
+    asked: str = ""
 
 
 def gpt1_task(world: World, task: str, split: str, count: int, seed: int) -> list[Labeled]:
-    """`count` cases of a task, drawn with repetition.
+    """`count` cases of a task to train on; to test on, up to `count` that ask different things.
 
     - classification: is the review sad (0) or happy (1)?
     - entailment: does a sentence answer a question (1) or not (0)?
@@ -102,7 +149,13 @@ def gpt1_task(world: World, task: str, split: str, count: int, seed: int) -> lis
     """
     rng = random.Random(f"{task} {world.seed} {split} {seed}")
     make_case = CASES[task]
-    return [make_case(world, rng, split) for _ in range(count)]
+    if split == "train":
+        return [make_case(world, rng, split) for _ in range(count)]
+
+    def make_distinct():
+        case = make_case(world, rng, split)
+        return case.asked, case
+    return distinct(make_distinct, count)
 
 
 def review_case(world: World, rng: random.Random, split: str) -> Labeled:
@@ -113,9 +166,9 @@ def review_case(world: World, rng: random.Random, split: str) -> Labeled:
         food, adjective = world.pick(rng, split, TOPICS["food"][0], adjectives)
         if (adjective in held_out) == (split == "test"):
             break
-    sentences = [f"The {food} was {adjective}.", rng.choice(ASIDES)]
-    text = " ".join(rng.sample(sentences, 2))
-    return Labeled((text,), int(adjective in HAPPY))
+    review = f"The {food} was {adjective}."
+    text = " ".join(rng.sample([review, rng.choice(ASIDES)], 2))
+    return Labeled((text,), int(adjective in HAPPY), review)
 
 
 def ask(rng: random.Random, split: str, person: str, topic: str) -> str:
@@ -131,7 +184,8 @@ def entailment_case(world: World, rng: random.Random, split: str) -> Labeled:
     told = asked
     if not answers:
         told = rng.choice([topic for topic in TOPICS if topic != asked])
-    return Labeled((world.state(rng, person, told), ask(rng, split, person, asked)), answers)
+    question = ask(rng, split, person, asked)
+    return Labeled((world.state(rng, person, told), question), answers, f"{question} {told}")
 
 
 def similarity_case(world: World, rng: random.Random, split: str) -> Labeled:
@@ -144,7 +198,7 @@ def similarity_case(world: World, rng: random.Random, split: str) -> Labeled:
         ask(rng, split, person, topic),
         FORUM_QUESTION.format(person=person, topic=other),
     ]
-    return Labeled(tuple(rng.sample(questions, 2)), same)
+    return Labeled(tuple(rng.sample(questions, 2)), same, " ".join(questions))
 
 
 def choice_case(world: World, rng: random.Random, split: str) -> Labeled:
@@ -154,8 +208,8 @@ def choice_case(world: World, rng: random.Random, split: str) -> Labeled:
     others = rng.sample([topic for topic in TOPICS if topic != asked], 3)
     topics = rng.sample([asked, *others], 4)
     answers = [world.state(rng, person, topic) for topic in topics]
-    context = rng.choice(ASIDES)
-    return Labeled((context, ask(rng, split, person, asked), answers), topics.index(asked))
+    context, question = rng.choice(ASIDES), ask(rng, split, person, asked)
+    return Labeled((context, question, answers), topics.index(asked), question)
 
 
 CASES = {
