@@ -1005,47 +1005,44 @@ def test_a_tokenizer_json_whose_first_id_is_endoftext_is_read():
     for text in (*NASTY[:8], "Mia lives in Oslo, and Ben has a dog."):
         assert ours.encode(text) == theirs.encode(text).ids
         assert ours.decode(ours.encode(text)) == text
-    def refused(message):
-        theirs.save("peer/tokenizer.json")
-        with pytest.raises(UserError, match=message):
-            gpt.load_pretrained("peer")
-
-    theirs.normalizer = tokenizers.normalizers.Lowercase()             # another way to read
-    refused("not a byte-level BPE like GPT-2's")
-    theirs.normalizer = None
-    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
-    refused("not a byte-level BPE like GPT-2's")
-    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    peer("gpt2", vocab_size=499)
-    refused("tokens that the model lacks")
-
 
 def test_a_folder_that_is_no_gpt2_is_a_clear_message(tokenizer):
     optional("transformers")
-    gpt.export_pretrained(small_gpt(tokenizer.vocab_size), tokenizer, "peer")
-    gpt.load_pretrained("peer")
-    config = Path("peer/config.json").read_text()
-    tokens = json.loads(Path("peer/tokenizer.json").read_text())
-    tokens["model"]["merges"].reverse()
-    weights = Path("peer/model.safetensors").read_text("latin-1")
-    for name, content, word in (
-            ("config.json", "{", "not hold a GPT-2"), ("config.json", "[]", "not hold a GPT-2"),
-            ("config.json", config.replace('"gpt2"', '"openai-gpt"'), "model_type is 'openai-gpt'"),
-            ("config.json", config.replace('"n_embd": 16', '"n_embd": 32'), "size mismatch"),
-            ("config.json", config.replace("gelu_new", "relu"), "activation_function is 'relu'"),
-            ("tokenizer.json", "[]", "not hold a GPT-2"),
-            ("tokenizer.json", json.dumps(tokens), "not in the order of their ids"),
-            ("model.safetensors", weights.replace("F32", "F33"), "not hold a GPT-2"),
-            *(("model.safetensors", weights[:size], "not hold a GPT-2") for size in (0, 5, 100, -4))):
-        path = Path("peer") / name
-        good = path.read_bytes()
-        path.write_text(content, "latin-1")
-        with pytest.raises(UserError, match=word):
-            gpt.load_pretrained("peer")
-        path.write_bytes(good)
+    folder = Path("peer")
+    gpt.export_pretrained(small_gpt(tokenizer.vocab_size), tokenizer, folder)
+    gpt.load_pretrained(folder)
+    config = (folder / "config.json").read_text()
+    tokens = json.loads((folder / "tokenizer.json").read_text())
+    bytes_of_words = {**tokens["pre_tokenizer"], "add_prefix_space": True}
+    more = {**tokens["model"], "vocab": {**tokens["model"]["vocab"], "new": 999}}
+    back = {**tokens["model"], "merges": tokens["model"]["merges"][::-1]}
+    weights = (folder / "model.safetensors").read_bytes()
+    table = {
+        "config.json": [
+            ("{", "not hold a GPT-2"), ("[]", "not hold a GPT-2"),
+            (config.replace('"gpt2"', '"openai-gpt"'), "model_type is 'openai-gpt'"),
+            (config.replace('"n_embd": 16', '"n_embd": 32'), "size mismatch"),
+            (config.replace("gelu_new", "relu"), "activation_function is 'relu'")],
+        "tokenizer.json": [
+            ("[]", "not hold a GPT-2"),
+            (json.dumps({**tokens, "normalizer": {"type": "Lowercase"}}), "not a byte-level BPE"),
+            (json.dumps({**tokens, "pre_tokenizer": bytes_of_words}), "not a byte-level BPE"),
+            (json.dumps({**tokens, "model": more}), "tokens that the model lacks"),
+            (json.dumps({**tokens, "model": back}), "not in the order of their ids")],
+        "model.safetensors": [
+            (content, "not hold a GPT-2") for content in (
+                b"", weights[:5], weights[:100], weights[:-4], weights.replace(b"F32", b"F33"))]}
+    for name, rows in table.items():
+        good = (folder / name).read_bytes()
+        for content, word in rows:
+            content = content.encode() if isinstance(content, str) else content
+            (folder / name).write_bytes(content)
+            with pytest.raises(UserError, match=word):
+                gpt.load_pretrained(folder)
+        (folder / name).write_bytes(good)
 
 
-# commands ---------------------------------------------------------------------------
+# commands, and wrong input ----------------------------------------------------------
 
 SMALL = ("gpt.py pretrain --data text.txt --vocab-size 300 --block-size 8 --n-embd 16 "
          "--n-layer 1 --n-head 2 --steps 12")
