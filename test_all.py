@@ -3,8 +3,8 @@ test_all.py: what the code promises and what the papers say, as statements that 
 
     pytest test_all.py
 
-Every test compares with something that does not share its code: PyTorch's autograd, float64, brute
-force, a closed form, a case made by hand, transformers (where it is installed).
+Every test compares with something that does not share its code: PyTorch's autograd, float64,
+brute force, a closed form, a case made by hand, transformers (where it is installed).
 """
 import ast
 import copy
@@ -29,7 +29,7 @@ import pytest
 import regex
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""            # the CPU's float32 is the reference
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")    # before torch is imported, see gpt.py
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is imported, see gpt.py
 import torch
 import torch.nn.functional as F
 
@@ -40,7 +40,7 @@ from data import SPECIAL_TOKENS, TOPICS, Batches, Tokenizer, UserError, World, t
 from gpt import GPT, PRESETS, GPTConfig
 
 HERE = Path(data.__file__).parent
-BYTES = {bytes([byte]): byte for byte in range(256)}     # the smallest vocabulary: no merges
+BYTES = {bytes([byte]): byte for byte in range(256)}  # the smallest vocabulary: no merges
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def loud(model, std=0.3):
     for parameter in model.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=std)
-        else:                                      # gains stay near one, biases near zero
+        else:  # gains stay near one, biases near zero
             parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
     return model
 
@@ -91,8 +91,9 @@ def optional(package):
 
 def run(*arguments, stdin="", timeout=300):
     """python with these arguments, as a process of its own, in the test's empty folder."""
-    return subprocess.run([sys.executable, *map(str, arguments)], input=stdin, capture_output=True,
-                          text=True, timeout=timeout, env={**os.environ, "PYTHONPATH": str(HERE)})
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], input=stdin, capture_output=True, text=True,
+        timeout=timeout, env={**os.environ, "PYTHONPATH": str(HERE)})
 
 
 def commands_of(script):
@@ -102,7 +103,8 @@ def commands_of(script):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("command_line"):
             functions, [default] = node.args[0], node.keywords
             names = zip(functions.keys, functions.values)
-            return {name.value: getattr(module, value.id) for name, value in names}, default.value.value
+            commands = {name.value: getattr(module, value.id) for name, value in names}
+            return commands, default.value.value
 
 
 def command(line, *more):
@@ -145,8 +147,9 @@ def test_imports_run_one_way_and_large_packages_wait_until_they_are_needed(path)
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [node.module]
-        later = {"matplotlib", "transformers", "tokenizers", "huggingface_hub"} if node in inside else set()
-        assert {name.split(".")[0] for name in names} <= allowed | later, f"line {node.lineno}"
+        later = {"matplotlib", "transformers", "tokenizers", "huggingface_hub"}
+        names = {name.split(".")[0] for name in names}
+        assert names <= (allowed | later if node in inside else allowed), f"line {node.lineno}"
 
 
 # data.py: tokens and their stream ---------------------------------------------------
@@ -192,12 +195,12 @@ def test_texts_survive_encoding_and_never_become_control_tokens(tokenizer, text)
     assert not tokenizer.control_ids & set(ids)
     splitter = optional("tokenizers").pre_tokenizers.ByteLevel(add_prefix_space=False)
     expected = [text[start:end] for _, (start, end) in splitter.pre_tokenize_str(text)]
-    assert regex.findall(data.SPLIT_PATTERN, text) == expected         # where GPT-2 splits it
+    assert regex.findall(data.SPLIT_PATTERN, text) == expected  # where GPT-2 splits it
 
 
 def test_a_tokenizer_is_complete_and_survives_its_file(tokenizer):
     assert tokenizer.decode_bytes(range(256)) == bytes(range(256))
-    control = range(len(tokenizer.ranks), tokenizer.vocab_size)        # behind the merges
+    control = range(len(tokenizer.ranks), tokenizer.vocab_size)  # behind the merges
     assert sorted(tokenizer.special.values()) == list(control)
     loaded = Tokenizer.from_json(tokenizer.to_json())
     assert loaded.ranks == tokenizer.ranks and loaded.special == tokenizer.special
@@ -232,7 +235,7 @@ def test_files_and_folders_of_every_kind_are_read():
     Path("texts/e.bin").write_bytes(bytes(range(256)))
     with pytest.raises(UserError, match="e.bin is .*not UTF-8"):
         list(data.load_text("texts"))
-    long = "word " * 900_000                       # 4.5 MB without the end of a line
+    long = "word " * 900_000  # 4.5 MB without the end of a line
     Path("long.txt").write_text(long)
     pieces = list(data.load_text("long.txt"))
     assert len(pieces) > 2 and "".join(pieces) == long and max(map(len, pieces)) <= 2 << 20
@@ -242,7 +245,7 @@ def test_batches_are_all_windows_of_the_stream_and_go_on_exactly():
     stream = np.arange(100, dtype=np.uint32)
     batches, starts = Batches(stream, 4, 8, seed=0), set()
     for _ in range(500):
-        x, y = batches.next()                      # (4, 8)
+        x, y = batches.next()  # (4, 8)
         starts.update(x[:, 0].tolist())
         assert (x == x[:, :1] + np.arange(8)).all() and (y == x + 1).all()
     assert starts == set(range(92))
@@ -264,7 +267,7 @@ def test_the_mask_is_one_exactly_on_what_the_assistant_writes(tokenizer):
     assert tokenizer.decode(ids) == (
         "<|endoftext|><|system|> be kind<|end|><|user|> hi<|end|><|assistant|> hello you<|end|>"
         "<|user|> say <|end|><|end|><|assistant|> no<|end|>")
-    assert ids.count(tokenizer.end) == 5           # the one that the user spells is text
+    assert ids.count(tokenizer.end) == 5  # the one that the user spells is text
     learned = [token for token, is_learned in zip(ids, mask) if is_learned]
     assert tokenizer.decode(learned) == " hello you<|end|> no<|end|>"
     reply, mask = data.render_conversation(tokenizer, TALK[:2])
@@ -281,7 +284,8 @@ def test_what_is_too_long_loses_its_oldest_exchanges_first(tokenizer):
     assert len(ids) == len(mask) == 16
     assert tokenizer.decode(ids).startswith("<|endoftext|><|user|> hi<|end|><|assistant|> word")
     ids, mask = data.fit(tokenizer, [*TALK[:3], user("word " * 90 + "end")], 16)
-    assert len(ids) == 16 and not any(mask) and tokenizer.decode(ids).endswith(" word end<|end|><|assistant|>")
+    assert len(ids) == 16 and not any(mask)
+    assert tokenizer.decode(ids).endswith(" word end<|end|><|assistant|>")
 
 
 # data.py: the world, its web and its labelers ---------------------------------------
@@ -328,7 +332,7 @@ def test_sums_are_split_by_the_pair_without_its_order(world):
         pairs[split] = {tuple(map(int, re.findall(r"\d+", said))) for said, _ in sums}
         assert all(answer == f"{a} + {b} is {a + b}." for said, answer in sums
                    for a, b in [map(int, re.findall(r"\d+", said))])
-        assert all((b, a) in pairs[split] for a, b in pairs[split])     # both orders
+        assert all((b, a) in pairs[split] for a, b in pairs[split])  # both orders
     assert not pairs["train"] & pairs["test"]
     assert pairs["train"] | pairs["test"] == set(itertools.product(range(1, 10), repeat=2))
 
@@ -393,8 +397,8 @@ def test_a_host_recalls_the_newest_that_was_told_and_nothing_else(conversations)
             if words(said) in topic_of:
                 topic = topic_of[words(said)]
                 seen["recalled" if told else "not told"] += 1
-                right = data.MEMORIES[topic][3].format(value=told[topic]) if told else data.NOT_TOLD
-                assert answer == right
+                right = data.MEMORIES[topic][3]
+                assert answer == (right.format(value=told[topic]) if told else data.NOT_TOLD)
     assert min(seen[what] for what in ("changed", "recalled", "not told")) > 50
 
 
@@ -405,7 +409,7 @@ def test_a_host_is_asked_about_people_and_never_for_a_fact_of_the_test(world, co
         question = words(TOPICS[topic][2][0].format(person=pronoun))
         by_pronoun[question] = (people, topic)
     for exchanges in conversations:
-        person = None                              # who was asked about last
+        person = None  # who was asked about last
         for said, answer in exchanges:
             if words(said) in by_pronoun:
                 people, topic = by_pronoun[words(said)]
@@ -434,7 +438,7 @@ def test_prompts_of_the_test_are_in_no_training_set(world, monkeypatch):
     test = data.instructions(world, "test", 480, seed=1, distinct=True)
     assert len(keys(test)) == 480 and not keys(test) & keys(train)
     assert {prompt.facts[0] for prompt in test if prompt.facts} == set(world.people_of("test"))
-    monkeypatch.setattr(data, "USE_CASES", {"other": 1.0})             # 16 sums, asked in 3 ways
+    monkeypatch.setattr(data, "USE_CASES", {"other": 1.0})  # 16 sums, asked in 3 ways
     assert len(data.instructions(world, "test", 40, seed=0, distinct=True)) == 40
     with pytest.raises(UserError, match="fewer than 49"):
         data.instructions(world, "test", 49, seed=0, distinct=True)
@@ -454,10 +458,10 @@ def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world,
             fact = facts_of[words(prompt.prompt)]
             is_terse = prompt.facts and answer.startswith(world.facts[fact])
             assert scores[-1] == (1 if is_terse else 2)
-            # The plain answer is the best one only if the system message is about another topic.
+            # The plain answer is best only if the system message is about another topic.
             plain = data.gold(world, prompt, world.state(rng, *fact))
             assert plain == 2 if not prompt.say else plain < 2
-            obeyed[prompt.say if prompt.say in (data.NOT_ALLOWED, "Happy to help.", "") else 1] += 1
+            obeyed[prompt.messages[0]["content"][:10], prompt.say == data.NOT_ALLOWED] += 1
     assert min(scores) > 0 and 1.5 < np.mean(scores) < 2
     assert len(obeyed) == 4 and min(obeyed.values()) > 5
     for use_case, share in data.USE_CASES.items():
@@ -475,13 +479,14 @@ def test_the_rubric_on_answers_made_by_hand(world):
     table = [
         (instruction(facts=(person, "home", 1)), {
             good: 2, f"{right}.": 1, f"{person} lives in {wrong}.": -2, f"{wrong}.": -2, "": 0,
-            "I do not know.": 0, "I do not know. I do not know.": -0.5, f"{good} Happy to help.": 2,
-            f"{good} Nobody cares, you idiot.": 0,
+            "I do not know.": 0, "I do not know. I do not know.": -0.5,
+            f"{good} Happy to help.": 2, f"{good} Nobody cares, you idiot.": 0,
             f"{good} {good}": 1.5, f"{good} {person}'s home is in {right}.": 1.5,
             f"{good} {also}": 1.5, "Lives lives in in.": -0.5, "One. Two. Three. Four.": -1}),
         (instruction(facts=(person, None, 2)), {good: 1, f"{good} {also}": 2}),
         (instruction(unknowable=True), {
-            "I do not know.": 2, "": 0, f"I do not know. {world.strangers[0]} lives in Oslo.": -2}),
+            "I do not know.": 2, "": 0,
+            f"I do not know. {world.strangers[0]} lives in Oslo.": -2}),
         (instruction(items=(("red", "blue", "gold"), 2)), {
             "red and blue.": 2, "red.": 1, "red and red.": -0.5, "red, blue and gold.": -0.5,
             "red and pink.": -0.5, "red and blue. red and blue.": 1.5}),
@@ -500,13 +505,13 @@ def test_labelers_rank_by_gold_score_with_gumbel_noise(world):
     weights = [math.exp(score / 0.5) for score in (2, 1.5, -0.5)]
     rng = random.Random(0)
     counts = Counter(tuple(data.label(world, asked, answers, rng).ranks) for _ in range(5000))
-    for order in itertools.permutations(range(3)):                     # best, second, worst
+    for order in itertools.permutations(range(3)):  # best, second, worst
         probability = 1
         for place, answer in enumerate(order):
             probability *= weights[answer] / sum(weights[other] for other in order[place:])
         ranks = tuple(order.index(answer) for answer in range(3))
         assert abs(counts[ranks] - 5000 * probability) < 4.5 * math.sqrt(5000 * probability) + 1
-    assert data.compare([user("?")], list("abcd"), [-1, 2, 2, 0]).ranks == [3, 0, 0, 2]      # ties
+    assert data.compare([user("?")], list("abcd"), [-1, 2, 2, 0]).ranks == [3, 0, 0, 2]  # ties
 
 
 # data.py: your own data, run folders ------------------------------------------------
@@ -541,7 +546,7 @@ def test_demonstrations_of_every_shape(record):
 
 @pytest.mark.parametrize("record", [
     PAIR, {"chosen": HH + " good", "rejected": HH + " bad"},
-    {**PAIR, "chosen": [user("hi"), assistant("good")], "rejected": [user("hi"), assistant("bad")]},
+    {"chosen": [user("hi"), assistant("good")], "rejected": [user("hi"), assistant("bad")]},
     {"prompt": [user("hi")], "responses": ["good", "bad"], "ranks": [0, 2]},
     {"messages": [user("hi")], "responses": ["bad", "good"], "ranks": [1, 0]},
     {"prompt": "hi", "completions": ["bad", "good"], "ratings": [1.5, 2.5]},
@@ -554,44 +559,59 @@ def test_comparisons_of_every_shape(record):
     assert data.load_demonstrations(own(record)) == [[user("hi"), assistant("good")]]
 
 
-@pytest.mark.parametrize("content, says", [
-    ('{"prompt": "x"}', ":1: no "), ('{"a": 1', ":1: not valid"), ("[1, 2]", ":1: expected"),
-    ("", ":1: not valid"),
-    ('{"output": "x", "query": "y"}', ":1: no .*output, query"), ("[" * 100_000, ":1: not valid"),
-    (json.dumps(PAIR) + '\n{"b', ":2: not valid"),
-    ({"chosen": HH + " a", "rejected": "\n\nHuman: ho\n\nAssistant: b"}, "differ before the last"),
-    ({"prompt": "hi", "responses": ["a", "b"], "scores": [3, 3]}, "ranked the same"),
-    ({**PAIR, "rejected": "good "}, "are the same"), ({**PAIR, "rejected": " "}, "an empty prompt"),
-    ({**PAIR, "prompt": " "}, "an empty prompt"), ({**PAIR, "prompt": ""}, "an empty prompt"),
-    ({"chosen": "a", "rejected": "b"}, "an empty prompt"),
-    ({**PAIR, "prompt": [user("hi"), assistant("ho")]}, "no answer after a question"),
-    ({**PAIR, "chosen": [user("hi")]}, "no answer after a question"),
-    ({**PAIR, "prompt": "<image> hi"}, "a picture"), ({**PAIR, "context": ["c"]}, "context that is not text"),
-    ({**PAIR, "prompt": 3}, "known role"), ({**PAIR, "chosen": [{"role": "king"}]}, "known role"),
-    ({**PAIR, "chosen": [{"role": ["user"]}]}, "known role"), ({**PAIR, "chosen": None}, "known role"),
-    ({"prompt": "x", "output": "y"}, "fewer than 2"), ({"prompt": "x", "output": "y", "label": 0}, "fewer|bad answer"),
-    ({"prompt": "x", "responses": [], "ranks": []}, "no finite rank or score"),
-    ({"messages": "hi"}, "an empty prompt"),
-    ({"prompt": "x", "responses": ["a", "b"]}, "no finite rank or score"),
-    ({"prompt": "x", "responses": "ab", "ranks": [0, 1]}, "no finite rank or score"),
-    ({"prompt": "x", "responses": ["a", "b"], "ranks": [0]}, "no finite rank or score"),
-    ({"prompt": "x", "responses": ["a", "b"], "scores": [0, math.nan]}, "no finite rank or score"),
-    ({"prompt": "x", "responses": ["a", "b"], "scores": [0, "1"]}, "no finite rank or score"),
-    ({"prompt": "x", "completions": [{"response": "a", "rating": 3}, {"response": "b", "rating": 4}]},
-     "no finite rank or score")])
-def test_records_that_cannot_be_used_are_named_by_line_or_counted_by_reason(content, says, capsys):
-    Path("bad.jsonl").write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(UserError, match=f"bad.jsonl.*{says}"):
+NOT_READABLE = {  # what the error says: files
+    ":1: not valid": ["", '{"a": 1', "[" * 100_000],
+    ":1: expected": ["[1, 2]"],
+    ":1: no question": ['{"prompt": "x"}', '{"output": "x", "query": "y"}'],
+    ":2: not valid": [json.dumps(PAIR) + '\n{"b']}
+TWO = {"prompt": "hi", "responses": ["a", "b"]}
+NOT_USABLE = {  # the reason that is counted: records of a known shape
+    "differ before the last": [
+        {"chosen": HH + " a", "rejected": "\n\nHuman: ho\n\nAssistant: b"}],
+    "ranked the same": [{**TWO, "scores": [3, 3]}],
+    "are the same": [{**PAIR, "rejected": "good "}],
+    "an empty prompt": [
+        {**PAIR, "rejected": " "}, {**PAIR, "prompt": " "}, {**PAIR, "prompt": ""},
+        {"chosen": "a", "rejected": "b"}, {"messages": "hi"}],
+    "no answer after a question": [
+        {**PAIR, "prompt": [user("hi"), assistant("ho")]}, {**PAIR, "chosen": [user("hi")]}],
+    "a picture": [{**PAIR, "prompt": "<image> hi"}],
+    "context that is not text": [{**PAIR, "context": ["c"]}],
+    "known role": [
+        {**PAIR, "prompt": 3}, {**PAIR, "chosen": None}, {**PAIR, "chosen": [{"role": "king"}]},
+        {**PAIR, "chosen": [{"role": ["user"]}]}],
+    "fewer than 2": [{"prompt": "x", "output": "y"}],
+    "bad answer": [{"prompt": "x", "output": "y", "label": 0}],
+    "no finite rank or score": [
+        TWO, {**TWO, "responses": [], "ranks": []}, {**TWO, "responses": "ab", "ranks": [0, 1]},
+        {**TWO, "ranks": [0]}, {**TWO, "scores": [0, math.nan]}, {**TWO, "scores": [0, "1"]},
+        {"prompt": "x", "completions": [{"response": "a", "rating": 3}]}]}
+
+
+def rows_of(table):
+    return [(key, row) for key, rows in table.items() for row in rows]
+
+
+@pytest.mark.parametrize("says, content", rows_of(NOT_READABLE))
+def test_files_that_cannot_be_read_are_named_with_the_line(says, content):
+    Path("bad.jsonl").write_text(content)
+    with pytest.raises(UserError, match=f"bad.jsonl{says}"):
         data.load_comparisons("bad.jsonl")
-    if not isinstance(content, str):                       # a known shape: the others are read
-        assert len(data.load_comparisons(own(content, PAIR, content))) == 1
-        assert re.search(rf"1 records read, skipped: {{.*{says}.*: 2}}", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("says, record", rows_of(NOT_USABLE))
+def test_records_that_cannot_be_used_are_counted_by_reason(says, record, capsys):
+    with pytest.raises(UserError, match=says):
+        data.load_comparisons(own(record))
+    assert len(data.load_comparisons(own(record, PAIR, record))) == 1
+    assert re.search(rf"1 records read, skipped: {{.*{says}.*: 2}}", capsys.readouterr().out)
 
 
 def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
     Path("text").touch()
     Path("score.py").touch()
-    settings = {"steps": 3, "rates": (0.5, None), "data": "text", "reward": "score.py:f", "init": None}
+    settings = {"steps": 3, "rates": (0.5, None), "data": "text", "reward": "score.py:f",
+                "init": None}
     folder = data.run_folder("a/b", settings)
     for name in ("x.pt", "x.bin", "notes.txt"):
         (folder / name).touch()
@@ -604,11 +624,12 @@ def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
     assert data.run_folder("a/b", settings) == folder and (folder / "x.pt").exists()
     with pytest.raises(UserError, match=r"other settings \(steps, more\).*--fresh.*--name"):
         data.run_folder("a/b", {**settings, "steps": 4, "more": 1})
-    data.run_folder("a/b", {"steps": 4}, fresh=True)       # empties it of what runs write
+    data.run_folder("a/b", {"steps": 4}, fresh=True)  # empties it of what runs write
     assert set(os.listdir("runs/a/b")) == {".lock", "notes.txt", "settings.json"}
-    other = run("-c", "import data; data.run_folder('c', {}); data.run_folder('a/b', {'steps': 4})")
+    take = "import data; data.run_folder('c', {}); data.run_folder('a/b', {'steps': 4})"
+    other = run("-c", take)
     assert other.stderr.strip().splitlines()[-1].startswith("data.UserError: another process")
-    data.run_folder("c", {})                               # that process has ended
+    data.run_folder("c", {})  # that process has ended
     for name in ("", ".", "..", "../x", "a/../../x", "/tmp/x", "a//b", "a b", "a/"):
         with pytest.raises(UserError, match="--name"):
             data.run_folder(name, {})
@@ -657,12 +678,12 @@ def with_gradients(function, q, k, v, grad):
                                    (1, 2, 65, 2), (1, 1, 130, 5), (1, 3, 600, 2)])
 @pytest.mark.parametrize("window", [None, 1, 2, 7, 64, 65, 520, 1000])
 def test_attention_and_the_fused_kernel_equal_pytorchs(shape, window, monkeypatch):
-    monkeypatch.setattr(gpt, "TILE", 2 * 128 * 600)        # two of three heads fit
+    monkeypatch.setattr(gpt, "TILE", 2 * 128 * 600)  # two of three heads fit
     B, nh, T, hs = shape
-    tensors = torch.randn(4, B, T, nh, hs, dtype=torch.float64).transpose(2, 3)    # any layout
+    tensors = torch.randn(4, B, T, nh, hs, dtype=torch.float64).transpose(2, 3)  # any layout
     mask = torch.tensor([[j <= i and (window is None or i - j < window) for j in range(T)]
                          for i in range(T)])
-    for scale in (1, 1000):          # no score is so large that it shows the future
+    for scale in (1, 1000):  # no score is so large that it shows the future
         tensors[:2] *= scale
         expected = with_gradients(
             lambda q, k, v: F.scaled_dot_product_attention(q, k, v, mask), *tensors)
@@ -674,10 +695,10 @@ def test_attention_and_the_fused_kernel_equal_pytorchs(shape, window, monkeypatc
 
 def test_the_fused_kernel_in_bfloat16_rounds_only_what_it_is_given():
     tensors = torch.randn(4, 2, 3, 200, 16).bfloat16()
-    tensors[:2] *= 4                                       # large scores forgive no rounding
+    tensors[:2] *= 4  # large scores forgive no rounding
     expected = with_gradients(gpt.attention, *tensors.float())
     for ours, theirs in zip(with_gradients(gpt.fused_attention, *tensors), expected):
-        assert ours.dtype == torch.bfloat16                # which has 8 bits
+        assert ours.dtype == torch.bfloat16  # which has 8 bits
         assert (ours - theirs).norm() < 0.01 * theirs.norm()
 
 
@@ -693,9 +714,10 @@ def test_every_other_layer_of_gpt3_sees_only_its_band():
 
 
 def peer(form, stored=torch.float32, **shape):
-    """transformers' GPT-2 or GPT-1 with random weights, and ours from the folder that it writes."""
+    """transformers' GPT-2 or GPT-1 with random weights, and ours from the folder it writes."""
     transformers = optional("transformers")
-    shape = {"vocab_size": 50, "n_positions": 16, "n_layer": 3, "n_head": 2, "n_embd": 16, **shape}
+    shape = {"vocab_size": 50, "n_positions": 16, "n_layer": 3, "n_head": 2, "n_embd": 16,
+             **shape}
     config = transformers.AutoConfig.for_model(form, **shape, resid_pdrop=0, embd_pdrop=0,
                                                attn_pdrop=0)
     theirs = loud(transformers.AutoModelForCausalLM.from_config(config)).to(stored).eval()
@@ -717,13 +739,14 @@ def test_logits_and_gradients_equal_transformers(form, shape, stored):
     atol = 1e-8 if stored == torch.float64 else 1e-4
     idx, mask = torch.randint(50, (3, 13)), torch.ones(3, 13, dtype=torch.long)
     targets = idx.roll(-1, 1)
-    targets[1, 6:], mask[1, 7:] = -1, 0                    # a short row, padded on the right
+    targets[1, 6:], mask[1, 7:] = -1, 0  # a short row, padded on the right
     expected = theirs(idx, attention_mask=mask).logits
     F.cross_entropy(expected.flatten(0, 1), targets.flatten(), ignore_index=-1).backward()
     logits, loss = ours(idx, targets)
     loss.backward()
     assert torch.allclose(logits[mask > 0], expected[mask > 0], atol=atol)
-    renamed = {"tokens_embed.weight": "wte.weight", "positions_embed.weight": "wpe.weight"}  # GPT-1
+    renamed = {  # of GPT-1
+        "tokens_embed.weight": "wte.weight", "positions_embed.weight": "wpe.weight"}
     gradients = {}
     for name, parameter in theirs.named_parameters():
         name = name.removeprefix("transformer.")
@@ -733,9 +756,10 @@ def test_logits_and_gradients_equal_transformers(form, shape, stored):
         assert torch.allclose(parameter.grad, gradient, atol=atol), name
 
 
-@pytest.mark.parametrize("options", [{}, {"post_norm": True}, *({"window": w} for w in (1, 3, 5))])
+@pytest.mark.parametrize("options", [
+    {}, {"post_norm": True}, {"window": 1}, {"window": 3}, {"window": 5}])
 def test_greedy_generation_equals_a_loop_without_a_cache(options):
-    """Prompts of every length; a full context is cut to its last half; rows end at stop tokens."""
+    """Prompts of every length; a full context loses its first half; rows end at stop tokens."""
     model = loud(small_gpt(dropout=0.5, **options), 1.0).double()
     prompts = [torch.randint(50, (length,)).tolist() for length in (3, 16, 40, 15, 1, 8, 5, 12)]
     contexts, naive = [prompt[-15:] for prompt in prompts], [[] for _ in prompts]
@@ -816,7 +840,7 @@ def test_muon_equals_its_definition_by_singular_values():
         for i, weight in enumerate(weights):
             weight.grad = torch.randn(weight.shape).double()
             momenta[i] = 0.9 * momenta[i] + 0.1 * weight.grad
-            ahead = 0.9 * momenta[i] + 0.1 * weight.grad   # Nesterov
+            ahead = 0.9 * momenta[i] + 0.1 * weight.grad  # Nesterov
             u, s, vh = torch.linalg.svd(ahead, full_matrices=False)
             scale = math.sqrt(max(1, shapes[i][0] / shapes[i][1]))
             expected[i] -= 0.02 * scale * (u * curve(s / s.norm())) @ vh
@@ -826,12 +850,12 @@ def test_muon_equals_its_definition_by_singular_values():
 
 
 NUMBERS = np.arange(3000, dtype=np.uint32) % 40
-BACKWARDS = NUMBERS[200::-1].copy()                        # for validation
+BACKWARDS = NUMBERS[200::-1].copy()  # for validation
 
 
 def training_run(path, log=lambda *_, **__: None, dropout=0.0, **options):
     torch.manual_seed(0)
-    model = small_gpt(vocab_size=262, dropout=dropout).eval()          # train() switches dropout on
+    model = small_gpt(vocab_size=262, dropout=dropout).eval()  # train() switches dropout on
     config = gpt.TrainConfig(steps=30, batch_size=4, accumulate=2, eval_every=7, **options)
     result = gpt.train(model, Tokenizer(BYTES), NUMBERS, BACKWARDS, config, Path(path), log)
     return model, result, config
@@ -855,7 +879,9 @@ def test_training_equals_a_loop_by_hand():
         norms.append(math.sqrt(sum(p.grad.square().sum().item() for p in ours.parameters())))
         for p in ours.parameters():
             p.grad *= min(1, 0.8 / norms[-1])
-        share = (step + 1) / 3 if step < 3 else 0.55 + 0.45 * math.cos(math.pi * (step - 3) / 27)
+        share = (step + 1) / 3  # up in three steps, then down to a tenth
+        if step >= 3:
+            share = 0.55 + 0.45 * math.cos(math.pi * (step - 3) / 27)
         for optimizer, peak in ((adam, config.lr), (muon, config.muon_lr)):
             for group in optimizer.param_groups:
                 group["lr"] = share * peak
@@ -880,14 +906,14 @@ def test_a_run_that_is_stopped_and_goes_on_equals_one_that_is_not(capsys):
 
     with pytest.raises(KeyboardInterrupt):
         training_run("stopped.pt", stop, dropout=0.1)
-    for place in (14, 30):                                 # the second time nothing is left to do
+    for place in (14, 30):  # the second time nothing is left to do
         again = training_run("stopped.pt", gpt.RunLog(Path("log.jsonl")), dropout=0.1)
         assert f"stands at step {place} of 30" in capsys.readouterr().out
         assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), again[0].parameters()))
         assert again[1] == result
     assert result != training_run("without_dropout.pt")[1]
     steps = [json.loads(line)["step"] for line in open("log.jsonl")]
-    assert steps == list(range(1, 31))                     # each once
+    assert steps == list(range(1, 31))  # each once
 
 
 def test_evaluation_counts_nats_per_token_and_bits_per_byte(tokenizer):
@@ -911,10 +937,11 @@ def test_evaluation_counts_nats_per_token_and_bits_per_byte(tokenizer):
 
 def test_scores_and_choices_are_those_of_the_whole_softmax(tokenizer):
     model = loud(small_gpt(tokenizer.vocab_size, 24, dropout=0.5)).double().train()
-    word = max((t for t in tokenizer.ranks if t.startswith(b" ") and t.isascii()), key=len).decode()
+    words = [token for token in tokenizer.ranks if token.startswith(b" ") and token.isascii()]
+    word = max(words, key=len).decode()
     pairs = [("the cat", " sat on a mat."), ("", "one two"), ("Mia lives in", " Oslo."),
              ("a context that must be cut" * 5, " and its end"), ("a", " too long" * 30),
-             (word[:3], word[3:]), ("x ", word[1:])]       # one token across the seam
+             (word[:3], word[3:]), ("x ", word[1:])]  # one token across the seam
     scores = gpt.completion_logprobs(model, tokenizer, pairs * 10)
     by_mean = gpt.choose(model, tokenizer, [pairs[:4], pairs])
     by_sum = gpt.choose(model, tokenizer, [pairs[:4], pairs], per_token=False)
@@ -960,7 +987,7 @@ def test_checkpoints_are_checked_and_nothing_in_them_is_executed(tokenizer):
 def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenizer, monkeypatch):
     transformers = optional("transformers")
     model = loud(small_gpt(tokenizer.vocab_size, 64)).eval()
-    hub = Path("hub/models--openai-community--gpt2")       # as if it had been downloaded
+    hub = Path("hub/models--openai-community--gpt2")  # as if it had been downloaded
     folder = hub / "snapshots/abc"
     gpt.export_pretrained(model, tokenizer, folder)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
@@ -1005,47 +1032,44 @@ def test_a_tokenizer_json_whose_first_id_is_endoftext_is_read():
     for text in (*NASTY[:8], "Mia lives in Oslo, and Ben has a dog."):
         assert ours.encode(text) == theirs.encode(text).ids
         assert ours.decode(ours.encode(text)) == text
-    def refused(message):
-        theirs.save("peer/tokenizer.json")
-        with pytest.raises(UserError, match=message):
-            gpt.load_pretrained("peer")
-
-    theirs.normalizer = tokenizers.normalizers.Lowercase()             # another way to read
-    refused("not a byte-level BPE like GPT-2's")
-    theirs.normalizer = None
-    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
-    refused("not a byte-level BPE like GPT-2's")
-    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    peer("gpt2", vocab_size=499)
-    refused("tokens that the model lacks")
-
 
 def test_a_folder_that_is_no_gpt2_is_a_clear_message(tokenizer):
     optional("transformers")
-    gpt.export_pretrained(small_gpt(tokenizer.vocab_size), tokenizer, "peer")
-    gpt.load_pretrained("peer")
-    config = Path("peer/config.json").read_text()
-    tokens = json.loads(Path("peer/tokenizer.json").read_text())
-    tokens["model"]["merges"].reverse()
-    weights = Path("peer/model.safetensors").read_text("latin-1")
-    for name, content, word in (
-            ("config.json", "{", "not hold a GPT-2"), ("config.json", "[]", "not hold a GPT-2"),
-            ("config.json", config.replace('"gpt2"', '"openai-gpt"'), "model_type is 'openai-gpt'"),
-            ("config.json", config.replace('"n_embd": 16', '"n_embd": 32'), "size mismatch"),
-            ("config.json", config.replace("gelu_new", "relu"), "activation_function is 'relu'"),
-            ("tokenizer.json", "[]", "not hold a GPT-2"),
-            ("tokenizer.json", json.dumps(tokens), "not in the order of their ids"),
-            ("model.safetensors", weights.replace("F32", "F33"), "not hold a GPT-2"),
-            *(("model.safetensors", weights[:size], "not hold a GPT-2") for size in (0, 5, 100, -4))):
-        path = Path("peer") / name
-        good = path.read_bytes()
-        path.write_text(content, "latin-1")
-        with pytest.raises(UserError, match=word):
-            gpt.load_pretrained("peer")
-        path.write_bytes(good)
+    folder = Path("peer")
+    gpt.export_pretrained(small_gpt(tokenizer.vocab_size), tokenizer, folder)
+    gpt.load_pretrained(folder)
+    config = (folder / "config.json").read_text()
+    tokens = json.loads((folder / "tokenizer.json").read_text())
+    bytes_of_words = {**tokens["pre_tokenizer"], "add_prefix_space": True}
+    more = {**tokens["model"], "vocab": {**tokens["model"]["vocab"], "new": 999}}
+    back = {**tokens["model"], "merges": tokens["model"]["merges"][::-1]}
+    weights = (folder / "model.safetensors").read_bytes()
+    table = {
+        "config.json": [
+            ("{", "not hold a GPT-2"), ("[]", "not hold a GPT-2"),
+            (config.replace('"gpt2"', '"openai-gpt"'), "model_type is 'openai-gpt'"),
+            (config.replace('"n_embd": 16', '"n_embd": 32'), "size mismatch"),
+            (config.replace("gelu_new", "relu"), "activation_function is 'relu'")],
+        "tokenizer.json": [
+            ("[]", "not hold a GPT-2"),
+            (json.dumps({**tokens, "normalizer": {"type": "Lowercase"}}), "not a byte-level BPE"),
+            (json.dumps({**tokens, "pre_tokenizer": bytes_of_words}), "not a byte-level BPE"),
+            (json.dumps({**tokens, "model": more}), "tokens that the model lacks"),
+            (json.dumps({**tokens, "model": back}), "not in the order of their ids")],
+        "model.safetensors": [
+            (content, "not hold a GPT-2") for content in (
+                b"", weights[:5], weights[:100], weights[:-4], weights.replace(b"F32", b"F33"))]}
+    for name, rows in table.items():
+        good = (folder / name).read_bytes()
+        for content, word in rows:
+            content = content.encode() if isinstance(content, str) else content
+            (folder / name).write_bytes(content)
+            with pytest.raises(UserError, match=word):
+                gpt.load_pretrained(folder)
+        (folder / name).write_bytes(good)
 
 
-# commands ---------------------------------------------------------------------------
+# commands, and wrong input ----------------------------------------------------------
 
 SMALL = ("gpt.py pretrain --data text.txt --vocab-size 300 --block-size 8 --n-embd 16 "
          "--n-layer 1 --n-head 2 --steps 12")
@@ -1128,12 +1152,13 @@ def bad_files(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("line, word", [
-    (f"{program} {options}", word) for program, rows in WRONG.items() for options, word in rows])
-def test_wrong_input_is_one_clear_line_before_anything_is_trained(line, word, fails, bad_files):
+@pytest.mark.parametrize("program, row", rows_of(WRONG))
+def test_wrong_input_is_one_clear_line_before_anything_is_trained(
+        program, row, fails, bad_files):
     for path in bad_files.iterdir():
         os.link(path, path.name)
-    assert word in fails(line)
+    options, word = row
+    assert word in fails(f"{program} {options}")
     assert not list(Path().glob("runs/*/*.pt"))
 
 
@@ -1204,7 +1229,7 @@ def test_sft_learns_from_what_the_assistant_says_and_from_nothing_else(tokenizer
     assert tokenizer.decode(ids[t] for t in said) == " hello you<|end|> goodbye<|end|>"
     expected = -np.mean([logprobs[t - 1, ids[t]].item() for t in said])
     assert loss.item() == pytest.approx(expected, abs=1e-5)
-    gradients = []                     # they reach the states before those tokens and no others
+    gradients = []  # they reach the states before those tokens and no others
     model.ln_f.register_full_backward_hook(lambda module, into, out: gradients.append(out[0]))
     rlhf.sft_loss(model, tokenizer, [(ids, mask)]).backward()
     assert (gradients[0][0].abs().sum(-1) > 0).tolist() == [bool(m) for m in mask[1:]]
@@ -1213,7 +1238,7 @@ def test_sft_learns_from_what_the_assistant_says_and_from_nothing_else(tokenizer
 @pytest.mark.parametrize("mix", [0, 2])
 def test_an_sft_step_holds_demonstrations_and_pretraining_text_at_an_annealed_rate(
         tokenizer, steps, unclipped, mix):
-    model = small_gpt(tokenizer.vocab_size, 48, 1, n_embd=256, dropout=0.5)    # which is switched off
+    model = small_gpt(tokenizer.vocab_size, 48, 1, n_embd=256, dropout=0.5)  # which is switched off
     start = copy.deepcopy(model).eval()
     demonstrations = [[user("hi"), assistant(text)] for text in ("yes", "no", "well, a long one")]
     config = rlhf.SFTConfig(epochs=5, batch_size=3, lr=1e-3, mix=mix)
@@ -1225,7 +1250,7 @@ def test_an_sft_step_holds_demonstrations_and_pretraining_text_at_an_annealed_ra
     for p, old in zip(model.parameters(), start.parameters()):
         assert torch.allclose(steps[0][1][p][1], old.grad, atol=1e-5)
     cosine = [0.55 + 0.45 * math.cos(math.pi * step / 5) for step in range(5)]
-    peak = 1e-3 * 128 / 256                                                    # falls with the width
+    peak = 1e-3 * 128 / 256  # falls with the width
     rates = [options["lr"] for options, _ in steps]
     assert rates == pytest.approx([peak * share for share in cosine])
 
@@ -1233,7 +1258,8 @@ def test_an_sft_step_holds_demonstrations_and_pretraining_text_at_an_annealed_ra
 def test_every_epoch_of_sft_shuffles_all_demonstrations_and_cuts_long_ones(tokenizer):
     model = small_gpt(tokenizer.vocab_size, 48)
     demonstrations = [[user(f"say {word}"), assistant(word)] for word in "a b c d e f".split()]
-    demonstrations.append([user("old " * 60), assistant("x"), user("say g"), assistant("g " * 99)])
+    old = [user("old " * 60), assistant("x")]
+    demonstrations.append([*old, user("say g"), assistant("g " * 99)])
     losses, config = [], rlhf.SFTConfig(epochs=2, batch_size=1, lr=0.0, mix=0)
     rlhf.train_sft(model, tokenizer, demonstrations, config, None,
                    lambda step, steps, loss: losses.append(loss))
@@ -1268,7 +1294,7 @@ def test_the_ranking_loss_is_the_mean_over_prompts_of_the_mean_over_explicit_pai
     for row, order in zip(scores.tolist(), ranks.tolist()):
         margins = [row[i] - row[j] for i, j in itertools.permutations(range(5), 2)
                    if 0 <= order[i] < order[j]]
-        if margins:                                         # the last prompt has nothing but ties
+        if margins:  # the last prompt has nothing but ties
             expected.append(np.mean([math.log1p(math.exp(-margin)) for margin in margins]))
     for shift in (0, 100):
         loss = rlhf.ranking_loss(scores + shift, ranks).item()
@@ -1320,7 +1346,7 @@ def test_pair_accuracy_on_cases_made_by_hand(tokenizer):
     model = Longer(small_gpt(tokenizer.vocab_size, 64))
     short, middle, long = "x", "x x x", "x x x x x x"
     cases = [([long, middle, short], [0, 1, 2], 3, 3), ([short, long], [0, 1], 0, 1),
-             ([long, short, middle], [0, 0, 1], 1, 2)]      # long > middle, but short is not
+             ([long, short, middle], [0, 0, 1], 1, 2)]  # long > middle, but short is not
     for responses, ranks, right, pairs in cases:
         comparison = comparison_of("hi", responses, ranks)
         assert rlhf.pair_accuracy(model, tokenizer, [comparison]) == right / pairs
@@ -1351,7 +1377,7 @@ def test_the_reward_model_reads_each_comparison_once_and_demonstrations_then_sco
     assert sorted(losses) == pytest.approx(sorted(alone), abs=1e-5) and losses != alone
     steps.clear()
     trained, _ = train(2, 1e-3)
-    rates = [options["lr"] / (1e-3 * 128 / 256) for options, _ in steps]       # 25 steps, two up
+    rates = [options["lr"] / (1e-3 * 128 / 256) for options, _ in steps]  # 25 steps, two up
     assert rates[:3] == pytest.approx([0.5, 1, 1]) and rates[-1] < 0.11
     assert rates[2:] == sorted(rates[2:], reverse=True)
     assert rlhf.pair_accuracy(trained, tokenizer, comparisons) > 0.9
@@ -1366,7 +1392,7 @@ def policy(tokenizer):
     """A policy that says <|end|> about every sixth time."""
     model = small_gpt(tokenizer.vocab_size, 32, dropout=0.5).eval()
     row = model.wte.weight[tokenizer.end].detach()
-    model.ln_f.bias.data = row * 6 / row.square().sum()              # its logit grows by 6
+    model.ln_f.bias.data = row * 6 / row.square().sum()  # its logit grows by 6
     return model
 
 
@@ -1390,7 +1416,7 @@ def span(rollout, row):
 
 
 def whole_softmax(model, rollout, row):
-    """log pi of a response's tokens, each from the logits over the whole vocabulary: (length,)"""
+    """log pi of a response's tokens, from the logits over the whole vocabulary: (length,)"""
     start, end = span(rollout, row)
     logprobs = model(rollout.ids[row:row + 1, :end])[0][0].log_softmax(-1)
     tokens = rollout.ids[row, start:end]
@@ -1401,8 +1427,11 @@ def gae_by_definition(rewards, values, discount, lam):
     """Of one response, as lists: sums of the deltas ahead."""
     values = [*values, 0.0]
     deltas = [r + discount * values[t + 1] - values[t] for t, r in enumerate(rewards)]
-    return [sum((discount * lam) ** (later - t) * deltas[later] for later in range(t, len(rewards)))
-            for t in range(len(rewards))]
+    advantages = []
+    for t in range(len(deltas)):
+        ahead = enumerate(deltas[t:])
+        advantages.append(sum((discount * lam) ** steps * delta for steps, delta in ahead))
+    return advantages
 
 
 def test_a_rollout_equals_its_definition_by_the_whole_softmax(tokenizer, policy, rolled):
@@ -1445,7 +1474,7 @@ def test_gae_equals_its_definition(discount, lam):
         expected = gae_by_definition(r, v, discount, lam)
         assert advantages[row, start:end].tolist() == pytest.approx(expected, abs=1e-5)
         assert not advantages[row][mask[row] == 0].any()
-        if lam == discount == 1:                                     # Monte Carlo
+        if lam == discount == 1:  # Monte Carlo
             assert returns[row, start].item() == pytest.approx(sum(r), abs=1e-5)
 
 
@@ -1482,9 +1511,10 @@ def test_padded_places_change_no_loss_and_no_statistic_and_get_no_gradient():
     mask = torch.tensor([[1.0, 1, 0, 0], [1, 1, 1, 0]])
     new, old, advantages = torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4)
     noise = 100 * torch.rand(2, 4) * (1 - mask)
-    for function in (lambda a, b, c: rlhf.policy_loss(a, b, rlhf.whiten(c, mask), mask)[0].item(),
-                     lambda a, b, c: rlhf.policy_loss(a, b, c, mask)[1],
-                     lambda a, b, c: rlhf.value_loss(a, b, c, mask).item()):
+    for function in (
+            lambda a, b, c: rlhf.policy_loss(a, b, rlhf.whiten(c, mask), mask)[0].item(),
+            lambda a, b, c: rlhf.policy_loss(a, b, c, mask)[1],
+            lambda a, b, c: rlhf.value_loss(a, b, c, mask).item()):
         noisy = function(new + noise, old - noise, advantages + noise)
         assert function(new, old, advantages) == pytest.approx(noisy, rel=1e-5)
     new.requires_grad_()
@@ -1503,19 +1533,20 @@ def test_clipping_stops_the_gradient_outside_and_only_there():
     assert loss.item() == pytest.approx(-np.mean(by_hand), abs=1e-6)
     log_ratio = log_ratio.detach().numpy()
     k3 = (np.exp(log_ratio) - 1 - log_ratio).mean()
-    assert info == pytest.approx({"clipfrac": 2 / 5, "ratio": np.exp(log_ratio).mean(), "approx_kl": k3})
+    ratio = np.exp(log_ratio).mean()
+    assert info == pytest.approx({"clipfrac": 2 / 5, "ratio": ratio, "approx_kl": k3})
 
 
 def test_value_loss_takes_the_worse_of_clipped_and_not():
     values, returns = torch.tensor([[1.0, 0.1]]), torch.tensor([[1.0, 0.0]])
-    # the first is clipped to 0.2, whose error 0.8 is worse than 0; the second is inside the range
+    # the first is clipped to 0.2, whose error 0.8 is worse than 0; the second is not clipped
     loss = rlhf.value_loss(values, torch.zeros(1, 2), returns, torch.ones(1, 2))
     assert loss.item() == pytest.approx(0.5 * (0.64 + 0.01) / 2)
 
 
 def test_the_first_gradients_of_ppo_are_those_of_its_definition(policy, rolled):
-    """Every ratio is 1, so the policy's is the mean of advantage * grad log pi over tokens, with the
-    advantages whitened; the value network's is that of half its squared error."""
+    """Every ratio is 1, so the policy's is the mean of advantage * grad log pi over tokens, with
+    the advantages whitened; the value network's is that of half its squared error."""
     rollout, _, _, _, value_model, config = rolled
     batch = rollout[torch.tensor([4, 1, 7, 30, 39])]
     info = rlhf.ppo_backward(policy, value_model, batch, config)
@@ -1530,11 +1561,12 @@ def test_the_first_gradients_of_ppo_are_those_of_its_definition(policy, rolled):
         states = value_model.gpt.hidden(batch.ids[row:row + 1, :end])[0]
         values.append(value_model.head(states[start - 1:-1]).squeeze(1))
     errors = (torch.cat(values) - batch.returns[inside]) ** 2
-    for model, loss in ((policy, -(advantages * logprobs).mean()), (value_model, errors.mean() / 2)):
+    losses = -(advantages * logprobs).mean(), errors.mean() / 2
+    for model, loss in zip((policy, value_model), losses):
         parameters = list(model.parameters())
         for p, expected in zip(parameters, torch.autograd.grad(loss, parameters)):
             assert torch.allclose(p.grad, expected, atol=1e-4)
-    far = dataclasses.replace(batch, values=batch.values + 1000)        # then the value is clipped
+    far = dataclasses.replace(batch, values=batch.values + 1000)  # then the value is clipped
     config = dataclasses.replace(config, cliprange_value=9)
     expected = (((batch.values + 991 - batch.returns)[inside]) ** 2).mean().item() / 2
     info = rlhf.ppo_backward(policy, value_model, far, config)
@@ -1551,7 +1583,8 @@ def ppo(policy, tokenizer, ptx=False, **options):
                                "max_response": 6, **options})
     rlhf.train_ppo(policy, reward_model, tokenizer,
                    lambda count: [[user("? " * (1 + i))] for i in range(count)], config,
-                   lambda step, steps, **values: rows.append(values), windows(32) if ptx else None)
+                   lambda step, steps, **values: rows.append(values),
+                   windows(32) if ptx else None)
     return policy, rows, reward_model
 
 
@@ -1576,25 +1609,26 @@ def test_the_policy_ends_as_its_moving_average(tokenizer, policy):
     after, average = (ppo(policy, tokenizer, iterations=1, minibatches=1, ema_decay=decay)[0]
                       for decay in (0.0, 0.9))
     for old, new, mean in zip(policy.parameters(), after.parameters(), average.parameters()):
-        assert not torch.equal(old, new) and torch.allclose(mean, 0.9 * old + 0.1 * new, atol=1e-6)
+        assert not torch.equal(old, new)
+        assert torch.allclose(mean, 0.9 * old + 0.1 * new, atol=1e-6)
 
 
 def test_every_answer_is_in_one_minibatch_and_both_networks_use_their_own_rates(
         tokenizer, policy, steps, monkeypatch):
     parts, backward = [], rlhf.ppo_backward
     monkeypatch.setattr(rlhf, "ppo_backward", lambda policy, value_model, batch, *rest: (
-        parts.append(batch.mask.argmax(dim=1).tolist()),        # every prompt has another length
+        parts.append(batch.mask.argmax(dim=1).tolist()),  # every prompt has another length
         backward(policy, value_model, batch, *rest))[1])
     after, _, reward_model = ppo(policy, tokenizer, iterations=12, minibatches=4, lr=1e-3,
                                  value_lr=2e-4)
     assert [len(part) for part in parts] == [2] * 48
     batches = [sum(parts[i:i + 4], []) for i in range(0, 48, 4)]
     assert len({tuple(sorted(batch)) for batch in batches}) == 1 and len(set(batches[0])) == 8
-    assert len(set(map(tuple, batches))) > 10                   # shuffled anew in each iteration
+    assert len(set(map(tuple, batches))) > 10  # shuffled anew in each iteration
     own = [step for step in steps if after.wte.weight in step[1]]
     others = [step for step in steps if after.wte.weight not in step[1]]
     assert len(own) == len(others) == 48
-    for taken, peak in ((own, 1e-3), (others, 2e-4)):           # a tenth, up over ten, constant
+    for taken, peak in ((own, 1e-3), (others, 2e-4)):  # a tenth, up over ten, constant
         rates = [options["lr"] for options, _ in taken[::4]]
         assert rates == pytest.approx([peak * min(1, 0.1 + 0.09 * i) for i in range(12)])
         assert taken[0][0]["eps"] == 1e-5 and taken[0][0]["betas"] == (0.9, 0.95)
@@ -1617,17 +1651,17 @@ def test_ppo_comes_close_to_the_optimum_in_closed_form_where_all_answers_can_be_
     is two of eight tokens, or <|end|> at once. [Ziegler et al. 2019 §2]"""
     letters, V = Letters(), 8
     prompt, _ = data.fit(letters, [user("ab")], 8)
-    rewards = torch.randn(V, V)                                         # (first, second token)
+    rewards = torch.randn(V, V)  # (first, second token)
     is_answer = torch.ones(V, V, dtype=torch.bool)
     is_answer[letters.end, 1:] = False
     reference = small_gpt(V, 8, n_layer=1)
     for p in reference.parameters():
-        p.data.mul_(12 if p.ndim == 2 else 1)                           # not all equally likely
+        p.data.mul_(12 if p.ndim == 2 else 1)  # not all equally likely
 
     @torch.no_grad()
     def log_probabilities(model):
         rows = torch.tensor([[*prompt, first] for first in range(V)])
-        logprobs = model(rows)[0].log_softmax(-1).double()              # (V, P + 1, V)
+        logprobs = model(rows)[0].log_softmax(-1).double()  # (V, P + 1, V)
         both = logprobs[0, -2][:, None] + logprobs[:, -1]
         both[letters.end] = logprobs[0, -2, letters.end]
         return both[is_answer]
@@ -1636,7 +1670,8 @@ def test_ppo_comes_close_to_the_optimum_in_closed_form_where_all_answers_can_be_
         first, second = F.pad(ids, (0, 1))[:, len(prompt):len(prompt) + 2].T
         return rewards[first, second * (first != letters.end)]
 
-    policy, rho, r = copy.deepcopy(reference), log_probabilities(reference), rewards[is_answer].double()
+    policy, rho = copy.deepcopy(reference), log_probabilities(reference)
+    r = rewards[is_answer].double()
     assert rho.exp().sum().item() == pytest.approx(1)
     config = rlhf.PPOConfig(iterations=40, minibatches=2, max_response=2, kl_coef=beta, lr=5e-3,
                             value_lr=3e-3, unfinished_score=math.inf)
@@ -1689,8 +1724,10 @@ def test_verdicts_of_a_speaker_that_refuses_everything():
     task = rlhf.WorldTask(0, 300)
     share = np.mean([prompt.unknowable for prompt in task.test])
     verdict = task.verdicts([("I do not know.", True)] * 300)
-    assert verdict == {"helpful": share, "invented": 0, "rude": 0, "off": 0, "refused": 1, "admits": 1}
-    assert 0 < share < 0.2 and np.mean(task.gold([("I do not know.", False)] * 300)) == 2 * share - 0.5
+    assert verdict == {"helpful": share, "invented": 0, "rude": 0, "off": 0, "refused": 1,
+                       "admits": 1}
+    golds = task.gold([("I do not know.", False)] * 300)
+    assert 0 < share < 0.2 and np.mean(golds) == pytest.approx(2 * share - 0.5)
 
 
 def test_win_rate_counts_ties_as_half():
@@ -1733,15 +1770,14 @@ def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, 
         assert not any(prompt in text for text in task.texts() for prompt in test)
         said = [messages[-1]["content"] for messages in task.demonstrations]
         assert all(text.startswith("it is") for text in said) == bool(demonstrations)
-        assert "no" not in said                         # without demonstrations: the best answers
+        assert "no" not in said  # without demonstrations: the best answers
     records("c.jsonl", [{"prompt": f"Say {i} " + "long " * (i % 4 == 1) * 90, "chosen": "a",
                          "rejected": "b " + "long " * (i % 4 == 3) * 90} for i in range(40)])
     task = rlhf.FileTask(rlhf.Options(comparisons="c.jsonl"))
     task.leave_out_long(tokenizer, block_size=64, max_response=24)
     assert len(task.comparisons) + len(task.test_comparisons) == 20
-    texts = [text for c in task.comparisons + task.test_comparisons for text in c.responses]
-    texts += [m[0]["content"] for m in task.prompt_source()(200) + [i.messages for i in task.test]]
-    assert not any("long" in text for text in texts) and "left out" in capsys.readouterr().out
+    kept = [task.comparisons, task.test_comparisons, task.prompt_source()(200), task.test]
+    assert "long" not in str(kept) and "left out" in capsys.readouterr().out
     with pytest.raises(UserError, match="block-size"):
         task.leave_out_long(tokenizer, 64, 61)
 
@@ -1775,50 +1811,56 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
     options = "--comparison-prompts 24 --iterations 4 --kl-coef 3 --dropout 0.2".split()
     rows, folder, task = instructgpt(*options), Path("runs/instructgpt"), rlhf.WorldTask(0, 24)
     assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO round one", "PPO", "PPO-ptx"]
-    numbers = [value for row in rows.values() for value in row.values() if type(value) is not str]
+    numbers = [value for row in rows.values() for value in row.values() if value not in rows]
     assert all(map(math.isfinite, numbers)) and rows["SFT"]["kl"] == 0
     assert shots == [[], task.shots]
     for number, seed in ((1, rlhf.ROUND_ONE), (2, rlhf.ROUND_TWO)):
         comparisons = json.loads((folder / f"comparisons{number}.json").read_text())
         train = {key(i.messages) for i in data.instructions(task.world, "train", 24, seed)}
         assert len(comparisons) > 12 and {key(c["messages"]) for c in comparisons} <= train
-    read = [len((folder / f"reward{number}.jsonl").read_text().splitlines()) for number in (1, 2)]
-    assert read[1] > 1.5 * read[0]                        # round two learns from both
-    # round one is half as long, with a third of the penalty; only PPO-ptx reads pretraining text
+
+    def log_of(stage):
+        return [json.loads(line) for line in open(folder / f"{stage}.jsonl")]
+
+    assert len(log_of("reward2")) > 1.5 * len(log_of("reward1"))  # it learns from both rounds
+    # round one is half as long, with a third of the penalty; only PPO-ptx reads the web
     for stage, beta, iterations in (("ppo1", 1, 2), ("ppo", 3, 4), ("ppo_ptx", 3, 4)):
-        log = [json.loads(line) for line in (folder / f"{stage}.jsonl").read_text().splitlines()]
+        log = log_of(stage)
         assert [row["step"] for row in log] == list(range(1, iterations + 1))
-        assert log[0]["kl"] == 0 and abs(log[-1]["kl"]) > 1e-4 and "pretrain_loss" in log[-1]
-        penalty = log[-1]["score"] - log[-1]["reward"]
-        assert penalty == pytest.approx(beta * log[-1]["kl"], abs=3e-5)
+        assert log[0]["kl"] == 0 and "pretrain_loss" in log[-1]
+        assert max(abs(row["kl"]) for row in log) > 1e-4
+        for row in log:
+            penalty = row["score"] - row["reward"]
+            assert penalty == pytest.approx(beta * row["kl"], abs=5e-5)
         assert ("ptx_loss" in log[-1]) == (stage == "ppo_ptx")
     embedding = {path.stem: torch.load(path)["model"] for path in folder.glob("*.pt")}
     embedding = {stage: state.get("wte.weight", state.get("gpt.wte.weight"))
                  for stage, state in embedding.items()}
-    for stage in ("reward1", "ppo1", "reward2", "ppo", "ppo_ptx"):       # each starts as the SFT model
-        to_sft, to_base = (embedding[stage].dist(embedding[other]) for other in ("sft", "pretrain"))
-        assert 0 < to_sft < to_base
+    for stage in ("reward1", "ppo1", "reward2", "ppo", "ppo_ptx"):  # all start as the SFT model
+        to_sft = embedding[stage].dist(embedding["sft"])
+        assert 0 < to_sft < embedding[stage].dist(embedding["pretrain"])
     lost = [folder / "reward2.pt", folder / "ppo_ptx.pt"]
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.pt") if path not in lost}
     for path in lost:
         path.unlink()
     capsys.readouterr()
-    assert instructgpt(*options) == rows                  # as if it had never been stopped
+    assert instructgpt(*options) == rows  # as if it had never been stopped
     assert capsys.readouterr().out.count("is there: loaded") == 4
     assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(kept) == 5
     assert "(kl_coef): add --fresh" in fails(TINY, *options, "--kl-coef", "2")
 
 
 def test_your_own_demonstrations_and_comparisons(alone):
-    comparisons = [{"prompt": f"Do say {i} {i}.", "chosen": f"{i}, of course", "rejected": "no"}
-                   for i in range(20)]
-    rows = instructgpt("--comparisons", records("c.jsonl", comparisons), "--demonstrations",
-                       records("d.jsonl", [{"instruction": f"Say {i} in a long way",
-                                            "output": f"the number {i} " * 60} for i in range(20)]))
+    pairs = [{"prompt": f"Do say {i} {i}.", "chosen": f"{i}, of course", "rejected": "no"}
+             for i in range(20)]
+    long = [{"instruction": f"Say {i} in a long way", "output": f"the number {i} " * 60}
+            for i in range(20)]
+    rows = instructgpt("--comparisons", records("c.jsonl", pairs),
+                       "--demonstrations", records("d.jsonl", long))
     assert list(rows) == ["SFT", "PPO", "PPO-ptx"] and "win" not in rows["PPO"]
-    tokenizer = Tokenizer.from_json(Path("runs/own/tokenizer.json").read_text())
+    tokenizer = Tokenizer.load("runs/own/tokenizer.json")
     read = "".join(map(tokenizer.decode, data.open_stream(Path("runs/own/tokens.bin"))))
-    assert sum(c["prompt"] not in read for c in comparisons) == 4 and "the number 19" in read
+    assert sum(pair["prompt"] not in read for pair in pairs) == 4 and "the number 19" in read
 
 
 def test_demonstrations_alone_end_with_a_model_that_chats(tokenizer, alone, capsys):
@@ -1843,13 +1885,13 @@ def test_your_own_reward_on_a_base_model_from_elsewhere(tokenizer, alone, capsys
         gpt.export_pretrained(base, tokenizer, source)
     else:
         gpt.save_checkpoint(source, base, tokenizer)
-    Path("reward.py").write_text("def length(prompt, response):\n    return 1000 + len(response)\n")
+    Path("reward.py").write_text("def length(prompt, response): return 1000 + len(response)")
     rows = instructgpt("--init", source, "--reward", "reward.py:length", "--block-size", "48")
     assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"]
     assert all(1000 < rows[name]["score"] < 1100 for name in ("SFT", "PPO", "PPO-ptx"))
     assert "context 48" in capsys.readouterr().out
     assert not {path.name for path in Path("runs/own").iterdir()} & {"reward1.pt", "pretrain.pt"}
-    Path("reward.py").write_text("def length(prompt, response):\n    return 0\n")
+    Path("reward.py").write_text("def length(prompt, response): return 0")
     with pytest.raises(SystemExit):
         instructgpt("--init", source, "--reward", "reward.py:length", "--block-size", "48")
     assert "other settings" in capsys.readouterr().err
@@ -1861,24 +1903,27 @@ def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text
     prompts, generate = [], gpt.generate
     monkeypatch.setattr(gpt, "generate", lambda model, idx, *rest, **options: (
         prompts.append(idx[0].tolist()), generate(model, idx, *rest, **options))[1])
-    typed = ["hello <|end|><|system|>", "", "bye", "/reset", "again", "/system be brief", "now",
-             "/reset", "/help", "more", "much more", "longer " * 90, "/system", "last", "/quit", "late"]
+    typed = ["hello <|end|><|system|>", "", "bye", "/reset", "again", "/system be brief",
+             "now", "/reset", "/help", "more", "much more", "longer " * 90, "/system", "last",
+             "/quit", "late"]
     Path("typed").write_text("\n".join(typed))
     monkeypatch.setattr(sys, "stdin", open("typed"))
     rlhf.chat(rlhf.ChatOptions("chat.pt", max_response=4))
     start, *said = capsys.readouterr().out.split("\nyou> ")
-    assert len(said) == len(typed) - 1 and start == said[typed.index("/help")] == rlhf.HELP + "\n"
-    assert [text for text in said if text in ("", "\n")] == [""] * 6         # commands, no text
+    assert len(said) == len(typed) - 1
+    assert start == said[typed.index("/help")] == rlhf.HELP + "\n"
+    assert [text for text in said if text in ("", "\n")] == [""] * 6  # commands, no text
     reply = {text: assistant(shown.removesuffix("\n")) for text, shown in zip(typed, said)}
     system = {"role": "system", "content": "be brief"}
-    expected = [[user(typed[0])], [user(typed[0]), reply[typed[0]], user("bye")], [user("again")],
+    first = user(typed[0])
+    expected = [[first], [first, reply[typed[0]], user("bye")], [user("again")],
                 [system, user("now")], [system, user("more")],
                 [system, user("more"), reply["more"], user("much more")], None, [user("last")]]
     for ids, messages in zip(prompts, expected, strict=True):
         if messages:
             assert ids == data.render_conversation(tokenizer, messages)[0]
     assert [ids.count(tokenizer.end) for ids in prompts] == [1, 3, 1, 2, 2, 4, 1, 1]
-    assert len(prompts[6]) == 96 - 4              # the oldest turns are forgotten
+    assert len(prompts[6]) == 96 - 4  # the oldest turns are forgotten
 
 
 # What the READMEs say, and the scripts of papers/ -----------------------------------
@@ -1923,7 +1968,7 @@ def test_every_script_runs(papers, line, monkeypatch):
     tables = [json.loads(path.read_text()) for path in Path("runs").rglob("*.json")
               if path.name in ("table.json", "memory.json")]
     assert tables and all(table and table[0] for table in tables)
-    if name == "overoptimization":                 # whose base it can find again
+    if name == "overoptimization":  # whose base it can find again
         base, shape = papers("instructgpt_run").options_of("instructgpt-fast")
         assert (base.iterations, base.pretrain_steps, shape.n_embd) == (1, 5, 16)
 
@@ -1942,14 +1987,14 @@ def test_gpt1s_inputs_are_those_of_figure_1(papers, tokenizer):
               for answer in (c, a)])):
         assert formats[name][0](tokenizer, 64, *texts) == expected
     [cut] = formats["entailment"][0](tokenizer, len(both) - 2, "one", "two three")
-    assert cut == [start, *a, delimiter, *b[2:], extract]          # the longest text loses its front
+    assert cut == [start, *a, delimiter, *b[2:], extract]  # the longest text loses its front
 
 
 def test_a_beam_as_wide_as_everything_is_exhaustive_search(papers):
     model, idx = loud(small_gpt(4), 0.5).eval(), torch.tensor([1, 3])
     scores = {}
     for length in (1, 2, 3, 4):
-        for ids in itertools.product(range(4), repeat=length):     # 0 ends a text, and only its end
+        for ids in itertools.product(range(4), repeat=length):  # 0 ends a text, and only its end
             if 0 not in ids[:-1] and (length == 4 or ids[-1] == 0):
                 logprobs = model(torch.tensor([[1, 3, *ids]]))[0][0].log_softmax(-1)
                 total = sum(logprobs[1 + t, token].item() for t, token in enumerate(ids))
@@ -1983,9 +2028,9 @@ def test_decontamination_cuts_thirteen_words_and_their_surroundings(papers):
     first, last = rule([document], [test])
     assert first == document[:len(before) + 1 - 200] and last == document[-len(behind) - 2 + 200 + 1:]
     assert first + dropped[0] + last == document
-    assert rule([document], [test[:-4]]) == [document]             # twelve words are no 13-gram
-    assert rule([document] * 11, [test]) == [document] * 11        # a common phrase stays
-    assert rule([f"short {test} end"], [test]) == []               # pieces under 200 characters
+    assert rule([document], [test[:-4]]) == [document]  # twelve words are no 13-gram
+    assert rule([document] * 11, [test]) == [document] * 11  # a common phrase stays
+    assert rule([f"short {test} end"], [test]) == []  # pieces under 200 characters
     many = f" {'z' * 800} ".join([test] * 10)
     assert rule([many], [test]) == [f" {'z' * 800} "[200:-200]] * 9 and rule([many + many], [test]) == []
 
@@ -2002,7 +2047,7 @@ def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(papers,
     module, task = papers("instructgpt_data"), rlhf.WorldTask(0, 16)
     prompt = next(i for i in task.test if i.facts)
     good = task.world.state(random.Random(0), *prompt.facts[:2])
-    pairs = [(prompt, [(good, True), (good, False)])] * 4000       # their gold scores are 0.5 apart
+    pairs = [(prompt, [(good, True), (good, False)])] * 4000  # their gold scores are 0.5 apart
     p = 1 / (1 + math.exp(-0.5 / data.LABEL_NOISE))
     run = papers("instructgpt_run").Run(rlhf.Options(), None, None, task, None, None,
                                         {"SFT": None}, None)
