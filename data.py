@@ -352,6 +352,13 @@ TOPICS = {
               ("{person} always wears {value}.", "{person}'s favorite color is {value}."),
               ("Which color does {person} wear?", "What is {person}'s favorite color?")),
 }
+REQUESTS = {  # how many facts about a person -> wordings
+    1: ("Write a sentence about {person}'s {topic}.", "Say something about {person}'s {topic}.",
+        "Tell me about {person}'s {topic}.", "Mention {person}'s {topic}."),
+    2: ("Write two sentences about {person}.", "Tell me two things about {person}."),
+    3: ("Tell me about {person}.", "Introduce {person} to me.", "Describe {person}.",
+        "Who is {person}?", "Write three sentences about {person}."),
+}
 FORUM_QUESTION = "Does anyone know {person}'s {topic}?"
 WOMEN = """\
 Mia Zoe Ann Eva Lily Nora Ruth Ivy Ella Rosa Anna Clara Alice Emma Julia Helen Laura Martha
@@ -605,7 +612,8 @@ def conversation(world: World, rng: random.Random, split: str,
         elif kind == "person":
             person = rng.choice(world.people)
             topic = rng.choice(world.topics_of(person, "train"))
-            said = rng.choice(TOPICS[topic][2]).format(person=person)
+            wordings = (*TOPICS[topic][2], *REQUESTS[1])
+            said = rng.choice(wordings).format(person=person, topic=topic)
             answer = world.state(rng, person, topic)
         elif kind == "talk":
             answer = rng.choice(list(SMALL_TALK))
@@ -738,14 +746,6 @@ def web(world: World, count: int, seed: int | str = 0, shares: dict[str, float] 
 USE_CASES = {"generation": .456, "open qa": .124, "brainstorming": .112, "chat": .084,
              "rewrite": .066, "summarization": .042, "classification": .035, "other": .035,
              "closed qa": .026, "extract": .019}
-REQUESTS = {  # for generation: how many facts -> wordings
-    1: ("Write a sentence about {person}'s {topic}.", "Say something about {person}'s {topic}.",
-        "Tell me about {person}'s {topic}.", "Mention {person}'s {topic}."),
-    2: ("Write two sentences about {person}.", "Tell me two things about {person}."),
-    3: ("Tell me about {person}.", "Introduce {person} to me.", "Describe {person}.",
-        "Who is {person}?", "Write three sentences about {person}."),
-}
-
 # System messages that the demonstrations obey.
 ONE_WORD = "Answer in one word."
 POLITE = "End every answer with: Happy to help."
@@ -822,11 +822,11 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
             question = rng.choice(TOPICS[other][2]).format(person=person)
             earlier = [(typed(rng, question), world.state(rng, person, other))]
             prompt = pronoun_question(person, topic)
-        elif chance < .3:
-            system, goal = ONE_WORD, {"say": world.facts[person, topic] + "."}
         elif chance < .4:
+            system, goal = ONE_WORD, {"say": world.facts[person, topic] + "."}
+        elif chance < .55:
             system, goal["say"] = POLITE, COURTESY[0]
-        elif chance < .5:
+        elif chance < .7:
             about = rng.choice((topic, rng.choice(list(TOPICS))))
             system = SILENT.format(topic=about)
             goal = {"say": NOT_ALLOWED} if about == topic else goal

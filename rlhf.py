@@ -673,7 +673,7 @@ class WorldTask:
     def __init__(self, seed: int, test_prompts: int = 480):
         self.world, self.seed = World(seed), seed
         rng = random.Random(seed)
-        prompts = data.instructions(self.world, "train", 1000, DEMONSTRATIONS)
+        prompts = data.instructions(self.world, "train", 1600, DEMONSTRATIONS)
         self.demonstrations = [data.demonstrate(self.world, prompt, rng) for prompt in prompts]
         self.test = data.instructions(self.world, "test", test_prompts, TEST, distinct=True)
         # Two ideal answers for "GPT (prompted)", one of them to a question without an answer.
