@@ -35,6 +35,7 @@ import math
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -959,13 +960,15 @@ def export_pretrained(model, tokenizer, folder: str | Path):
         state[name] = tensor.t() if name.endswith(TRANSPOSED) else tensor
     peer.transformer.load_state_dict(state)
     peer.save_pretrained(folder)
-    # the converter reads tiktoken's file format: a token in base64 and its rank per line
-    ranks = Path(folder) / "vocabulary.tiktoken"
-    with atomic_write(ranks) as file:
-        for token, rank in tokenizer.ranks.items():
-            file.write(base64.b64encode(token) + f" {rank}\n".encode())
     special = sorted(tokenizer.special, key=tokenizer.special.get)
-    converted = TikTokenConverter(str(ranks), extra_special_tokens=special).converted()
+    # The converter reads tiktoken's file format: a token in base64 and its rank per line.
+    # tiktoken caches files by their path, so each export needs a path of its own.
+    with tempfile.TemporaryDirectory() as temporary:
+        ranks = Path(temporary) / "vocabulary.tiktoken"
+        with atomic_write(ranks) as file:
+            for token, rank in tokenizer.ranks.items():
+                file.write(base64.b64encode(token) + f" {rank}\n".encode())
+        converted = TikTokenConverter(str(ranks), extra_special_tokens=special).converted()
     converted.pre_tokenizer = ByteLevel(add_prefix_space=False)  # cuts as SPLIT_PATTERN does
     converted.save(str(Path(folder) / "tokenizer.json"))
 

@@ -326,13 +326,13 @@ def test_people_type_in_lower_case_or_without_the_last_sign_and_change_nothing_e
 
 
 def test_sums_are_split_by_the_pair_without_its_order(world):
-    rng, pairs = random.Random(0), {}
-    for split in ("train", "test"):
-        sums = [world.sum_of(rng, split) for _ in range(3000)]
-        pairs[split] = {tuple(map(int, re.findall(r"\d+", said))) for said, _ in sums}
-        assert all(answer == f"{a} + {b} is {a + b}." for said, answer in sums
-                   for a, b in [map(int, re.findall(r"\d+", said))])
-        assert all((b, a) in pairs[split] for a, b in pairs[split])  # both orders
+    rng, pairs = random.Random(0), {"train": set(), "test": set()}
+    for split in ["train", "test"] * 3000:
+        said, answer = world.sum_of(rng, split)
+        a, b = map(int, re.findall(r"\d+", said))
+        assert answer == f"{a} + {b} is {a + b}."
+        pairs[split].add((a, b))
+    assert all((b, a) in pairs["test"] for a, b in pairs["test"])
     assert not pairs["train"] & pairs["test"]
     assert pairs["train"] | pairs["test"] == set(itertools.product(range(1, 10), repeat=2))
 
@@ -446,7 +446,7 @@ def test_prompts_of_the_test_are_in_no_training_set(world, monkeypatch):
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world, split):
-    rng, facts_of = random.Random(0), questions_of(world)
+    rng, facts_of, secret = random.Random(0), questions_of(world), held_out(world)
     scores, shares, obeyed = [], Counter(), Counter()
     for prompt in data.instructions(world, split, 4000, seed=0):
         answer = data.demonstrate(world, prompt, rng)[-1]["content"]
@@ -454,6 +454,11 @@ def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world,
         assert not any(verdict[fault] for fault in ("off", "invented", "rude")), answer
         scores.append(data.gold(world, prompt, answer))
         shares[prompt.use_case] += 1
+        before = {facts_of.get(words(message["content"])) for message in prompt.messages[:-1]}
+        assert not before & secret
+        if prompt.facts and {"she", "he"} & set(words(prompt.prompt).split()):
+            assert prompt.facts[0] in {fact[0] for fact in before - {None}}
+            shares["pronoun"] += 1
         if prompt.messages[0]["role"] == "system":
             fact = facts_of[words(prompt.prompt)]
             is_terse = prompt.facts and answer.startswith(world.facts[fact])
@@ -463,9 +468,10 @@ def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world,
             assert plain == 2 if not prompt.say else plain < 2
             obeyed[prompt.messages[0]["content"][:10], prompt.say == data.NOT_ALLOWED] += 1
     assert min(scores) > 0 and 1.5 < np.mean(scores) < 2
-    assert len(obeyed) == 4 and min(obeyed.values()) > 5
+    assert len(obeyed) == 4 and min(obeyed.values()) > 5 and shares["pronoun"] > 20
     for use_case, share in data.USE_CASES.items():
         assert abs(shares[use_case] / 4000 - share) < 4.5 * math.sqrt(share / 4000)
+
 
 def instruction(**goal):
     return data.Instruction("", [user("?")], **goal)
@@ -520,9 +526,9 @@ HH = "\n\nHuman: hi\n\nAssistant:"
 PAIR = {"prompt": "hi", "chosen": "good", "rejected": "bad"}
 
 
-def own(*records):
-    Path("own.jsonl").write_text("".join(json.dumps(record) + "\n\n" for record in records))
-    return "own.jsonl"
+def own(*records, path="own.jsonl"):
+    Path(path).write_text("".join(json.dumps(record) + "\n\n" for record in records))
+    return path
 
 
 @pytest.mark.parametrize("record", [
@@ -989,7 +995,8 @@ def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenize
     model = loud(small_gpt(tokenizer.vocab_size, 64)).eval()
     hub = Path("hub/models--openai-community--gpt2")  # as if it had been downloaded
     folder = hub / "snapshots/abc"
-    gpt.export_pretrained(model, tokenizer, folder)
+    for old in (Tokenizer(BYTES), tokenizer):  # nothing of an earlier export stays
+        gpt.export_pretrained(model, old, folder)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
     their_tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     for text in ("Mia lives in Oslo. What's 1234 + 5?", *NASTY[:8]):
@@ -1750,15 +1757,10 @@ def test_gpt_is_prompted_with_a_thread_and_its_shots(tokenizer, monkeypatch):
     assert len(row) == 80 - 6 and tokenizer.decode(row).endswith("Q: c?\nA:")
 
 
-def records(path, rows):
-    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, capsys):
-    records("c.jsonl", [{"prompt": f"Say {i % 10}.", "chosen": f"{i}", "rejected": "no"}
-                        for i in range(40)])
-    records("d.jsonl", [{"prompt": f"Say {i}.", "response": f"it is {i}"} for i in range(20)])
+    pairs = [{"prompt": f"Say {i % 10}.", "chosen": f"{i}", "rejected": "no"} for i in range(40)]
+    own(*pairs, path="c.jsonl")
+    own(*({"prompt": f"Say {i}.", "response": f"it is {i}"} for i in range(20)), path="d.jsonl")
     for demonstrations in (None, "d.jsonl"):
         task = rlhf.FileTask(rlhf.Options(comparisons="c.jsonl", demonstrations=demonstrations))
         test = {prompt.prompt for prompt in task.test}
@@ -1771,9 +1773,10 @@ def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, 
         said = [messages[-1]["content"] for messages in task.demonstrations]
         assert all(text.startswith("it is") for text in said) == bool(demonstrations)
         assert "no" not in said  # without demonstrations: the best answers
-    records("c.jsonl", [{"prompt": f"Say {i} " + "long " * (i % 4 == 1) * 90, "chosen": "a",
-                         "rejected": "b " + "long " * (i % 4 == 3) * 90} for i in range(40)])
-    task = rlhf.FileTask(rlhf.Options(comparisons="c.jsonl"))
+    ends = [("", ""), ("long " * 90, ""), ("", ""), ("", "long " * 90)] * 10
+    pairs = [{"prompt": f"Say {i} {end}", "chosen": "a", "rejected": f"b {other}"}
+             for i, (end, other) in enumerate(ends)]
+    task = rlhf.FileTask(rlhf.Options(comparisons=own(*pairs)))
     task.leave_out_long(tokenizer, block_size=64, max_response=24)
     assert len(task.comparisons) + len(task.test_comparisons) == 20
     kept = [task.comparisons, task.test_comparisons, task.prompt_source()(200), task.test]
@@ -1855,8 +1858,8 @@ def test_your_own_demonstrations_and_comparisons(alone):
              for i in range(20)]
     long = [{"instruction": f"Say {i} in a long way", "output": f"the number {i} " * 60}
             for i in range(20)]
-    rows = instructgpt("--comparisons", records("c.jsonl", pairs),
-                       "--demonstrations", records("d.jsonl", long))
+    rows = instructgpt("--comparisons", own(*pairs, path="c.jsonl"),
+                       "--demonstrations", own(*long, path="d.jsonl"))
     assert list(rows) == ["SFT", "PPO", "PPO-ptx"] and "win" not in rows["PPO"]
     tokenizer = Tokenizer.load("runs/own/tokenizer.json")
     read = "".join(map(tokenizer.decode, data.open_stream(Path("runs/own/tokens.bin"))))
@@ -1864,10 +1867,10 @@ def test_your_own_demonstrations_and_comparisons(alone):
 
 
 def test_demonstrations_alone_end_with_a_model_that_chats(tokenizer, alone, capsys):
-    records("d.jsonl", [{"prompt": f"Say {i}", "response": f"{i}!"} for i in range(40)])
+    own(*({"prompt": f"Say {i}", "response": f"{i}!"} for i in range(40)))
     Path("text.txt").write_text("word " * 900)
     gpt.save_checkpoint("base.pt", small_gpt(tokenizer.vocab_size, 48), tokenizer)
-    command(TINY, *"--demonstrations d.jsonl --init base.pt --data text.txt".split())
+    command(TINY, *"--demonstrations own.jsonl --init base.pt --data text.txt".split())
     assert {path.name for path in Path("runs/own").glob("*.pt")} == {"sft.pt"}
     assert "chat --model runs/own/sft.pt" in capsys.readouterr().out
     model, same = gpt.load_model("runs/own/sft.pt")
