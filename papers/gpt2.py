@@ -30,7 +30,7 @@ from gpt import GPT, choose, complete, completion_logprobs
 from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
 from papers.gpt2_tasks import CASES, bleu, gpt2_task, ngram_f1, rouge
-from papers.tasks import SIZES, bits_of_pieces, wide_web
+from papers.tasks import SIZES, evaluate_pieces, wide_web
 
 # Our tasks, and what the paper prints for 117M and for 1542M parameters on its own.
 PAPER = {
@@ -231,7 +231,7 @@ def gpt2(options: Options = Options()):
                            folder / f"{size}.pt", log)
         columns[size] = {"bits per byte": result["bits_per_byte"],
                          **zero_shot(model, tokenizer, world, options.cases)}
-        bits[size] = bits_of_pieces(model, tokenizer, val_stream)
+        bits[size] = evaluate_pieces(model, tokenizer, val_stream, "bits_per_byte")
 
     print("\n== zero-shot")
     baseline = baselines(world, options.cases)

@@ -36,7 +36,7 @@ from papers.crawl import world_crawl
 from papers.figures import plot
 from papers.gpt3_clean import clean, clean_crawl
 from papers.gpt3_filters import mix
-from papers.tasks import SIZES, bits_of_pieces, wide_web
+from papers.tasks import SIZES, evaluate_pieces, wide_web
 
 TEXTS = ("raw", "cleaned", "mixture")
 
@@ -112,7 +112,7 @@ def data_effect(world: World, folder: Path, prepared: dict, options: Options):
     losses, bits = {}, {}
     for name in TEXTS:
         model, epochs = train_on(name, tokenizer, held_out, folder, options)
-        bits[name] = bits_of_pieces(model, tokenizer, held_out)
+        bits[name] = evaluate_pieces(model, tokenizer, held_out, "bits_per_byte")
         good_text = float(np.mean(bits[name]))
         row = {"text": name, "epochs": epochs, "bits per byte, good text": good_text}
         for kind in ("leaked", "others"):
