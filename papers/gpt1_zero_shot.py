@@ -10,40 +10,58 @@ import torch.nn as nn
 
 from data import TOPICS, World
 from gpt import choose, completion_logprobs
-from papers.tasks import fitting, gpt1_task
+from papers.tasks import distinct, fitting, gpt1_task
 
 # The tasks and their accuracy by chance.
 CHANCE = {"acceptability": 0.5, "sentiment": 0.5, "question answering": 0.25, "schemas": 0.5}
 
 
-def zero_shot(model: nn.Module, tokenizer, world: World, count: int = 200) -> dict[str, float]:
-    """Accuracy on `count` cases of each task in CHANCE."""
+def cases_of(world: World, count: int = 200) -> dict[str, list]:
+    """Up to `count` distinct cases of each task in CHANCE."""
     rng = random.Random("zero shot")
-    reviews = gpt1_task(world, "classification", "test", count, 1)
-    questions = gpt1_task(world, "multiple choice", "test", count, 1)
-    schemas = [fitting(world, rng, "test") for _ in range(count)]
+
+    def make_schema():
+        before, behind, referents, right = fitting(world, rng, "test")
+        return before + behind, (before, behind, referents, right)
+
     return {
-        "acceptability": acceptability(model, tokenizer, world, rng, count),
-        "sentiment": sentiment(model, tokenizer, reviews),
-        "question answering": question_answering(model, tokenizer, questions),
-        "schemas": resolution(model, tokenizer, schemas),
+        "acceptability": [sentence(world, rng, index) for index in range(count)],
+        "sentiment": gpt1_task(world, "classification", "test", count, 1),
+        "question answering": gpt1_task(world, "multiple choice", "test", count, 1),
+        "schemas": distinct(make_schema, count),
     }
 
 
-def acceptability(model, tokenizer, world: World, rng: random.Random, count: int) -> float:
-    """CoLA's task: which sentences have a mean log-probability per token above the median?
+def zero_shot_cases(world: World) -> dict[str, int]:
+    """How many distinct cases each task has."""
+    return {task: len(cases) for task, cases in cases_of(world).items()}
 
-    Every other sentence is nonsense, such as "Mia lives in soup."
-    """
-    pairs = []
-    for index in range(count):
-        person = rng.choice(world.people)
-        topic, other = rng.sample(list(TOPICS), 2)
-        value = None if index % 2 else rng.choice(TOPICS[other][0])
-        pairs.append(("", world.state(rng, person, topic, value)))
-    totals, tokens = np.array(completion_logprobs(model, tokenizer, pairs)).T      # (count,) each
+
+def zero_shot(model: nn.Module, tokenizer, world: World) -> dict[str, float]:
+    """The accuracy on each task in CHANCE."""
+    cases = cases_of(world)
+    return {
+        "acceptability": acceptability(model, tokenizer, cases["acceptability"]),
+        "sentiment": sentiment(model, tokenizer, cases["sentiment"]),
+        "question answering": question_answering(model, tokenizer, cases["question answering"]),
+        "schemas": resolution(model, tokenizer, cases["schemas"]),
+    }
+
+
+def sentence(world: World, rng: random.Random, index: int) -> str:
+    """A true sentence or, if the index is even, nonsense such as "Mia lives in soup." """
+    person = rng.choice(world.people)
+    topic, other = rng.sample(list(TOPICS), 2)
+    value = None if index % 2 else rng.choice(TOPICS[other][0])
+    return world.state(rng, person, topic, value)
+
+
+def acceptability(model, tokenizer, sentences: list[str]) -> float:
+    """CoLA's task: which sentences have a mean log-probability per token above the median?"""
+    pairs = [("", text) for text in sentences]
+    totals, tokens = np.array(completion_logprobs(model, tokenizer, pairs)).T  # (cases,) each
     scores = totals / tokens
-    acceptable = np.arange(count) % 2 == 1
+    acceptable = np.arange(len(sentences)) % 2 == 1
     return float(np.mean((scores > np.median(scores)) == acceptable))
 
 

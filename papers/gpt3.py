@@ -2,13 +2,14 @@
 GPT-3, put to the test: a model that learns from the examples in its prompt.
 
 The claims:
-    in context  larger models make more of the same K examples, and examples with
-                random labels teach nothing (Figure 1.2). The text was built to
-                contain documents that hold one rule each, so that rules are
-                learned at all is no finding.
+    in context  larger models make more of the same K examples (Figure 1.2). The text was
+                built to contain documents that hold one rule each, so that rules are
+                learned at all is no finding; of a held-out rule only the combination of
+                signs is new. Examples with random labels are a control.
     comparing   dividing by P(answer | "A:") can compare answers better (§2.4)
-    synthetic   arithmetic and scrambled words, answered by beam search (§3.9)
-    bands       dense and locally banded layers in turn (§2.1) lose nothing
+    synthetic   examples help with arithmetic and scrambled words (§3.9), answered by
+                beam search; the text was built of these tasks
+    bands       dense and locally banded layers in turn (§2.1) lose little
 
     python -m papers.gpt3           four tables and a figure (about 10 minutes)
     python -m papers.gpt3 sizes     the papers' models: parameters, memory, compute
@@ -16,6 +17,7 @@ The claims:
 Results go to runs/gpt3. Paper: GPT-3 (arXiv:2005.14165); see also gpt3_data.py.
 """
 import dataclasses
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ import gpt
 from data import World, command_line, option
 from gpt import GPT, GPTConfig, print_table
 from papers.beam_search import exact_match
+from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
 from papers.gpt3_costs import sizes, training_megabytes, training_seconds
 from papers.gpt3_tasks import (PROMPTS, RULE_WEB, TASK_WEB, WRITERS, few_shot_prompt,
@@ -91,10 +94,10 @@ def few_shot_accuracy(model: GPT, tokenizer, world: World, K: int, count: int,
     return float(np.mean(np.equal(gpt.choose(model, tokenizer, cases), right)))
 
 
-def in_context(options: Options, folder: Path) -> list[dict]:
-    """Accuracy by the number of examples: the median of the seeds, and their
-    widest range at any K."""
-    rows = []
+def in_context(options: Options, folder: Path):
+    """Accuracy by the number of examples: rows with the median of the seeds and their widest
+    range at any K, and {size: for each seed, what 32 examples are worth}."""
+    rows, gains = [], {}
     for size in ("24k", "45k", "180k"):
         accuracies = {kind: [] for kind in PROMPTS}  # each (seeds, shots)
         for seed in range(options.seeds):
@@ -105,13 +108,14 @@ def in_context(options: Options, folder: Path) -> list[dict]:
                     by_shots.append(few_shot_accuracy(
                         model, tokenizer, World(seed), K, options.cases, kind))
                 accuracies[kind].append(by_shots)
+        gains[size] = [by_shots[-1] - by_shots[0] for by_shots in accuracies["examples"]]
         for kind in PROMPTS:
             row = {"size": size, "prompt": kind}
             for K, median in zip(SHOTS, np.median(accuracies[kind], axis=0)):
                 row[f"K = {K}"] = float(median)
             row["widest range"] = float(np.ptp(accuracies[kind], axis=0).max())
             rows.append(row)
-    return rows
+    return rows, gains
 
 
 # ------------------------------------------------------------------------------
@@ -136,9 +140,10 @@ def best_answers(model: GPT, tokenizer, cases) -> dict[str, np.ndarray]:
     return {way: values.reshape(-1, 4).argmax(axis=1) for way, values in scores.items()}
 
 
-def comparing(options: Options, folder: Path) -> list[dict]:
-    """Questions about held-out facts with four answers, after K solved ones:
-    accuracy by the way to compare. [GPT-3 §2.4]"""
+def comparing(options: Options, folder: Path):
+    """Questions about held-out facts with four answers, after K solved ones: accuracy by the way
+    to compare, and for each question at K = 1 what dividing by P(answer | "A:") is worth (-1, 0
+    or 1). [GPT-3 §2.4]"""
     model, tokenizer, _ = rule_model(options, folder, "180k")
     solved = []
     for case in gpt1_task(World(0), "multiple choice", "train", 200, 2):
@@ -155,11 +160,15 @@ def comparing(options: Options, folder: Path) -> list[dict]:
             _, question, answers = case.texts
             prompt = few_shot_prompt(rng.sample(solved, K), f"\nQ: {question}\nA:").lstrip()
             cases.append([(prompt, f" {answer}") for answer in answers])
-        row = {"K": str(K)}
+        row = {"K": str(K), "questions": len(questions)}
+        is_right = {}  # way -> (questions,)
         for way, chosen in best_answers(model, tokenizer, cases).items():
-            row[way] = float(np.mean(chosen == right))
+            is_right[way] = (chosen == right).astype(float)
+            row[way] = float(is_right[way].mean())
+        if K == 1:
+            worth = is_right['over P(answer | "A:")'] - is_right["per token"]
         rows.append(row)
-    return rows
+    return rows, worth.tolist()
 
 
 # ------------------------------------------------------------------------------
@@ -215,36 +224,66 @@ def draw(folder: Path, shots: list[dict], tasks: list[dict]):
     plot(folder / "gpt3.png", [accuracy, exact])
 
 
+def claims(gains: dict, worth: list, tasks: list[dict], layers: list[dict],
+           cases: int) -> list[Claim]:
+    """Errors are over seeds, or over distinct cases where there is one seed."""
+    more = [large - small for large, small in zip(gains["180k"], gains["24k"])]
+    rows = [Claim("GPT-3", "Fig. 1.2", "180k gains more from 32 examples than 24k, accuracy (built "
+                  "in: the text has documents of one rule each)", "steeper with size (chart)",
+                  *over_seeds(more), len(more), cases * len(more)),
+            Claim("GPT-3", "§2.4", "dividing by P(answer after \"A:\" alone) compares answers better than "
+                  "per token, accuracy at K = 1", "on ARC, OpenBookQA and RACE",
+                  *over_seeds(worth), 1, len(worth))]
+    for name, paper, chosen in (("arithmetic", "0.231 (2D+), 0.115 (1DC)", tasks[:4]),
+                                ("scrambled words", "0.342 (CL) ... 0.0035 (RW)", tasks[4:])):
+        errors, differences = [], []
+        for row in chosen:
+            differences.append(row["K = 6"] - row["K = 0"])
+            errors += [proportion_error(row[K], row["cases"]) for K in ("K = 0", "K = 6")]
+        rows.append(Claim("GPT-3", "§3.9", f"6 examples help with {name}, exact match, mean over "
+                          "tasks (built in: trained on these tasks)", paper,
+                          float(np.mean(differences)), math.hypot(*errors) / len(chosen), 1,
+                          sum(row["cases"] for row in chosen)))
+    dense, banded = (row["K = 32"] for row in layers)
+    error = math.hypot(proportion_error(dense, cases), proportion_error(banded, cases))
+    rows.append(Claim("GPT-3", "§2.1", "alternating bands lose less than .05 of accuracy at K = 32: "
+                      ".05 minus the loss", "no number", banded - dense + 0.05, error, 1, cases))
+    return rows
+
+
 def gpt3(options: Options = Options()):
     """Learning from examples in the prompt, synthetic tasks, banded layers.
     [GPT-3]"""
     if options.fast:
         options = dataclasses.replace(options, steps=2, seeds=1, cases=4, task_steps=2,
                                       documents=1000)
-    folder = data.run_folder(options.name, {}, options.fresh)
+    folder = folder_of(options, {})
     # The number of cases and of seeds is not among the settings: neither
     # changes what is trained.
     settings = {"steps": options.steps, "documents": options.documents}
     for seed in range(options.seeds):
-        data.run_folder(f"{options.name}/seed{seed}", settings, options.fresh)
+        folder_of(options, settings, f"seed{seed}")
     settings = {"steps": options.task_steps, "documents": options.documents,
                 "seed": options.seed}
-    data.run_folder(f"{options.name}/tasks", settings, options.fresh)
+    folder_of(options, settings, "tasks")
 
-    shots = in_context(options, folder)
+    shots, gains = in_context(options, folder)
     print("\n== accuracy on held-out rules (chance .25) by examples: median of the seeds")
     print_table(shots, folder / "table.json")
 
     print("\n== questions with four answers (chance .25) by the way to compare answers")
-    print_table(comparing(options, folder), folder / "comparing.json")
+    compared, worth = comparing(options, folder)
+    print_table(compared, folder / "comparing.json")
 
     tasks = synthetic(options, folder)
     print("\n== synthetic tasks, held out; the last three columns are the paper's 175B")
     print_table(tasks, folder / "tasks.json")
 
     print("\n== dense or alternating with banded layers, equal training")
-    print_table(bands(options, folder), folder / "bands.json")
+    layers = bands(options, folder)
+    print_table(layers, folder / "bands.json")
     draw(folder, shots, tasks)
+    save_claims(folder, claims(gains, worth, tasks, layers, options.cases))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """
-InstructGPT on what no demonstration has shown: words, a language, false premises.
+InstructGPT on what no demonstration has shown: other words, false premises, long talks.
 
 Two tables of `python -m papers.instructgpt`:
-    unseen    instructions are followed in languages and of kinds that fine-tuning
-              hardly has, and false premises are accepted (§4.3)
-    memory    what was told in turn one, by the exchanges in between (in training at
-              most one); the paper does not test this
+    unseen    instructions in words that fine-tuning never has are followed, and false
+              premises are accepted (§4.3). Other languages are not tested
+    memory    what was told in turn one, by the exchanges in between; the paper does not
+              test this
 
 Paper: InstructGPT (arXiv:2203.02155).
 """
@@ -13,157 +13,131 @@ import random
 
 import numpy as np
 
-import data
 import rlhf
-from data import LISTS, NUMBERS, TOPICS, Instruction, Tokenizer, World, judge
-from gpt import GPT, complete
+from data import LISTS, NUMBERS, TASKS, TOPICS, Instruction, World, conversation, judge
 from papers.instructgpt_run import Run
+from papers.tasks import distinct
+
+# Tasks whose wording in the web is another one than in the instructions.
+REWORDED = ("rewrite", "classification", "summarization", "extract", "brainstorming")
 
 
-def ask(use_case: str, text: str, **goal) -> Instruction:
-    return Instruction(use_case, [{"role": "user", "content": text}], **goal)
+def ask(kind: str, text: str, **goal) -> Instruction:
+    return Instruction(kind, [{"role": "user", "content": text}], **goal)
 
 
-def reworded(world: World, rng: random.Random, scene: int) -> Instruction:
+def reworded(world: World, rng: random.Random) -> Instruction:
     """A held-out task in words that only the world's web uses: no demonstration, no
-    comparison and no prompt of PPO. Four scenes, 0 to 3."""
-    if scene == 0:
-        text, answer = world.order(rng, "test")
-        return ask("unseen wording", f"How do I say this nicely? {text}", say=answer)
-    if scene == 1:
-        text, answer = world.review(rng, "test")
-        return ask("unseen wording", f"Was it good? {text}", say=answer)
-    if scene == 2:
-        text, answer = world.trip(rng, "test")
-        return ask("unseen wording", f"What happened? {text}", say=answer)
-    noun, count, _ = world.listing(rng, "test")
-    items = (tuple(TOPICS[LISTS[noun]][0]), count)
-    return ask("unseen wording", f"Can you name {NUMBERS[count]} {noun}?", items=items)
+    comparison and no prompt of PPO."""
+    use_case = rng.choice(REWORDED)
+    scene, wording, _ = TASKS[use_case]
+    *parts, say = scene(world, rng, "test")
+    goal = {"say": say}
+    if use_case == "brainstorming":
+        number, noun, without = parts
+        allowed = tuple(value for value in TOPICS[LISTS[noun]][0] if value != without)
+        goal = {"items": (allowed, NUMBERS.index(number))}
+    return ask("unseen wording", wording.format(*parts), **goal)
 
 
-def translation(world: World, rng: random.Random) -> Instruction:
-    """A phrase to translate, after three lines of a phrasebook, which only the web has."""
-    phrase, answer = world.phrase(rng, "test")
-    examples = data.phrasebook(world, rng, order=1, lines=3)
-    return ask("second language", f"{examples}\n{phrase} =", say=answer)
-
-
-def false_premise(world: World, rng: random.Random) -> list[Instruction]:
+def premise(world: World, rng: random.Random) -> tuple[Instruction, Instruction]:
     """A question after a false statement that would answer it; the question alone."""
     person = rng.choice(world.people_of("test"))
     topic = rng.choice(world.topics_of(person, "test"))
     values, _, questions = TOPICS[topic]
     wrong = rng.choice([value for value in values if value != world.facts[person, topic]])
-    premise = world.state(rng, person, topic, wrong)
+    statement = world.state(rng, person, topic, wrong)
     question = rng.choice(questions).format(person=person)
-    return [ask("false premise", f"{premise} {question}", facts=(person, topic, 1)),
-            ask("question alone", question, facts=(person, topic, 1))]
+    facts = (person, topic, 1)
+    return (ask("false premise", f"{statement} {question}", facts=facts),
+            ask("question alone", question, facts=facts))
 
 
-def unseen_instructions(world: World, count: int, seed: int) -> list[Instruction]:
-    """The kinds above in turn, `count` in all; a false premise and its question count
-    as one."""
-    rng = random.Random(f"unseen {world.seed} {seed}")
-    drawn = []
-    for number in range(count):
-        scene = number % 6
-        if scene < 4:
-            drawn.append(reworded(world, rng, scene))
-        elif scene == 4:
-            drawn.append(translation(world, rng))
-        else:
-            drawn.extend(false_premise(world, rng))
+def unseen_instructions(world: World, count: int) -> list[Instruction]:
+    """Up to `count` distinct ones of each kind; there are 84 questions."""
+    rng = random.Random(f"unseen {world.seed}")
+
+    def make_reworded():
+        instruction = reworded(world, rng)
+        return instruction.prompt, instruction
+
+    def make_premise():
+        after, alone = premise(world, rng)
+        return alone.prompt, (after, alone)
+
+    drawn = distinct(make_reworded, count)
+    for pair in distinct(make_premise, count):
+        drawn += pair
     return drawn
 
 
-def text_speaker(model: GPT, tokenizer: Tokenizer, max_new_tokens: int) -> rlhf.Speaker:
-    """A language model that continues the line in which the conversation ends."""
-    newline = tokenizer.encode("\n")[0]
-
-    def speak(conversations, seed):
-        prompts = []
-        for messages in conversations:
-            prompts.append([tokenizer.eot, *tokenizer.encode(messages[-1]["content"])])
-        stops = (newline, tokenizer.eot)
-        return complete(model, tokenizer, prompts, stops, max_new_tokens, seed)
-
-    return speak
-
-
-def unseen(run: Run, count: int = 360, examples: int = 14) -> list[dict]:
-    """Shares of good answers to each kind; prints the answers to the first prompts."""
+def unseen(run: Run, count: int = 240, examples: int = 12) -> list[dict]:
+    """What the answers to each kind are like; prints the answers to a few prompts."""
     world, limit = run.task.world, run.options.max_response
-    speakers = {
-        "GPT": rlhf.forum_speaker(run.base, run.tokenizer, max_new_tokens=limit),
-        "GPT, plain text": text_speaker(run.base, run.tokenizer, limit)}
+    speakers = {"GPT": rlhf.forum_speaker(run.base, run.tokenizer, max_new_tokens=limit)}
     for name in ("SFT", "PPO", "PPO-ptx"):
         speakers[name] = run.speaker(run.chats[name])
 
-    prompts = unseen_instructions(world, count, 0)
+    prompts = unseen_instructions(world, count)
     conversations = [prompt.messages for prompt in prompts]
     answers = {name: speaker(conversations, 8) for name, speaker in speakers.items()}
-    for place, prompt in enumerate(prompts[:examples]):
-        print("  " + prompt.prompt.replace("\n", " / "))
+    for place in range(0, len(prompts), len(prompts) // examples + 1):
+        print("  " + prompts[place].prompt)
         for name in answers:
             print(f"    {name:15s} {answers[name][place][0]}")
     return [{"model": name, **shares(world, prompts, answers[name])} for name in answers]
 
 
 def shares(world: World, prompts: list[Instruction], answers: list) -> dict:
-    """Means over the prompts of each kind: how helpful the answers are, how many are
-    translated, how many invent a fact."""
-    helpful, invented, translated = {}, {}, []
+    """Of each kind the share of answers that help (a terse right one counts, too), and of
+    those about a person the share that invents something."""
+    helpful, invented = {}, {}
     for prompt, (text, ended) in zip(prompts, answers):
         verdict = judge(world, prompt, text, ended)
-        helpful.setdefault(prompt.use_case, []).append(verdict["helpful"])
+        helpful.setdefault(prompt.use_case, []).append(verdict["helpful"] > 0)
         invented.setdefault(prompt.use_case, []).append(verdict["invented"])
-        if prompt.use_case == "second language":
-            translated.append(prompt.say in text)
-    return {"unseen wording, helpful": float(np.mean(helpful["unseen wording"])),
-            "translated": float(np.mean(translated)),
-            "false premise, helpful": float(np.mean(helpful["false premise"])),
-            "without it": float(np.mean(helpful["question alone"])),
-            "invented": float(np.mean(invented["false premise"]))}
+    row = {"unseen wording, helpful": float(np.mean(helpful["unseen wording"]))}
+    for kind in ("false premise", "question alone"):
+        row[f"{kind}, helpful"] = float(np.mean(helpful[kind]))
+        row[f"{kind}, invented"] = float(np.mean(invented[kind]))
+    row["questions"] = len(helpful["question alone"])
+    return row
 
 
 # ----------------------------------------------------------------------------------
 # Early turns
 
 
-def told_at_first(world: World, count: int) -> list[Instruction]:
-    """Distinct held-out conversations: told in turn one, asked for in turn three."""
-    cases = {}
-    for instruction in data.instructions(world, "test", 30 * count, seed=5):
-        if len(instruction.messages) == 5:  # told, reply, small talk, reply, asked
-            cases[str(instruction.messages)] = instruction
-    return list(cases.values())[:count]
+def told_at_first(world: World, between: int, count: int) -> list[Instruction]:
+    """Distinct held-out conversations: told in turn one, asked for after `between`
+    exchanges of small talk."""
+    rng = random.Random(f"memory {world.seed} {between}")
+
+    def make_case():
+        kinds = ["tell", *["talk"] * between, "recall"]
+        *earlier, (question, answer) = conversation(world, rng, "test", kinds)
+        messages = []
+        for said, reply in earlier:
+            messages.append({"role": "user", "content": said})
+            messages.append({"role": "assistant", "content": reply})
+        messages.append({"role": "user", "content": question})
+        return answer, Instruction("chat", messages, say=answer)
+
+    return distinct(make_case, count)
 
 
-def with_exchanges(cases: list[Instruction], between: int) -> list[list[dict]]:
-    """The conversations with `between` exchanges of small talk: their own, then those of
-    the next cases."""
-    conversations = []
-    for place, case in enumerate(cases):
-        middle = []
-        for offset in range(between):
-            other = cases[(place + offset) % len(cases)]
-            middle += other.messages[2:4]
-        conversations.append([*case.messages[:2], *middle, *case.messages[4:]])
-    return conversations
-
-
-def memory(run: Run, count: int = 200) -> list[dict]:
+def memory(run: Run, count: int = 150) -> list[dict]:
     """The share of right answers about what was told in turn one, by the exchanges in
     between."""
-    cases = told_at_first(run.task.world, count)
-    rows = []
-    for name in ("SFT", "PPO", "PPO-ptx"):
-        speaker = run.speaker(run.chats[name])
-        row = {"model": name}
-        for between in range(4):
+    world = run.task.world
+    rows = [{"model": name} for name in ("SFT", "PPO", "PPO-ptx")]
+    for between in range(5):
+        cases = told_at_first(world, between, count)
+        for row in rows:
+            speaker = run.speaker(run.chats[row["model"]])
             recalled = []
-            for case, reply in zip(cases, speaker(with_exchanges(cases, between), 6)):
-                recalled.append(judge(run.task.world, case, *reply)["helpful"] == 1)
+            for case, reply in zip(cases, speaker([case.messages for case in cases], 6)):
+                recalled.append(judge(world, case, *reply)["helpful"] == 1)
             row[f"{between} between"] = float(np.mean(recalled))
-        rows.append(row)
+            row["cases"] = len(cases)
     return rows

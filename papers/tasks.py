@@ -113,13 +113,13 @@ def distinct(make_case: Callable[[], tuple[Hashable, object]], count: int) -> li
     return list(cases.values())
 
 
-def bits_of_pieces(model, tokenizer, stream: np.ndarray, pieces: int = 10) -> list[float]:
-    """Bits per byte of each piece of a text. Differences between two models, piece by piece, have
-    a standard error."""
-    bits = []
-    for piece in np.array_split(stream, pieces):
-        bits.append(evaluate(model, tokenizer, piece, max_tokens=4096)["bits_per_byte"])
-    return bits
+def evaluate_pieces(model, tokenizer, stream: np.ndarray, measure: str) -> list[float]:
+    """"loss" or "bits_per_byte" of ten pieces of a text. Differences between two models, piece by
+    piece, have a standard error."""
+    values = []
+    for piece in np.array_split(stream, 10):
+        values.append(evaluate(model, tokenizer, piece, max_tokens=4096)[measure])
+    return values
 
 
 # --------------------------------------------------------------------------------------------------
