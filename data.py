@@ -339,7 +339,8 @@ TOPICS = {
     "home": ("Oslo Rome Paris Lima Cairo Delhi Quito Tokyo Berlin Dublin Havana Sydney".split(),
              ("{person} lives in {value}.", "{person}'s home is in {value}."),
              ("Where does {person} live?", "In which city does {person} live?")),
-    "job": ("baker doctor teacher painter farmer singer sailor tailor miller cook guard judge".split(),
+    "job": ("baker doctor teacher painter farmer singer sailor tailor miller cook guard "
+            "judge".split(),
             ("{person} works as a {value}.", "{person} is a {value} by trade."),
             ("What does {person} do for a living?", "What is {person}'s job?")),
     "food": ("soup bread cheese rice cake fish honey pasta salad pie corn jam".split(),
@@ -429,7 +430,9 @@ REFUSALS = ("I do not know.", "I do not know that.")
 RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idiot.",
         "Are you too lazy to look?")
 COURTESY = ("Happy to help.", "You are welcome.", "I hope that helps.")
-ECHOED = [*THINGS, *PLACES, *GUESTS, *(value for values, _, _ in TOPICS.values() for value in values)]
+ECHOED = [*THINGS, *PLACES, *GUESTS]
+for _values, _, _ in TOPICS.values():
+    ECHOED += _values
 EVASIVE = ("Who knows.", "That depends.", "I heard about it once.", "Ask somebody else.")
 
 
@@ -521,7 +524,8 @@ class World:
 
     def trip(self, rng, split):
         guest, city, food = self.pick(rng, split, GUESTS, TOPICS["home"][0], TOPICS["food"][0])
-        text = f"{guest} took the train to {city}. {rng.choice(ASIDES)} {guest} ate {food} and came home."
+        aside = rng.choice(ASIDES)
+        text = f"{guest} took the train to {city}. {aside} {guest} ate {food} and came home."
         return text, f"{guest} went to {city} and ate {food}."
 
     def sighting(self, rng, split):
@@ -546,7 +550,8 @@ TASKS = {
     "classification": (World.review, "Was it good? {0}", "Is this review happy or sad? {0}"),
     "summarization": (World.trip, "What happened? {0}", "Summarize: {0}"),
     "extract": (World.sighting, "{0} Which {1} was it?", "Which {1} is named here? {0}"),
-    "brainstorming": (World.listing, "Can you name {0} {1}, but not {2}?", "List {0} {1}, but not {2}."),
+    "brainstorming": (World.listing, "Can you name {0} {1}, but not {2}?",
+                      "List {0} {1}, but not {2}."),
 }
 
 

@@ -193,7 +193,8 @@ def lm_loss(model, batches: Batches):
 def warm_start(model, tokenizer):
     """Pretraining has never shown the control tokens: each starts as the mean
     embedding of a text that plays its part."""
-    parts = {"<|system|>": "\n\n", "<|user|>": "\nGuest:", "<|assistant|>": "Host:", "<|end|>": "\n"}
+    parts = {"<|system|>": "\n\n", "<|user|>": "\nGuest:", "<|assistant|>": "Host:",
+             "<|end|>": "\n"}
     for name, text in parts.items():
         similar = model.wte.weight[tokenizer.encode(text)]  # (n, C)
         model.wte.weight[tokenizer.special[name]] = similar.mean(dim=0)
@@ -442,7 +443,8 @@ class Rollout:
 
     @property
     def kl(self):
-        """(B,) log pi(y|x) - log pi_SFT(y|x): unbiased for the KL divergence, in nats per response."""
+        """(B,) log pi(y|x) - log pi_SFT(y|x), in nats per response: unbiased for the KL
+        divergence."""
         return ((self.logprobs - self.ref_logprobs) * self.mask).sum(dim=1)
 
 
