@@ -392,6 +392,7 @@ def test_a_host_recalls_the_newest_that_was_told_and_nothing_else(conversations)
                 match = re.search(reply.format(value=r"(\w+)"), answer)
                 if match:
                     seen["changed"] += told.get(topic, match[1]) != match[1]
+                    seen["made up"] += topic == "name" and match[1] not in data.GUESTS
                     told[topic] = match[1]
                     assert match[1].lower() in words(said).split()
             if words(said) in topic_of:
@@ -399,7 +400,7 @@ def test_a_host_recalls_the_newest_that_was_told_and_nothing_else(conversations)
                 seen["recalled" if told else "not told"] += 1
                 right = data.MEMORIES[topic][3]
                 assert answer == (right.format(value=told[topic]) if told else data.NOT_TOLD)
-    assert min(seen[what] for what in ("changed", "recalled", "not told")) > 50
+    assert len(seen) == 4 and min(seen.values()) > 50
 
 
 def test_a_host_is_asked_about_people_and_never_for_a_fact_of_the_test(world, conversations):
@@ -456,17 +457,21 @@ def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world,
         shares[prompt.use_case] += 1
         before = {facts_of.get(words(message["content"])) for message in prompt.messages[:-1]}
         assert not before & secret
-        if prompt.facts and {"she", "he"} & set(words(prompt.prompt).split()):
-            assert prompt.facts[0] in {fact[0] for fact in before - {None}}
+        pronouns = {"she", "he"} & set(words(prompt.prompt).split())
+        if prompt.facts and pronouns:
+            person = prompt.facts[0]
+            assert person in {fact[0] for fact in before - {None}}
+            assert pronouns == {"she" if person in data.WOMEN else "he"}
             shares["pronoun"] += 1
         if prompt.messages[0]["role"] == "system":
-            fact = facts_of[words(prompt.prompt)]
+            system, fact = prompt.messages[0]["content"], facts_of[words(prompt.prompt)]
             is_terse = prompt.facts and answer.startswith(world.facts[fact])
             assert scores[-1] == (1 if is_terse else 2)
             # The plain answer is best only if the system message is about another topic.
             plain = data.gold(world, prompt, world.state(rng, *fact))
-            assert plain == 2 if not prompt.say else plain < 2
-            obeyed[prompt.messages[0]["content"][:10], prompt.say == data.NOT_ALLOWED] += 1
+            is_free = "Do not speak" in system and fact[1] not in system
+            assert plain == 2 if is_free else plain < 2
+            obeyed[system[:10], is_free] += 1
     assert min(scores) > 0 and 1.5 < np.mean(scores) < 2
     assert len(obeyed) == 4 and min(obeyed.values()) > 5 and shares["pronoun"] > 20
     for use_case, share in data.USE_CASES.items():
@@ -1382,6 +1387,8 @@ def test_the_reward_model_reads_each_comparison_once_and_demonstrations_then_sco
     alone = [rlhf.ranking_loss(*rlhf.comparison_scores(model, tokenizer, [comparison])).item()
              for comparison in comparisons]
     assert sorted(losses) == pytest.approx(sorted(alone), abs=1e-5) and losses != alone
+    _, losses = train(2, 0.0)
+    assert len(losses) == 25 and np.mean(losses) == pytest.approx(np.mean(alone), abs=1e-5)
     steps.clear()
     trained, _ = train(2, 1e-3)
     rates = [options["lr"] / (1e-3 * 128 / 256) for options, _ in steps]  # 25 steps, two up
