@@ -59,6 +59,11 @@ def tokenizer(world):
     return Tokenizer(train_bpe(data.web(world, 2000), 600))
 
 
+@pytest.fixture
+def model(tokenizer):
+    return small_gpt(tokenizer.vocab_size, 48)
+
+
 def user(text):
     return {"role": "user", "content": text}
 
@@ -116,7 +121,7 @@ def command(line, *more):
 
 @pytest.fixture
 def fails(capsys):
-    """fails(line): the command ends with exit code 2 and one line on stderr, which it returns."""
+    """fails(line): the command ends with exit code 2 and one line on stderr; returns it."""
     def fails(line, *more):
         capsys.readouterr()
         with pytest.raises(SystemExit) as error:
@@ -155,7 +160,7 @@ def test_imports_run_one_way_and_large_packages_wait_until_they_are_needed(path)
 # data.py: tokens and their stream ---------------------------------------------------
 
 def naive_bpe(documents, vocab_size):
-    """Count every pair anew before every merge; the highest count wins, then the smallest ids."""
+    """Count all pairs anew for every merge; the highest count wins, then the smallest ids."""
     chunks = [list(chunk.encode()) for document in documents
               for chunk in regex.findall(data.SPLIT_PATTERN, document)]
     vocabulary = [bytes([byte]) for byte in range(256)]
@@ -184,8 +189,9 @@ def test_bpe_equals_a_trainer_that_counts_everything_anew(alphabet, seed):
     assert train_bpe(documents[0], 300) == naive_bpe(documents[:1], 300)
 
 # The last one overflows the stack of a regex engine that reads it at once.
-NASTY = ["", " ", "\r\n\t  x  ", "I'LL you'll they've we're it's I'm he'd don't", "  日本語 🙂 naïve",
-         "\x00\x7f", "a" * 3000, "1234 + 5¾!?", "<|endoftext|><|end|>", "a" + " " * 200_000 + "b"]
+NASTY = ["", " ", "\r\n\t  x  ", "I'LL you'll they've we're it's I'm he'd don't",
+         "  日本語 🙂 naïve", "\x00\x7f", "a" * 3000, "1234 + 5¾!?", "<|endoftext|><|end|>",
+         "a" + " " * 200_000 + "b"]
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -341,7 +347,7 @@ def test_the_web_asks_nothing_that_the_test_asks(world, documents):
     rng = random.Random(0)
 
     def key(text):
-        """Who saw the animal does not matter: what is held out is the place, animal and color."""
+        """Without who saw the animal: what is held out is the place, animal and color."""
         text = re.sub("^(Q|Guest): ", "", text)
         return words(re.sub(r"\w+ saw", "saw", text.lower()))
 
@@ -392,6 +398,7 @@ def test_a_host_recalls_the_newest_that_was_told_and_nothing_else(conversations)
                 match = re.search(reply.format(value=r"(\w+)"), answer)
                 if match:
                     seen["changed"] += told.get(topic, match[1]) != match[1]
+                    seen["made up"] += topic == "name" and match[1] not in data.GUESTS
                     told[topic] = match[1]
                     assert match[1].lower() in words(said).split()
             if words(said) in topic_of:
@@ -399,7 +406,7 @@ def test_a_host_recalls_the_newest_that_was_told_and_nothing_else(conversations)
                 seen["recalled" if told else "not told"] += 1
                 right = data.MEMORIES[topic][3]
                 assert answer == (right.format(value=told[topic]) if told else data.NOT_TOLD)
-    assert min(seen[what] for what in ("changed", "recalled", "not told")) > 50
+    assert len(seen) == 4 and min(seen.values()) > 50
 
 
 def test_a_host_is_asked_about_people_and_never_for_a_fact_of_the_test(world, conversations):
@@ -456,17 +463,21 @@ def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world,
         shares[prompt.use_case] += 1
         before = {facts_of.get(words(message["content"])) for message in prompt.messages[:-1]}
         assert not before & secret
-        if prompt.facts and {"she", "he"} & set(words(prompt.prompt).split()):
-            assert prompt.facts[0] in {fact[0] for fact in before - {None}}
+        pronouns = {"she", "he"} & set(words(prompt.prompt).split())
+        if prompt.facts and pronouns:
+            person = prompt.facts[0]
+            assert person in {fact[0] for fact in before - {None}}
+            assert pronouns == {"she" if person in data.WOMEN else "he"}
             shares["pronoun"] += 1
         if prompt.messages[0]["role"] == "system":
-            fact = facts_of[words(prompt.prompt)]
+            system, fact = prompt.messages[0]["content"], facts_of[words(prompt.prompt)]
             is_terse = prompt.facts and answer.startswith(world.facts[fact])
             assert scores[-1] == (1 if is_terse else 2)
             # The plain answer is best only if the system message is about another topic.
             plain = data.gold(world, prompt, world.state(rng, *fact))
-            assert plain == 2 if not prompt.say else plain < 2
-            obeyed[prompt.messages[0]["content"][:10], prompt.say == data.NOT_ALLOWED] += 1
+            is_free = "Do not speak" in system and fact[1] not in system
+            assert plain == 2 if is_free else plain < 2
+            obeyed[system[:10], is_free] += 1
     assert min(scores) > 0 and 1.5 < np.mean(scores) < 2
     assert len(obeyed) == 4 and min(obeyed.values()) > 5 and shares["pronoun"] > 20
     for use_case, share in data.USE_CASES.items():
@@ -1119,7 +1130,8 @@ WRONG = {
         ("--lr=-1", "not be -1"), ("--seed 99999999999", "not be 99999999999"),
         ("pretarin", "no command")],
     "gpt.py sample": [
-        ("", "no checkpoint"), ("--tokens 0", "--tokens"), ("--model text.txt", "not a checkpoint")],
+        ("", "no checkpoint"), ("--model text.txt", "not a checkpoint"),
+        ("--tokens 0", "--tokens")],
     "gpt.py export": [("--model blank.txt", "not a checkpoint")],
     "rlhf.py": [
         ("--pretrain-steps 0", "--pretrain-steps"), ("--sft-epochs 0", "--sft-epochs"),
@@ -1190,7 +1202,7 @@ def test_help_ctrl_c_and_a_reader_that_goes_have_their_exit_codes(capsys):
 
 @pytest.fixture
 def steps():
-    """All AdamW steps that a test causes: (options, {parameter: (value before it, gradient)})."""
+    """All AdamW steps of a test: (options, {parameter: (value before it, gradient)})."""
     from torch.optim.optimizer import register_optimizer_step_pre_hook
     taken = []
 
@@ -1226,8 +1238,7 @@ def lm_loss(model):
     return F.cross_entropy(model(x)[0].flatten(0, 1), y.flatten())
 
 
-def test_sft_learns_from_what_the_assistant_says_and_from_nothing_else(tokenizer):
-    model = small_gpt(tokenizer.vocab_size, 48)
+def test_sft_learns_from_what_the_assistant_says_and_from_nothing_else(tokenizer, model):
     messages = [user("hi"), assistant("hello you"), user("and now?"), assistant("goodbye")]
     ids, mask = data.render_conversation(tokenizer, messages)
     loss = rlhf.sft_loss(model, tokenizer, [(ids, mask), (ids + [5] * 3, mask + [0] * 3)])
@@ -1245,7 +1256,7 @@ def test_sft_learns_from_what_the_assistant_says_and_from_nothing_else(tokenizer
 @pytest.mark.parametrize("mix", [0, 2])
 def test_an_sft_step_holds_demonstrations_and_pretraining_text_at_an_annealed_rate(
         tokenizer, steps, unclipped, mix):
-    model = small_gpt(tokenizer.vocab_size, 48, 1, n_embd=256, dropout=0.5)  # which is switched off
+    model = small_gpt(tokenizer.vocab_size, 48, 1, n_embd=256, dropout=0.5)
     start = copy.deepcopy(model).eval()
     demonstrations = [[user("hi"), assistant(text)] for text in ("yes", "no", "well, a long one")]
     config = rlhf.SFTConfig(epochs=5, batch_size=3, lr=1e-3, mix=mix)
@@ -1262,8 +1273,7 @@ def test_an_sft_step_holds_demonstrations_and_pretraining_text_at_an_annealed_ra
     assert rates == pytest.approx([peak * share for share in cosine])
 
 
-def test_every_epoch_of_sft_shuffles_all_demonstrations_and_cuts_long_ones(tokenizer):
-    model = small_gpt(tokenizer.vocab_size, 48)
+def test_every_epoch_of_sft_shuffles_all_demonstrations_and_cuts_long_ones(tokenizer, model):
     demonstrations = [[user(f"say {word}"), assistant(word)] for word in "a b c d e f".split()]
     old = [user("old " * 60), assistant("x")]
     demonstrations.append([*old, user("say g"), assistant("g " * 99)])
@@ -1281,8 +1291,7 @@ def test_every_epoch_of_sft_shuffles_all_demonstrations_and_cuts_long_ones(token
         rlhf.train_sft(model, tokenizer, [[user("x " * 99), assistant("y")]], config, None, no_log)
 
 
-def test_control_tokens_start_as_the_texts_that_play_their_part(tokenizer):
-    model = small_gpt(tokenizer.vocab_size)
+def test_control_tokens_start_as_the_texts_that_play_their_part(tokenizer, model):
     before = model.wte.weight.detach().clone()
     rlhf.warm_start(model, tokenizer)
     for name, text in (("system", "\n\n"), ("user", "\nGuest:"), ("assistant", "Host:"),
@@ -1315,8 +1324,9 @@ def test_the_ranking_loss_is_the_mean_over_prompts_of_the_mean_over_explicit_pai
     assert torch.isfinite(far.grad).all()
 
 
-def test_a_score_is_read_at_the_last_token_which_is_end_only_if_the_answer_ended(tokenizer):
-    model = rlhf.RewardModel(loud(small_gpt(tokenizer.vocab_size, 48)))
+def test_a_score_is_read_at_the_last_token_which_is_end_only_if_the_answer_ended(
+        tokenizer, model):
+    model = rlhf.RewardModel(loud(model))
 
     def by_hand(messages, ended):
         ids, _ = data.render_conversation(tokenizer, messages)
@@ -1382,6 +1392,8 @@ def test_the_reward_model_reads_each_comparison_once_and_demonstrations_then_sco
     alone = [rlhf.ranking_loss(*rlhf.comparison_scores(model, tokenizer, [comparison])).item()
              for comparison in comparisons]
     assert sorted(losses) == pytest.approx(sorted(alone), abs=1e-5) and losses != alone
+    _, losses = train(2, 0.0)
+    assert len(losses) == 25 and np.mean(losses) == pytest.approx(np.mean(alone), abs=1e-5)
     steps.clear()
     trained, _ = train(2, 1e-3)
     rates = [options["lr"] / (1e-3 * 128 / 256) for options, _ in steps]  # 25 steps, two up
@@ -1602,7 +1614,7 @@ def test_one_optimizer_step_holds_the_gradients_of_ppo_and_of_gamma_times_pretra
         steps.clear()
         after, rows, _ = ppo(policy, tokenizer, ptx, iterations=1, minibatches=1, ptx_coef=3.0)
         [own] = [before for _, before in steps if after.wte.weight in before]
-        assert len(steps) == 2                                  # the other is the value network's
+        assert len(steps) == 2  # the other is the value network's
         gradients.append([own[p][1] for p in after.parameters()])
     loss = lm_loss(policy)
     expected = torch.autograd.grad(loss, list(policy.parameters()))
@@ -1866,15 +1878,15 @@ def test_your_own_demonstrations_and_comparisons(alone):
     assert sum(pair["prompt"] not in read for pair in pairs) == 4 and "the number 19" in read
 
 
-def test_demonstrations_alone_end_with_a_model_that_chats(tokenizer, alone, capsys):
+def test_demonstrations_alone_end_with_a_model_that_chats(tokenizer, model, alone, capsys):
     own(*({"prompt": f"Say {i}", "response": f"{i}!"} for i in range(40)))
     Path("text.txt").write_text("word " * 900)
-    gpt.save_checkpoint("base.pt", small_gpt(tokenizer.vocab_size, 48), tokenizer)
+    gpt.save_checkpoint("base.pt", model, tokenizer)
     command(TINY, *"--demonstrations own.jsonl --init base.pt --data text.txt".split())
     assert {path.name for path in Path("runs/own").glob("*.pt")} == {"sft.pt"}
     assert "chat --model runs/own/sft.pt" in capsys.readouterr().out
-    model, same = gpt.load_model("runs/own/sft.pt")
-    assert same.ranks == tokenizer.ranks and model.config.block_size == 48
+    chat, same = gpt.load_model("runs/own/sft.pt")
+    assert same.ranks == tokenizer.ranks and chat.config.block_size == 48
     done = run(HERE / "rlhf.py", "chat", "--model", "runs/own/sft.pt", "--max-response", 8,
                stdin="hello\n/reset\nbye\n")
     assert done.returncode == 0 and done.stdout.count("you>") == 4 and not done.stderr
