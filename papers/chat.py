@@ -20,8 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data import RUDE, World, command_line, option, run_folder
+from data import RUDE, World, command_line, option
 from gpt import print_table
+from papers.claims import folder_of
 from papers.instructgpt_run import base_of, load_run
 from rlhf import chat_speaker
 
@@ -114,7 +115,7 @@ def talk(speaker, world: World, show: bool = False) -> list[dict]:
 def chat(options: Options = Options()):
     """Count answered, polite and clean turns of SFT, PPO and PPO-ptx."""
     base, shape = base_of(options)
-    folder = run_folder(options.name, {"base": options.base, "fast": options.fast}, options.fresh)
+    folder = folder_of(options, {"base": options.base})
     run = load_run(base, shape, folder)
     rows = []
     for name, model in run.chats.items():

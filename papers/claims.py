@@ -10,9 +10,10 @@ else *cannot tell*. A claim that the world was built to contain says so in `says
 import dataclasses
 import json
 import math
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from data import UserError, atomic_write, command_line, run_folder, write_json
 
@@ -53,10 +54,10 @@ def folder_of(options, settings: dict, part: str = "") -> Path:
 def over_seeds(differences: list[float]) -> tuple[float, float]:
     """Mean and standard error of one difference per seed, or per distinct case; of a single one the
     error is unknown."""
-    mean = statistics.fmean(differences)
+    mean = float(np.mean(differences))
     if len(differences) < 2:
         return mean, math.nan
-    return mean, statistics.stdev(differences) / math.sqrt(len(differences))
+    return mean, float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
 
 
 def proportion_error(share: float, cases: int) -> float:

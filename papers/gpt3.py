@@ -18,7 +18,6 @@ Results go to runs/gpt3. Paper: GPT-3 (arXiv:2005.14165); see also gpt3_data.py.
 """
 import dataclasses
 import math
-import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +31,10 @@ from gpt import GPT, GPTConfig, print_table
 from papers.beam_search import exact_match
 from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
+from papers.gpt3_comparing import comparing
 from papers.gpt3_costs import sizes, training_megabytes, training_seconds
-from papers.gpt3_tasks import (PROMPTS, RULE_WEB, TASK_WEB, WRITERS, few_shot_prompt,
-                               rule_cases)
-from papers.tasks import SIZES, gpt1_task
+from papers.gpt3_tasks import PROMPTS, RULE_WEB, TASK_WEB, WRITERS, rule_cases
+from papers.tasks import SIZES
 
 BYTES = 256 + len(data.SPECIAL_TOKENS)  # a tokenizer without merges
 SHOTS = (0, 1, 2, 4, 8, 16, 32)  # K: examples in the prompt
@@ -116,59 +115,6 @@ def in_context(options: Options, folder: Path):
             row["widest range"] = float(np.ptp(accuracies[kind], axis=0).max())
             rows.append(row)
     return rows, gains
-
-
-# ------------------------------------------------------------------------------
-# Three ways to compare answers
-
-
-def best_answers(model: GPT, tokenizer, cases) -> dict[str, np.ndarray]:
-    """For each way to compare the four answers of a case: the indices of the
-    best, (cases,)."""
-    pairs = [pair for case in cases for pair in case]
-    after_question = gpt.completion_logprobs(model, tokenizer, pairs)
-    without_question = [("A:", answer) for _, answer in pairs]
-    alone = gpt.completion_logprobs(model, tokenizer, without_question)
-    log_probs = np.array([total for total, _ in after_question])  # (cases * 4,)
-    tokens = np.array([count for _, count in after_question])
-    log_probs_alone = np.array([total for total, _ in alone])
-    scores = {
-        "per token": log_probs / tokens,
-        "in all": log_probs,
-        'over P(answer | "A:")': log_probs - log_probs_alone,
-    }
-    return {way: values.reshape(-1, 4).argmax(axis=1) for way, values in scores.items()}
-
-
-def comparing(options: Options, folder: Path):
-    """Questions about held-out facts with four answers, after K solved ones: accuracy by the way
-    to compare, and for each question at K = 1 what dividing by P(answer | "A:") is worth (-1, 0
-    or 1). [GPT-3 §2.4]"""
-    model, tokenizer, _ = rule_model(options, folder, "180k")
-    solved = []
-    for case in gpt1_task(World(0), "multiple choice", "train", 200, 2):
-        _, question, answers = case.texts
-        solved.append((f"\nQ: {question}\nA:", f" {answers[case.label]}"))
-
-    questions = gpt1_task(World(0), "multiple choice", "test", options.cases, 2)
-    right = [case.label for case in questions]
-    rows = []
-    for K in (0, 1, 4):
-        rng = random.Random(f"{K} solved")
-        cases = []
-        for case in questions:
-            _, question, answers = case.texts
-            prompt = few_shot_prompt(rng.sample(solved, K), f"\nQ: {question}\nA:").lstrip()
-            cases.append([(prompt, f" {answer}") for answer in answers])
-        row = {"K": str(K), "questions": len(questions)}
-        is_right = {}  # way -> (questions,)
-        for way, chosen in best_answers(model, tokenizer, cases).items():
-            is_right[way] = (chosen == right).astype(float)
-            row[way] = float(is_right[way].mean())
-        if K == 1:
-            worth = is_right['over P(answer | "A:")'] - is_right["per token"]
-        rows.append(row)
-    return rows, worth.tolist()
 
 
 # ------------------------------------------------------------------------------
@@ -272,7 +218,8 @@ def gpt3(options: Options = Options()):
     print_table(shots, folder / "table.json")
 
     print("\n== questions with four answers (chance .25) by the way to compare answers")
-    compared, worth = comparing(options, folder)
+    model, tokenizer, _ = rule_model(options, folder, "180k")
+    compared, worth = comparing(model, tokenizer, options.cases)
     print_table(compared, folder / "comparing.json")
 
     tasks = synthetic(options, folder)

@@ -43,7 +43,7 @@ from gpt import PRESETS, GPTConfig, print_table
 from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
 from papers.instructgpt_data import agreement, batching, epochs_of_sft, labeler_folds
-from papers.instructgpt_run import Run, base_of, load_run
+from papers.instructgpt_run import NearGPT, Run, base_of, load_run
 from papers.instructgpt_unseen import memory, unseen
 from papers.tasks import evaluate_pieces
 from rlhf import PPOConfig, win_rate
@@ -95,22 +95,6 @@ def two_sizes(run: Run) -> list[dict]:
         row["gold"] = float(np.mean(scores))
         rows.append(row)
     return rows
-
-
-class NearGPT:
-    """A reward model's score minus beta log(pi / pi_GPT) of the whole answer. With kl_coef 0
-    PPO then has the pretrained model as its KL reference, as in Fig. 34; the penalty is paid
-    at the last token, and the value network starts as the policy."""
-
-    def __init__(self, run: Run, policy, beta: float):
-        self.score, self.policy, self.beta = run.reward_model, policy, beta
-        self.gpt = copy.deepcopy(run.base)
-        rlhf.warm_start(self.gpt, run.tokenizer)  # it has never seen the control tokens
-
-    def __call__(self, ids, mask):
-        logprobs = rlhf.response_logprobs(self.policy, ids, mask)  # (B, T-1)
-        log_ratio = logprobs - rlhf.response_logprobs(self.gpt, ids, mask)
-        return self.score(ids, mask) - self.beta * log_ratio.sum(dim=1)  # (B,)
 
 
 def tax(run: Run) -> list[dict]:

@@ -2,6 +2,7 @@
 A finished `python rlhf.py`, from which papers/instructgpt.py and
 papers/overoptimization.py start.
 """
+import copy
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -60,6 +61,22 @@ class Run:
         rollout, answers = rlhf.answer_test(model, self.sft, reward_model,
                                             self.tokenizer, self.task, config, seed)
         return rollout, answers, np.array(self.task.gold(answers))
+
+
+class NearGPT:
+    """A reward model's score minus beta log(pi / pi_GPT) of the whole answer. With kl_coef 0
+    PPO then has the pretrained model as its KL reference, as in Fig. 34; the penalty is paid
+    at the last token, and the value network starts as the policy."""
+
+    def __init__(self, run: Run, policy, beta: float):
+        self.score, self.policy, self.beta = run.reward_model, policy, beta
+        self.gpt = copy.deepcopy(run.base)
+        rlhf.warm_start(self.gpt, run.tokenizer)  # it has never seen the control tokens
+
+    def __call__(self, ids, mask):
+        logprobs = rlhf.response_logprobs(self.policy, ids, mask)  # (B, T-1)
+        log_ratio = logprobs - rlhf.response_logprobs(self.gpt, ids, mask)
+        return self.score(ids, mask) - self.beta * log_ratio.sum(dim=1)  # (B,)
 
 
 def options_of(name: str) -> tuple[rlhf.Options, GPTConfig]:

@@ -8,6 +8,8 @@ policy), Gao et al. claim:
     gold rises, peaks and falls while the proxy goes on rising
     best of n follows  R(d) = d (alpha - beta d),  RL follows  R(d) = d (alpha - beta log d)
     more comparisons move the peak of gold up
+For best of n, d is an upper bound: where answers repeat, the KL is lower than
+log n - (n - 1) / n.
 
     python -m papers.overoptimization           6 minutes on 2 CPU cores, after
                                                 `python rlhf.py`, the base
@@ -25,14 +27,15 @@ import numpy as np
 import torch
 
 import rlhf
-from data import command_line, option, run_folder
+from data import command_line, option
 from gpt import print_table
+from papers.claims import Claim, folder_of, over_seeds, save_claims
 from papers.figures import plot
 from papers.instructgpt_data import ranked_by_rubric
 from papers.instructgpt_run import Run, base_of, load_run
 from rlhf import PPOConfig, RewardConfig, RewardModel, WorldTask
 
-SHARES = (16, 4, 1)      # of the prompts: a sixteenth, a quarter and all of them
+SHARES = (16, 4, 1)  # of the prompts: a sixteenth, a quarter and all of them
 
 
 @dataclass
@@ -77,8 +80,8 @@ def train_proxy(run: Run, prompts: int) -> RewardModel:
 class Scale:
     """Scores relative to the SFT model's answers, whose mean is 0 and whose standard
     deviation is 1."""
-    proxy: np.ndarray            # (prompts, answers)
-    gold: np.ndarray             # (prompts, answers)
+    proxy: np.ndarray  # (prompts, answers)
+    gold: np.ndarray   # (prompts, answers)
 
     def __call__(self, proxy: float, gold: float) -> tuple[float, float]:
         return (float((proxy - self.proxy.mean()) / self.proxy.std()),
@@ -108,7 +111,7 @@ def best_of_n(proxy: np.ndarray, values: np.ndarray, n: int) -> float:
     """
     N = proxy.shape[1]
     weights = np.array([math.comb(i, n - 1) / math.comb(N, n) for i in range(N)])
-    in_order = np.take_along_axis(values, proxy.argsort(axis=1), axis=1)      # (prompts, N)
+    in_order = np.take_along_axis(values, proxy.argsort(axis=1), axis=1)  # (prompts, N)
     return float((in_order @ weights).mean())
 
 
@@ -151,50 +154,53 @@ def ppo_curve(run: Run, reward_model: RewardModel, scale: Scale, prompts: int,
     return points, policy
 
 
-def show_exploits(run: Run, policy, reward_model: RewardModel, count: int = 4):
-    """The answers that gained most in the proxy beyond what they gained in gold."""
-    before, _, old_golds = run.score(run.sft, reward_model)
-    after, answers, golds = run.score(policy, reward_model)
-    gain = (after.scores - before.scores).cpu().numpy() - (golds - old_golds)
-    for place in np.argsort(-gain)[:count]:
-        print(f"  {run.task.test[place].prompt}")
-        score = after.scores[place]
-        print(f"    score {score:6.2f}  gold {golds[place]:5.1f}   {answers[place][0]}")
-
-
 # ----------------------------------------------------------------------------------
 # The table and the figure
 
 
 def fit_gold(d: np.ndarray, gold: np.ndarray, method: str) -> tuple[float, float, float]:
-    """Least squares: (alpha, beta, the d at which the fit peaks; inf if it never does).
-
-    R / d is linear: in d for best of n, in log d for PPO. nan for fewer than three points.
-    """
+    """Least squares of R = alpha d - beta d f(d), where f(d) is log d for PPO and d for best
+    of n: (alpha, beta, root of the mean squared error). nan for fewer than three points."""
     if len(d) < 3:
         return math.nan, math.nan, math.nan
-    x = np.log(d) if method == "PPO" else d
-    slope, alpha = np.polyfit(x, gold / d, 1)
-    beta = -slope
-    if beta <= 0:
-        peak = math.inf
-    elif method == "PPO":
-        peak = math.exp(alpha / beta - 1)
-    else:
-        peak = alpha / (2 * beta)
-    return float(alpha), float(beta), float(peak)
+    f = np.log(d) if method == "PPO" else d
+    terms = np.stack([d, -d * f], axis=1)  # (points, 2)
+    (alpha, beta), *_ = np.linalg.lstsq(terms, gold)
+    errors = terms @ (alpha, beta) - gold
+    return float(alpha), float(beta), float(np.sqrt((errors ** 2).mean()))
 
 
 def summary(prompts: int, method: str, points: list) -> dict:
-    """A row of the table: the fit, where gold peaks, and the end of the curve."""
+    """A row of the table: the fit, the error of the other method's form, where gold peaks,
+    and the end of the curve."""
     d, proxy, gold = np.array(points).T
-    alpha, beta, peak = fit_gold(d[d > 0.2], gold[d > 0.2], method)
-    top = int(gold.argmax())
+    far = d > 0.2
+    alpha, beta, error = fit_gold(d[far], gold[far], method)
+    other = "best of n" if method == "PPO" else "PPO"
     return {"prompts": prompts, "method": method,
-            "alpha": alpha, "beta": beta, "fit peaks": peak,
-            "gold peaks at": float(d[top]), "gold there": float(gold[top]),
-            "proxy there": float(proxy[top]), "last d": float(d[-1]),
+            "alpha": alpha, "beta": beta, "fit error": error,
+            "other form's": fit_gold(d[far], gold[far], other)[2],
+            "gold peaks at": float(d[gold.argmax()]), "gold there": float(gold.max()),
+            "last d": float(d[-1]),
             "last gold": float(gold[-1]), "last proxy": float(proxy[-1])}
+
+
+def claims(rows: list[dict], prompts: int) -> list[Claim]:
+    """In standard deviations of SFT answers. Errors are over the three reward models, or over
+    prompts with one answer each."""
+    best, ppo = ([row for row in rows if row["method"] == m] for m in ("best of n", "PPO"))
+    falls = [[row["gold there"] - row["last gold"] for row in chosen] for chosen in (best, ppo)]
+    better = [row["other form's"] - row["fit error"] for row in ppo]
+    up = ppo[-1]["gold there"] - ppo[0]["gold there"]
+    paper, says = "Gao et al.", "gold falls from its peak (the highest of noisy points)"
+    return [
+        Claim(paper, "Fig. 1", f"best of n: {says}", "chart", *over_seeds(falls[0]), 3, prompts),
+        Claim(paper, "Fig. 1", f"PPO: {says}", "chart", *over_seeds(falls[1]), 3, prompts),
+        Claim(paper, "§3.1", "PPO follows d (alpha - beta log d) better than d (alpha - beta d): "
+              "error of the second fit minus that of the first", "no number",
+              *over_seeds(better), 3, prompts),
+        Claim(paper, "§3.3", "more comparisons move PPO's peak of gold up", "chart", up,
+              math.sqrt(2 / prompts), 1, prompts)]
 
 
 def panel(method: str, curves: dict, rows: list[dict]) -> dict:
@@ -203,7 +209,7 @@ def panel(method: str, curves: dict, rows: list[dict]) -> dict:
     chosen = [row for row in rows if row["method"] == method]
     for number, row in enumerate(chosen):
         d, proxy, gold = np.array(curves[row["prompts"], method]).T
-        x = np.linspace(0.2, d.max(), 100)
+        x = np.linspace(0.2, max(0.3, d.max()), 100)
         form = np.log(x) if method == "PPO" else x
         lines.append((f"gold, {row['prompts']} prompts", d, gold, f"C{number}o"))
         lines.append((None, d, proxy, f"C{number}--"))
@@ -220,7 +226,7 @@ def overoptimization(options: Options = Options()):
     settings = {"base": dataclasses.asdict(base)}
     for name in ("prompts", "iterations", "lr", "answers", "test_prompts"):
         settings[name] = getattr(options, name)
-    folder = run_folder(options.name, settings, options.fresh)
+    folder = folder_of(options, settings)
     run = load_run(base, shape, folder)
     run.task = WorldTask(base.seed, options.test_prompts)
     config = PPOConfig(iterations=options.iterations, max_response=base.max_response,
@@ -237,12 +243,14 @@ def overoptimization(options: Options = Options()):
         curves[prompts, "PPO"] = points
         for method in ("best of n", "PPO"):
             rows.append(summary(prompts, method, curves[prompts, method]))
-        show_exploits(run, policy, reward_model)
+        answered = {"SFT": run.score(run.sft, reward_model), "PPO": run.score(policy, reward_model)}
+        rlhf.show_hacked(run.task, {name: scored[:2] for name, scored in answered.items()})
 
     print("\ngold and proxy in standard deviations of the SFT model's answers, d = sqrt(KL)")
     print_table(rows, folder / "table.json")
     plot(folder / "overoptimization.png",
          [panel(method, curves, rows) for method in ("best of n", "PPO")])
+    save_claims(folder, claims(rows, len(run.task.test)))
 
 
 if __name__ == "__main__":
