@@ -19,8 +19,8 @@ answers repeat its KL is lower than the known bound log n - (n - 1) / n.
     python -m papers.exact              9 minutes on 2 CPU cores; results go to runs/exact
     python -m papers.exact --fast       a smoke run
 
-Papers: Ziegler et al. 2019 (arXiv:1909.08593). k1, k2, k3: Schulman, "Approximating KL
-divergence", 2020. Best of n: Stiennon et al. 2020 (arXiv:2009.01325), App. G.3.
+Papers: Ziegler et al. 2019 (arXiv:1909.08593); Schulman, "Approximating KL divergence",
+2020 (k1, k2, k3); Stiennon et al. 2020 (arXiv:2009.01325), App. G.3 (best of n).
 """
 import copy
 import dataclasses
@@ -182,7 +182,7 @@ def compare(problem: Counted, beta: float, iterations: int, seed: int, folder) -
 
 
 def claims(rows: list[dict], seeds: int) -> list[Claim]:
-    """Each number is a mean over the penalties, its error one over the seeds."""
+    """Means over the penalties (of k3: the two weakest), with errors over the seeds."""
     shares, of_k2, of_k3 = [], [], []
     for seed in range(seeds):
         mine = [row for row in rows if row["seed"] == str(seed)]
@@ -194,22 +194,18 @@ def claims(rows: list[dict], seeds: int) -> list[Claim]:
         of_k3.append((errors["k3"] - errors["k1"])[:2].mean())
     cases = len(BETAS) * seeds
     return [
-        Claim("Ziegler et al.", "§2", "PPO reaches the optimum in closed form: share of the gain, "
-              "mean over five penalties, minus .95", "no number", *over_seeds(shares), seeds,
-              cases),
-        Claim("Schulman 2020", "k1, k2, k3", "k2 is biased, k1 is not: relative error of k2 minus "
-              "that of k1, 2,000 samples", "no number for this case", *over_seeds(of_k2), seeds,
-              cases),
-        Claim("Schulman 2020", "k1, k2, k3", "k3 is noisier than k1 far from the reference "
-              "(there: less noisy near it): relative error of k3 minus that of k1, the two "
-              "weakest penalties", "", *over_seeds(of_k3), seeds, 2 * seeds)]
+        Claim("Ziegler et al.", "§2", "PPO reaches the optimum in closed form: share of the gain "
+              "minus .95", "no number", *over_seeds(shares), seeds, cases),
+        Claim("Schulman 2020", "k2", "k2 is biased, k1 is not: relative error of k2 minus that of "
+              "k1, 2,000 samples", "no number", *over_seeds(of_k2), seeds, cases),
+        Claim("Schulman 2020", "k3", "k3 is noisier than k1 far from the reference: relative error "
+              "of k3 minus that of k1", "less noisy near it", *over_seeds(of_k3), seeds, 2 * seeds)]
 
 
 def exact(options: Options = Options()):
     """PPO with the KL penalty against the optimum in closed form."""
     if options.tokens > 4:
-        raise UserError("too many answers to count: --tokens is at most 4, "
-                        f"not {options.tokens}")
+        raise UserError("too many answers to count: --tokens is at most 4")
     if options.fast:
         options = dataclasses.replace(options, tokens=2, iterations=2, seeds=2)
     settings = {"tokens": options.tokens, "iterations": options.iterations}
@@ -232,7 +228,6 @@ def exact(options: Options = Options()):
         reward, kl = problem.best_of(n, log_rho)
         bests.append({"best of": n, "E r": reward, "KL": kl,
                       "bound of the KL": math.log(n) - (n - 1) / n})
-    print()
     print_table(bests, folder / "best_of_n.json")
 
     last = rows[-len(BETAS):]

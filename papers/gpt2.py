@@ -12,8 +12,7 @@ answers. That they can be learned is therefore built in; whether size helps is n
 
     python -m papers.gpt2       a table and a figure (about 11 minutes on 2 CPU cores)
 
-Results go to runs/gpt2. The tasks and their scores are in papers/gpt2_tasks.py.
-Paper: GPT-2 (Radford et al. 2019).
+Results go to runs/gpt2; see also gpt2_tasks.py. Paper: GPT-2 (Radford et al. 2019).
 """
 import dataclasses
 import math
@@ -151,8 +150,7 @@ def baselines(world: World, count: int) -> dict[str, float]:
     """Chance, or the score of an answer that understands nothing."""
     stories = gpt2_task(world, "summaries", count)
     first_sentence = [rouge(split_sentences(story)[0], summary) for story, summary in stories]
-    # the right form of answer, with a wrong word at its end
-    wrong_word = []
+    wrong_word = []  # the right form of answer, with a wrong word at its end
     for _, answer in gpt2_task(world, "reading", count):
         form, _ = answer.rsplit(" ", 1)
         wrong_word.append(ngram_f1(f"{form} so", answer))
@@ -171,8 +169,7 @@ def baselines(world: World, count: int) -> dict[str, float]:
 
 
 def claims(columns: dict, bits: dict[str, list[float]], cases: dict[str, int]) -> list[Claim]:
-    """The largest size against the smallest: one seed, so errors are over distinct cases, or over
-    ten pieces of the held-out text."""
+    """The largest size against the smallest, one seed: errors are over cases or pieces of text."""
     small, large = list(columns)[0], list(columns)[-1]
     pieces = [a - b for a, b in zip(bits[small], bits[large])]
     rows = [Claim("GPT-2", "Table 3", f"{large} predicts text better than {small}, bits per byte",
@@ -186,12 +183,12 @@ def claims(columns: dict, bits: dict[str, list[float]], cases: dict[str, int]) -
         error = math.hypot(proportion_error(a, cases[task]), proportion_error(b, cases[task]))
         rows.append(Claim("GPT-2", where, f"{large} does better than {small} zero-shot: {score} "
                           "(the text has the task's form)", paper, a - b, error, 1, cases[task]))
-    surest, exact = columns[large]["questions, surest quarter"], columns[large]["questions, exact"]
-    n = cases["questions"]
-    error = math.hypot(proportion_error(surest, max(1, n // 4)), proportion_error(exact, n))
+    surest, n = columns[large]["questions, surest quarter"], cases["questions"]
+    exact = columns[large]["questions, exact"]
+    error = math.hypot(proportion_error(surest, n // 4 or 1), proportion_error(exact, n))
     rows.append(Claim("GPT-2", "§3.8", "answers that the model is surest of are right more often: "
-                      "surest quarter minus all", "0.590 (surest hundredth)", surest - exact,
-                      error, 1, n))
+                      "surest quarter minus all", "0.590 (surest hundredth)", surest - exact, error,
+                      1, n))
     return rows
 
 
@@ -242,9 +239,9 @@ def gpt2(options: Options = Options()):
             row[size] = scores[task]
         rows.append({**row, "baseline": baseline.get(task), "117M": small, "1542M": large})
     gpt.print_table(rows, folder / "table.json")
-    print("baseline: chance, or understanding nothing; 117M and 1542M: the paper, on its own tasks")
     cases = {task: len(gpt2_task(world, task, options.cases)) for task in CASES}
-    print("distinct cases: " + ", ".join(f"{task} {count}" for task, count in cases.items()))
+    print("baseline: chance, or understanding nothing; 117M, 1542M: the paper, on its own tasks\n"
+          "distinct cases: " + ", ".join(f"{task} {count}" for task, count in cases.items()))
     draw(folder / "gpt2.png", columns)
     save_claims(folder, claims(columns, bits, cases))
 

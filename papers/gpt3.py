@@ -177,7 +177,7 @@ def claims(gains: dict, worth: list, tasks: list[dict], layers: list[dict],
     rows = [Claim("GPT-3", "Fig. 1.2", "180k gains more from 32 examples than 24k, accuracy (built "
                   "in: the text has documents of one rule each)", "steeper with size (chart)",
                   *over_seeds(more), len(more), cases * len(more)),
-            Claim("GPT-3", "§2.4", "dividing by P(answer after \"A:\" alone) compares answers better than "
+            Claim("GPT-3", "§2.4", "dividing by P(answer after \"A:\" alone) compares better than "
                   "per token, accuracy at K = 1", "on ARC, OpenBookQA and RACE",
                   *over_seeds(worth), 1, len(worth))]
     for name, paper, chosen in (("arithmetic", "0.231 (2D+), 0.115 (1DC)", tasks[:4]),
@@ -192,7 +192,7 @@ def claims(gains: dict, worth: list, tasks: list[dict], layers: list[dict],
                           sum(row["cases"] for row in chosen)))
     dense, banded = (row["K = 32"] for row in layers)
     error = math.hypot(proportion_error(dense, cases), proportion_error(banded, cases))
-    rows.append(Claim("GPT-3", "§2.1", "alternating bands lose less than .05 of accuracy at K = 32: "
+    rows.append(Claim("GPT-3", "§2.1", "alternating bands lose less than .05 accuracy at K = 32: "
                       ".05 minus the loss", "no number", banded - dense + 0.05, error, 1, cases))
     return rows
 

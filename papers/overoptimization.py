@@ -3,8 +3,7 @@ Over-optimisation: what happens to the truth when a reward model is optimized to
 
 Three reward models (proxies) learn from the rubric's own ranking of SFT answers to
 100, 400 and 1,600 prompts. Each is then optimized, by best of n and by PPO without a KL
-penalty, and the rubric (gold) judges the result. With d = sqrt(KL to the initial
-policy), Gao et al. claim:
+penalty, and the rubric (gold) judges. With d = sqrt(KL to the initial policy):
     gold rises, peaks and falls while the proxy goes on rising
     best of n follows  R(d) = d (alpha - beta d),  RL follows  R(d) = d (alpha - beta log d)
     more comparisons move the peak of gold up
@@ -36,6 +35,7 @@ from papers.instructgpt_run import Run, base_of, load_run
 from rlhf import PPOConfig, RewardConfig, RewardModel, WorldTask
 
 SHARES = (16, 4, 1)  # of the prompts: a sixteenth, a quarter and all of them
+FAST = {"prompts": 32, "iterations": 2, "answers": 4, "test_prompts": 16}
 
 
 @dataclass
@@ -49,9 +49,6 @@ class Options:
     test_prompts: int = option(200, "held-out prompts", at_least=16)
     fast: bool = option(False, "a smoke run of seconds, on a base of its own")
     fresh: bool = option(False, "train everything anew, but for the base")
-
-
-FAST = {"prompts": 32, "iterations": 2, "answers": 4, "test_prompts": 16}
 
 
 def train_proxy(run: Run, prompts: int) -> RewardModel:
@@ -116,8 +113,7 @@ def best_of_n(proxy: np.ndarray, values: np.ndarray, n: int) -> float:
 
 
 def best_of_n_curve(scale: Scale) -> list[tuple[float, float, float]]:
-    """For n = 1, 2, 4 ... up to all answers. The KL of the best of n is at most
-    log n - (n - 1) / n."""
+    """For n = 1, 2, 4 ... up to all answers; d is an upper bound."""
     points = []
     n = 1
     while n <= scale.proxy.shape[1]:
@@ -130,7 +126,7 @@ def best_of_n_curve(scale: Scale) -> list[tuple[float, float, float]]:
 
 def ppo_curve(run: Run, reward_model: RewardModel, scale: Scale, prompts: int,
               config: PPOConfig):
-    """PPO against the proxy, scored after every iteration: (points, the final policy)."""
+    """PPO against the proxy, scored after every iteration: (points, final policy)."""
     policy = copy.deepcopy(run.sft)
 
     def train(log):
@@ -145,7 +141,6 @@ def ppo_curve(run: Run, reward_model: RewardModel, scale: Scale, prompts: int,
 
     path = run.results / f"ppo{prompts}.pt"
     policy = rlhf.trained(path, policy, run.tokenizer, train)
-
     points = [(0.0, 0.0, 0.0)]
     for line in path.with_suffix(".jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -171,8 +166,7 @@ def fit_gold(d: np.ndarray, gold: np.ndarray, method: str) -> tuple[float, float
 
 
 def summary(prompts: int, method: str, points: list) -> dict:
-    """A row of the table: the fit, the error of the other method's form, where gold peaks,
-    and the end of the curve."""
+    """A row: the fit, the error of the other method's form, gold's peak, the curve's end."""
     d, proxy, gold = np.array(points).T
     far = d > 0.2
     alpha, beta, error = fit_gold(d[far], gold[far], method)
@@ -188,7 +182,7 @@ def summary(prompts: int, method: str, points: list) -> dict:
 def claims(rows: list[dict], prompts: int) -> list[Claim]:
     """In standard deviations of SFT answers. Errors are over the three reward models, or over
     prompts with one answer each."""
-    best, ppo = ([row for row in rows if row["method"] == m] for m in ("best of n", "PPO"))
+    best, ppo = rows[::2], rows[1::2]
     falls = [[row["gold there"] - row["last gold"] for row in chosen] for chosen in (best, ppo)]
     better = [row["other form's"] - row["fit error"] for row in ppo]
     up = ppo[-1]["gold there"] - ppo[0]["gold there"]
@@ -206,8 +200,7 @@ def claims(rows: list[dict], prompts: int) -> list[Claim]:
 def panel(method: str, curves: dict, rows: list[dict]) -> dict:
     """Gold (points and fit) and proxy (dashed) against d. [Gao et al. Fig. 1]"""
     lines = []
-    chosen = [row for row in rows if row["method"] == method]
-    for number, row in enumerate(chosen):
+    for number, row in enumerate(row for row in rows if row["method"] == method):
         d, proxy, gold = np.array(curves[row["prompts"], method]).T
         x = np.linspace(0.2, max(0.3, d.max()), 100)
         form = np.log(x) if method == "PPO" else x
@@ -243,8 +236,8 @@ def overoptimization(options: Options = Options()):
         curves[prompts, "PPO"] = points
         for method in ("best of n", "PPO"):
             rows.append(summary(prompts, method, curves[prompts, method]))
-        answered = {"SFT": run.score(run.sft, reward_model), "PPO": run.score(policy, reward_model)}
-        rlhf.show_hacked(run.task, {name: scored[:2] for name, scored in answered.items()})
+        rlhf.show_hacked(run.task, {"SFT": run.score(run.sft, reward_model)[:2],
+                                    "PPO": run.score(policy, reward_model)[:2]})
 
     print("\ngold and proxy in standard deviations of the SFT model's answers, d = sqrt(KL)")
     print_table(rows, folder / "table.json")
