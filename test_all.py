@@ -1872,13 +1872,13 @@ def test_a_verdict_asks_for_two_standard_errors_and_smoke_runs_are_not_collected
     assert claims.over_seeds([1, 2, 3]) == pytest.approx((2, 1 / math.sqrt(3)))
     assert claims.proportion_error(.5, 100) == pytest.approx(.05)
     monkeypatch.setattr(claims, "README", Path("README.md"))
-    Path("README.md").write_text(f"text\n\n{claims.MARK}\n\nold\n")
+    Path("README.md").write_text(f"text\n\n{claims.MARK}\n\nan earlier table\n")
     for name in ("real", "smoke-fast"):
         Path("runs", name).mkdir(parents=True)
         claims.save_claims(Path("runs", name), [claims.Claim(name, "", "", "", 1, .1, 3, 9)])
     claims.claims()
     text = Path("README.md").read_text()
-    assert text.startswith("text\n") and "old" not in text
+    assert text.startswith("text\n") and "earlier" not in text
     assert "| real |" in text and "holds" in text and "smoke-fast" not in text
 
 
