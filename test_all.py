@@ -1947,7 +1947,7 @@ def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text
 def test_commands_and_options_that_are_named_exist(name):
     if not (HERE / name).exists():
         pytest.skip(f"without {name}")
-    text = (HERE / name).read_text()
+    text = re.sub("<!--.*?-->", "", (HERE / name).read_text())
     lines = re.findall(r"python\s(-m\spapers\.\w+|\w+\.py)(?: ([a-z]\w*))?([^`|\n;]*)", text)
     assert len(lines) > (8 if name.endswith("md") else 0)
     for program, command, rest in lines:
@@ -1983,9 +1983,53 @@ def test_every_script_runs(papers, line, monkeypatch):
     tables = [json.loads(path.read_text()) for path in Path("runs").rglob("*.json")
               if path.name in ("table.json", "memory.json")]
     assert tables and all(table and table[0] for table in tables)
-    if name == "overoptimization":  # whose base it can find again
+    if "--fast" in argv:               # a folder of its own, and 2 to 6 claims
+        [path] = Path("runs").glob("*/claims.json")
+        assert path.parent.name.endswith("-fast") and 2 <= len(json.loads(path.read_text())) <= 6
+        assert all(folder.name.startswith("instructgpt-fast") or folder.name.endswith("-fast")
+                   for folder in Path("runs").iterdir())
+    if name == "overoptimization":                 # whose base it can find again
         base, shape = papers("instructgpt_run").options_of("instructgpt-fast")
         assert (base.iterations, base.pretrain_steps, shape.n_embd) == (1, 5, 16)
+
+
+def test_a_verdict_asks_for_two_standard_errors_and_smoke_runs_are_not_collected(
+        papers, monkeypatch, capsys):
+    claims = papers("claims")
+    verdict = lambda ours, error: claims.Claim("", "", "", "", ours, error, 1, 1).verdict
+    assert [verdict(*x) for x in ((.21, .1), (-.21, .1), (.19, .1), (9, math.nan))] == [
+        "holds", "does not hold", "cannot tell", "cannot tell"]
+    assert claims.over_seeds([1, 2, 3]) == pytest.approx((2, 1 / math.sqrt(3)))
+    assert claims.proportion_error(.5, 100) == pytest.approx(.05)
+    monkeypatch.setattr(claims, "README", Path("README.md"))
+    Path("README.md").write_text(f"text\n\n{claims.MARK}\n\nan earlier table\n")
+    for name in ("real", "smoke-fast"):
+        Path("runs", name).mkdir(parents=True)
+        claims.save_claims(Path("runs", name), [claims.Claim(name, "", "", "", 1, .1, 3, 9)])
+    claims.claims()
+    text = Path("README.md").read_text()
+    assert text.startswith("text\n") and "earlier" not in text
+    assert "| real |" in text and "holds" in text and "smoke-fast" not in text
+
+
+def test_the_cases_of_the_papers_tasks_are_distinct_and_held_out(papers, world):
+    tasks, gpt2_tasks, gpt3_tasks = papers("tasks"), papers("gpt2_tasks"), papers("gpt3_tasks")
+    for task in tasks.CASES:
+        asked = [case.asked for case in tasks.gpt1_task(world, task, "test", 100, 0)]
+        train = [case.asked for case in tasks.gpt1_task(world, task, "train", 500, 0)]
+        assert len(asked) == len(set(asked)) >= 15 and not set(asked) & set(train)
+    for task in gpt2_tasks.CASES:
+        cases = gpt2_tasks.gpt2_task(world, task, 30)
+        assert len({str(case) for case in cases}) == len(cases) >= 25
+    phrases = {split: {tasks.phrase(world, random.Random(i), split) for i in range(500)}
+               for split in ("train", "test")}
+    assert not phrases["train"] & phrases["test"]
+    pairs = {}
+    for split in ("train", "test"):
+        rng = random.Random(split)
+        pairs[split] = {frozenset(gpt3_tasks.operands(world, rng, split, range(10), range(10)))
+                        for _ in range(500)}
+    assert not pairs["train"] & pairs["test"] and len(pairs["test"]) > 8
 
 
 def test_gpt1s_inputs_are_those_of_figure_1(papers, tokenizer):
@@ -2060,7 +2104,7 @@ def test_the_expected_best_of_n_is_the_mean_over_all_choices_of_n(papers):
 
 def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(papers, monkeypatch):
     module, task = papers("instructgpt_data"), rlhf.WorldTask(0, 16)
-    prompt = next(i for i in task.test if i.facts)
+    prompt = next(i for i in task.test if i.facts and i.facts[1])
     good = task.world.state(random.Random(0), *prompt.facts[:2])
     pairs = [(prompt, [(good, True), (good, False)])] * 4000  # their gold scores are 0.5 apart
     p = 1 / (1 + math.exp(-0.5 / data.LABEL_NOISE))

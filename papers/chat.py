@@ -1,5 +1,5 @@
 """
-Talking to the result of `python rlhf.py`: 84 turns in 20 conversations, each with a
+Talking to the result of `python rlhf.py`: 91 turns in 20 conversations, each with a
 pattern for a good answer.
 
 The conversations stay near what the world's text shows and go a step beyond it: other

@@ -8,7 +8,8 @@ further claims, a table each:
                 with the pretrained model as the KL reference (App. E.6)
     agreement   labelers agree on 72.6 % of the pairs (§3.4); the world's noise was
                 chosen for this: a table without a claim
-    folds       reward models predict training labelers better than others (§4.1)
+    folds       reward models predict training labelers better than others (§4.1); our
+                groups of labelers were given different tastes, so that it can show
     batching    all pairs of a prompt are one element; shuffled, they overfit in a
                 single pass (§3.5)
     epochs      SFT overfits after one epoch, and yet more epochs raise the score
