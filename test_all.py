@@ -311,7 +311,7 @@ def questions_of(world):
     facts_of = {}
     people = world.people + world.strangers
     for person, (topic, (_, _, questions)) in itertools.product(people, TOPICS.items()):
-        for question in (*questions, data.FORUM_QUESTION):
+        for question in (*questions, *data.REQUESTS[1], data.FORUM_QUESTION):
             facts_of[words(question.format(person=person, topic=topic))] = (person, topic)
     return facts_of
 
@@ -340,7 +340,7 @@ def test_sums_are_split_by_the_pair_without_its_order(world):
         pairs[split].add((a, b))
     assert all((b, a) in pairs["test"] for a, b in pairs["test"])
     assert not pairs["train"] & pairs["test"]
-    assert pairs["train"] | pairs["test"] == set(itertools.product(range(1, 10), repeat=2))
+    assert pairs["train"] | pairs["test"] == set(itertools.product(data.SUMMANDS, repeat=2))
 
 
 def test_the_web_asks_nothing_that_the_test_asks(world, documents):
@@ -445,10 +445,10 @@ def test_prompts_of_the_test_are_in_no_training_set(world, monkeypatch):
     test = data.instructions(world, "test", 480, seed=1, distinct=True)
     assert len(keys(test)) == 480 and not keys(test) & keys(train)
     assert {prompt.facts[0] for prompt in test if prompt.facts} == set(world.people_of("test"))
-    monkeypatch.setattr(data, "USE_CASES", {"other": 1.0})  # 16 sums, asked in 3 ways
-    assert len(data.instructions(world, "test", 40, seed=0, distinct=True)) == 40
-    with pytest.raises(UserError, match="fewer than 49"):
-        data.instructions(world, "test", 49, seed=0, distinct=True)
+    monkeypatch.setattr(data, "USE_CASES", {"other": 1.0})  # 8 sums, asked in 3 ways
+    assert len(data.instructions(world, "test", 24, seed=0, distinct=True)) == 24
+    with pytest.raises(UserError, match="fewer than 25"):
+        data.instructions(world, "test", 25, seed=0, distinct=True)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

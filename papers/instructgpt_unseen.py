@@ -9,12 +9,14 @@ Two tables of `python -m papers.instructgpt`:
 
 Paper: InstructGPT (arXiv:2203.02155).
 """
+import math
 import random
 
 import numpy as np
 
 import rlhf
-from data import LISTS, NUMBERS, TASKS, TOPICS, Instruction, World, conversation, judge
+from data import (GUESTS, LISTS, NUMBERS, TASKS, TOPICS, Instruction, World, conversation,
+                  judge)
 from papers.instructgpt_run import Run
 from papers.tasks import distinct
 
@@ -121,23 +123,32 @@ def told_at_first(world: World, between: int, count: int) -> list[Instruction]:
             messages.append({"role": "user", "content": said})
             messages.append({"role": "assistant", "content": reply})
         messages.append({"role": "user", "content": question})
-        return answer, Instruction("chat", messages, say=answer)
+        return str(messages), Instruction("chat", messages, say=answer)
 
     return distinct(make_case, count)
 
 
 def memory(run: Run, count: int = 150) -> list[dict]:
     """The share of right answers about what was told in turn one, by the exchanges in
-    between."""
+    between; and of those that are a name of syllables, which training has not shown."""
     world = run.task.world
     rows = [{"model": name} for name in ("SFT", "PPO", "PPO-ptx")]
+    names = {row["model"]: [] for row in rows}
     for between in range(5):
         cases = told_at_first(world, between, count)
         for row in rows:
             speaker = run.speaker(run.chats[row["model"]])
             recalled = []
             for case, reply in zip(cases, speaker([case.messages for case in cases], 6)):
-                recalled.append(judge(world, case, *reply)["helpful"] == 1)
+                is_right = judge(world, case, *reply)["helpful"] == 1
+                is_name = case.say.startswith("Your name is")
+                if is_name and case.say[13:-1] not in GUESTS:
+                    names[row["model"]].append(is_right)
+                else:
+                    recalled.append(is_right)
             row[f"{between} between"] = float(np.mean(recalled))
-            row["cases"] = len(cases)
+            row["cases"] = len(recalled)
+    for row in rows:
+        row["made-up names"] = float(np.mean(names[row["model"]] or [math.nan]))
+        row["of them"] = len(names[row["model"]])
     return rows
