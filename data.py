@@ -173,6 +173,7 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of ids, whether or not they are UTF-8 together."""
         return self.encoding.decode_bytes([int(i) for i in ids])
 
     def text_ids(self, ids: Iterable[int]) -> list[int]:
@@ -191,6 +192,7 @@ class Tokenizer:
         return Tokenizer(ranks, content["special"])
 
     def save(self, path: str | Path):
+        """Write the tokenizer into a file that `load` reads."""
         Path(path).write_text(self.to_json())
 
     @staticmethod
@@ -556,6 +558,7 @@ TASKS = {
 
 
 def made_up_name(rng: random.Random) -> str:
+    """A name of two or three syllables, such as "Boroka"."""
     return "".join(rng.choices(SYLLABLES, k=rng.choice((2, 3)))).capitalize()
 
 
@@ -586,6 +589,7 @@ EXCHANGES = {"tell": .2, "recall": .4, "person": .15, "talk": .15, "task": .1}
 
 
 def random_kinds(rng: random.Random, count: int) -> list[str]:
+    """`count` kinds of exchanges for `conversation`, in the proportions of EXCHANGES."""
     return rng.choices(list(EXCHANGES), weights=EXCHANGES.values(), k=count)
 
 
@@ -1035,6 +1039,7 @@ def load_text(source: str | Path) -> Iterator[str]:
 
 
 def texts_of_records(path: Path) -> Iterator[str]:
+    """The "text" of each record in a JSON file."""
     for place, record in read_records(path):
         if not isinstance(record.get("text"), str):
             raise UserError(f'{place}: no "text" under the keys {", ".join(record)}')
@@ -1042,6 +1047,7 @@ def texts_of_records(path: Path) -> Iterator[str]:
 
 
 def texts_between_marks(path: Path) -> Iterator[str]:
+    """The documents of a text file, which <|endoftext|> separates."""
     piece = 1 << 20  # characters; longer documents come in pieces: memory stays flat
     rest = ""
     with open_text(path) as file:
@@ -1204,6 +1210,7 @@ def atomic_write(path: str | Path) -> Iterator[typing.BinaryIO]:
 
 
 def write_json(path: str | Path, content: object):
+    """Write a JSON file that appears whole or not at all."""
     with atomic_write(path) as file:
         file.write(json.dumps(content, indent=1).encode())
 
