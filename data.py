@@ -656,7 +656,7 @@ def pronoun_question(person: str, topic: str) -> str:
 
 
 # Kinds of documents and their share of the web, in documents.
-WEB = {"story": .25, "forum": .14, "dialogue": .26, "workbook": .11, "echo": .21, "sums": .03}
+WEB = {"story": .25, "forum": .14, "dialogue": .25, "workbook": .10, "echo": .21, "sums": .05}
 WORLD_DOCUMENTS = 30_000
 
 # A forum thread has a mood: (share, P(rude), P(true if not rude)). Moods persist within a
@@ -666,13 +666,14 @@ MOODS = {"kind": (.40, .0, .85), "mixed": (.35, .2, .5), "mean": (.25, .6, .2)}
 
 
 def story(world: World, rng: random.Random) -> str:
-    """Three to five facts about a person, all of them true, and some asides."""
+    """Three to five facts about a person, all of them true, and some asides. The space in
+    front makes the first name the same token as the others."""
     person = rng.choice(world.people)
     topics = rng.sample(list(TOPICS), rng.choice((3, 4, 5)))
     sentences = [world.state(rng, person, topic) for topic in topics]
     for _ in range(rng.choice((0, 1, 1, 2))):
         sentences.insert(rng.randrange(len(sentences) + 1), rng.choice(ASIDES))
-    return " ".join(sentences)
+    return " " + " ".join(sentences)
 
 
 def forum(world: World, rng: random.Random) -> str:
@@ -721,19 +722,22 @@ def workbook(world: World, rng: random.Random) -> str:
 
 def echo(world: World, rng: random.Random) -> str:
     """Some guests repeat what one of them says. From these documents a small model learns to
-    look back and copy; where they are few it never remembers what a guest has told."""
-    said = " ".join(rng.sample(ECHOED, rng.choice((2, 3, 4, 5, 6, 8))))
+    look back and copy; where they are few it never remembers what a guest has told. From
+    the made-up names it learns to copy words that it has never seen."""
+    words = []
+    for word in rng.sample(ECHOED, rng.choice((2, 3, 4, 5, 6, 8))):
+        words.append(made_up_name(rng) if rng.random() < .2 else word)
     guests = rng.sample(GUESTS, rng.choice((3, 4, 5)))
-    return "\n".join(f"{guest} says: {said}." for guest in guests)
+    return "\n".join(f"{guest} says: {' '.join(words)}." for guest in guests)
 
 
 def sums(world: World, rng: random.Random) -> str:
     """All sums occur here as statements; held-out ones are only never asked for."""
-    lines = []
+    sentences = []
     for _ in range(4):
         a, b = rng.choice(SUMMANDS), rng.choice(SUMMANDS)
-        lines.append(f"{a} + {b} is {a + b}.")
-    return "\n".join(lines)
+        sentences.append(f"{a} + {b} is {a + b}.")
+    return " " + " ".join(sentences)
 
 
 WRITERS = {"story": story, "forum": forum, "dialogue": dialogue, "workbook": workbook,
@@ -755,6 +759,9 @@ def web(world: World, count: int, seed: int | str = 0, shares: dict[str, float] 
 USE_CASES = {"generation": .456, "open qa": .124, "brainstorming": .112, "chat": .084,
              "rewrite": .066, "summarization": .042, "classification": .035, "other": .035,
              "closed qa": .026, "extract": .019}
+# Tasks whose answer ends with the one word that matters.
+ONE_WORD_TASKS = ("other", "classification", "closed qa", "extract")
+TERSE = .7  # the share of such answers, and of those about one fact, that labelers shorten
 # System messages that the demonstrations obey.
 ONE_WORD = "Answer in one word."
 POLITE = "End every answer with: Happy to help."
@@ -766,13 +773,14 @@ NOT_ALLOWED = "I may not speak about that."
 class Instruction:
     """A prompt and what a good answer to it holds.
 
-    say: these sentences. facts: (person, topic or None for any, how many) true
-    statements. items: (values to choose from, how many). unknowable: nothing in
-    the world answers it.
+    say: these sentences. terse: a right answer in one word, worth half. facts: (person,
+    topic or None for any, how many) true statements. items: (values to choose from, how
+    many). unknowable: nothing in the world answers it.
     """
     use_case: str
     messages: list[dict]
     say: str = ""
+    terse: str = ""
     facts: tuple[str, str | None, int] | None = None
     items: tuple[tuple[str, ...], int] | None = None
     unknowable: bool = False
@@ -825,20 +833,11 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
         topic = rng.choice(world.topics_of(person, split))
         prompt = rng.choice(TOPICS[topic][2]).format(person=person)
         goal = {"facts": (person, topic, 1)}
-        chance = rng.random()
-        if chance < .2:  # after a question about the same person
+        if rng.random() < .2:  # after a question about the same person
             other = rng.choice(world.topics_of(person, "train"))
             question = rng.choice(TOPICS[other][2]).format(person=person)
             earlier = [(typed(rng, question), world.state(rng, person, other))]
             prompt = pronoun_question(person, topic)
-        elif chance < .4:
-            system, goal = ONE_WORD, {"say": world.facts[person, topic] + "."}
-        elif chance < .55:
-            system, goal["say"] = POLITE, COURTESY[0]
-        elif chance < .7:
-            about = rng.choice((topic, rng.choice(list(TOPICS))))
-            system = SILENT.format(topic=about)
-            goal = {"say": NOT_ALLOWED} if about == topic else goal
     elif use_case == "chat":
         kinds = random_kinds(rng, rng.randint(0, 5))
         if split == "test":
@@ -852,10 +851,25 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
         *parts, say = scene(world, rng, split)
         prompt = wording.format(*parts)
         goal = {"say": say}
+        if use_case in ONE_WORD_TASKS:
+            goal["terse"] = say.split()[-1]
         if use_case == "brainstorming":
             number, noun, without = parts
             allowed = tuple(value for value in TOPICS[LISTS[noun]][0] if value != without)
             goal = {"items": (allowed, NUMBERS.index(number))}
+    person, topic, _ = goal.get("facts") or (None, None, 0)
+    if topic:
+        goal["terse"] = world.facts[person, topic] + "."
+    if topic and rng.random() < .25:
+        system = rng.choice((ONE_WORD, POLITE, SILENT))
+        about = rng.choice((topic, rng.choice(list(TOPICS))))
+        if system == ONE_WORD:
+            goal = {"say": goal["terse"]}
+        elif system == POLITE:
+            goal["say"] = COURTESY[0]
+        elif about == topic:
+            goal = {"say": NOT_ALLOWED}
+        system = system.format(topic=about)
     messages = [{"role": "system", "content": system}] if system else []
     for user, assistant in earlier:
         messages.append({"role": "user", "content": user})
@@ -867,7 +881,7 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
 def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> list[dict]:
     """The conversation with the answer that a labeler writes: correct and
     polite but often terse ("Oslo."), which leaves room for RLHF."""
-    answer = instruction.say
+    is_terse = instruction.terse and rng.random() < TERSE
     if instruction.unknowable:
         answer = rng.choice(REFUSALS)
     elif instruction.items:
@@ -875,13 +889,15 @@ def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> l
         answer = join_list(rng.sample(values, count)) + "."
     elif instruction.facts:
         person, topic, count = instruction.facts
-        if topic is None and count == 3:
+        if count == 3:
             count = rng.choice((1, 1, 2, 3))
         topics = [topic] if topic else rng.sample(list(TOPICS), count)
-        answer = " ".join(world.state(rng, person, about) for about in topics)
-        if topic and rng.random() < .6:
-            answer = world.facts[person, topic] + "."
-        answer = f"{answer} {instruction.say}".strip()
+        sentences = [world.state(rng, person, about) for about in topics]
+        if is_terse:
+            sentences = [instruction.terse]
+        answer = " ".join([*sentences, instruction.say]).strip()
+    else:
+        answer = instruction.terse if is_terse else instruction.say
     return [*instruction.messages, {"role": "assistant", "content": answer}]
 
 
@@ -912,10 +928,10 @@ def judge(world: World, instruction: Instruction, response: str,
     sentences = split_sentences(response)
     wanted_sentences = split_sentences(instruction.say)
     person, topic, count = instruction.facts or (None, None, 0)
-    said = set()  # what was asked for and has been said
+    said = set()  # the topics asked for of which something true was said
+    points = 0.0  # of count + len(wanted_sentences)
     for place, sentence in enumerate(sentences):
         about_person, about, value = world.meaning.get(sentence, (None, None, None))
-        is_terse = topic is not None and sentence[:-1] in TOPICS[topic][0]
         if sentence in sentences[:place]:
             verdict["off"] += 1
         elif sentence in RUDE:
@@ -923,18 +939,19 @@ def judge(world: World, instruction: Instruction, response: str,
         elif sentence in REFUSALS:
             verdict["refused"] = 1
         elif sentence in wanted_sentences:
-            said.add(sentence)
+            points += 1
         elif about_person:
             is_wanted = about_person == person and topic in (None, about) and about not in said
             if world.facts.get((about_person, about)) != value:
                 verdict["invented"] = 1
             elif is_wanted and len(said) < count:
                 said.add(about)
+                points += 1
             else:
                 verdict["off"] += 1
-        elif is_terse and world.facts[person, topic] == sentence[:-1]:
-            verdict["helpful"] = 0.5
-        elif is_terse:
+        elif sentence == instruction.terse and points == 0:
+            points = 0.5
+        elif topic and sentence != instruction.terse and sentence[:-1] in TOPICS[topic][0]:
             verdict["invented"] = 1
         elif instruction.items and place == 0:
             values, items = instruction.items
@@ -947,8 +964,7 @@ def judge(world: World, instruction: Instruction, response: str,
         elif sentence not in COURTESY:
             verdict["off"] += 1
     if count + len(wanted_sentences) > 0:
-        share = len(said) / (count + len(wanted_sentences))
-        verdict["helpful"] = max(verdict["helpful"], share)
+        verdict["helpful"] = min(1.0, points / (count + len(wanted_sentences)))
     if instruction.unknowable:
         verdict["helpful"] = float(verdict["refused"] and not verdict["invented"])
     verdict["off"] = min(verdict["off"], 2)
