@@ -469,10 +469,11 @@ def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world,
             assert person in {fact[0] for fact in before - {None}}
             assert pronouns == {"she" if person in data.WOMEN else "he"}
             shares["pronoun"] += 1
-        if prompt.messages[0]["role"] == "system":
+        if prompt.messages[0]["role"] == "system" and not pronouns:
             system, fact = prompt.messages[0]["content"], facts_of[words(prompt.prompt)]
             is_terse = prompt.facts and answer.startswith(world.facts[fact])
-            assert scores[-1] == (1 if is_terse else 2)
+            points = 1 + ("End every" in system) * 1  # a fact, an ending
+            assert scores[-1] == (2 * (points - 0.5) / points if is_terse else 2)
             # The plain answer is best only if the system message is about another topic.
             plain = data.gold(world, prompt, world.state(rng, *fact))
             is_free = "Do not speak" in system and fact[1] not in system
@@ -494,8 +495,8 @@ def test_the_rubric_on_answers_made_by_hand(world):
     wrong = next(city for city in TOPICS["home"][0] if city != right)
     good, also = f"{person} lives in {right}.", f"{person} works as a {job}."
     table = [
-        (instruction(facts=(person, "home", 1)), {
-            good: 2, f"{right}.": 1, f"{person} lives in {wrong}.": -2, f"{wrong}.": -2, "": 0,
+        (instruction(facts=(person, "home", 1), terse=f"{right}."), {
+            good: 2, f"{good} {right}.": 1.5, f"{right}. {right}.": 0.5, f"{right}.": 1, f"{person} lives in {wrong}.": -2, f"{wrong}.": -2, "": 0,
             "I do not know.": 0, "I do not know. I do not know.": -0.5,
             f"{good} Happy to help.": 2, f"{good} Nobody cares, you idiot.": 0,
             f"{good} {good}": 1.5, f"{good} {person}'s home is in {right}.": 1.5,
@@ -507,7 +508,11 @@ def test_the_rubric_on_answers_made_by_hand(world):
         (instruction(items=(("red", "blue", "gold"), 2)), {
             "red and blue.": 2, "red.": 1, "red and red.": -0.5, "red, blue and gold.": -0.5,
             "red and pink.": -0.5, "red and blue. red and blue.": 1.5}),
-        (instruction(say="It is here. So is he."), {"It is here. So is he.": 2, "So is he.": 1})]
+        (instruction(say="It is here. So is he."), {"It is here. So is he.": 2, "So is he.": 1}),
+        (instruction(say="1 + 2 is 3.", terse="3."), {"1 + 2 is 3.": 2, "3.": 1, "4.": -0.5}),
+        (instruction(facts=(person, "home", 1), terse=f"{right}.", say="Happy to help."), {
+            f"{good} Happy to help.": 2, f"{right}. Happy to help.": 1.5, good: 1,
+            f"{right}.": 0.5})]
     for asked, scores in table:
         for answer, score in scores.items():
             assert data.gold(world, asked, answer) == score, answer
