@@ -33,8 +33,6 @@ import dataclasses
 import json
 import math
 import os
-import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -435,7 +433,8 @@ class FusedAttention(torch.autograd.Function):
     def forward(ctx, q, k, v, window):
         T, hs = q.shape[-2:]
         ctx.shape = q.shape
-        ctx.window = window = min(window or T, T)
+        window = min(window or T, T)
+        ctx.window = window
         q = (q * (math.log2(math.e) / math.sqrt(hs))).reshape(-1, T, hs)  # (B*nh, T, hs)
         k = k.reshape(-1, T, hs)
         v = v.reshape(-1, T, hs)
@@ -445,13 +444,9 @@ class FusedAttention(torch.autograd.Function):
             first = max(0, start - window + 1)  # the first key that any row sees
             # (n, rows, keys)
             scores = _product(q[heads, start:stop], k[heads, first:stop], buffer)
-            partly = start if stop <= window else first  # keys before it are seen by every row
-            i = torch.arange(start, stop, device=q.device)[:, None]
-            j = torch.arange(partly, stop, device=q.device)
-            masked = j > i
-            if stop > window:
-                masked |= j <= i - window
-            scores[:, :, partly - first:].masked_fill_(masked, -math.inf)
+            # every row sees all keys before this one
+            partly = start if stop <= window else first
+            _hide(scores[:, :, partly - first:], start, partly, window, -math.inf)
             top = scores.amax(-1, keepdim=True)  # (n, rows, 1)
             p = scores.sub_(top).exp2_()
             total = p.sum(-1, keepdim=True)  # (n, rows, 1)
@@ -475,13 +470,9 @@ class FusedAttention(torch.autograd.Function):
             # transposed, (n, keys, queries): the rows of the keys stay together in memory
             p = _product(k[keys], q[queries], buffer)  # S^T
             p.sub_(L[heads, :, start:last]).exp2_()  # P^T = 2^(S^T - L)
-            partly = stop if T <= start + window else last  # queries from it on see every key
-            i = torch.arange(start, partly, device=q.device)
-            j = torch.arange(start, stop, device=q.device)[:, None]
-            masked = j > i
-            if T > start + window:
-                masked |= j <= i - window
-            p[:, :, :partly - start].masked_fill_(masked, 0)
+            # from this query on all see every key
+            partly = stop if T <= start + window else last
+            _hide(p[:, :, :partly - start].transpose(1, 2), start, start, window, 0)
             dv[keys] = torch.bmm(p, grad_out[queries])
             ds = _product(v[keys], grad_out[queries], buffer2)  # dP^T
             ds.sub_(delta[heads, :, start:last]).mul_(p)  # dS^T
@@ -509,6 +500,13 @@ def _product(a, b, buffer):
     """a (n, I, hs), b (n, J, hs) -> a b^T (n, I, J), written into the buffer."""
     shape = len(a), a.size(1), b.size(1)
     return torch.bmm(a, b.transpose(1, 2), out=buffer[:math.prod(shape)].view(shape))
+
+
+def _hide(tile, i0: int, j0: int, window: int, value: float):
+    """Overwrite what is not visible in a tile of queries from i0 and keys from j0 on."""
+    i = torch.arange(i0, i0 + tile.size(1), device=tile.device)[:, None]
+    j = torch.arange(j0, j0 + tile.size(2), device=tile.device)
+    tile.masked_fill_((j > i) | (j <= i - window), value)
 
 
 # ----------------------------------------------------------------------------------
@@ -714,8 +712,8 @@ def evaluate(model, tokenizer, stream: np.ndarray,
 
 
 class RunLog:
-    """log(step, steps, **values): a live line on the terminal, a row of JSON in a file.
-    When a stopped run goes on, the rows of steps that are done again are replaced."""
+    """log(step, steps, **values): a row of JSON in a file, and now and then a line on the
+    terminal. When a stopped run goes on, the rows of steps done again are replaced."""
 
     def __init__(self, path: Path):
         self.path, self.file = path, None
@@ -729,15 +727,10 @@ class RunLog:
             self.file = open(self.path, "a", buffering=1)
         row = {name: round(float(value), 5) for name, value in values.items()}
         self.file.write(json.dumps({"step": step, **row}) + "\n")
-        line = f"step {step:5d}/{steps}"
-        for name, value in values.items():
-            line += f"  {name} {value:.3f}"
-        line += f"  {time.time() - self.started:.0f} s"
-        stays = "val_loss" in values or step == steps or step % max(1, steps // 5) == 0
-        if sys.stdout.isatty():
-            line = "\r\x1b[K" + line[:shutil.get_terminal_size().columns - 1]
-        if stays or sys.stdout.isatty():
-            print(line, end="\n" if stays else "", flush=True)
+        if "val_loss" in values or step == steps or step % max(1, steps // 5) == 0:
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+            seconds = time.time() - self.started
+            print(f"step {step:5d}/{steps}  {shown}  {seconds:.0f} s", flush=True)
 
 
 # ----------------------------------------------------------------------------------
