@@ -28,12 +28,11 @@ P prompt length, R response length. idx are token ids.
 """
 from __future__ import annotations
 
-import base64
 import dataclasses
+import itertools
 import json
 import math
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -698,14 +697,14 @@ def evaluate(model, tokenizer, stream: np.ndarray,
     starts = np.arange(0, len(stream) - T, T)
     wanted = min(len(starts), max(1, max_tokens // T))
     starts = starts[np.linspace(0, len(starts) - 1, wanted).astype(int)]
-    nats, targets = 0.0, []
-    for chunk in np.array_split(starts, math.ceil(wanted / 32)):
-        windows = np.stack([stream[start:start + T + 1] for start in chunk])
-        windows = torch.from_numpy(windows.astype(np.int64)).to(model.device)  # (B, T+1)
-        x, y = windows[:, :-1], windows[:, 1:]
+    windows = np.stack([stream[start:start + T + 1] for start in starts])
+    windows = torch.from_numpy(windows.astype(np.int64))  # (wanted, T+1)
+    nats = 0.0
+    for part in windows.to(model.device).tensor_split(math.ceil(wanted / 32)):
+        x, y = part[:, :-1], part[:, 1:]  # (B, T)
         _, loss = model(x, y)
         nats += loss.item() * y.numel()
-        targets += y.flatten().tolist()
+    targets = windows[:, 1:].flatten().tolist()
     n_bytes = len(tokenizer.decode_bytes(tokenizer.text_ids(targets)))
     bits_per_byte = nats / math.log(2) / max(1, n_bytes)
     return {"loss": nats / len(targets), "bits_per_byte": bits_per_byte}
@@ -747,19 +746,18 @@ def completion_logprobs(model, tokenizer,
     a token that does belongs to the completion. What is too long loses its front.
     """
     model.eval()
-    rows, counts = [], []
-    for context, completion in pairs:
-        whole = [tokenizer.eot, *tokenizer.encode(context + completion)]
-        before = [tokenizer.eot, *tokenizer.encode(context)]
-        common = len(os.path.commonprefix([whole, before]))  # of any two sequences
-        row = whole[-model.config.block_size:]
-        rows.append(row)
-        counts.append(min(len(whole) - common, len(row) - 1))
     results = []
-    for start in range(0, len(rows), 64):
-        part = counts[start:start + 64]
-        ids, ends = to_tensors(rows[start:start + 64], 0, model.device)  # (B, T), (B,)
-        begins = ends - torch.tensor(part, device=model.device)
+    for start in range(0, len(pairs), 64):
+        rows, counts = [], []
+        for context, completion in pairs[start:start + 64]:
+            whole = [tokenizer.eot, *tokenizer.encode(context + completion)]
+            before = [tokenizer.eot, *tokenizer.encode(context)]
+            common = len(os.path.commonprefix([whole, before]))  # of any two sequences
+            row = whole[-model.config.block_size:]
+            rows.append(row)
+            counts.append(min(len(whole) - common, len(row) - 1))
+        ids, ends = to_tensors(rows, 0, model.device)  # (B, T), (B,)
+        begins = ends - torch.tensor(counts, device=model.device)
         places = torch.arange(1, ids.size(1), device=model.device)
         inside = (places >= begins[:, None]) & (places < ends[:, None])  # (B, T-1)
         # The state at t - 1 predicts the token at t. Only the N tokens of completions get
@@ -767,7 +765,7 @@ def completion_logprobs(model, tokenizer,
         x = model.hidden(ids)[:, :-1][inside]  # (N, C)
         logits = F.linear(x, model.wte.weight)  # (N, V)
         nats = F.cross_entropy(logits, ids[:, 1:][inside], reduction="none")  # (N,)
-        for of_row, count in zip(nats.split(part), part):
+        for of_row, count in zip(nats.split(counts), counts):
             results.append((-of_row.sum().item(), count))
     return results
 
@@ -776,13 +774,12 @@ def choose(model, tokenizer, cases: list[list[tuple[str, str]]],
            per_token: bool = True) -> list[int]:
     """For each case, a list of (context, completion): the index of the completion with
     the highest log-probability, per token or in all. Completions must not be empty."""
-    chosen = []
     pairs = [pair for case in cases for pair in case]
-    results = iter(completion_logprobs(model, tokenizer, pairs))
+    logprobs = iter(completion_logprobs(model, tokenizer, pairs))
+    chosen = []
     for case in cases:
         scores = []
-        for _ in case:
-            total, count = next(results)
+        for total, count in itertools.islice(logprobs, len(case)):
             scores.append(total / count if per_token else total)
         chosen.append(scores.index(max(scores)))
     return chosen
@@ -891,17 +888,23 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     content = bytearray((folder / "model.safetensors").read_bytes())
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
-    header.pop("__metadata__", None)
     state = {}
     for name, entry in header.items():
         name = name.removeprefix("transformer.")
-        if name == "lm_head.weight" or name.endswith((".attn.bias", "masked_bias")):
+        if name.endswith(("__metadata__", "lm_head.weight", ".attn.bias", "masked_bias")):
             continue  # the tied output layer, and constants
         begin, end = entry["data_offsets"]
         numbers = memoryview(content)[start + begin:start + end]
         tensor = torch.frombuffer(numbers, dtype=types[entry["dtype"]]).view(entry["shape"])
         state[name] = tensor.t() if name.endswith(TRANSPOSED) else tensor
     return state
+
+
+# A tokenizer.json spells bytes as characters: printable ones as themselves, the others
+# from 256 on. Both tables are for str.translate.
+_OTHERS = [byte for byte in range(256) if byte == 32 or not chr(byte).isprintable()]
+SPELLED = {byte: 256 + i for i, byte in enumerate(_OTHERS)}
+UNSPELLED = {character: byte for byte, character in SPELLED.items()}
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -916,54 +919,61 @@ def read_tokenizer(path: Path) -> Tokenizer:
     merged = [vocabulary["".join(merge).replace(" ", "")] for merge in merges]
     if merged != sorted(merged):
         raise ValueError("its merges are not in the order of their ids")  # tiktoken's order
-    # Bytes are spelled as characters: printable ones as themselves, others from 256 on.
-    printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
-    others = [b for b in range(256) if b not in printable]
-    byte_of = {chr(b): b for b in printable}
-    byte_of.update((chr(256 + i), b) for i, b in enumerate(others))
     special = {token["content"]: token["id"] for token in content["added_tokens"]}
     ranks = {}
     for token, rank in vocabulary.items():
         if token not in special:
-            ranks[bytes(byte_of[character] for character in token)] = rank
+            ranks[token.translate(UNSPELLED).encode("latin-1")] = rank
     return Tokenizer(ranks, special)
+
+
+def write_tokenizer(tokenizer: Tokenizer, path: Path):
+    """Write a tokenizer.json that read_tokenizer and transformers read."""
+    ids = {}
+    for token, rank in sorted(tokenizer.ranks.items(), key=lambda item: item[1]):
+        ids[token.decode("latin-1").translate(SPELLED)] = rank
+    merges = []
+    for token in ids:
+        for cut in range(1, len(token)):
+            if token[:cut] in ids and token[cut:] in ids:
+                merges.append([token[:cut], token[cut:]])
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    special = []
+    for name, number in tokenizer.special.items():
+        special.append({"content": name, "id": number, "special": True, **flags})
+    cutting = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    write_json(path, {
+        "added_tokens": special, "normalizer": None, "pre_tokenizer": cutting,
+        "decoder": cutting, "model": {"type": "BPE", "vocab": ids, "merges": merges}})
 
 
 def export_pretrained(model, tokenizer, folder: str | Path):
     """Write a folder that transformers' AutoModelForCausalLM and AutoTokenizer, and
-    load_pretrained, open; transformers itself writes it. UserError without
-    transformers, and for what GPT-2's form cannot hold: post-norm (GPT-1) and bands
-    (GPT-3)."""
-    try:
-        from tokenizers.pre_tokenizers import ByteLevel
-        from transformers import GPT2Config, GPT2LMHeadModel
-        from transformers.convert_slow_tokenizer import TikTokenConverter
-    except ImportError:
-        raise UserError("to export: pip install transformers") from None
+    load_pretrained, open. UserError for what GPT-2's form cannot hold: post-norm
+    (GPT-1) and bands (GPT-3)."""
     c = model.config
     if c.post_norm or c.window:
         raise UserError("only models of GPT-2's form can be exported")
     if tokenizer.vocab_size > c.vocab_size:
         raise UserError("this model came from such a folder: copy that")
-    peer = GPT2LMHeadModel(GPT2Config(
-        vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer,
-        n_head=c.n_head, bos_token_id=tokenizer.eot, eos_token_id=tokenizer.eot))
-    state = {}
+    folder = Path(folder)
+    write_tokenizer(tokenizer, folder / "tokenizer.json")
+    write_json(folder / "config.json", {
+        **GPT2_FORM, "vocab_size": c.vocab_size, "n_positions": c.block_size,
+        "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd,
+        "bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot})
+    header, size = {"__metadata__": {"format": "pt"}}, 0
+    tensors = []
     for name, tensor in model.state_dict().items():
-        state[name] = tensor.t() if name.endswith(TRANSPOSED) else tensor
-    peer.transformer.load_state_dict(state)
-    peer.save_pretrained(folder)
-    special = sorted(tokenizer.special, key=tokenizer.special.get)
-    # The converter reads tiktoken's file format: a token in base64 and its rank per line.
-    # tiktoken caches files by their path, so each export needs a path of its own.
-    with tempfile.TemporaryDirectory() as temporary:
-        ranks = Path(temporary) / "vocabulary.tiktoken"
-        with atomic_write(ranks) as file:
-            for token, rank in tokenizer.ranks.items():
-                file.write(base64.b64encode(token) + f" {rank}\n".encode())
-        converted = TikTokenConverter(str(ranks), extra_special_tokens=special).converted()
-    converted.pre_tokenizer = ByteLevel(add_prefix_space=False)  # cuts as SPLIT_PATTERN does
-    converted.save(str(Path(folder) / "tokenizer.json"))
+        tensor = tensor.t() if name.endswith(TRANSPOSED) else tensor
+        tensors.append(tensor.cpu().numpy().tobytes())
+        place = [size, size + len(tensors[-1])]
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": place}
+        size = place[1]
+    start = json.dumps(header).encode()
+    with atomic_write(folder / "model.safetensors") as file:
+        file.write(len(start).to_bytes(8, "little") + start)
+        file.writelines(tensors)
 
 
 def grow_vocabulary(model, tokens: int):
