@@ -1039,7 +1039,6 @@ def load_text(source: str | Path) -> Iterator[str]:
 
 
 def texts_of_records(path: Path) -> Iterator[str]:
-    """The "text" of each record in a JSON file."""
     for place, record in read_records(path):
         if not isinstance(record.get("text"), str):
             raise UserError(f'{place}: no "text" under the keys {", ".join(record)}')
@@ -1047,7 +1046,6 @@ def texts_of_records(path: Path) -> Iterator[str]:
 
 
 def texts_between_marks(path: Path) -> Iterator[str]:
-    """The documents of a text file, which <|endoftext|> separates."""
     piece = 1 << 20  # characters; longer documents come in pieces: memory stays flat
     rest = ""
     with open_text(path) as file:
@@ -1108,54 +1106,40 @@ def load_comparisons(path: str | Path, least: int = 2) -> list[Comparison]:
 
 def parse_record(place: str, record: dict) -> Comparison:
     """One record of any of the shapes above; a single answer has rank 0."""
-    question = [find(record, QUESTION), record.get("input"), record.get("context")]
-    if question[:2] == [None, None]:
-        question = []  # a context alone asks nothing
-    question = [part for part in question if part is not None]
+    parts = [find(record, QUESTION), record.get("input"), record.get("context")]
+    parts = [part for part in parts if part is not None]
     answers, utilities = find(record, ANSWERS), find(record, RANKS)
+    answer, whole = find(record, ANSWER), find(record, CONVERSATION)
     if "chosen" in record and "rejected" in record:
         answers, utilities = [record["chosen"], record["rejected"]], [1, 0]
     elif answers is not None:
         is_number = lambda x: isinstance(x, (int, float)) and abs(x) < 1e9  # no nan, inf
-        if not (isinstance(answers, list) and isinstance(utilities, list) and answers
-                and len(answers) == len(utilities) and all(map(is_number, utilities))):
+        if not (isinstance(answers, list) and isinstance(utilities, list)
+                and 0 < len(answers) == len(utilities) and all(map(is_number, utilities))):
             raise Skip("no finite rank or score for each answer")
         if record.get("ranks") is not None:
             utilities = [-rank for rank in utilities]
-    elif question and find(record, ANSWER) is not None:
-        answers, utilities = [find(record, ANSWER)], [0]
+    elif parts and answer is not None:
+        answers, utilities = [answer], [0]
         if record.get("label") in (False, 0):
             raise Skip("labeled as a bad answer")
-    elif find(record, CONVERSATION) is not None:
-        question, answers, utilities = [], [find(record, CONVERSATION)], [0]
+    elif whole is not None:
+        parts, answers, utilities = [], [whole], [0]
     else:
         raise UserError(f"{place}: no question with an answer under {', '.join(record)}; "
                         "data.py section 6 lists the keys that are read")
 
-    if all(isinstance(part, str) for part in question):
-        question = ["\n\n".join(part for part in question if part)]
-    if len(question) > 1:
+    if all(isinstance(part, str) for part in parts):
+        parts = ["\n\n".join(filter(None, parts))]
+    if len(parts) > 1:
         raise Skip("an input or a context that is not text after a question that is")
     system = find(record, ("system", "system_prompt"))
-    dialogues = []
-    for answer in answers:
-        turns = to_turns(answer, "assistant")
-        if not any(turn["role"] == "user" for turn in turns):
-            turns = to_turns(question[0], "user") + turns
-        if isinstance(system, str) and system.strip():
-            turns = [{"role": "system", "content": system.strip()}] + turns
-        if [turn["role"] for turn in turns[-2:]] != ["user", "assistant"]:
-            raise Skip("no answer after a question")
-        if not all(turn["content"] for turn in turns):
-            raise Skip("an empty prompt or answer")
-        if any("<image>" in turn["content"] for turn in turns):
-            raise Skip("about a picture")
-        dialogues.append(turns)
+    dialogues = [to_dialogue(system, parts[0], answer) for answer in answers]
     prompt = dialogues[0][:-1]
     texts = [turns[-1]["content"] for turns in dialogues]
     if any(turns[:-1] != prompt for turns in dialogues):
         raise Skip("the dialogues differ before the last turn")
-    if len(texts) > 1 and (len(set(texts)) == 1 or len(set(utilities)) == 1):
+    if len(texts) > 1 and 1 in (len(set(texts)), len(set(utilities))):
         raise Skip("all answers are the same or ranked the same")
     return compare(prompt, [(text, True) for text in texts], utilities)
 
@@ -1165,13 +1149,29 @@ def find(record: dict, keys: tuple[str, ...]) -> object:
     return next((record[key] for key in keys if record.get(key) is not None), None)
 
 
+def to_dialogue(system: object, question: object, answer: object) -> list[dict]:
+    """All messages up to an answer, which may repeat those before it."""
+    turns = to_turns(answer, "assistant")
+    if not any(turn["role"] == "user" for turn in turns):
+        turns = to_turns(question, "user") + turns
+    if isinstance(system, str) and system.strip():
+        turns = to_turns(system, "system") + turns
+    if [turn["role"] for turn in turns[-2:]] != ["user", "assistant"]:
+        raise Skip("no answer after a question")
+    if not all(turn["content"] for turn in turns):
+        raise Skip("an empty prompt or answer")
+    if any("<image>" in turn["content"] for turn in turns):
+        raise Skip("about a picture")
+    return turns
+
+
 def to_turns(value: object, role: str) -> list[dict]:
     """Text of this role, an HH dialogue or a list of turns, as messages."""
     if isinstance(value, str) and re.match(r"\s*Human:", value):
         value = value.rstrip().removesuffix("\n\nAssistant:")  # of a prompt
         parts = re.split(r"(?:^|\n\n)\s*(Human|Assistant):", value)
-        turns = zip(parts[1::2], parts[2::2])
-        value = [{"role": who, "content": text} for who, text in turns]
+        pairs = zip(parts[1::2], parts[2::2])
+        value = [{"role": who, "content": text} for who, text in pairs]
     elif isinstance(value, str):
         value = [{"role": role, "content": value}]
     turns = []
