@@ -149,10 +149,11 @@ class Tokenizer:
     def __init__(self, ranks: dict[bytes, int], special: dict[str, int] | None = None):
         self.ranks = ranks
         self.special = dict(special or {})
+        self.vocab_size = max([*ranks.values(), *self.special.values()]) + 1
         for name in SPECIAL_TOKENS:
             if name not in self.special:
-                self.special[name] = max([*ranks.values(), *self.special.values()]) + 1
-        self.vocab_size = max([*ranks.values(), *self.special.values()]) + 1
+                self.special[name] = self.vocab_size
+                self.vocab_size += 1
         self.eot = self.special["<|endoftext|>"]  # between documents
         self.pad = self.special["<|pad|>"]  # fills up the rows of a batch
         self.end = self.special["<|end|>"]  # closes a turn of a conversation
@@ -173,7 +174,6 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of ids, whether or not they are UTF-8 together."""
         return self.encoding.decode_bytes([int(i) for i in ids])
 
     def text_ids(self, ids: Iterable[int]) -> list[int]:
@@ -192,7 +192,6 @@ class Tokenizer:
         return Tokenizer(ranks, content["special"])
 
     def save(self, path: str | Path):
-        """Write the tokenizer into a file that `load` reads."""
         Path(path).write_text(self.to_json())
 
     @staticmethod
@@ -246,6 +245,7 @@ def open_stream(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return stream[:cut], stream[cut:]
 
 
+@dataclass
 class Batches:
     """Random windows of a token stream: next() -> x, y, both (B, T), y one token ahead.
 
@@ -253,15 +253,17 @@ class Batches:
     run reads on exactly.
     """
 
-    def __init__(self, stream: np.ndarray, batch_size: int, block_size: int, seed: int):
-        if len(stream) <= block_size:
-            raise UserError(f"a text of {len(stream)} tokens is too short for windows of "
-                            f"{block_size + 1}: use more text or a smaller --block-size")
-        self.stream = stream
-        self.batch_size = batch_size
-        self.block_size = block_size
-        self.seed = seed
-        self.state = 0
+    stream: np.ndarray
+    batch_size: int
+    block_size: int
+    seed: int
+    state: int = 0
+
+    def __post_init__(self):
+        if len(self.stream) <= self.block_size:
+            raise UserError(
+                f"a text of {len(self.stream)} tokens is too short for windows of "
+                f"{self.block_size + 1}: use more text or a smaller --block-size")
 
     def next(self) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([self.seed, self.state])
@@ -1210,7 +1212,6 @@ def atomic_write(path: str | Path) -> Iterator[typing.BinaryIO]:
 
 
 def write_json(path: str | Path, content: object):
-    """Write a JSON file that appears whole or not at all."""
     with atomic_write(path) as file:
         file.write(json.dumps(content, indent=1).encode())
 
@@ -1244,14 +1245,13 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
     for value in map(str, settings.values()):
         for file in (value, value.rpartition(":")[0]):
             if os.path.isfile(file):
-                files[file] = [os.path.getsize(file), os.path.getmtime(file)]
+                files[file] = os.path.getsize(file), os.path.getmtime(file)
     settings = json.loads(json.dumps({**settings, "files": files}))  # tuples become lists
     if fresh:
         for path in folder.iterdir():
             if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png"):
                 path.unlink()
-    results = [*folder.glob("*.pt"), *folder.glob("*.bin"), *folder.glob("table.json")]
-    if results:
+    if [*folder.glob("*.pt"), *folder.glob("*.bin"), *folder.glob("table.json")]:
         known = json.loads((folder / "settings.json").read_text())
         keys = {**settings, **known}
         other = [key for key in keys if known.get(key) != settings.get(key)]
@@ -1263,7 +1263,7 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
 
 
 def option(default: object, help: str, at_least: float = 0):
-    """A dataclass field that is an option of a command, and the smallest number allowed."""
+    """A dataclass field that is an option of a command; at_least bounds a number."""
     return dataclasses.field(default=default, metadata={"help": help, "at_least": at_least})
 
 

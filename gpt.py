@@ -431,9 +431,8 @@ class FusedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, window):
         T, hs = q.shape[-2:]
-        ctx.shape = q.shape
         window = min(window or T, T)
-        ctx.window = window
+        ctx.shape, ctx.window = q.shape, window
         q = (q * (math.log2(math.e) / math.sqrt(hs))).reshape(-1, T, hs)  # (B*nh, T, hs)
         k = k.reshape(-1, T, hs)
         v = v.reshape(-1, T, hs)
@@ -441,7 +440,6 @@ class FusedAttention(torch.autograd.Function):
         L = q.new_empty(len(q), 1, T)  # (B*nh, 1, T)
         for heads, start, stop, (buffer, _) in _tiles(q, window):
             first = max(0, start - window + 1)  # the first key that any row sees
-            # (n, rows, keys)
             scores = _product(q[heads, start:stop], k[heads, first:stop], buffer)
             # every row sees all keys before this one
             partly = start if stop <= window else first
@@ -486,13 +484,14 @@ def _tiles(q, window: int):
     """Yields (a slice of the heads, start and stop of a block of positions, two buffers
     of a tile). Allocating the buffers anew for each tile would be slow."""
     n, T, _ = q.shape
-    block = 64 if window <= 512 else 128  # longer blocks are faster but waste more at their ends
+    # longer blocks are faster but waste more at their ends
+    block = 64 if window <= 512 else 128
     width = min(T, window + block)
-    together = min(n, max(1, TILE // (block * width)))
-    buffers = q.new_empty(2, together * block * width)
+    together = max(1, TILE // (block * width))  # heads
+    buffers = q.new_empty(2, min(n, together) * block * width)
     for head in range(0, n, together):
         for start in range(0, T, block):
-            yield slice(head, min(head + together, n)), start, min(start + block, T), buffers
+            yield slice(head, head + together), start, min(start + block, T), buffers
 
 
 def _product(a, b, buffer):
@@ -568,12 +567,12 @@ def make_optimizers(model, lr: float, muon_lr: float | None = None,
     its peak rate."""
     matrices, vectors, in_blocks = [], [], []
     for name, p in model.named_parameters():
-        if muon_lr and p.ndim == 2 and name.startswith("h."):
-            in_blocks.append(p)
-        elif p.ndim >= 2:
-            matrices.append(p)
-        else:
+        if p.ndim < 2:
             vectors.append(p)
+        elif muon_lr and name.startswith("h."):
+            in_blocks.append(p)
+        else:
+            matrices.append(p)
     groups = [{"params": matrices, "peak_lr": lr, "weight_decay": weight_decay},
               {"params": vectors, "peak_lr": lr, "weight_decay": 0.0}]
     optimizers = [torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)]
@@ -660,12 +659,13 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
         step += 1
 
         values = {"loss": sum(losses) / len(losses)}
-        if step % config.eval_every == 0 or step == config.steps:
+        is_due = step % config.eval_every == 0 or step == config.steps
+        if is_due:
             result = evaluate(model, tokenizer, val_stream)
             values["val_loss"] = result["loss"]
             values["bits/byte"] = result["bits_per_byte"]
         log(step, config.steps, **values)
-        if "val_loss" in values:
+        if is_due:
             rng = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
             states = [optimizer.state_dict() for optimizer in optimizers]
             save_checkpoint(path, model, tokenizer, step=step, result=result,
