@@ -210,11 +210,9 @@ class Tokenizer:
 
 def tokenize_text(read: Callable[[], Iterable[str]], vocab_size: int,
                   folder: Path) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
-    """What training reads: (tokenizer, train stream, validation stream).
-
-    read() starts a pass over the documents: one to learn the merges from (the first
-    100,000), one to encode all. What is in `folder` already is loaded.
-    """
+    """What training reads: (tokenizer, train stream, validation stream). What is in
+    `folder` already is loaded. read() starts a pass over the documents: one to learn
+    the merges, one to encode."""
     tokenizer_path, stream_path = folder / "tokenizer.json", folder / "tokens.bin"
     if not stream_path.exists():
         sample = itertools.islice(read(), 100_000)
@@ -1028,8 +1026,8 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def load_text(source: str | Path) -> Iterator[str]:
-    """Documents of a file or of all files in a folder, one by one. JSON and JSON lines
-    hold them under "text"; in any other file <|endoftext|> separates them."""
+    """Documents of a file or of all files in a folder. JSON and JSON lines hold them
+    under "text"; in any other file <|endoftext|> separates them."""
     path = Path(source)
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_dir():

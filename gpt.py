@@ -246,10 +246,9 @@ class GPT(nn.Module):
 
 def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None,
                       top_p: float | None = None, generator=None):
-    """(B, V) logits -> (B,) ids. A temperature below 0.01 takes the most likely token;
-    top_k leaves only the k most likely ones, top_p the smallest set of most likely
-    ones whose probabilities reach it."""
-    if temperature < 0.01:
+    """(B, V) logits -> (B,) ids. top_k leaves only the k most likely tokens, top_p the
+    smallest set of most likely ones whose probabilities reach it."""
+    if temperature < 0.01:  # as good as 0: the most likely token
         return logits.argmax(dim=-1)
     logits = logits / temperature
     if top_k is not None:
@@ -321,9 +320,8 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     """Continue prompts: (B, P) -> the new tokens (B, R), R <= max_new_tokens.
 
     idx holds prompts padded on the right, lengths (B,) their true lengths (default: P).
-    A row ends with its first stop token, which then fills it up; generation stops when
-    all rows have ended. `sampling` are temperature, top_k and top_p of
-    `sample_next_token`.
+    A row ends with its first stop token, which then fills it up. `sampling` are
+    temperature, top_k and top_p of `sample_next_token`.
 
     Positions are learned, so a full context cannot slide: every row is then cut to its
     last half and read anew. A prompt that fills the context loses its front at once.
@@ -366,8 +364,7 @@ def to_tensors(rows: list[list[int]], pad: int, device):
     """Rows of ids -> (B, T) padded on the right, and their lengths (B,).
 
     On the right, because attention is causal: nothing before a pad can see it, and
-    every token keeps the position that it was trained with. (Padding on the left, as in
-    Ziegler et al.'s code, needs shifted positions and a mask.)
+    every token keeps the position that it was trained with.
     """
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
     ids = nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=pad)
@@ -398,8 +395,7 @@ def fused_attention(q, k, v, window: int | None = None):
     """`attention` without ever holding a T x T matrix; the same arguments and result.
     A first reader may skip this section: only memory and time differ.
 
-    Any device and float type. bfloat16 is computed in float32 (TF32 on CUDA), because
-    softmax exponentiates rounding errors.
+    bfloat16 is computed in float32, because softmax exponentiates rounding errors.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
@@ -562,9 +558,8 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(model, lr: float, muon_lr: float | None = None,
                     betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.0,
                     eps: float = 1e-8) -> list[torch.optim.Optimizer]:
-    """AdamW for everything; with muon_lr, Muon for the matrices in the blocks and AdamW
-    for the rest. Only matrices decay, never gains and biases. Each group remembers
-    its peak rate."""
+    """AdamW, and with muon_lr Muon for the matrices in the blocks. Only matrices decay,
+    never gains and biases. Each group remembers its peak rate."""
     matrices, vectors, in_blocks = [], [], []
     for name, p in model.named_parameters():
         if p.ndim < 2:
@@ -591,9 +586,8 @@ def schedule(step: int, steps: int, warmup: int) -> float:
 
 
 def update(model, optimizers: list, share: float, grad_clip: float = 1.0):
-    """One optimizer step with every rate at this share of its peak, on the gradients
-    that backward() has accumulated, which are clipped to a norm of grad_clip and
-    then cleared."""
+    """One optimizer step on the gradients that backward() has accumulated, with every
+    rate at this share of its peak."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
     if not torch.isfinite(norm):
         raise UserError("the gradient is no longer finite: lower the learning rate (or, with a "
@@ -624,10 +618,9 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
           config: TrainConfig, path: Path, log) -> dict[str, float]:
     """Pretrain: predict the next token. Returns `evaluate` of the validation stream.
 
-    `path` is the checkpoint, which is written at every evaluation and holds all that
-    decides the future: weights, optimizers, step, place in the data, random state. If
-    it exists, training goes on from there and ends as if it had never been stopped.
-    log(step, steps, **values) is called after every step.
+    The checkpoint at `path` holds all that decides the future: weights, optimizers,
+    step, place in the data, random state. If it exists, training goes on from there
+    and ends as if it had never been stopped.
     """
     optimizers = make_optimizers(model, config.lr, config.muon_lr,
                                  weight_decay=config.weight_decay)
@@ -684,12 +677,8 @@ def mixed_precision(device):
 @torch.no_grad()
 def evaluate(model, tokenizer, stream: np.ndarray,
              max_tokens: int = 32_768) -> dict[str, float]:
-    """{"loss": nats per token, "bits_per_byte"} of a stream, of which about max_tokens
-    are read, in evenly spaced windows.
-
-    Bits per byte = total nats / ln 2 / bytes of the text: unlike the loss it does not
-    depend on the tokenizer.
-    """
+    """{"loss": nats per token, "bits_per_byte"} of about max_tokens of a stream, in
+    evenly spaced windows. Bits per byte do not depend on the tokenizer."""
     model.eval()
     T = min(model.config.block_size, len(stream) - 1)
     if T < 1:
@@ -742,8 +731,8 @@ def completion_logprobs(model, tokenizer,
     """For each (context, completion): the sum of log P(token | what is before it) over
     the completion, in nats, and its number of tokens.
 
-    Context and completion are tokenized as one text, since a merge may cross the seam;
-    a token that does belongs to the completion. What is too long loses its front.
+    Context and completion are tokenized as one text. A token across the seam belongs to
+    the completion. What is too long loses its front.
     """
     model.eval()
     results = []
@@ -853,8 +842,7 @@ def download(name: str) -> Path:
 
 def load_pretrained(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
     """GPT-2 and its tokenizer, by a name in RELEASED (downloaded once) or from a
-    Hugging Face folder of config.json, model.safetensors and tokenizer.json. Nothing
-    in the files is executed. UserError if they are not GPT-2's or damaged."""
+    Hugging Face folder of config.json, model.safetensors and tokenizer.json."""
     folder = Path(name_or_folder)
     if name_or_folder in RELEASED and not folder.exists():
         folder = download(name_or_folder)
@@ -948,11 +936,10 @@ def write_tokenizer(tokenizer: Tokenizer, path: Path):
 
 
 def export_pretrained(model, tokenizer, folder: str | Path):
-    """Write a folder that transformers' AutoModelForCausalLM and AutoTokenizer, and
-    load_pretrained, open. UserError for what GPT-2's form cannot hold: post-norm
-    (GPT-1) and bands (GPT-3)."""
+    """Write a folder that load_pretrained and transformers' AutoModelForCausalLM and
+    AutoTokenizer open."""
     c = model.config
-    if c.post_norm or c.window:
+    if c.post_norm or c.window:  # GPT-1, GPT-3
         raise UserError("only models of GPT-2's form can be exported")
     if tokenizer.vocab_size > c.vocab_size:
         raise UserError("this model came from such a folder: copy that")
@@ -962,14 +949,13 @@ def export_pretrained(model, tokenizer, folder: str | Path):
         **GPT2_FORM, "vocab_size": c.vocab_size, "n_positions": c.block_size,
         "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd,
         "bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot})
-    header, size = {"__metadata__": {"format": "pt"}}, 0
-    tensors = []
+    header, tensors, size = {"__metadata__": {"format": "pt"}}, [], 0
     for name, tensor in model.state_dict().items():
         tensor = tensor.t() if name.endswith(TRANSPOSED) else tensor
         tensors.append(tensor.cpu().numpy().tobytes())
-        place = [size, size + len(tensors[-1])]
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": place}
-        size = place[1]
+        begin, size = size, size + len(tensors[-1])
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape),
+                        "data_offsets": [begin, size]}
     start = json.dumps(header).encode()
     with atomic_write(folder / "model.safetensors") as file:
         file.write(len(start).to_bytes(8, "little") + start)
