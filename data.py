@@ -149,10 +149,11 @@ class Tokenizer:
     def __init__(self, ranks: dict[bytes, int], special: dict[str, int] | None = None):
         self.ranks = ranks
         self.special = dict(special or {})
+        self.vocab_size = max([*ranks.values(), *self.special.values()]) + 1
         for name in SPECIAL_TOKENS:
             if name not in self.special:
-                self.special[name] = max([*ranks.values(), *self.special.values()]) + 1
-        self.vocab_size = max([*ranks.values(), *self.special.values()]) + 1
+                self.special[name] = self.vocab_size
+                self.vocab_size += 1
         self.eot = self.special["<|endoftext|>"]  # between documents
         self.pad = self.special["<|pad|>"]  # fills up the rows of a batch
         self.end = self.special["<|end|>"]  # closes a turn of a conversation
@@ -173,7 +174,6 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of ids, whether or not they are UTF-8 together."""
         return self.encoding.decode_bytes([int(i) for i in ids])
 
     def text_ids(self, ids: Iterable[int]) -> list[int]:
@@ -192,7 +192,6 @@ class Tokenizer:
         return Tokenizer(ranks, content["special"])
 
     def save(self, path: str | Path):
-        """Write the tokenizer into a file that `load` reads."""
         Path(path).write_text(self.to_json())
 
     @staticmethod
@@ -211,11 +210,9 @@ class Tokenizer:
 
 def tokenize_text(read: Callable[[], Iterable[str]], vocab_size: int,
                   folder: Path) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
-    """What training reads: (tokenizer, train stream, validation stream).
-
-    read() starts a pass over the documents: one to learn the merges from (the first
-    100,000), one to encode all. What is in `folder` already is loaded.
-    """
+    """What training reads: (tokenizer, train stream, validation stream). What is in
+    `folder` already is loaded. read() starts a pass over the documents: one to learn
+    the merges, one to encode."""
     tokenizer_path, stream_path = folder / "tokenizer.json", folder / "tokens.bin"
     if not stream_path.exists():
         sample = itertools.islice(read(), 100_000)
@@ -246,6 +243,7 @@ def open_stream(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return stream[:cut], stream[cut:]
 
 
+@dataclass
 class Batches:
     """Random windows of a token stream: next() -> x, y, both (B, T), y one token ahead.
 
@@ -253,15 +251,17 @@ class Batches:
     run reads on exactly.
     """
 
-    def __init__(self, stream: np.ndarray, batch_size: int, block_size: int, seed: int):
-        if len(stream) <= block_size:
-            raise UserError(f"a text of {len(stream)} tokens is too short for windows of "
-                            f"{block_size + 1}: use more text or a smaller --block-size")
-        self.stream = stream
-        self.batch_size = batch_size
-        self.block_size = block_size
-        self.seed = seed
-        self.state = 0
+    stream: np.ndarray
+    batch_size: int
+    block_size: int
+    seed: int
+    state: int = 0
+
+    def __post_init__(self):
+        if len(self.stream) <= self.block_size:
+            raise UserError(
+                f"a text of {len(self.stream)} tokens is too short for windows of "
+                f"{self.block_size + 1}: use more text or a smaller --block-size")
 
     def next(self) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([self.seed, self.state])
@@ -1042,8 +1042,8 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def load_text(source: str | Path) -> Iterator[str]:
-    """Documents of a file or of all files in a folder, one by one. JSON and JSON lines
-    hold them under "text"; in any other file <|endoftext|> separates them."""
+    """Documents of a file or of all files in a folder. JSON and JSON lines hold them
+    under "text"; in any other file <|endoftext|> separates them."""
     path = Path(source)
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_dir():
@@ -1055,7 +1055,6 @@ def load_text(source: str | Path) -> Iterator[str]:
 
 
 def texts_of_records(path: Path) -> Iterator[str]:
-    """The "text" of each record in a JSON file."""
     for place, record in read_records(path):
         if not isinstance(record.get("text"), str):
             raise UserError(f'{place}: no "text" under the keys {", ".join(record)}')
@@ -1063,7 +1062,6 @@ def texts_of_records(path: Path) -> Iterator[str]:
 
 
 def texts_between_marks(path: Path) -> Iterator[str]:
-    """The documents of a text file, which <|endoftext|> separates."""
     piece = 1 << 20  # characters; longer documents come in pieces: memory stays flat
     rest = ""
     with open_text(path) as file:
@@ -1124,54 +1122,40 @@ def load_comparisons(path: str | Path, least: int = 2) -> list[Comparison]:
 
 def parse_record(place: str, record: dict) -> Comparison:
     """One record of any of the shapes above; a single answer has rank 0."""
-    question = [find(record, QUESTION), record.get("input"), record.get("context")]
-    if question[:2] == [None, None]:
-        question = []  # a context alone asks nothing
-    question = [part for part in question if part is not None]
+    parts = [find(record, QUESTION), record.get("input"), record.get("context")]
+    parts = [part for part in parts if part is not None]
     answers, utilities = find(record, ANSWERS), find(record, RANKS)
+    answer, whole = find(record, ANSWER), find(record, CONVERSATION)
     if "chosen" in record and "rejected" in record:
         answers, utilities = [record["chosen"], record["rejected"]], [1, 0]
     elif answers is not None:
         is_number = lambda x: isinstance(x, (int, float)) and abs(x) < 1e9  # no nan, inf
-        if not (isinstance(answers, list) and isinstance(utilities, list) and answers
-                and len(answers) == len(utilities) and all(map(is_number, utilities))):
+        if not (isinstance(answers, list) and isinstance(utilities, list)
+                and 0 < len(answers) == len(utilities) and all(map(is_number, utilities))):
             raise Skip("no finite rank or score for each answer")
         if record.get("ranks") is not None:
             utilities = [-rank for rank in utilities]
-    elif question and find(record, ANSWER) is not None:
-        answers, utilities = [find(record, ANSWER)], [0]
+    elif parts and answer is not None:
+        answers, utilities = [answer], [0]
         if record.get("label") in (False, 0):
             raise Skip("labeled as a bad answer")
-    elif find(record, CONVERSATION) is not None:
-        question, answers, utilities = [], [find(record, CONVERSATION)], [0]
+    elif whole is not None:
+        parts, answers, utilities = [], [whole], [0]
     else:
         raise UserError(f"{place}: no question with an answer under {', '.join(record)}; "
                         "data.py section 6 lists the keys that are read")
 
-    if all(isinstance(part, str) for part in question):
-        question = ["\n\n".join(part for part in question if part)]
-    if len(question) > 1:
+    if all(isinstance(part, str) for part in parts):
+        parts = ["\n\n".join(filter(None, parts))]
+    if len(parts) > 1:
         raise Skip("an input or a context that is not text after a question that is")
     system = find(record, ("system", "system_prompt"))
-    dialogues = []
-    for answer in answers:
-        turns = to_turns(answer, "assistant")
-        if not any(turn["role"] == "user" for turn in turns):
-            turns = to_turns(question[0], "user") + turns
-        if isinstance(system, str) and system.strip():
-            turns = [{"role": "system", "content": system.strip()}] + turns
-        if [turn["role"] for turn in turns[-2:]] != ["user", "assistant"]:
-            raise Skip("no answer after a question")
-        if not all(turn["content"] for turn in turns):
-            raise Skip("an empty prompt or answer")
-        if any("<image>" in turn["content"] for turn in turns):
-            raise Skip("about a picture")
-        dialogues.append(turns)
+    dialogues = [to_dialogue(system, parts[0], answer) for answer in answers]
     prompt = dialogues[0][:-1]
     texts = [turns[-1]["content"] for turns in dialogues]
     if any(turns[:-1] != prompt for turns in dialogues):
         raise Skip("the dialogues differ before the last turn")
-    if len(texts) > 1 and (len(set(texts)) == 1 or len(set(utilities)) == 1):
+    if len(texts) > 1 and 1 in (len(set(texts)), len(set(utilities))):
         raise Skip("all answers are the same or ranked the same")
     return compare(prompt, [(text, True) for text in texts], utilities)
 
@@ -1181,13 +1165,29 @@ def find(record: dict, keys: tuple[str, ...]) -> object:
     return next((record[key] for key in keys if record.get(key) is not None), None)
 
 
+def to_dialogue(system: object, question: object, answer: object) -> list[dict]:
+    """All messages up to an answer, which may repeat those before it."""
+    turns = to_turns(answer, "assistant")
+    if not any(turn["role"] == "user" for turn in turns):
+        turns = to_turns(question, "user") + turns
+    if isinstance(system, str) and system.strip():
+        turns = to_turns(system, "system") + turns
+    if [turn["role"] for turn in turns[-2:]] != ["user", "assistant"]:
+        raise Skip("no answer after a question")
+    if not all(turn["content"] for turn in turns):
+        raise Skip("an empty prompt or answer")
+    if any("<image>" in turn["content"] for turn in turns):
+        raise Skip("about a picture")
+    return turns
+
+
 def to_turns(value: object, role: str) -> list[dict]:
     """Text of this role, an HH dialogue or a list of turns, as messages."""
     if isinstance(value, str) and re.match(r"\s*Human:", value):
         value = value.rstrip().removesuffix("\n\nAssistant:")  # of a prompt
         parts = re.split(r"(?:^|\n\n)\s*(Human|Assistant):", value)
-        turns = zip(parts[1::2], parts[2::2])
-        value = [{"role": who, "content": text} for who, text in turns]
+        pairs = zip(parts[1::2], parts[2::2])
+        value = [{"role": who, "content": text} for who, text in pairs]
     elif isinstance(value, str):
         value = [{"role": role, "content": value}]
     turns = []
@@ -1226,7 +1226,6 @@ def atomic_write(path: str | Path) -> Iterator[typing.BinaryIO]:
 
 
 def write_json(path: str | Path, content: object):
-    """Write a JSON file that appears whole or not at all."""
     with atomic_write(path) as file:
         file.write(json.dumps(content, indent=1).encode())
 
@@ -1260,14 +1259,13 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
     for value in map(str, settings.values()):
         for file in (value, value.rpartition(":")[0]):
             if os.path.isfile(file):
-                files[file] = [os.path.getsize(file), os.path.getmtime(file)]
+                files[file] = os.path.getsize(file), os.path.getmtime(file)
     settings = json.loads(json.dumps({**settings, "files": files}))  # tuples become lists
     if fresh:
         for path in folder.iterdir():
             if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png"):
                 path.unlink()
-    results = [*folder.glob("*.pt"), *folder.glob("*.bin"), *folder.glob("table.json")]
-    if results:
+    if [*folder.glob("*.pt"), *folder.glob("*.bin"), *folder.glob("table.json")]:
         known = json.loads((folder / "settings.json").read_text())
         keys = {**settings, **known}
         other = [key for key in keys if known.get(key) != settings.get(key)]
@@ -1279,7 +1277,7 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
 
 
 def option(default: object, help: str, at_least: float = 0):
-    """A dataclass field that is an option of a command, and the smallest number allowed."""
+    """A dataclass field that is an option of a command; at_least bounds a number."""
     return dataclasses.field(default=default, metadata={"help": help, "at_least": at_least})
 
 

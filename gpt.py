@@ -28,14 +28,11 @@ P prompt length, R response length. idx are token ids.
 """
 from __future__ import annotations
 
-import base64
 import dataclasses
+import itertools
 import json
 import math
 import os
-import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -249,10 +246,9 @@ class GPT(nn.Module):
 
 def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None,
                       top_p: float | None = None, generator=None):
-    """(B, V) logits -> (B,) ids. A temperature below 0.01 takes the most likely token;
-    top_k leaves only the k most likely ones, top_p the smallest set of most likely
-    ones whose probabilities reach it."""
-    if temperature < 0.01:
+    """(B, V) logits -> (B,) ids. top_k leaves only the k most likely tokens, top_p the
+    smallest set of most likely ones whose probabilities reach it."""
+    if temperature < 0.01:  # as good as 0: the most likely token
         return logits.argmax(dim=-1)
     logits = logits / temperature
     if top_k is not None:
@@ -324,9 +320,8 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     """Continue prompts: (B, P) -> the new tokens (B, R), R <= max_new_tokens.
 
     idx holds prompts padded on the right, lengths (B,) their true lengths (default: P).
-    A row ends with its first stop token, which then fills it up; generation stops when
-    all rows have ended. `sampling` are temperature, top_k and top_p of
-    `sample_next_token`.
+    A row ends with its first stop token, which then fills it up. `sampling` are
+    temperature, top_k and top_p of `sample_next_token`.
 
     Positions are learned, so a full context cannot slide: every row is then cut to its
     last half and read anew. A prompt that fills the context loses its front at once.
@@ -369,8 +364,7 @@ def to_tensors(rows: list[list[int]], pad: int, device):
     """Rows of ids -> (B, T) padded on the right, and their lengths (B,).
 
     On the right, because attention is causal: nothing before a pad can see it, and
-    every token keeps the position that it was trained with. (Padding on the left, as in
-    Ziegler et al.'s code, needs shifted positions and a mask.)
+    every token keeps the position that it was trained with.
     """
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
     ids = nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=pad)
@@ -401,8 +395,7 @@ def fused_attention(q, k, v, window: int | None = None):
     """`attention` without ever holding a T x T matrix; the same arguments and result.
     A first reader may skip this section: only memory and time differ.
 
-    Any device and float type. bfloat16 is computed in float32 (TF32 on CUDA), because
-    softmax exponentiates rounding errors.
+    bfloat16 is computed in float32, because softmax exponentiates rounding errors.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
@@ -434,8 +427,8 @@ class FusedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, window):
         T, hs = q.shape[-2:]
-        ctx.shape = q.shape
-        ctx.window = window = min(window or T, T)
+        window = min(window or T, T)
+        ctx.shape, ctx.window = q.shape, window
         q = (q * (math.log2(math.e) / math.sqrt(hs))).reshape(-1, T, hs)  # (B*nh, T, hs)
         k = k.reshape(-1, T, hs)
         v = v.reshape(-1, T, hs)
@@ -443,15 +436,10 @@ class FusedAttention(torch.autograd.Function):
         L = q.new_empty(len(q), 1, T)  # (B*nh, 1, T)
         for heads, start, stop, (buffer, _) in _tiles(q, window):
             first = max(0, start - window + 1)  # the first key that any row sees
-            # (n, rows, keys)
             scores = _product(q[heads, start:stop], k[heads, first:stop], buffer)
-            partly = start if stop <= window else first  # keys before it are seen by every row
-            i = torch.arange(start, stop, device=q.device)[:, None]
-            j = torch.arange(partly, stop, device=q.device)
-            masked = j > i
-            if stop > window:
-                masked |= j <= i - window
-            scores[:, :, partly - first:].masked_fill_(masked, -math.inf)
+            # every row sees all keys before this one
+            partly = start if stop <= window else first
+            _hide(scores[:, :, partly - first:], start, partly, window, -math.inf)
             top = scores.amax(-1, keepdim=True)  # (n, rows, 1)
             p = scores.sub_(top).exp2_()
             total = p.sum(-1, keepdim=True)  # (n, rows, 1)
@@ -475,13 +463,9 @@ class FusedAttention(torch.autograd.Function):
             # transposed, (n, keys, queries): the rows of the keys stay together in memory
             p = _product(k[keys], q[queries], buffer)  # S^T
             p.sub_(L[heads, :, start:last]).exp2_()  # P^T = 2^(S^T - L)
-            partly = stop if T <= start + window else last  # queries from it on see every key
-            i = torch.arange(start, partly, device=q.device)
-            j = torch.arange(start, stop, device=q.device)[:, None]
-            masked = j > i
-            if T > start + window:
-                masked |= j <= i - window
-            p[:, :, :partly - start].masked_fill_(masked, 0)
+            # from this query on all see every key
+            partly = stop if T <= start + window else last
+            _hide(p[:, :, :partly - start].transpose(1, 2), start, start, window, 0)
             dv[keys] = torch.bmm(p, grad_out[queries])
             ds = _product(v[keys], grad_out[queries], buffer2)  # dP^T
             ds.sub_(delta[heads, :, start:last]).mul_(p)  # dS^T
@@ -496,19 +480,27 @@ def _tiles(q, window: int):
     """Yields (a slice of the heads, start and stop of a block of positions, two buffers
     of a tile). Allocating the buffers anew for each tile would be slow."""
     n, T, _ = q.shape
-    block = 64 if window <= 512 else 128  # longer blocks are faster but waste more at their ends
+    # longer blocks are faster but waste more at their ends
+    block = 64 if window <= 512 else 128
     width = min(T, window + block)
-    together = min(n, max(1, TILE // (block * width)))
-    buffers = q.new_empty(2, together * block * width)
+    together = max(1, TILE // (block * width))  # heads
+    buffers = q.new_empty(2, min(n, together) * block * width)
     for head in range(0, n, together):
         for start in range(0, T, block):
-            yield slice(head, min(head + together, n)), start, min(start + block, T), buffers
+            yield slice(head, head + together), start, min(start + block, T), buffers
 
 
 def _product(a, b, buffer):
     """a (n, I, hs), b (n, J, hs) -> a b^T (n, I, J), written into the buffer."""
     shape = len(a), a.size(1), b.size(1)
     return torch.bmm(a, b.transpose(1, 2), out=buffer[:math.prod(shape)].view(shape))
+
+
+def _hide(tile, i0: int, j0: int, window: int, value: float):
+    """Overwrite what is not visible in a tile of queries from i0 and keys from j0 on."""
+    i = torch.arange(i0, i0 + tile.size(1), device=tile.device)[:, None]
+    j = torch.arange(j0, j0 + tile.size(2), device=tile.device)
+    tile.masked_fill_((j > i) | (j <= i - window), value)
 
 
 # ----------------------------------------------------------------------------------
@@ -566,17 +558,16 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(model, lr: float, muon_lr: float | None = None,
                     betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.0,
                     eps: float = 1e-8) -> list[torch.optim.Optimizer]:
-    """AdamW for everything; with muon_lr, Muon for the matrices in the blocks and AdamW
-    for the rest. Only matrices decay, never gains and biases. Each group remembers
-    its peak rate."""
+    """AdamW, and with muon_lr Muon for the matrices in the blocks. Only matrices decay,
+    never gains and biases. Each group remembers its peak rate."""
     matrices, vectors, in_blocks = [], [], []
     for name, p in model.named_parameters():
-        if muon_lr and p.ndim == 2 and name.startswith("h."):
-            in_blocks.append(p)
-        elif p.ndim >= 2:
-            matrices.append(p)
-        else:
+        if p.ndim < 2:
             vectors.append(p)
+        elif muon_lr and name.startswith("h."):
+            in_blocks.append(p)
+        else:
+            matrices.append(p)
     groups = [{"params": matrices, "peak_lr": lr, "weight_decay": weight_decay},
               {"params": vectors, "peak_lr": lr, "weight_decay": 0.0}]
     optimizers = [torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)]
@@ -595,9 +586,8 @@ def schedule(step: int, steps: int, warmup: int) -> float:
 
 
 def update(model, optimizers: list, share: float, grad_clip: float = 1.0):
-    """One optimizer step with every rate at this share of its peak, on the gradients
-    that backward() has accumulated, which are clipped to a norm of grad_clip and
-    then cleared."""
+    """One optimizer step on the gradients that backward() has accumulated, with every
+    rate at this share of its peak."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
     if not torch.isfinite(norm):
         raise UserError("the gradient is no longer finite: lower the learning rate (or, with a "
@@ -628,10 +618,9 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
           config: TrainConfig, path: Path, log) -> dict[str, float]:
     """Pretrain: predict the next token. Returns `evaluate` of the validation stream.
 
-    `path` is the checkpoint, which is written at every evaluation and holds all that
-    decides the future: weights, optimizers, step, place in the data, random state. If
-    it exists, training goes on from there and ends as if it had never been stopped.
-    log(step, steps, **values) is called after every step.
+    The checkpoint at `path` holds all that decides the future: weights, optimizers,
+    step, place in the data, random state. If it exists, training goes on from there
+    and ends as if it had never been stopped.
     """
     optimizers = make_optimizers(model, config.lr, config.muon_lr,
                                  weight_decay=config.weight_decay)
@@ -663,12 +652,13 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
         step += 1
 
         values = {"loss": sum(losses) / len(losses)}
-        if step % config.eval_every == 0 or step == config.steps:
+        is_due = step % config.eval_every == 0 or step == config.steps
+        if is_due:
             result = evaluate(model, tokenizer, val_stream)
             values["val_loss"] = result["loss"]
             values["bits/byte"] = result["bits_per_byte"]
         log(step, config.steps, **values)
-        if "val_loss" in values:
+        if is_due:
             rng = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
             states = [optimizer.state_dict() for optimizer in optimizers]
             save_checkpoint(path, model, tokenizer, step=step, result=result,
@@ -687,12 +677,8 @@ def mixed_precision(device):
 @torch.no_grad()
 def evaluate(model, tokenizer, stream: np.ndarray,
              max_tokens: int = 32_768) -> dict[str, float]:
-    """{"loss": nats per token, "bits_per_byte"} of a stream, of which about max_tokens
-    are read, in evenly spaced windows.
-
-    Bits per byte = total nats / ln 2 / bytes of the text: unlike the loss it does not
-    depend on the tokenizer.
-    """
+    """{"loss": nats per token, "bits_per_byte"} of about max_tokens of a stream, in
+    evenly spaced windows. Bits per byte do not depend on the tokenizer."""
     model.eval()
     T = min(model.config.block_size, len(stream) - 1)
     if T < 1:
@@ -700,22 +686,22 @@ def evaluate(model, tokenizer, stream: np.ndarray,
     starts = np.arange(0, len(stream) - T, T)
     wanted = min(len(starts), max(1, max_tokens // T))
     starts = starts[np.linspace(0, len(starts) - 1, wanted).astype(int)]
-    nats, targets = 0.0, []
-    for chunk in np.array_split(starts, math.ceil(wanted / 32)):
-        windows = np.stack([stream[start:start + T + 1] for start in chunk])
-        windows = torch.from_numpy(windows.astype(np.int64)).to(model.device)  # (B, T+1)
-        x, y = windows[:, :-1], windows[:, 1:]
+    windows = np.stack([stream[start:start + T + 1] for start in starts])
+    windows = torch.from_numpy(windows.astype(np.int64))  # (wanted, T+1)
+    nats = 0.0
+    for part in windows.to(model.device).tensor_split(math.ceil(wanted / 32)):
+        x, y = part[:, :-1], part[:, 1:]  # (B, T)
         _, loss = model(x, y)
         nats += loss.item() * y.numel()
-        targets += y.flatten().tolist()
+    targets = windows[:, 1:].flatten().tolist()
     n_bytes = len(tokenizer.decode_bytes(tokenizer.text_ids(targets)))
     bits_per_byte = nats / math.log(2) / max(1, n_bytes)
     return {"loss": nats / len(targets), "bits_per_byte": bits_per_byte}
 
 
 class RunLog:
-    """log(step, steps, **values): a live line on the terminal, a row of JSON in a file.
-    When a stopped run goes on, the rows of steps that are done again are replaced."""
+    """log(step, steps, **values): a row of JSON in a file, and now and then a line on the
+    terminal. When a stopped run goes on, the rows of steps done again are replaced."""
 
     def __init__(self, path: Path):
         self.path, self.file = path, None
@@ -729,15 +715,10 @@ class RunLog:
             self.file = open(self.path, "a", buffering=1)
         row = {name: round(float(value), 5) for name, value in values.items()}
         self.file.write(json.dumps({"step": step, **row}) + "\n")
-        line = f"step {step:5d}/{steps}"
-        for name, value in values.items():
-            line += f"  {name} {value:.3f}"
-        line += f"  {time.time() - self.started:.0f} s"
-        stays = "val_loss" in values or step == steps or step % max(1, steps // 5) == 0
-        if sys.stdout.isatty():
-            line = "\r\x1b[K" + line[:shutil.get_terminal_size().columns - 1]
-        if stays or sys.stdout.isatty():
-            print(line, end="\n" if stays else "", flush=True)
+        if "val_loss" in values or step == steps or step % max(1, steps // 5) == 0:
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+            seconds = time.time() - self.started
+            print(f"step {step:5d}/{steps}  {shown}  {seconds:.0f} s", flush=True)
 
 
 # ----------------------------------------------------------------------------------
@@ -750,23 +731,22 @@ def completion_logprobs(model, tokenizer,
     """For each (context, completion): the sum of log P(token | what is before it) over
     the completion, in nats, and its number of tokens.
 
-    Context and completion are tokenized as one text, since a merge may cross the seam;
-    a token that does belongs to the completion. What is too long loses its front.
+    Context and completion are tokenized as one text. A token across the seam belongs to
+    the completion. What is too long loses its front.
     """
     model.eval()
-    rows, counts = [], []
-    for context, completion in pairs:
-        whole = [tokenizer.eot, *tokenizer.encode(context + completion)]
-        before = [tokenizer.eot, *tokenizer.encode(context)]
-        common = len(os.path.commonprefix([whole, before]))  # of any two sequences
-        row = whole[-model.config.block_size:]
-        rows.append(row)
-        counts.append(min(len(whole) - common, len(row) - 1))
     results = []
-    for start in range(0, len(rows), 64):
-        part = counts[start:start + 64]
-        ids, ends = to_tensors(rows[start:start + 64], 0, model.device)  # (B, T), (B,)
-        begins = ends - torch.tensor(part, device=model.device)
+    for start in range(0, len(pairs), 64):
+        rows, counts = [], []
+        for context, completion in pairs[start:start + 64]:
+            whole = [tokenizer.eot, *tokenizer.encode(context + completion)]
+            before = [tokenizer.eot, *tokenizer.encode(context)]
+            common = len(os.path.commonprefix([whole, before]))  # of any two sequences
+            row = whole[-model.config.block_size:]
+            rows.append(row)
+            counts.append(min(len(whole) - common, len(row) - 1))
+        ids, ends = to_tensors(rows, 0, model.device)  # (B, T), (B,)
+        begins = ends - torch.tensor(counts, device=model.device)
         places = torch.arange(1, ids.size(1), device=model.device)
         inside = (places >= begins[:, None]) & (places < ends[:, None])  # (B, T-1)
         # The state at t - 1 predicts the token at t. Only the N tokens of completions get
@@ -774,7 +754,7 @@ def completion_logprobs(model, tokenizer,
         x = model.hidden(ids)[:, :-1][inside]  # (N, C)
         logits = F.linear(x, model.wte.weight)  # (N, V)
         nats = F.cross_entropy(logits, ids[:, 1:][inside], reduction="none")  # (N,)
-        for of_row, count in zip(nats.split(part), part):
+        for of_row, count in zip(nats.split(counts), counts):
             results.append((-of_row.sum().item(), count))
     return results
 
@@ -783,13 +763,12 @@ def choose(model, tokenizer, cases: list[list[tuple[str, str]]],
            per_token: bool = True) -> list[int]:
     """For each case, a list of (context, completion): the index of the completion with
     the highest log-probability, per token or in all. Completions must not be empty."""
-    chosen = []
     pairs = [pair for case in cases for pair in case]
-    results = iter(completion_logprobs(model, tokenizer, pairs))
+    logprobs = iter(completion_logprobs(model, tokenizer, pairs))
+    chosen = []
     for case in cases:
         scores = []
-        for _ in case:
-            total, count = next(results)
+        for total, count in itertools.islice(logprobs, len(case)):
             scores.append(total / count if per_token else total)
         chosen.append(scores.index(max(scores)))
     return chosen
@@ -863,8 +842,7 @@ def download(name: str) -> Path:
 
 def load_pretrained(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
     """GPT-2 and its tokenizer, by a name in RELEASED (downloaded once) or from a
-    Hugging Face folder of config.json, model.safetensors and tokenizer.json. Nothing
-    in the files is executed. UserError if they are not GPT-2's or damaged."""
+    Hugging Face folder of config.json, model.safetensors and tokenizer.json."""
     folder = Path(name_or_folder)
     if name_or_folder in RELEASED and not folder.exists():
         folder = download(name_or_folder)
@@ -898,17 +876,23 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     content = bytearray((folder / "model.safetensors").read_bytes())
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
-    header.pop("__metadata__", None)
     state = {}
     for name, entry in header.items():
         name = name.removeprefix("transformer.")
-        if name == "lm_head.weight" or name.endswith((".attn.bias", "masked_bias")):
+        if name.endswith(("__metadata__", "lm_head.weight", ".attn.bias", "masked_bias")):
             continue  # the tied output layer, and constants
         begin, end = entry["data_offsets"]
         numbers = memoryview(content)[start + begin:start + end]
         tensor = torch.frombuffer(numbers, dtype=types[entry["dtype"]]).view(entry["shape"])
         state[name] = tensor.t() if name.endswith(TRANSPOSED) else tensor
     return state
+
+
+# A tokenizer.json spells bytes as characters: printable ones as themselves, the others
+# from 256 on. Both tables are for str.translate.
+_OTHERS = [byte for byte in range(256) if byte == 32 or not chr(byte).isprintable()]
+SPELLED = {byte: 256 + i for i, byte in enumerate(_OTHERS)}
+UNSPELLED = {character: byte for byte, character in SPELLED.items()}
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -923,54 +907,59 @@ def read_tokenizer(path: Path) -> Tokenizer:
     merged = [vocabulary["".join(merge).replace(" ", "")] for merge in merges]
     if merged != sorted(merged):
         raise ValueError("its merges are not in the order of their ids")  # tiktoken's order
-    # Bytes are spelled as characters: printable ones as themselves, others from 256 on.
-    printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
-    others = [b for b in range(256) if b not in printable]
-    byte_of = {chr(b): b for b in printable}
-    byte_of.update((chr(256 + i), b) for i, b in enumerate(others))
     special = {token["content"]: token["id"] for token in content["added_tokens"]}
     ranks = {}
     for token, rank in vocabulary.items():
         if token not in special:
-            ranks[bytes(byte_of[character] for character in token)] = rank
+            ranks[token.translate(UNSPELLED).encode("latin-1")] = rank
     return Tokenizer(ranks, special)
 
 
+def write_tokenizer(tokenizer: Tokenizer, path: Path):
+    """Write a tokenizer.json that read_tokenizer and transformers read."""
+    ids = {}
+    for token, rank in sorted(tokenizer.ranks.items(), key=lambda item: item[1]):
+        ids[token.decode("latin-1").translate(SPELLED)] = rank
+    merges = []
+    for token in ids:
+        for cut in range(1, len(token)):
+            if token[:cut] in ids and token[cut:] in ids:
+                merges.append([token[:cut], token[cut:]])
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    special = []
+    for name, number in tokenizer.special.items():
+        special.append({"content": name, "id": number, "special": True, **flags})
+    cutting = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    write_json(path, {
+        "added_tokens": special, "normalizer": None, "pre_tokenizer": cutting,
+        "decoder": cutting, "model": {"type": "BPE", "vocab": ids, "merges": merges}})
+
+
 def export_pretrained(model, tokenizer, folder: str | Path):
-    """Write a folder that transformers' AutoModelForCausalLM and AutoTokenizer, and
-    load_pretrained, open; transformers itself writes it. UserError without
-    transformers, and for what GPT-2's form cannot hold: post-norm (GPT-1) and bands
-    (GPT-3)."""
-    try:
-        from tokenizers.pre_tokenizers import ByteLevel
-        from transformers import GPT2Config, GPT2LMHeadModel
-        from transformers.convert_slow_tokenizer import TikTokenConverter
-    except ImportError:
-        raise UserError("to export: pip install transformers") from None
+    """Write a folder that load_pretrained and transformers' AutoModelForCausalLM and
+    AutoTokenizer open."""
     c = model.config
-    if c.post_norm or c.window:
+    if c.post_norm or c.window:  # GPT-1, GPT-3
         raise UserError("only models of GPT-2's form can be exported")
     if tokenizer.vocab_size > c.vocab_size:
         raise UserError("this model came from such a folder: copy that")
-    peer = GPT2LMHeadModel(GPT2Config(
-        vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer,
-        n_head=c.n_head, bos_token_id=tokenizer.eot, eos_token_id=tokenizer.eot))
-    state = {}
+    folder = Path(folder)
+    write_tokenizer(tokenizer, folder / "tokenizer.json")
+    write_json(folder / "config.json", {
+        **GPT2_FORM, "vocab_size": c.vocab_size, "n_positions": c.block_size,
+        "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd,
+        "bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot})
+    header, tensors, size = {"__metadata__": {"format": "pt"}}, [], 0
     for name, tensor in model.state_dict().items():
-        state[name] = tensor.t() if name.endswith(TRANSPOSED) else tensor
-    peer.transformer.load_state_dict(state)
-    peer.save_pretrained(folder)
-    special = sorted(tokenizer.special, key=tokenizer.special.get)
-    # The converter reads tiktoken's file format: a token in base64 and its rank per line.
-    # tiktoken caches files by their path, so each export needs a path of its own.
-    with tempfile.TemporaryDirectory() as temporary:
-        ranks = Path(temporary) / "vocabulary.tiktoken"
-        with atomic_write(ranks) as file:
-            for token, rank in tokenizer.ranks.items():
-                file.write(base64.b64encode(token) + f" {rank}\n".encode())
-        converted = TikTokenConverter(str(ranks), extra_special_tokens=special).converted()
-    converted.pre_tokenizer = ByteLevel(add_prefix_space=False)  # cuts as SPLIT_PATTERN does
-    converted.save(str(Path(folder) / "tokenizer.json"))
+        tensor = tensor.t() if name.endswith(TRANSPOSED) else tensor
+        tensors.append(tensor.cpu().numpy().tobytes())
+        begin, size = size, size + len(tensors[-1])
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape),
+                        "data_offsets": [begin, size]}
+    start = json.dumps(header).encode()
+    with atomic_write(folder / "model.safetensors") as file:
+        file.write(len(start).to_bytes(8, "little") + start)
+        file.writelines(tensors)
 
 
 def grow_vocabulary(model, tokens: int):

@@ -1057,7 +1057,6 @@ def test_a_tokenizer_json_whose_first_id_is_endoftext_is_read():
         assert ours.decode(ours.encode(text)) == text
 
 def test_a_folder_that_is_no_gpt2_is_a_clear_message(tokenizer):
-    optional("transformers")
     folder = Path("peer")
     gpt.export_pretrained(small_gpt(tokenizer.vocab_size), tokenizer, folder)
     gpt.load_pretrained(folder)
@@ -1115,7 +1114,6 @@ def test_pretrain_sample_and_export(capsys, fails):
     sample = "gpt.py sample --prompt some --tokens 30"
     for option in ("--seed 1", "--top-k 2", "--top-p 0.1", "--temperature 0.2"):
         assert printed(sample) != printed(f"{sample} {option}")
-    optional("transformers")
     printed("gpt.py export")
     assert printed(sample) == printed(f"{sample} --model runs/export")
 
@@ -1901,7 +1899,6 @@ def test_demonstrations_alone_end_with_a_model_that_chats(tokenizer, model, alon
 def test_your_own_reward_on_a_base_model_from_elsewhere(tokenizer, alone, capsys, source):
     base = small_gpt(tokenizer.vocab_size, 64)
     if source == "folder":
-        optional("transformers")
         gpt.export_pretrained(base, tokenizer, source)
     else:
         gpt.save_checkpoint(source, base, tokenizer)
