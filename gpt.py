@@ -376,14 +376,16 @@ def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
              max_new_tokens: int, seed: int = 0, **sampling) -> list[tuple[str, bool]]:
     """Continue prompts of ids: (text up to a stop token, whether one came) for each."""
     generator = torch.Generator(model.device).manual_seed(seed)
-    answers = []
+    answers = [None] * len(prompts)
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding
     for start in range(0, len(prompts), 256):
-        ids, lengths = to_tensors(prompts[start:start + 256], tokenizer.pad, model.device)
+        batch = by_length[start:start + 256]
+        ids, lengths = to_tensors([prompts[i] for i in batch], tokenizer.pad, model.device)
         tokens = generate(model, ids, max_new_tokens, lengths, stops, generator, **sampling)
-        for row in tokens.tolist():
-            end = next((i for i, token in enumerate(row) if token in stops), None)
+        for i, row in zip(batch, tokens.tolist()):
+            end = next((t for t, token in enumerate(row) if token in stops), None)
             text = tokenizer.decode(tokenizer.text_ids(row[:end]))
-            answers.append((text.strip(), end is not None))
+            answers[i] = (text.strip(), end is not None)
     return answers
 
 

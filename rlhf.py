@@ -495,11 +495,11 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
 @dataclass(slots=True)
 class PPOConfig:
     """Constants of PPO-ptx; with ptx_coef 0 it is PPO."""
-    iterations: int = 40         # batches of answers; paper: 500
+    iterations: int = 50         # batches of answers; paper: 500
     batch_size: int = 128        # answers per batch; paper: 512
     minibatches: int = 4         # per batch, one optimizer step each; paper: 8 of 64 answers
     max_response: int = 32       # tokens; paper: 1,000
-    lr: float = 6e-4             # policy; constant after 10 iterations of warm-up from a tenth
+    lr: float = 1e-3             # policy; constant after 10 iterations of warm-up from a tenth
     value_lr: float = 3e-4       # of the value network; paper: 9e-6
     kl_coef: float = 0.2         # beta; paper: 0.02
     ptx_coef: float = 0.0        # gamma, on the mean loss per token; paper: 27.8, unit not stated
@@ -661,7 +661,7 @@ def win_rate(scores: list[float], baseline: list[float]) -> dict[str, float]:
 
 
 # The seeds of the data sets that are drawn from the world: each is a draw of its own.
-DEMONSTRATIONS, TEST, SHOTS, ROUND_ONE, ROUND_TWO, HELD_OUT = 1, 2, 3, 10, 11, 20
+DEMONSTRATIONS, TEST, SHOTS, RANKED, HELD_OUT = 1, 2, 3, 10, 20
 
 
 class WorldTask:
@@ -698,20 +698,17 @@ class WorldTask:
         return lambda n: [instruction.messages for instruction in
                           data.instructions(self.world, "train", n, next(seeds))]
 
-    def answers(self, speakers: list[Speaker], count: int, split: str, seed: int) -> list[tuple]:
-        """(prompt, its different answers) for `count` prompts: K = 4..9 answers each, by
-        the speakers in turn. Equal answers are kept once."""
+    def answers(self, speak: Speaker, count: int, split: str, seed: int) -> list[tuple]:
+        """(prompt, its different answers) for `count` prompts: K = 4..9 answers each. Equal
+        answers are kept once."""
         rng = random.Random(f"answers {self.seed} {seed}")
         prompts = data.instructions(self.world, split, count, seed)
-        sizes = [rng.randint(4, 9) for _ in prompts]
+        asked = []  # each prompt as often as it is answered
+        for i in range(count):
+            asked += [i] * rng.randint(4, 9)
         answers = [set() for _ in prompts]
-        for number, speaker in enumerate(speakers):
-            owners = []  # the prompt that each answer of this speaker belongs to
-            for i, size in enumerate(sizes):
-                owners += [i] * len(range(number, size, len(speakers)))
-            spoken = speaker([prompts[i].messages for i in owners], seed + number)
-            for i, answer in zip(owners, spoken):
-                answers[i].add(answer)
+        for i, answer in zip(asked, speak([prompts[i].messages for i in asked], seed)):
+            answers[i].add(answer)
         return [(prompt, sorted(group)) for prompt, group in zip(prompts, answers)]
 
     def rank(self, answered: list, seed: int) -> list[Comparison]:
@@ -721,10 +718,9 @@ class WorldTask:
         ranked = [data.label(self.world, prompt, answers, rng) for prompt, answers in answered]
         return [comparison for comparison in ranked if len(set(comparison.ranks)) > 1]
 
-    def compared(self, speakers: list[Speaker], count: int, split: str,
-                 seed: int) -> list[Comparison]:
-        """Comparisons of what the speakers answer to `count` prompts."""
-        return self.rank(self.answers(speakers, count, split, seed), seed)
+    def compared(self, speak: Speaker, count: int, split: str, seed: int) -> list[Comparison]:
+        """Comparisons of a speaker's answers to `count` prompts."""
+        return self.rank(self.answers(speak, count, split, seed), seed)
 
     def gold(self, answers: list[tuple[str, bool]]) -> list[float]:
         """The gold score of an answer to each test prompt."""
@@ -813,8 +809,7 @@ class FileTask:
         prompts = [c.messages for c in self.comparisons] + [d[:-1] for d in self.demonstrations]
         return lambda n: rng.choices(prompts, k=n)
 
-    def compared(self, speakers: list[Speaker], count: int, split: str,
-                 seed: int) -> list[Comparison]:
+    def compared(self, speak: Speaker, count: int, split: str, seed: int) -> list[Comparison]:
         """The comparisons from the file, whoever speaks."""
         return self.comparisons if split == "train" else self.test_comparisons
 
@@ -830,22 +825,6 @@ def answer_test(model, sft, reward_model, tokenizer, task, config: PPOConfig,
         ids = tokenizer.text_ids(ids[1:][mask.bool()].tolist())
         texts.append((tokenizer.decode(ids).strip(), bool(ended)))
     return rollout, texts
-
-
-def show_hacked(task, answered: dict[str, tuple[Rollout, list]], count: int = 4):
-    """Prompts where PPO gained most in score relative to the gold score, with both answers."""
-    golds, scores = {}, {}
-    for name, (rollout, texts) in answered.items():
-        golds[name], scores[name] = np.array(task.gold(texts)), rollout.scores.cpu().numpy()
-        print(f"  {name:4s} score {scores[name].mean():6.2f}   "
-              f"gold score {golds[name].mean():6.2f}   KL {rollout.kl.mean():6.2f}")
-    print("the answers that gained most in score beyond what they gained in gold score:")
-    gain = (scores["PPO"] - scores["SFT"]) - (golds["PPO"] - golds["SFT"])
-    for i in np.argsort(-gain)[:count]:
-        print(f"  {task.test[i].prompt}")
-        for name, (_, texts) in answered.items():
-            print(f"    {name:4s} score {scores[name][i]:6.2f}   "
-                  f"gold score {golds[name][i]:5.1f}   {texts[i][0]}")
 
 
 def ladder(task, answers: dict, columns: dict, sft: Speaker) -> list[dict]:
@@ -889,9 +868,9 @@ class Options:
     name: str | None = option(None, "results go to runs/NAME (default: instructgpt, or own)")
     pretrain_steps: int = option(2000, "optimizer steps of pretraining", at_least=1)
     sft_epochs: int = option(3, "passes over the demonstrations", at_least=1)
-    comparison_prompts: int = option(1500, "prompts that labelers rank in each round", at_least=1)
-    iterations: int = option(40, "of PPO; half as many in round one", at_least=1)
-    kl_coef: float = option(0.2, "beta of eq. (2); a third of it in round one")
+    comparison_prompts: int = option(2000, "prompts whose answers labelers rank", at_least=1)
+    iterations: int = option(50, "batches of answers that PPO learns from", at_least=1)
+    kl_coef: float = option(0.2, "beta of eq. (2)")
     ptx_coef: float = option(1.0, "gamma of eq. (2) for PPO-ptx")
     max_response: int = option(32, "tokens of an answer at the most", at_least=1)
     test_prompts: int = option(480, "held-out prompts that every model answers", at_least=16)
@@ -932,18 +911,7 @@ def instructgpt(options: Options = Options(),
               f"talk to it: python rlhf.py chat --model {folder / 'sft.pt'}")
         return
 
-    def train_scorer(stage: str, comparisons: list[Comparison], speakers: list) -> RewardModel:
-        """A reward model, which starts as the SFT model, and its accuracy on held-out pairs."""
-        torch.manual_seed(options.seed)
-        model = RewardModel(sft)
-        config = RewardConfig(seed=options.seed)
-        trained(folder / f"{stage}.pt", model, tokenizer, lambda log: train_reward_model(
-            model, tokenizer, comparisons, task.demonstrations, config, log))
-        held_out = task.compared(speakers, options.test_prompts // 3, "test", HELD_OUT)
-        print(f"accuracy on held-out pairs {pair_accuracy(model, tokenizer, held_out):.3f}")
-        return model
-
-    def train_policy(stage: str, config: PPOConfig, reward_model) -> GPT:
+    def train_policy(stage: str, config: PPOConfig) -> GPT:
         """A policy, which starts as the SFT model: PPO, or PPO-ptx if ptx_coef is not 0."""
         policy = copy.deepcopy(sft)
         ptx = pretraining(config.ptx_sequences) if config.ptx_coef else None
@@ -966,29 +934,24 @@ def instructgpt(options: Options = Options(),
         ppo.unfinished_score = math.inf  # on a scale of your own, -1 means nothing
     else:
         print("\n== 3. Labelers rank answers by the SFT model; a reward model learns their ranks")
-        comparisons = collected(folder / "comparisons1.json", lambda: task.compared(
-            [speak], options.comparison_prompts, "train", ROUND_ONE))
-        reward_model = train_scorer("reward1", comparisons, [speak])
-    if not function and not is_own:
-        print("\n== 4. PPO, round one: a short run with a weaker KL penalty, which exposes the "
-              "reward model's errors")
-        chats["PPO round one"] = train_policy("ppo1", dataclasses.replace(
-            ppo, iterations=max(1, ppo.iterations // 2), kl_coef=ppo.kl_coef / 3), reward_model)
-        show_hacked(task, {"SFT": answer(sft), "PPO": answer(chats["PPO round one"])})
+        torch.manual_seed(options.seed)
+        reward_model = RewardModel(sft)
+        reward_config = RewardConfig(seed=options.seed)
+        trained(folder / "reward.pt", reward_model, tokenizer, lambda log: train_reward_model(
+            reward_model, tokenizer,
+            task.compared(speak, options.comparison_prompts, "train", RANKED),
+            task.demonstrations, reward_config, log))
+        held_out = task.compared(speak, options.test_prompts // 3, "test", HELD_OUT)
+        accuracy = pair_accuracy(reward_model, tokenizer, held_out)
+        print(f"accuracy on held-out pairs {accuracy:.3f}")
 
-        print("\n== 5. Labelers rank answers by both; a second reward model learns all ranks")
-        both = [speak, chat_speaker(chats["PPO round one"], tokenizer, options.max_response)]
-        comparisons += collected(folder / "comparisons2.json", lambda: task.compared(
-            both, options.comparison_prompts, "train", ROUND_TWO))
-        reward_model = train_scorer("reward2", comparisons, both)
-
-    print("\n== 6. PPO")
-    chats["PPO"] = train_policy("ppo", ppo, reward_model)
-    print("\n== 7. PPO-ptx: pretraining gradients mixed in")
+    print("\n== 4. PPO")
+    chats["PPO"] = train_policy("ppo", ppo)
+    print("\n== 5. PPO-ptx: pretraining gradients mixed in")
     chats["PPO-ptx"] = train_policy("ppo_ptx", dataclasses.replace(
-        ppo, ptx_coef=options.ptx_coef), reward_model)
+        ppo, ptx_coef=options.ptx_coef))
 
-    print("\n== 8. The ladder: every model answers every held-out prompt once, at temperature 1")
+    print("\n== 6. The ladder: every model answers every held-out prompt once, at temperature 1")
     columns, answers = {}, {}
     if not is_own:
         prompts = [prompt.messages for prompt in task.test]
@@ -1050,13 +1013,6 @@ def trained(path: Path, model, tokenizer, train: Callable):
         train(RunLog(path.with_suffix(".jsonl")))
         gpt.save_checkpoint(path, model, tokenizer, chat=True)
     return model.eval()
-
-
-def collected(path: Path, collect: Callable[[], list[Comparison]]) -> list[Comparison]:
-    """The comparisons in `path` if the file is there; else those that collect() makes, saved."""
-    if not path.exists():
-        data.write_json(path, [dataclasses.asdict(comparison) for comparison in collect()])
-    return [Comparison(**record) for record in json.loads(path.read_text())]
 
 
 def load_function(place: str) -> Callable[[str, str], float]:

@@ -965,8 +965,10 @@ def test_scores_and_choices_are_those_of_the_whole_softmax(tokenizer):
              ("a context that must be cut" * 5, " and its end"), ("a", " too long" * 30),
              (word[:3], word[3:]), ("x ", word[1:])]  # one token across the seam
     scores = gpt.completion_logprobs(model, tokenizer, pairs * 10)
-    by_mean = gpt.choose(model, tokenizer, [pairs[:4], pairs])
-    by_sum = gpt.choose(model, tokenizer, [pairs[:4], pairs], per_token=False)
+    cases = [list(case) for case in itertools.combinations(range(len(pairs)), 2)] + [range(7)]
+    asked = [[pairs[i] for i in case] for case in cases]
+    by_mean = gpt.choose(model, tokenizer, asked)
+    by_sum = gpt.choose(model, tokenizer, asked, per_token=False)
     model.eval()
     totals, means = [], []
     for i, (context, completion) in enumerate(pairs):
@@ -977,8 +979,8 @@ def test_scores_and_choices_are_those_of_the_whole_softmax(tokenizer):
         means.append(totals[-1] / count)
         for total, tokens in (scores[i], scores[i + 63]):
             assert tokens == count and total == pytest.approx(totals[-1])
-    assert by_mean == [np.argmax(means[:4]), np.argmax(means)] != by_sum
-    assert by_sum == [np.argmax(totals[:4]), np.argmax(totals)]
+    assert by_mean == [np.argmax([means[i] for i in case]) for case in cases] != by_sum
+    assert by_sum == [np.argmax([totals[i] for i in case]) for case in cases]
 
 
 # gpt.py: checkpoints and published weights ------------------------------------------
@@ -1716,29 +1718,26 @@ def test_no_training_prompt_of_any_stage_is_in_the_test_set():
     speak = lambda conversations, seed: [("yes.", True)] * len(conversations)
     stages = {"SFT": [messages[:-1] for messages in task.demonstrations],
               "shots": [messages[:-1] for messages in task.shots]}
-    for name, seed in (("round one", rlhf.ROUND_ONE), ("round two", rlhf.ROUND_TWO)):
-        stages[name] = [i.messages for i, _ in task.answers([speak], 1500, "train", seed)]
+    answered = task.answers(speak, 2000, "train", rlhf.RANKED)
+    stages["ranked"] = [instruction.messages for instruction, _ in answered]
     next_prompts = task.prompt_source()
     stages["PPO"] = sum([next_prompts(128) for _ in range(50)], [])
     stages = {name: set(map(key, prompts)) for name, prompts in stages.items()}
     test = {key(prompt.messages) for prompt in task.test}
     assert len(test) == 480 and not test & set().union(*stages.values())
-    assert stages["round one"] != stages["round two"] and len(stages["PPO"]) > 1000
-    held_out = {key(i.messages) for i, _ in task.answers([speak], 160, "test", rlhf.HELD_OUT)}
+    assert stages["ranked"] != stages["SFT"] and len(stages["PPO"]) > 1000
+    held_out = {key(i.messages) for i, _ in task.answers(speak, 160, "test", rlhf.HELD_OUT)}
     assert not held_out & set().union(*stages.values())
 
 
-def test_labelers_see_four_to_nine_different_answers_by_the_speakers_in_turn():
+def test_labelers_see_four_to_nine_different_answers():
     task, count = rlhf.WorldTask(0, 16), itertools.count()
-    a, b = (lambda conversations, seed, name=name: [
-        (f"{name}{next(count)}.", True) for _ in conversations] for name in "ab")
-    seen = task.answers([a, b], 300, "train", 5)
+    speak = lambda conversations, seed: [(f"{next(count)}.", True) for _ in conversations]
+    seen = task.answers(speak, 300, "train", 5)
     sizes = Counter(len(answers) for _, answers in seen)
     assert set(sizes) == {4, 5, 6, 7, 8, 9} and min(sizes.values()) > 25
-    for _, answers in seen:
-        assert sum(text[0] == "a" for text, _ in answers) == math.ceil(len(answers) / 2)
     yes = lambda conversations, seed: [("yes.", True)] * len(conversations)
-    same = task.answers([yes], 20, "train", 5)
+    same = task.answers(yes, 20, "train", 5)
     assert all(answers == [("yes.", True)] for _, answers in same) and task.rank(same, 5) == []
 
 
@@ -1828,43 +1827,36 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
         shots.append(given), speaker(model, tokenizer, given, limit))[1])
     options = "--comparison-prompts 24 --iterations 4 --kl-coef 3 --dropout 0.2".split()
     rows, folder, task = instructgpt(*options), Path("runs/instructgpt"), rlhf.WorldTask(0, 24)
-    assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO round one", "PPO", "PPO-ptx"]
+    assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"]
     numbers = [value for row in rows.values() for value in row.values() if value not in rows]
     assert all(map(math.isfinite, numbers)) and rows["SFT"]["kl"] == 0
     assert shots == [[], task.shots]
-    for number, seed in ((1, rlhf.ROUND_ONE), (2, rlhf.ROUND_TWO)):
-        comparisons = json.loads((folder / f"comparisons{number}.json").read_text())
-        train = {key(i.messages) for i in data.instructions(task.world, "train", 24, seed)}
-        assert len(comparisons) > 12 and {key(c["messages"]) for c in comparisons} <= train
-
     def log_of(stage):
         return [json.loads(line) for line in open(folder / f"{stage}.jsonl")]
 
-    assert len(log_of("reward2")) > 1.5 * len(log_of("reward1"))  # it learns from both rounds
-    # round one is half as long, with a third of the penalty; only PPO-ptx reads the web
-    for stage, beta, iterations in (("ppo1", 1, 2), ("ppo", 3, 4), ("ppo_ptx", 3, 4)):
+    for stage in ("ppo", "ppo_ptx"):  # only PPO-ptx reads the web
         log = log_of(stage)
-        assert [row["step"] for row in log] == list(range(1, iterations + 1))
+        assert [row["step"] for row in log] == [1, 2, 3, 4]
         assert log[0]["kl"] == 0 and "pretrain_loss" in log[-1]
         assert max(abs(row["kl"]) for row in log) > 1e-4
         for row in log:
             penalty = row["score"] - row["reward"]
-            assert penalty == pytest.approx(beta * row["kl"], abs=5e-5)
+            assert penalty == pytest.approx(3 * row["kl"], abs=5e-5)
         assert ("ptx_loss" in log[-1]) == (stage == "ppo_ptx")
     embedding = {path.stem: torch.load(path)["model"] for path in folder.glob("*.pt")}
     embedding = {stage: state.get("wte.weight", state.get("gpt.wte.weight"))
                  for stage, state in embedding.items()}
-    for stage in ("reward1", "ppo1", "reward2", "ppo", "ppo_ptx"):  # all start as the SFT model
+    for stage in ("reward", "ppo", "ppo_ptx"):  # all start as the SFT model
         to_sft = embedding[stage].dist(embedding["sft"])
         assert 0 < to_sft < embedding[stage].dist(embedding["pretrain"])
-    lost = [folder / "reward2.pt", folder / "ppo_ptx.pt"]
+    lost = [folder / "reward.pt", folder / "ppo_ptx.pt"]
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.pt") if path not in lost}
     for path in lost:
         path.unlink()
     capsys.readouterr()
     assert instructgpt(*options) == rows  # as if it had never been stopped
-    assert capsys.readouterr().out.count("is there: loaded") == 4
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(kept) == 5
+    assert capsys.readouterr().out.count("is there: loaded") == 2
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(kept) == 3
     assert "(kl_coef): add --fresh" in fails(TINY, *options, "--kl-coef", "2")
 
 
@@ -2114,7 +2106,7 @@ def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(papers,
                                         {"SFT": None}, None)
     assert module.share_alike(run, pairs) == pytest.approx(p * p + (1 - p) ** 2, abs=0.03)
     asked = []
-    monkeypatch.setattr(task, "answers", lambda speakers, count, split, seed: split)
+    monkeypatch.setattr(task, "answers", lambda speak, count, split, seed: split)
     monkeypatch.setattr(module, "compared_by", lambda world, answered, labelers: (answered, labelers))
     monkeypatch.setattr(module, "RewardModel", lambda model: [])
     monkeypatch.setattr(rlhf, "chat_speaker", lambda *rest: None)

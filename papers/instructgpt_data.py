@@ -25,7 +25,7 @@ import data
 import rlhf
 from data import LABEL_NOISE, Comparison, Tokenizer
 from papers.claims import over_seeds
-from papers.instructgpt_run import Run, load_reward_model
+from papers.instructgpt_run import Run
 from rlhf import RewardConfig, RewardModel, SFTConfig
 
 LABELERS, FOLDS = 10, 5
@@ -65,22 +65,15 @@ def share_alike(run: Run, answered: list) -> float:
 
 
 def agreement(run: Run) -> list[dict]:
-    """On held-out prompts: two labelers, and the reward model of each round with one of
-    them and with the rubric itself. The answers are SFT's in round one; in round two every
-    other one is PPO's."""
-    sft = run.speaker(run.sft)
-    both = [sft, run.speaker(run.chats["PPO round one"])]
-    rows = []
-    for number, speakers in ((1, [sft]), (2, both)):
-        prompts = run.options.test_prompts // 3
-        answered = run.task.answers(speakers, prompts, "test", rlhf.HELD_OUT)
-        model = load_reward_model(run.folder / f"reward{number}.pt")
-        noisy = run.task.rank(answered, rlhf.HELD_OUT)
-        exact = ranked_by_rubric(run.task.world, answered)
-        rows.append({"round": str(number), "two labelers": share_alike(run, answered),
-                     "model, labeler": rlhf.pair_accuracy(model, run.tokenizer, noisy),
-                     "model, rubric": rlhf.pair_accuracy(model, run.tokenizer, exact)})
-    return rows
+    """On SFT's answers to held-out prompts: two labelers, and the reward model with one of
+    them and with the rubric itself."""
+    speak = run.speaker(run.sft)
+    answered = run.task.answers(speak, run.options.test_prompts // 3, "test", rlhf.HELD_OUT)
+    noisy = run.task.rank(answered, rlhf.HELD_OUT)
+    exact = ranked_by_rubric(run.task.world, answered)
+    return [{"two labelers": share_alike(run, answered),
+             "model, labeler": rlhf.pair_accuracy(run.reward_model, run.tokenizer, noisy),
+             "model, rubric": rlhf.pair_accuracy(run.reward_model, run.tokenizer, exact)}]
 
 
 # ----------------------------------------------------------------------------------
@@ -114,8 +107,8 @@ def labeler_folds(run: Run) -> list[dict]:
     of these and of the fifth."""
     task = run.task
     prompts = run.options.comparison_prompts
-    answered = task.answers([run.speaker(run.sft)], min(800, prompts), "train", 30)
-    held_out = task.answers([run.speaker(run.sft)], min(200, prompts), "test", 30)
+    answered = task.answers(run.speaker(run.sft), min(800, prompts), "train", 30)
+    held_out = task.answers(run.speaker(run.sft), min(200, prompts), "test", 30)
 
     rows = []
     for fold in range(FOLDS):
@@ -172,9 +165,9 @@ def batching(run: Run) -> list[dict]:
     epochs; its standard error is over prompts."""
     task = run.task
     prompts = min(400, run.options.comparison_prompts)
-    speakers = [run.speaker(run.sft)]
-    training = task.rank(task.answers(speakers, prompts, "train", 31), 31)
-    held_out = task.rank(task.answers(speakers, prompts // 2, "test", 31), 31)
+    speak = run.speaker(run.sft)
+    training = task.rank(task.answers(speak, prompts, "train", 31), 31)
+    held_out = task.rank(task.answers(speak, prompts // 2, "test", 31), 31)
 
     rows = []
     validation = {}  # (batches of, epoch) -> (prompts,)

@@ -17,7 +17,7 @@ from gpt import GPT, PRESETS, GPTConfig, load_checkpoint, load_model, pick_devic
 from rlhf import RewardModel, WorldTask
 
 # The models of a run and their files.
-CHATS = {"SFT": "sft", "PPO round one": "ppo1", "PPO": "ppo", "PPO-ptx": "ppo_ptx"}
+CHATS = {"SFT": "sft", "PPO": "ppo", "PPO-ptx": "ppo_ptx"}
 
 # The base of a smoke run.
 FAST = {"pretrain_steps": 5, "sft_epochs": 1, "comparison_prompts": 24, "iterations": 1,
@@ -35,7 +35,7 @@ class Run:
     tokenizer: Tokenizer
     base: GPT                        # pretrained only
     chats: dict[str, GPT]
-    reward_model: RewardModel        # of round two
+    reward_model: RewardModel
 
     @property
     def sft(self) -> GPT:
@@ -110,6 +110,22 @@ def base_of(options) -> tuple[rlhf.Options, GPTConfig]:
     return base, shape
 
 
+def show_hacked(task, answered: dict[str, tuple[rlhf.Rollout, list]], count: int = 4):
+    """Prompts where PPO gained most in score relative to the gold score, with both answers."""
+    golds, scores = {}, {}
+    for name, (rollout, texts) in answered.items():
+        golds[name], scores[name] = np.array(task.gold(texts)), rollout.scores.cpu().numpy()
+        print(f"  {name:4s} score {scores[name].mean():6.2f}   "
+              f"gold score {golds[name].mean():6.2f}   KL {rollout.kl.mean():6.2f}")
+    print("the answers that gained most in score beyond what they gained in gold score:")
+    gain = (scores["PPO"] - scores["SFT"]) - (golds["PPO"] - golds["SFT"])
+    for i in np.argsort(-gain)[:count]:
+        print(f"  {task.test[i].prompt}")
+        for name, (_, texts) in answered.items():
+            print(f"    {name:4s} score {scores[name][i]:6.2f}   "
+                  f"gold score {golds[name][i]:5.1f}   {texts[i][0]}")
+
+
 def load_reward_model(path: Path) -> RewardModel:
     """A reward model of a finished run."""
     content = load_checkpoint(path)
@@ -127,6 +143,6 @@ def load_run(options: rlhf.Options, shape: GPTConfig, results: Path) -> Run:
     chats = {}
     for name, file in CHATS.items():
         chats[name], _ = load_model(folder / f"{file}.pt")
-    reward_model = load_reward_model(folder / "reward2.pt")
+    reward_model = load_reward_model(folder / "reward.pt")
     task = WorldTask(options.seed, options.test_prompts)
     return Run(options, folder, results, task, tokenizer, base, chats, reward_model)

@@ -31,7 +31,7 @@ from gpt import print_table
 from papers.claims import Claim, folder_of, over_seeds, save_claims
 from papers.figures import plot
 from papers.instructgpt_data import ranked_by_rubric
-from papers.instructgpt_run import Run, base_of, load_run
+from papers.instructgpt_run import Run, base_of, load_run, show_hacked
 from rlhf import PPOConfig, RewardConfig, RewardModel, WorldTask
 
 SHARES = (16, 4, 1)  # of the prompts: a sixteenth, a quarter and all of them
@@ -56,15 +56,15 @@ def train_proxy(run: Run, prompts: int) -> RewardModel:
     torch.manual_seed(run.options.seed)
     model = RewardModel(run.sft)
     config = RewardConfig(seed=run.options.seed)
-    speakers = [run.speaker(run.sft)]
+    speak = run.speaker(run.sft)
     task = run.task
 
     def train(log):
-        answered = task.answers(speakers, prompts, "train", rlhf.ROUND_ONE)
+        answered = task.answers(speak, prompts, "train", rlhf.RANKED)
         comparisons = ranked_by_rubric(task.world, answered)
         rlhf.train_reward_model(model, run.tokenizer, comparisons, task.demonstrations,
                                 config, log)
-        held_out = task.answers(speakers, len(task.test) // 3, "test", rlhf.HELD_OUT)
+        held_out = task.answers(speak, len(task.test) // 3, "test", rlhf.HELD_OUT)
         accuracy = rlhf.pair_accuracy(model, run.tokenizer,
                                       ranked_by_rubric(task.world, held_out))
         print(f"{len(comparisons)} decided comparisons, held-out accuracy {accuracy:.3f}")
@@ -236,8 +236,8 @@ def overoptimization(options: Options = Options()):
         curves[prompts, "PPO"] = points
         for method in ("best of n", "PPO"):
             rows.append(summary(prompts, method, curves[prompts, method]))
-        rlhf.show_hacked(run.task, {"SFT": run.score(run.sft, reward_model)[:2],
-                                    "PPO": run.score(policy, reward_model)[:2]})
+        show_hacked(run.task, {"SFT": run.score(run.sft, reward_model)[:2],
+                               "PPO": run.score(policy, reward_model)[:2]})
 
     print("\ngold and proxy in standard deviations of the SFT model's answers, d = sqrt(KL)")
     print_table(rows, folder / "table.json")
