@@ -978,17 +978,22 @@ def grow_vocabulary(model, tokens: int):
 
 
 def print_table(rows: list[dict], path: Path | None = None):
-    """Rows as an aligned table; with a path also as a JSON list."""
+    """Print rows as an aligned table; with a path also write them as a JSON list."""
     if path:
         write_json(path, rows)
+    print(aligned(rows))
+
+
+def aligned(rows: list[dict]) -> str:
+    """Rows as a table of text."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [columns]
     for row in rows:
         values = [row.get(column, "") for column in columns]
         lines.append([f"{x:.3f}" if isinstance(x, float) else str(x) for x in values])
     widths = [max(map(len, column)) for column in zip(*lines)]
-    for line in lines:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths)))
+    padded = [[cell.rjust(width) for cell, width in zip(line, widths)] for line in lines]
+    return "\n".join("  ".join(line) for line in padded)
 
 
 def documents_of(source: str, seed: int) -> Iterator[str]:

@@ -1995,15 +1995,21 @@ def test_a_verdict_asks_for_two_standard_errors_and_smoke_runs_are_not_collected
         "holds", "does not hold", "cannot tell", "cannot tell"]
     assert claims.over_seeds([1, 2, 3]) == pytest.approx((2, 1 / math.sqrt(3)))
     assert claims.proportion_error(.5, 100) == pytest.approx(.05)
-    monkeypatch.setattr(claims, "README", Path("README.md"))
-    Path("README.md").write_text(f"text\n\n{claims.MARK}\n\nan earlier table\n")
+    monkeypatch.setattr(claims, "README", Path("papers/README.md").absolute())
+    Path("papers").mkdir()
+    Path("figures").mkdir()
     for name in ("real", "smoke-fast"):
         Path("runs", name).mkdir(parents=True)
+        gpt.print_table([{"score": 0.125}], Path("runs", name, f"{name}.json"))
+        Path("runs", name, f"{name}.png").write_bytes(b"picture")
         claims.save_claims(Path("runs", name), [claims.Claim(name, "", "", "", 1, .1, 3, 9)])
+    claims.README.write_text(f"text\n\n{claims.MARK}\n\nan earlier table\n")
     claims.claims()
-    text = Path("README.md").read_text()
+    text = claims.README.read_text()
     assert text.startswith("text\n") and "earlier" not in text
     assert "| real |" in text and "holds" in text and "smoke-fast" not in text
+    assert "    score\n    0.125" in text and "(../figures/real.png)" in text
+    assert [path.name for path in Path("figures").iterdir()] == ["real.png"]
 
 
 def test_the_cases_of_the_papers_tasks_are_distinct_and_held_out(papers, world):

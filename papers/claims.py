@@ -1,7 +1,8 @@
 """
 Every claim that the scripts beside this one test, as a row with a verdict.
 
-    python -m papers.claims     collects the finished runs into papers/README.md
+    python -m papers.claims     collects the finished runs into papers/README.md: their claims,
+                                their tables and (in figures/) their figures
 
 A script ends with `save_claims(folder, claims)`. The verdict is a rule: more than two
 standard errors in the claimed direction *holds*, as much in the other *does not hold*,
@@ -10,12 +11,15 @@ else *cannot tell*. A claim that the world was built to contain says so in `says
 import dataclasses
 import json
 import math
+import shutil
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from data import UserError, atomic_write, command_line, run_folder, write_json
+from gpt import aligned
 
 README = Path(__file__).with_name("README.md")
 MARK = "<!-- python -m papers.claims writes what follows -->"
@@ -83,19 +87,34 @@ def table(claims: list[Claim]) -> str:
     return "\n".join(lines)
 
 
+def tables_of(folder: Path) -> str:
+    """The tables of a run as Markdown. Its figures are copied to figures/."""
+    parts = [f"## runs/{folder.name}"]
+    for path in sorted(folder.glob("*.json")):
+        if path.name not in ("claims.json", "settings.json"):
+            rows = json.loads(path.read_text())
+            parts += [f"{path.stem}:", textwrap.indent(aligned(rows), "    ")]
+    for path in sorted(folder.glob("*.png")):
+        shutil.copy(path, README.parent.parent / "figures")
+        parts.append(f"![{path.stem}](../figures/{path.name})")
+    return "\n\n".join(parts)
+
+
 def claims():
-    """Write the table of all finished runs into papers/README.md."""
-    found = []
+    """Write the claims and tables of all finished runs into papers/README.md."""
+    found, tables = [], []
     for path in sorted(Path("runs").glob("*/claims.json")):
         if not path.parent.name.endswith("-fast"):
             found += [Claim(**record) for record in json.loads(path.read_text())]
+            tables.append(tables_of(path.parent))
     if not found:
         raise UserError("no run has claims yet: run one of the scripts, such as "
                         "python -m papers.exact")
     text = README.read_text()
     before = text.partition(MARK)[0].rstrip()
+    parts = [before, MARK, table(found), *tables]
     with atomic_write(README) as file:
-        file.write(f"{before}\n\n{MARK}\n\n{table(found)}\n".encode())
+        file.write(("\n\n".join(parts) + "\n").encode())
     print(table(found))
 
 
