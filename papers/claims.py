@@ -91,8 +91,8 @@ def tables_of(folder: Path) -> str:
     """The tables of a run as Markdown. Its figures are copied to figures/."""
     parts = [f"## runs/{folder.name}"]
     for path in sorted(folder.glob("*.json")):
-        if path.name not in ("claims.json", "settings.json"):
-            rows = json.loads(path.read_text())
+        rows = json.loads(path.read_text())
+        if isinstance(rows, list) and path.name != "claims.json":
             parts += [f"{path.stem}:", textwrap.indent(aligned(rows), "    ")]
     for path in sorted(folder.glob("*.png")):
         shutil.copy(path, README.parent.parent / "figures")
