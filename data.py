@@ -813,8 +813,6 @@ def instructions(world: World, split: str, count: int, seed: int,
 
 
 def _instruction(world: World, rng: random.Random, split: str, use_case: str) -> Instruction:
-    goal = {}
-    system = ""
     earlier = []  # exchanges before the prompt
     if rng.random() < .2:
         earlier = conversation(world, rng, "train", random_kinds(rng, rng.randint(1, 4)))
@@ -857,25 +855,31 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
             number, noun, without = parts
             allowed = tuple(value for value in TOPICS[LISTS[noun]][0] if value != without)
             goal = {"items": (allowed, NUMBERS.index(number))}
+    messages = []
     person, topic, _ = goal.get("facts") or (None, None, 0)
     if topic:
         goal["terse"] = world.facts[person, topic] + "."
-    if topic and rng.random() < .25:
-        system = rng.choice((ONE_WORD, POLITE, SILENT))
-        about = rng.choice((topic, rng.choice(list(TOPICS))))
-        if system == ONE_WORD:
-            goal = {"say": goal["terse"]}
-        elif system == POLITE:
-            goal["say"] = COURTESY[0]
-        elif about == topic:
-            goal = {"say": NOT_ALLOWED}
-        system = system.format(topic=about)
-    messages = [{"role": "system", "content": system}] if system else []
+        if rng.random() < .25:
+            system, goal = _system_message(rng, topic, goal)
+            messages.append({"role": "system", "content": system})
     for user, assistant in earlier:
         messages.append({"role": "user", "content": user})
         messages.append({"role": "assistant", "content": assistant})
     messages.append({"role": "user", "content": typed(rng, prompt)})
     return Instruction(use_case, messages, **goal)
+
+
+def _system_message(rng: random.Random, topic: str, goal: dict) -> tuple[str, dict]:
+    """A system message for a question about one fact, and what is now a good answer."""
+    system = rng.choice((ONE_WORD, POLITE, SILENT))
+    about = rng.choice((topic, rng.choice(list(TOPICS))))
+    if system == ONE_WORD:
+        goal = {"say": goal["terse"]}
+    elif system == POLITE:
+        goal = {**goal, "say": COURTESY[0]}
+    elif about == topic:
+        goal = {"say": NOT_ALLOWED}
+    return system.format(topic=about), goal
 
 
 def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> list[dict]:
