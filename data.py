@@ -455,8 +455,10 @@ class World:
         self.seed = seed
         rng = random.Random(f"world {seed}")
         self.people = rng.sample(WOMEN + MEN, len(WOMEN + MEN))
-        made_up = [made_up_name(rng) for _ in range(120)]
-        self.strangers = rng.sample(STRANGERS + made_up, len(STRANGERS + made_up))
+        strangers = dict.fromkeys(STRANGERS)  # a set that keeps its order
+        while len(strangers) < 144:
+            strangers[made_up_name(rng)] = None
+        self.strangers = rng.sample(list(strangers), len(strangers))
         self.facts = {}
         for person in self.people:
             for topic, (values, _, _) in TOPICS.items():
