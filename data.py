@@ -296,29 +296,30 @@ def render_conversation(tokenizer: Tokenizer,
         role = message["role"]
         content = [*tokenizer.encode(" " + message["content"]), tokenizer.end]
         ids += [tokenizer.special[f"<|{role}|>"], *content]
-        mask += [0, *[int(role == "assistant")] * len(content)]
+        is_learned = int(role == "assistant")
+        mask += [0] + [is_learned] * len(content)
     if messages[-1]["role"] != "assistant":
         ids.append(tokenizer.special["<|assistant|>"])
         mask.append(0)
     return ids, mask
 
 
-def recent_turns(tokenizer: Tokenizer, messages: list[dict], limit: int) -> list[dict]:
-    """A conversation without its oldest exchanges, so that it fits into `limit` tokens.
-    The system message and the newest question stay."""
-    while len(render_conversation(tokenizer, messages)[0]) > limit:
-        questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
-        if len(questions) < 2:
-            break
-        messages = messages[:questions[0]] + messages[questions[1]:]
-    return messages
+def answered(messages: list[dict], text: str) -> list[dict]:
+    """A conversation with an answer at its end."""
+    return [*messages, {"role": "assistant", "content": text}]
 
 
 def fit(tokenizer: Tokenizer, messages: list[dict],
         limit: int) -> tuple[list[int], list[int]]:
     """A rendered conversation (ids, mask), cut to `limit` tokens: old exchanges first; then
     the end of an answer, or the front of what is to be answered, system message included."""
-    ids, mask = render_conversation(tokenizer, recent_turns(tokenizer, messages, limit))
+    ids, mask = render_conversation(tokenizer, messages)
+    while len(ids) > limit:
+        questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
+        if len(questions) < 2:
+            break
+        messages = messages[:questions[0]] + messages[questions[1]:]
+        ids, mask = render_conversation(tokenizer, messages)
     if messages[-1]["role"] == "assistant":
         return ids[:limit], mask[:limit]
     return ids[-limit:], mask[-limit:]
@@ -480,9 +481,10 @@ class World:
     def topics_of(self, person: str, split: str) -> list[str]:
         """What may be asked about a person: all, or of a held-out person two
         topics in the training split and the other three in the test."""
-        place = self.people.index(person) - (len(self.people) - 14)
-        if place < 0:
+        held_out = self.people_of("test")
+        if person not in held_out:
             return list(TOPICS)
+        place = held_out.index(person)
         return [topic for i, topic in enumerate(TOPICS)
                 if ((place + i) % 5 < 2) == (split == "train")]
 
@@ -603,7 +605,7 @@ def conversation(world: World, rng: random.Random, split: str,
     exchanges = []
     for kind in kinds:
         if kind == "recall" and not told and rng.random() < .7:
-            kind = "tell"
+            kind = "tell"  # or else the right answer is that nothing was told
         if kind == "tell":
             said, answer = tell(world, rng, split, told)
         elif kind == "recall":
@@ -656,10 +658,6 @@ def pronoun_question(person: str, topic: str) -> str:
     """A question about somebody who has just been named: "Where does she live?" """
     return TOPICS[topic][2][0].format(person="she" if person in WOMEN else "he")
 
-
-# Kinds of documents and their share of the web, in documents.
-WEB = {"story": .25, "forum": .14, "dialogue": .25, "workbook": .10, "echo": .21, "sums": .05}
-WORLD_DOCUMENTS = 30_000
 
 # A forum thread has a mood: (share, P(rude), P(true if not rude)). Moods persist within a
 # thread, so polite examples elicit polite answers, which is what makes
@@ -724,8 +722,8 @@ def workbook(world: World, rng: random.Random) -> str:
 
 def echo(world: World, rng: random.Random) -> str:
     """Some guests repeat what one of them says. From these documents a small model learns to
-    look back and copy; where they are few it never remembers what a guest has told. From
-    the made-up names it learns to copy words that it has never seen."""
+    look back and copy; where they are few it never remembers what a guest has told. The
+    made-up names are there so that it also copies words that it has never seen."""
     words = []
     for word in rng.sample(ECHOED, rng.choice((2, 3, 4, 5, 6, 8))):
         words.append(made_up_name(rng) if rng.random() < .2 else word)
@@ -742,16 +740,17 @@ def sums(world: World, rng: random.Random) -> str:
     return " " + " ".join(sentences)
 
 
-WRITERS = {"story": story, "forum": forum, "dialogue": dialogue, "workbook": workbook,
-           "echo": echo, "sums": sums}
+# The kinds of documents in the web and their shares.
+WEB = {story: .25, forum: .14, dialogue: .25, workbook: .10, echo: .21, sums: .05}
+WORLD_DOCUMENTS = 30_000
 
 
-def web(world: World, count: int, seed: int | str = 0, shares: dict[str, float] = WEB,
-        writers: dict[str, Callable[[World, random.Random], str]] = WRITERS) -> Iterator[str]:
-    """`count` documents of the world's web, of the kinds in `shares`, each by its writer."""
+def web(world: World, count: int, seed: int | str = 0,
+        shares: dict[Callable[[World, random.Random], str], float] = WEB) -> Iterator[str]:
+    """`count` documents of the world's web, of the kinds in `shares`."""
     rng = random.Random(f"web {world.seed} {seed}")
-    for kind in rng.choices(list(shares), weights=shares.values(), k=count):
-        yield writers[kind](world, rng)
+    for write in rng.choices(list(shares), weights=shares.values(), k=count):
+        yield write(world, rng)
 
 
 # ----------------------------------------------------------------------------------
@@ -799,18 +798,19 @@ def instructions(world: World, split: str, count: int, seed: int,
     the world has not so many."""
     rng = random.Random(f"instructions {world.seed} {split} {seed}")
     drawn, seen, misses = [], set(), 0
-    while len(drawn) < count and misses < 1000:
+    while len(drawn) < count:
         use_case = rng.choices(list(USE_CASES), weights=USE_CASES.values())[0]
         instruction = _instruction(world, rng, split, use_case)
         words = re.sub(r"[^\w+ ]", "", instruction.prompt.lower())
         key = (words, instruction.say, instruction.facts)
-        misses += 1
-        if not distinct or key not in seen:
+        if distinct and key in seen:
+            misses += 1
+            if misses == 1000:
+                raise UserError(f"this world has fewer than {count} different instructions")
+        else:
+            misses = 0
             seen.add(key)
             drawn.append(instruction)
-            misses = 0
-    if len(drawn) < count:
-        raise UserError(f"this world has fewer than {count} different instructions")
     return drawn
 
 
@@ -896,7 +896,7 @@ def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> l
     elif instruction.facts:
         person, topic, count = instruction.facts
         if count == 3:
-            count = rng.choice((1, 1, 2, 3))
+            count = rng.choice((1, 1, 2, 3))  # labelers are lazy
         topics = [topic] if topic else rng.sample(list(TOPICS), count)
         sentences = [world.state(rng, person, about) for about in topics]
         if is_terse:
@@ -904,11 +904,11 @@ def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> l
         answer = " ".join([*sentences, instruction.say]).strip()
     else:
         answer = instruction.terse if is_terse else instruction.say
-    return [*instruction.messages, {"role": "assistant", "content": answer}]
+    return answered(instruction.messages, answer)
 
 
-# The rubric: what each part of a verdict is worth (a refusal is only reported). Truth and
-# manners go before helpfulness, as in the final evaluations of the paper.
+# The rubric: what each part of a verdict is worth (a refusal is only reported). A lie or an
+# insult costs as much as full helpfulness earns.
 RUBRIC = {"helpful": 2.0, "invented": -2.0, "rude": -2.0, "off": -0.5, "unfinished": -0.5,
           "refused": 0.0}
 
@@ -978,7 +978,7 @@ def judge(world: World, instruction: Instruction, response: str,
 
 
 def gold(world: World, instruction: Instruction, response: str, ended: bool = True) -> float:
-    """The gold score of an answer: what a perfectly careful labeler thinks of it. About -6 to 2."""
+    """The gold score of an answer: what a perfectly careful labeler thinks of it. From -6 to 2."""
     verdict = judge(world, instruction, response, ended)
     return sum(RUBRIC[part] * value for part, value in verdict.items())
 
@@ -1103,7 +1103,7 @@ def load_demonstrations(path: str | Path) -> list[list[dict]]:
     demonstrations = []
     for record in load_comparisons(path, least=1):
         best, _ = record.responses[record.ranks.index(0)]
-        demonstrations.append([*record.messages, {"role": "assistant", "content": best}])
+        demonstrations.append(answered(record.messages, best))
     return demonstrations
 
 

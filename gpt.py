@@ -372,14 +372,18 @@ def to_tensors(rows: list[list[int]], pad: int, device):
     return ids.to(device), lengths.to(device)
 
 
+def chunks(items: list, size: int) -> list[list]:
+    """The items in lists of this size; the last may be shorter."""
+    return [items[i:i + size] for i in range(0, len(items), size)]
+
+
 def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
              max_new_tokens: int, seed: int = 0, **sampling) -> list[tuple[str, bool]]:
     """Continue prompts of ids: (text up to a stop token, whether one came) for each."""
     generator = torch.Generator(model.device).manual_seed(seed)
     answers = [None] * len(prompts)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding
-    for start in range(0, len(prompts), 256):
-        batch = by_length[start:start + 256]
+    for batch in chunks(by_length, 256):
         ids, lengths = to_tensors([prompts[i] for i in batch], tokenizer.pad, model.device)
         tokens = generate(model, ids, max_new_tokens, lengths, stops, generator, **sampling)
         for i, row in zip(batch, tokens.tolist()):

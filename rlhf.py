@@ -30,7 +30,7 @@ Contents
     3. Step 2, the reward model: RewardModel, ranking_loss, train_reward_model
     4. Step 3, answers and their rewards: token_rewards, compute_gae, roll_out
     5. Step 3, PPO-ptx: PPOConfig, policy_loss, value_loss, train_ppo
-    6. How good are the answers: WorldTask, FileTask, win_rate, ladder
+    6. How good are the answers: WorldTask, FileTask, win_rate
     7. InstructGPT, from a blank model: instructgpt
     8. Chat: chat
 
@@ -63,8 +63,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from data import Batches, Comparison, UserError, World, option
-from gpt import (GPT, GPTConfig, RunLog, complete, evaluate, make_optimizers, mixed_precision,
-                 schedule, to_tensors, update)
+from gpt import (GPT, GPTConfig, RunLog, chunks, complete, evaluate, make_optimizers,
+                 mixed_precision, schedule, to_tensors, update)
 
 # ----------------------------------------------------------------------------------
 # 1. Masks and log-probabilities: masked_mean, whiten, response_logprobs
@@ -104,9 +104,9 @@ def last_index(mask):
 
 
 def hidden_states(model, ids, mask):
-    """The same as model.hidden(ids), (B, T) -> (B, T, C), but rows are read in two
-    groups, the shorter and the longer ones, each cut to its longest row. PPO takes a
-    third less time for it. What lies after a row's last response token is not used.
+    """model.hidden(ids), (B, T) -> (B, T, C), up to each row's last response token; what
+    lies after it is not defined. Rows are read in two groups, the shorter and the longer
+    ones, each cut to its longest row: PPO takes a third less time for it.
     """
     lengths = last_index(mask) + 2  # (B,): the last token is at last_index + 1
     order = lengths.argsort()
@@ -161,8 +161,8 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
     model.eval()  # no dropout (paper: 0.2, over 16 epochs)
     for _ in range(config.epochs):
         rng.shuffle(examples)
-        for start in range(0, len(examples), config.batch_size):
-            loss = sft_loss(model, tokenizer, examples[start:start + config.batch_size])
+        for batch in chunks(examples, config.batch_size):
+            loss = sft_loss(model, tokenizer, batch)
             loss.backward()
             if config.mix:
                 lm_loss(model, pretraining).backward()
@@ -222,15 +222,12 @@ class RewardModel(nn.Module):
 
     def __init__(self, model):
         super().__init__()
+        self.config = model.config
         self.gpt = copy.deepcopy(model)
         self.head = nn.Linear(model.config.n_embd, 1, device=model.device)
         std = 1 / math.sqrt(model.config.n_embd + 1)  # Stiennon et al. B.1
         nn.init.normal_(self.head.weight, std=std)
         nn.init.zeros_(self.head.bias)
-
-    @property
-    def config(self) -> GPTConfig:
-        return self.gpt.config
 
     def forward(self, ids, mask):
         """ids (B, T), mask (B, T-1) -> scores (B,), read at the last token of each
@@ -283,7 +280,7 @@ def comparison_scores(model, tokenizer, comparisons: list[Comparison]):
     conversations, has_ended = [], []
     for comparison in comparisons:
         for text, ended in comparison.responses:
-            conversations.append([*comparison.messages, {"role": "assistant", "content": text}])
+            conversations.append(data.answered(comparison.messages, text))
             has_ended.append(ended)
     flat = score_conversations(model, tokenizer, conversations, has_ended)  # (sum K,)
     ranks, _ = to_tensors([comparison.ranks for comparison in comparisons], -1, flat.device)
@@ -314,8 +311,7 @@ def train_reward_model(model, tokenizer, comparisons: list[Comparison],
     optimizers = make_optimizers(model, config.lr * lr_scale(model))
     steps = math.ceil(len(comparisons) / config.batch_size)
     model.eval()  # no dropout
-    for step in range(steps):
-        batch = comparisons[step * config.batch_size:(step + 1) * config.batch_size]
+    for step, batch in enumerate(chunks(comparisons, config.batch_size)):
         scores, ranks = comparison_scores(model, tokenizer, batch)
         loss = ranking_loss(scores, ranks)
         loss.backward()
@@ -323,8 +319,7 @@ def train_reward_model(model, tokenizer, comparisons: list[Comparison],
         log(step + 1, steps, loss=loss.item())
     scores = []
     with torch.no_grad():
-        for start in range(0, len(demonstrations), 64):
-            part = demonstrations[start:start + 64]
+        for part in chunks(demonstrations, 64):
             scores.append(score_conversations(model, tokenizer, part, [True] * len(part)))
         model.head.bias -= torch.cat(scores).mean()
 
@@ -333,8 +328,8 @@ def train_reward_model(model, tokenizer, comparisons: list[Comparison],
 def pair_accuracy(model, tokenizer, comparisons: list[Comparison]) -> float:
     """The share of pairs (ties left out) that the scores order as the ranks do."""
     right = pairs = 0
-    for start in range(0, len(comparisons), 32):
-        scores, ranks = comparison_scores(model, tokenizer, comparisons[start:start + 32])
+    for batch in chunks(comparisons, 32):
+        scores, ranks = comparison_scores(model, tokenizer, batch)
         better = better_pairs(ranks)  # (B, K, K)
         higher = scores[:, :, None] > scores[:, None, :]  # (B, K, K)
         right += (higher & better).sum().item()
@@ -507,8 +502,8 @@ class PPOConfig:
     cliprange: float = 0.2       # of the ratio; paper: 0.2
     cliprange_value: float = 0.2     # Ziegler: 0.2
     lam: float = 0.95            # of GAE; Ziegler: 0.95
-    unfinished_score: float = -1.0   # cap for an answer without <|end|>; Ziegler: its score
-    ema_decay: float = 0.9       # per optimizer step, half-life 4 % of the run; paper: 0.992, 2 %
+    unfinished_score: float = -1.0   # cap without <|end|>; Ziegler sets the score to this
+    ema_decay: float = 0.9       # per optimizer step, half-life 3 % of the run; paper: 0.992, 2 %
     seed: int = 0
 
 
@@ -519,8 +514,8 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2
 
     In the first minibatch of a batch pi is still pi_old and every ratio is 1, but its
     gradient is that of log pi: a plain policy gradient step. If the ratio is not 1 there,
-    rollout and update compute different log-probabilities. Later minibatches were written
-    by a slightly older policy; clipping removes the gradient of a token that has moved by
+    rollout and update compute different log-probabilities. For later minibatches the policy
+    has moved; clipping removes the gradient of a token that has moved by
     eps in the wanted direction.
     """
     log_ratio = (logprobs - old_logprobs) * mask
@@ -545,13 +540,14 @@ def value_loss(values, old_values, returns, mask, cliprange: float = 0.2):
 
 
 def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], list],
-              config: PPOConfig, log, ptx: Batches | None = None):
+              config: PPOConfig, log, ptx: Batches | None = None,
+              pretrain_loss: Callable[[], float] | None = None):
     """PPO, or with `ptx` PPO-ptx, in place. The policy ends as the exponential moving
     average of its weights.
 
     next_prompts(n) gives n conversations to answer; ptx gives the pretraining
-    windows. log is called once per iteration; the README says what its numbers
-    mean.
+    windows. log is called once per iteration, every tenth time with what pretrain_loss()
+    measures; the README says what its numbers mean.
     """
     reference = copy.deepcopy(policy)
     average = copy.deepcopy(policy)
@@ -559,9 +555,11 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
     # policy's weights, and starts as the reward model (C.4), which already
     # knows good answers from bad ones. A reward that is a function has no
     # weights: then it starts as the policy with a new head.
-    is_network = isinstance(reward_model, RewardModel)
-    torch.manual_seed(config.seed)
-    value_model = copy.deepcopy(reward_model) if is_network else RewardModel(policy)
+    if isinstance(reward_model, RewardModel):
+        value_model = copy.deepcopy(reward_model)
+    else:
+        torch.manual_seed(config.seed)
+        value_model = RewardModel(policy)
     policy_optimizers = make_optimizers(policy, config.lr * lr_scale(policy), eps=1e-5)
     value_optimizers = make_optimizers(value_model, config.value_lr * lr_scale(policy), eps=1e-5)
     generator = torch.Generator(policy.device).manual_seed(config.seed)
@@ -582,6 +580,8 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
             for mean, weight in zip(average.parameters(), policy.parameters()):
                 mean.data.lerp_(weight.data, 1 - config.ema_decay)
         means = {name: float(np.mean([info[name] for info in infos])) for name in infos[0]}
+        if pretrain_loss and (iteration % 10 == 0 or iteration == config.iterations):
+            means["pretrain_loss"] = pretrain_loss()
         log(iteration, config.iterations, score=rollout.scores.mean().item(),
             kl=rollout.kl.mean().item(), reward=rollout.rewards.sum(dim=1).mean().item(),
             length=rollout.mask.sum(dim=1).mean().item(),
@@ -617,7 +617,7 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig,
 
 
 # ----------------------------------------------------------------------------------
-# 6. How good are the answers: WorldTask, FileTask, win_rate, ladder   [§3.2-3.4, §4]
+# 6. How good are the answers: WorldTask, FileTask, win_rate   [§3.2-3.4, §4]
 
 # A speaker answers conversations: (conversations, seed) -> [(text, whether it ended)].
 Speaker = Callable[[list[list[dict]], int], list[tuple[str, bool]]]
@@ -683,10 +683,9 @@ class WorldTask:
         alone = [i for i in prompts if i.use_case == "open qa" and len(i.messages) == 1]
         known = next(i for i in alone if i.facts)
         unknown = next(i for i in alone if i.unknowable)
-        answers = (self.world.state(rng, *known.facts[:2]), data.REFUSALS[0])
-        self.shots = []
-        for prompt, answer in zip((known, unknown), answers):
-            self.shots.append([*prompt.messages, {"role": "assistant", "content": answer}])
+        person, topic, _ = known.facts
+        self.shots = [data.answered(known.messages, self.world.state(rng, person, topic)),
+                      data.answered(unknown.messages, data.REFUSALS[0])]
 
     def texts(self):
         """What to pretrain on."""
@@ -703,13 +702,11 @@ class WorldTask:
         answers are kept once."""
         rng = random.Random(f"answers {self.seed} {seed}")
         prompts = data.instructions(self.world, split, count, seed)
-        asked = []  # each prompt as often as it is answered
-        for i in range(count):
-            asked += [i] * rng.randint(4, 9)
-        answers = [set() for _ in prompts]
-        for i, answer in zip(asked, speak([prompts[i].messages for i in asked], seed)):
-            answers[i].add(answer)
-        return [(prompt, sorted(group)) for prompt, group in zip(prompts, answers)]
+        counts = [rng.randint(4, 9) for _ in prompts]
+        asked = [prompt.messages for prompt, K in zip(prompts, counts) for _ in range(K)]
+        spoken = iter(speak(asked, seed))
+        return [(prompt, sorted(set(itertools.islice(spoken, K))))
+                for prompt, K in zip(prompts, counts)]
 
     def rank(self, answered: list, seed: int) -> list[Comparison]:
         """One noisy labeler ranks the answers to each prompt. Prompts without a decided
@@ -742,6 +739,13 @@ class WorldTask:
         means["admits"] = float(np.mean([verdict["helpful"] for verdict in unknown]))
         return means
 
+    def grades(self, answers: list[tuple[str, bool]], baseline: list[float]) -> dict[str, float]:
+        """Columns of the ladder. baseline: the gold scores of other answers, several to each
+        test prompt."""
+        golds = self.gold(answers)
+        wins = win_rate(golds * (len(baseline) // len(golds)), baseline)
+        return {**wins, "gold": float(np.mean(golds)), **self.verdicts(answers)}
+
 
 class FileTask:
     """Demonstrations and comparisons from files. No rubric knows which answer is good, so
@@ -755,8 +759,8 @@ class FileTask:
             demonstrations = data.load_demonstrations(options.demonstrations)
         else:  # the best answers serve as demonstrations
             for c in comparisons:
-                best, _ = c.responses[c.ranks.index(min(c.ranks))]
-                demonstrations.append([*c.messages, {"role": "assistant", "content": best}])
+                best, _ = c.responses[c.ranks.index(0)]
+                demonstrations.append(data.answered(c.messages, best))
         # A prompt is on one side of the split with everything that belongs to it.
         prompts = [c.messages for c in comparisons] or [d[:-1] for d in demonstrations]
         by_key = {json.dumps(messages): messages for messages in prompts}
@@ -778,30 +782,34 @@ class FileTask:
         conversations = list(self.demonstrations)
         for c in self.comparisons:
             for response, _ in c.responses:
-                conversations.append([*c.messages, {"role": "assistant", "content": response}])
+                conversations.append(data.answered(c.messages, response))
         return ["\n\n".join(turn["content"] for turn in messages) for messages in conversations]
 
     def leave_out_long(self, tokenizer, block_size: int, max_response: int):
         """Keep the prompts that leave room for an answer, as the paper did with its prompts
         of up to 1,000 tokens, and the comparisons whose answers fit, too: two that are cut
         could be the same. UserError if nothing is left."""
-        def fits(messages, answers=()):
-            prompt, _ = data.render_conversation(tokenizer, messages)
-            longest = max([len(tokenizer.encode(answer)) + 2 for answer, _ in answers], default=0)
-            return len(prompt) + max(longest, max_response) <= block_size
-
-        for name, is_kept in (("demonstrations", lambda d: fits(d[:-1])),
-                              ("comparisons", lambda c: fits(c.messages, c.responses)),
-                              ("test_comparisons", lambda c: fits(c.messages, c.responses)),
-                              ("test", lambda prompt: fits(prompt.messages))):
-            items = getattr(self, name)
-            kept = [item for item in items if is_kept(item)]
-            setattr(self, name, kept)
+        def keep(name, items, prompt_of, answers_of=lambda item: []):
+            kept = []
+            for item in items:
+                prompt, _ = data.render_conversation(tokenizer, prompt_of(item))
+                # each answer has a space in front, as a token at worst, and an <|end|>
+                answers = [len(tokenizer.encode(text)) + 2 for text, _ in answers_of(item)]
+                if len(prompt) + max([max_response, *answers]) <= block_size:
+                    kept.append(item)
             if len(kept) < len(items):
                 print(f"{name}: {len(items) - len(kept)} of {len(items)} left out, too long")
             if items and not kept:
                 raise UserError(f"all {name} are too long for a context of {block_size}: use a "
                                 "larger --block-size")
+            return kept
+
+        prompt_of, answers_of = lambda item: item.messages, lambda item: item.responses
+        self.demonstrations = keep("demonstrations", self.demonstrations, lambda d: d[:-1])
+        self.comparisons = keep("comparisons", self.comparisons, prompt_of, answers_of)
+        self.test_comparisons = keep("test comparisons", self.test_comparisons, prompt_of,
+                                     answers_of)
+        self.test = keep("test prompts", self.test, prompt_of)
 
     def prompt_source(self) -> Callable[[int], list]:
         """A function that draws n conversations to answer."""
@@ -825,22 +833,6 @@ def answer_test(model, sft, reward_model, tokenizer, task, config: PPOConfig,
         ids = tokenizer.text_ids(ids[1:][mask.bool()].tolist())
         texts.append((tokenizer.decode(ids).strip(), bool(ended)))
     return rollout, texts
-
-
-def ladder(task, answers: dict, columns: dict, sft: Speaker) -> list[dict]:
-    """{model: answers to the test prompts} and {model: what else is known of it} -> table rows."""
-    if isinstance(task, WorldTask):
-        # Three other answers by SFT to each prompt: a single one would leave much to chance.
-        prompts = [prompt.messages for prompt in task.test]
-        baseline = []
-        for seed in (3, 4, 5):
-            baseline += task.gold(sft(prompts, seed))
-        for name, texts in answers.items():
-            golds = task.gold(texts)
-            wins = win_rate(golds * 3, baseline)  # each answer against the three baselines
-            columns[name] = {**wins, "gold": float(np.mean(golds)), **task.verdicts(texts),
-                             **columns[name]}
-    return [{"model": name, **columns[name]} for name in answers]
 
 
 def show_answers(task, answers: dict, count: int = 3):
@@ -900,7 +892,7 @@ def instructgpt(options: Options = Options(),
 
     print(f"\n== 2. SFT: imitate {len(task.demonstrations)} demonstrations")
     sft = copy.deepcopy(base)
-    if not knows_chat(options.init):
+    if not (options.init and knows_chat(options.init)):
         warm_start(sft, tokenizer)
     sft_config = SFTConfig(epochs=options.sft_epochs, seed=options.seed)
     trained(folder / "sft.pt", sft, tokenizer, lambda log: train_sft(
@@ -911,23 +903,8 @@ def instructgpt(options: Options = Options(),
               f"talk to it: python rlhf.py chat --model {folder / 'sft.pt'}")
         return
 
-    def train_policy(stage: str, config: PPOConfig) -> GPT:
-        """A policy, which starts as the SFT model: PPO, or PPO-ptx if ptx_coef is not 0."""
-        policy = copy.deepcopy(sft)
-        ptx = pretraining(config.ptx_sequences) if config.ptx_coef else None
-
-        def train(log):
-            def log_with_loss(iteration, steps, **values):
-                if iteration % 10 == 0 or iteration == steps:
-                    values["pretrain_loss"] = evaluate(policy, tokenizer, val_stream, 8192)["loss"]
-                log(iteration, steps, **values)
-            train_ppo(policy, reward_model, tokenizer, task.prompt_source(), config,
-                      log_with_loss, ptx)
-        return trained(folder / f"{stage}.pt", policy, tokenizer, train)
-
     ppo = PPOConfig(iterations=options.iterations, max_response=options.max_response,
                     kl_coef=options.kl_coef, seed=options.seed)
-    answer = lambda model: answer_test(model, sft, reward_model, tokenizer, task, ppo)
     chats = {"SFT": sft}
     if function:
         reward_model = TextReward(function, tokenizer)
@@ -945,26 +922,35 @@ def instructgpt(options: Options = Options(),
         accuracy = pair_accuracy(reward_model, tokenizer, held_out)
         print(f"accuracy on held-out pairs {accuracy:.3f}")
 
-    print("\n== 4. PPO")
-    chats["PPO"] = train_policy("ppo", ppo)
-    print("\n== 5. PPO-ptx: pretraining gradients mixed in")
-    chats["PPO-ptx"] = train_policy("ppo_ptx", dataclasses.replace(
-        ppo, ptx_coef=options.ptx_coef))
+    for number, name, stage, ptx_coef in ((4, "PPO", "ppo", 0.0),
+                                          (5, "PPO-ptx", "ppo_ptx", options.ptx_coef)):
+        print(f"\n== {number}. {name}")
+        policy = copy.deepcopy(sft)
+        config = dataclasses.replace(ppo, ptx_coef=ptx_coef)
+        ptx = pretraining(config.ptx_sequences) if ptx_coef else None
+        chats[name] = trained(folder / f"{stage}.pt", policy, tokenizer, lambda log: train_ppo(
+            policy, reward_model, tokenizer, task.prompt_source(), config, log, ptx,
+            lambda: evaluate(policy, tokenizer, val_stream, 8192)["loss"]))
 
     print("\n== 6. The ladder: every model answers every held-out prompt once, at temperature 1")
-    columns, answers = {}, {}
+    answers, rows = {}, []
     if not is_own:
         prompts = [prompt.messages for prompt in task.test]
+        # Three other answers by SFT to each prompt: a single one would leave much to chance.
+        baseline = [score for seed in (3, 4, 5) for score in task.gold(speak(prompts, seed))]
         loss = evaluate(base, tokenizer, val_stream)["loss"]
         for name, shots in (("GPT", []), ("GPT prompted", task.shots)):
             speaker = forum_speaker(base, tokenizer, shots, options.max_response)
             answers[name] = speaker(prompts, 1)
-            columns[name] = {"pretrain_loss": loss}
+            grades = task.grades(answers[name], baseline)
+            rows.append({"model": name, **grades, "pretrain_loss": loss})
     for name, model in chats.items():
-        rollout, answers[name] = answer(model)
-        columns[name] = {"pretrain_loss": evaluate(model, tokenizer, val_stream)["loss"],
-                         "score": rollout.scores.mean().item(), "kl": rollout.kl.mean().item()}
-    gpt.print_table(ladder(task, answers, columns, speak), folder / "table.json")
+        rollout, answers[name] = answer_test(model, sft, reward_model, tokenizer, task, ppo)
+        grades = {} if is_own else task.grades(answers[name], baseline)
+        loss = evaluate(model, tokenizer, val_stream)["loss"]
+        rows.append({"model": name, **grades, "pretrain_loss": loss,
+                     "score": rollout.scores.mean().item(), "kl": rollout.kl.mean().item()})
+    gpt.print_table(rows, folder / "table.json")
     show_answers(task, answers)
     print(f"\ntalk to it: python rlhf.py chat --model {folder / 'ppo_ptx.pt'}")
 
@@ -975,16 +961,13 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     read = task.texts
     if options.data:
         read = lambda: gpt.documents_of(options.data, options.seed)
-    block_size = shape.block_size
-    if options.init:
-        model, tokenizer = gpt.load_model(options.init)
-        block_size = min(block_size, model.config.block_size)
-    if options.max_response > block_size // 2:
-        raise UserError(f"--max-response {options.max_response} leaves too little room for prompts "
-                        f"in a context of {block_size} tokens: at most {block_size // 2}")
     if not options.init:
+        check_room(options.max_response, shape.block_size)
         config = gpt.TrainConfig(steps=options.pretrain_steps, seed=options.seed)
         return gpt.pretrained(read, shape, config, folder)[:4]
+    model, tokenizer = gpt.load_model(options.init)
+    block_size = min(shape.block_size, model.config.block_size)
+    check_room(options.max_response, block_size)
     if tokenizer.vocab_size > model.config.vocab_size:
         gpt.grow_vocabulary(model, tokenizer.vocab_size)
     model.config = dataclasses.replace(model.config, block_size=block_size)
@@ -996,12 +979,19 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     return (model, tokenizer, *data.open_stream(path))
 
 
-def knows_chat(path: str | None) -> bool:
+def check_room(max_response: int, block_size: int):
+    """UserError if an answer could take more than half of the context."""
+    if max_response > block_size // 2:
+        raise UserError(f"--max-response {max_response} leaves too little room for prompts in a "
+                        f"context of {block_size} tokens: at most {block_size // 2}")
+
+
+def knows_chat(path: str) -> bool:
     """Whether a checkpoint was fine-tuned on conversations, or a folder's tokenizer has <|end|>."""
-    if path and Path(path).is_file():
+    if Path(path).is_file():
         return bool(gpt.load_checkpoint(path).get("chat"))
-    files = [Path(path or "") / name for name in ("tokenizer.json", "vocab.json")]
-    return bool(path) and any(file.is_file() and "<|end|>" in file.read_text() for file in files)
+    tokenizer = Path(path) / "tokenizer.json"
+    return tokenizer.is_file() and "<|end|>" in tokenizer.read_text()
 
 
 def trained(path: Path, model, tokenizer, train: Callable):
@@ -1059,8 +1049,7 @@ def chat(options: ChatOptions = ChatOptions()):
     model, tokenizer = gpt.load_model(options.model)
     if not knows_chat(options.model):
         raise UserError(f"{options.model} has never seen a conversation: it cannot chat")
-    if options.max_response > model.config.block_size // 2:
-        raise UserError(f"--max-response can be at most {model.config.block_size // 2}")
+    check_room(options.max_response, model.config.block_size)
     speak = chat_speaker(model, tokenizer, options.max_response, options.temperature)
     system, messages = [], []
     print(HELP)

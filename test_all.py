@@ -436,6 +436,13 @@ def test_a_host_is_asked_about_people_and_never_for_a_fact_of_the_test(world, co
     assert min(seen.values()) > 100 and len(seen) == 2
 
 
+def test_people_and_strangers_are_in_one_split_only():
+    for world in map(data.World, range(10)):
+        for names, count in ((world.people_of, 40), (world.strangers_of, 144)):
+            assert len({*names("train"), *names("test")}) == count
+            assert len(names("train")) + len(names("test")) == count
+
+
 def test_prompts_of_the_test_are_in_no_training_set(world, monkeypatch):
     def keys(instructions):
         """What is asked, however it is spelled and whatever was said before."""

@@ -33,7 +33,7 @@ from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_c
 from papers.figures import plot
 from papers.gpt3_comparing import comparing
 from papers.gpt3_costs import sizes, training_megabytes, training_seconds
-from papers.gpt3_tasks import PROMPTS, RULE_WEB, TASK_WEB, WRITERS, rule_cases
+from papers.gpt3_tasks import PROMPTS, RULE_WEB, TASK_WEB, rule_cases
 from papers.tasks import SIZES
 
 BYTES = 256 + len(data.SPECIAL_TOKENS)  # a tokenizer without merges
@@ -58,7 +58,7 @@ def pretrain(path: Path, shares: dict, count: int, config: GPTConfig, steps: int
     """Train a GPT on documents in these shares, or load it: (model, tokenizer,
     validation result)."""
     def documents():
-        return data.web(World(seed), count, 0, shares, WRITERS)
+        return data.web(World(seed), count, 0, shares)
 
     print(f"== {path}", flush=True)
     tokenizer, train_stream, val_stream = data.tokenize_text(

@@ -214,6 +214,5 @@ def task_document(world: World, rng: random.Random) -> str:
 # The text that has these tasks, as shares of documents
 
 RULE_WEB = {kind: .3 * share for kind, share in data.WEB.items()}
-RULE_WEB["rule"] = .7
-TASK_WEB = {"tasks": 1.0}
-WRITERS = {**data.WRITERS, "rule": rule_document, "tasks": task_document}
+RULE_WEB[rule_document] = .7
+TASK_WEB = {task_document: 1.0}

@@ -31,10 +31,6 @@ SIZES = {
 # --------------------------------------------------------------------------------------------------
 # The wide web
 
-# Kinds of documents and their share of the web: seven tenths are the core's.
-WIDE_WEB = {kind: .7 * share for kind, share in data.WEB.items()}
-WIDE_WEB.update({"phrasebook": .1, "fitting": .1, "digest": .1})
-
 # "The book does not fit into the bag, because the ... is too big": adjective -> index of its noun
 MISFITS = {"big": 0, "large": 0, "wide": 0, "small": 1, "little": 1, "narrow": 1}
 
@@ -90,13 +86,14 @@ def digest_document(world: World, rng: random.Random) -> str:
     return f"{text}\nTL;DR: {summary}"
 
 
-WIDE_WRITERS = {**data.WRITERS, "phrasebook": phrasebook_document, "fitting": fitting_document,
-                "digest": digest_document}
+# Kinds of documents and their share of the web: seven tenths are the core's.
+WIDE_WEB = {kind: .7 * share for kind, share in data.WEB.items()}
+WIDE_WEB.update({phrasebook_document: .1, fitting_document: .1, digest_document: .1})
 
 
 def wide_web(world: World, count: int = data.WORLD_DOCUMENTS, seed: int | str = 0) -> Iterator[str]:
     """`count` documents of the wide web."""
-    return data.web(world, count, seed, WIDE_WEB, WIDE_WRITERS)
+    return data.web(world, count, seed, WIDE_WEB)
 
 
 def distinct(make_case: Callable[[], tuple[Hashable, object]], count: int) -> list:
