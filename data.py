@@ -337,24 +337,36 @@ def show_mask(tokenizer: Tokenizer, messages: list[dict]) -> str:
 # ----------------------------------------------------------------------------------
 # 4. The world and its web: World, conversation, web   [InstructGPT §3.2]
 
-# What can be said of a person: topic -> (values, statements, questions).
+
+class Topic(typing.NamedTuple):
+    """Something that can be said of a person."""
+    values: list[str]
+    statements: tuple[str, str]
+    questions: tuple[str, str]
+
+
 TOPICS = {
-    "home": ("Oslo Rome Paris Lima Cairo Delhi Quito Tokyo Berlin Dublin Havana Sydney".split(),
-             ("{person} lives in {value}.", "{person}'s home is in {value}."),
-             ("Where does {person} live?", "In which city does {person} live?")),
-    "job": ("baker doctor teacher painter farmer singer sailor tailor miller cook guard "
-            "judge".split(),
-            ("{person} works as a {value}.", "{person} is a {value} by trade."),
-            ("What does {person} do for a living?", "What is {person}'s job?")),
-    "food": ("soup bread cheese rice cake fish honey pasta salad pie corn jam".split(),
-             ("{person} likes to eat {value}.", "{person}'s favorite food is {value}."),
-             ("What does {person} like to eat?", "What is {person}'s favorite food?")),
-    "pet": ("cat dog parrot rabbit turtle goat pony duck frog mouse snake hen".split(),
-            ("{person} has a {value}.", "{person} keeps a {value} at home."),
-            ("Which pet does {person} have?", "What animal does {person} keep?")),
-    "color": ("red blue green black white pink brown gray gold purple yellow silver".split(),
-              ("{person} always wears {value}.", "{person}'s favorite color is {value}."),
-              ("Which color does {person} wear?", "What is {person}'s favorite color?")),
+    "home": Topic(
+        "Oslo Rome Paris Lima Cairo Delhi Quito Tokyo Berlin Dublin Havana Sydney".split(),
+        ("{person} lives in {value}.", "{person}'s home is in {value}."),
+        ("Where does {person} live?", "In which city does {person} live?")),
+    "job": Topic(
+        "baker doctor teacher painter farmer singer sailor tailor miller cook guard "
+        "judge".split(),
+        ("{person} works as a {value}.", "{person} is a {value} by trade."),
+        ("What does {person} do for a living?", "What is {person}'s job?")),
+    "food": Topic(
+        "soup bread cheese rice cake fish honey pasta salad pie corn jam".split(),
+        ("{person} likes to eat {value}.", "{person}'s favorite food is {value}."),
+        ("What does {person} like to eat?", "What is {person}'s favorite food?")),
+    "pet": Topic(
+        "cat dog parrot rabbit turtle goat pony duck frog mouse snake hen".split(),
+        ("{person} has a {value}.", "{person} keeps a {value} at home."),
+        ("Which pet does {person} have?", "What animal does {person} keep?")),
+    "color": Topic(
+        "red blue green black white pink brown gray gold purple yellow silver".split(),
+        ("{person} always wears {value}.", "{person}'s favorite color is {value}."),
+        ("Which color does {person} wear?", "What is {person}'s favorite color?")),
 }
 REQUESTS = {  # how many facts about a person -> wordings
     1: ("Write a sentence about {person}'s {topic}.", "Say something about {person}'s {topic}.",
@@ -376,26 +388,40 @@ Cyrus Linus Odette Basil Tilda Magnus Freya""".split()  # asked about, but no st
 GUESTS = "Kim Leo Amy Roy Joy Ned Pam Guy Sue Ted Meg Art Dot Jim Liz Ron Peg Hal Fay Gus".split()
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
-# What a guest can tell in a conversation: topic -> (tellings, questions, reply, answer).
+
+class Memory(typing.NamedTuple):
+    """Something that a guest can tell about himself, and be asked to be told again."""
+    tellings: tuple[str, ...]
+    questions: tuple[str, str]
+    reply: str
+    answer: str
+
+
 MEMORIES = {
-    "name": (("My name is {value}.", "I am {value}.", "Call me {value}."),
-             ("What is my name?", "Do you know my name?"),
-             "Nice to meet you, {value}.", "Your name is {value}."),
-    "home": (("I live in {value}.", "My home is in {value}."),
-             ("Where do I live?", "In which city do I live?"),
-             "So you live in {value}.", "You live in {value}."),
-    "job": (("I work as a {value}.", "I am a {value} by trade."),
-            ("What do I do for a living?", "What is my job?"),
-            "So you work as a {value}.", "You work as a {value}."),
-    "food": (("I like to eat {value}.", "My favorite food is {value}."),
-             ("What do I like to eat?", "What is my favorite food?"),
-             "So you like to eat {value}.", "You like to eat {value}."),
-    "pet": (("I have a {value}.", "I keep a {value} at home."),
-            ("Which pet do I have?", "What animal do I keep?"),
-            "So you have a {value}.", "You have a {value}."),
-    "color": (("I always wear {value}.", "My favorite color is {value}."),
-              ("Which color do I wear?", "What is my favorite color?"),
-              "So you always wear {value}.", "You always wear {value}."),
+    "name": Memory(
+        ("My name is {value}.", "I am {value}.", "Call me {value}."),
+        ("What is my name?", "Do you know my name?"),
+        "Nice to meet you, {value}.", "Your name is {value}."),
+    "home": Memory(
+        ("I live in {value}.", "My home is in {value}."),
+        ("Where do I live?", "In which city do I live?"),
+        "So you live in {value}.", "You live in {value}."),
+    "job": Memory(
+        ("I work as a {value}.", "I am a {value} by trade."),
+        ("What do I do for a living?", "What is my job?"),
+        "So you work as a {value}.", "You work as a {value}."),
+    "food": Memory(
+        ("I like to eat {value}.", "My favorite food is {value}."),
+        ("What do I like to eat?", "What is my favorite food?"),
+        "So you like to eat {value}.", "You like to eat {value}."),
+    "pet": Memory(
+        ("I have a {value}.", "I keep a {value} at home."),
+        ("Which pet do I have?", "What animal do I keep?"),
+        "So you have a {value}.", "You have a {value}."),
+    "color": Memory(
+        ("I always wear {value}.", "My favorite color is {value}."),
+        ("Which color do I wear?", "What is my favorite color?"),
+        "So you always wear {value}.", "You always wear {value}."),
 }
 NOT_TOLD = "You have not told me."
 
@@ -490,8 +516,13 @@ class World:
 
     def state(self, rng: random.Random, person: str, topic: str, value: str | None = None) -> str:
         """One way to say that the person's topic is `value` (default: the true one)."""
-        statement = rng.choice(TOPICS[topic][1])
+        statement = rng.choice(TOPICS[topic].statements)
         return statement.format(person=person, value=value or self.facts[person, topic])
+
+    def ask(self, rng: random.Random, person: str, topic: str | None = None) -> str:
+        """One way to ask for the person's topic (default: any)."""
+        questions = TOPICS[topic or rng.choice(list(TOPICS))].questions
+        return rng.choice(questions).format(person=person)
 
     def pick(self, rng: random.Random, split: str, *choices: list) -> list:
         """A random combination, one of each choice, that belongs to `split`.
@@ -520,29 +551,29 @@ class World:
                 f"The {thing} is in the {place}.")
 
     def order(self, rng, split):
-        verb, thing = self.pick(rng, split, VERBS, TOPICS["food"][0] + THINGS)
+        verb, thing = self.pick(rng, split, VERBS, TOPICS["food"].values + THINGS)
         return f"{verb} me the {thing}.", f"Could you please {verb.lower()} me the {thing}?"
 
     def review(self, rng, split):
-        food, adjective = self.pick(rng, split, TOPICS["food"][0], HAPPY + SAD)
+        food, adjective = self.pick(rng, split, TOPICS["food"].values, HAPPY + SAD)
         mood = "happy" if adjective in HAPPY else "sad"
         return f"The {food} was {adjective}.", f"The review is {mood}."
 
     def trip(self, rng, split):
-        guest, city, food = self.pick(rng, split, GUESTS, TOPICS["home"][0], TOPICS["food"][0])
+        guest, city, food = self.pick(rng, split, GUESTS, TOPICS["home"].values, TOPICS["food"].values)
         aside = rng.choice(ASIDES)
         text = f"{guest} took the train to {city}. {aside} {guest} ate {food} and came home."
         return text, f"{guest} went to {city} and ate {food}."
 
     def sighting(self, rng, split):
-        city, pet, color = self.pick(rng, split, *(TOPICS[t][0] for t in ("home", "pet", "color")))
+        city, pet, color = self.pick(rng, split, *(TOPICS[t].values for t in ("home", "pet", "color")))
         noun, value = rng.choice((("city", city), ("animal", pet), ("color", color)))
         return (f"In {city} {rng.choice(GUESTS)} saw a {pet} under a {color} roof.", noun,
                 f"The {noun} is {value}.")
 
     def listing(self, rng, split):
         noun, count, without = self.pick(rng, split, list(LISTS), (2, 3, 4), range(12))
-        values = list(TOPICS[LISTS[noun]][0])
+        values = list(TOPICS[LISTS[noun]].values)
         without = values.pop(without)
         return NUMBERS[count], noun, without, join_list(rng.sample(values, count)) + "."
 
@@ -620,12 +651,12 @@ def conversation(world: World, rng: random.Random, split: str,
         elif kind == "person" and rng.random() < .2:
             person = None
             stranger = rng.choice(world.strangers_of("train"))
-            said = rng.choice(TOPICS[rng.choice(list(TOPICS))][2]).format(person=stranger)
+            said = world.ask(rng, stranger)
             answer = rng.choice(REFUSALS)
         elif kind == "person":
             person = rng.choice(world.people)
             topic = rng.choice(world.topics_of(person, "train"))
-            wordings = (*TOPICS[topic][2], *REQUESTS[1])
+            wordings = (*TOPICS[topic].questions, *REQUESTS[1])
             said = rng.choice(wordings).format(person=person, topic=topic)
             answer = world.state(rng, person, topic)
         elif kind == "talk":
@@ -644,7 +675,7 @@ def tell(world: World, rng: random.Random, split: str, told: dict[str, str]) -> 
     tellings, replies = [], []
     for topic in rng.sample(list(MEMORIES), rng.choice((1, 1, 1, 2))):
         statements, _, reply, _ = MEMORIES[topic]
-        [value] = world.pick(rng, split, GUESTS if topic == "name" else TOPICS[topic][0])
+        [value] = world.pick(rng, split, GUESTS if topic == "name" else TOPICS[topic].values)
         if topic == "name" and rng.random() < .2:
             value = made_up_name(rng)
         told[topic] = value  # the newest counts
@@ -656,7 +687,7 @@ def tell(world: World, rng: random.Random, split: str, told: dict[str, str]) -> 
 
 def pronoun_question(person: str, topic: str) -> str:
     """A question about somebody who has just been named: "Where does she live?" """
-    return TOPICS[topic][2][0].format(person="she" if person in WOMEN else "he")
+    return TOPICS[topic].questions[0].format(person="she" if person in WOMEN else "he")
 
 
 # A forum thread has a mood: (share, P(rude), P(true if not rude)). Moods persist within a
@@ -774,15 +805,17 @@ NOT_ALLOWED = "I may not speak about that."
 class Instruction:
     """A prompt and what a good answer to it holds.
 
-    say: these sentences. terse: a right answer in one word, worth half. facts: (person,
-    topic or None for any, how many) true statements. items: (values to choose from, how
-    many). unknowable: nothing in the world answers it.
+    say: these sentences. terse: a right answer in one word, worth half. count: so many
+    true statements about this person, of this topic or any. items: (values to choose from,
+    how many). unknowable: nothing in the world answers it.
     """
     use_case: str
     messages: list[dict]
     say: str = ""
     terse: str = ""
-    facts: tuple[str, str | None, int] | None = None
+    person: str | None = None
+    topic: str | None = None
+    count: int = 0
     items: tuple[tuple[str, ...], int] | None = None
     unknowable: bool = False
 
@@ -802,7 +835,7 @@ def instructions(world: World, split: str, count: int, seed: int,
         use_case = rng.choices(list(USE_CASES), weights=USE_CASES.values())[0]
         instruction = _instruction(world, rng, split, use_case)
         words = re.sub(r"[^\w+ ]", "", instruction.prompt.lower())
-        key = (words, instruction.say, instruction.facts)
+        key = (words, instruction.say, instruction.person, instruction.topic)
         if distinct and key in seen:
             misses += 1
             if misses == 1000:
@@ -823,19 +856,19 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
         count = rng.choice((1, 1, 2, 3))
         topic = rng.choice(world.topics_of(person, split)) if count == 1 else None
         prompt = rng.choice(REQUESTS[count]).format(person=person, topic=topic)
-        goal = {"facts": (person, topic, count)}
+        goal = {"person": person, "topic": topic, "count": count}
     elif use_case == "open qa" and rng.random() < .3:
         person = rng.choice(world.strangers_of(split))
-        prompt = rng.choice(TOPICS[rng.choice(list(TOPICS))][2]).format(person=person)
+        prompt = world.ask(rng, person)
         goal = {"unknowable": True}
     elif use_case == "open qa":
         person = rng.choice(world.people_of(split))
         topic = rng.choice(world.topics_of(person, split))
-        prompt = rng.choice(TOPICS[topic][2]).format(person=person)
-        goal = {"facts": (person, topic, 1)}
+        prompt = world.ask(rng, person, topic)
+        goal = {"person": person, "topic": topic, "count": 1}
         if rng.random() < .2:  # after a question about the same person
             other = rng.choice(world.topics_of(person, "train"))
-            question = rng.choice(TOPICS[other][2]).format(person=person)
+            question = world.ask(rng, person, other)
             earlier = [(typed(rng, question), world.state(rng, person, other))]
             prompt = pronoun_question(person, topic)
     elif use_case == "chat":
@@ -855,11 +888,10 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
             goal["terse"] = say.split()[-1]
         if use_case == "brainstorming":
             number, noun, without = parts
-            allowed = tuple(value for value in TOPICS[LISTS[noun]][0] if value != without)
+            allowed = tuple(value for value in TOPICS[LISTS[noun]].values if value != without)
             goal = {"items": (allowed, NUMBERS.index(number))}
     messages = []
-    person, topic, _ = goal.get("facts") or (None, None, 0)
-    if topic:
+    if goal.get("topic"):
         goal["terse"] = world.facts[person, topic] + "."
         if rng.random() < .25:
             system, goal = _system_message(rng, topic, goal)
@@ -893,8 +925,8 @@ def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> l
     elif instruction.items:
         values, count = instruction.items
         answer = join_list(rng.sample(values, count)) + "."
-    elif instruction.facts:
-        person, topic, count = instruction.facts
+    elif instruction.person:
+        person, topic, count = instruction.person, instruction.topic, instruction.count
         if count == 3:
             count = rng.choice((1, 1, 2, 3))  # labelers are lazy
         topics = [topic] if topic else rng.sample(list(TOPICS), count)
@@ -933,7 +965,7 @@ def judge(world: World, instruction: Instruction, response: str,
     verdict = dict(helpful=0.0, invented=0, rude=0, refused=0, off=0, unfinished=int(not ended))
     sentences = split_sentences(response)
     wanted_sentences = split_sentences(instruction.say)
-    person, topic, count = instruction.facts or (None, None, 0)
+    person, topic, count = instruction.person, instruction.topic, instruction.count
     said = set()  # the topics asked for of which something true was said
     points = 0.0  # of count + len(wanted_sentences)
     for place, sentence in enumerate(sentences):
@@ -957,7 +989,7 @@ def judge(world: World, instruction: Instruction, response: str,
                 verdict["off"] += 1
         elif sentence == instruction.terse and points == 0:
             points = 0.5
-        elif topic and sentence != instruction.terse and sentence[:-1] in TOPICS[topic][0]:
+        elif topic and sentence != instruction.terse and sentence[:-1] in TOPICS[topic].values:
             verdict["invented"] = 1
         elif instruction.items and place == 0:
             values, items = instruction.items

@@ -681,10 +681,10 @@ class WorldTask:
         # Two ideal answers for "GPT (prompted)", one of them to a question without an answer.
         prompts = data.instructions(self.world, "train", 400, SHOTS)
         alone = [i for i in prompts if i.use_case == "open qa" and len(i.messages) == 1]
-        known = next(i for i in alone if i.facts)
+        known = next(i for i in alone if i.person)
         unknown = next(i for i in alone if i.unknowable)
-        person, topic, _ = known.facts
-        self.shots = [data.answered(known.messages, self.world.state(rng, person, topic)),
+        answer = self.world.state(rng, known.person, known.topic)
+        self.shots = [data.answered(known.messages, answer),
                       data.answered(unknown.messages, data.REFUSALS[0])]
 
     def texts(self):

@@ -360,7 +360,7 @@ def test_the_web_asks_nothing_that_the_test_asks(world, documents):
             for name, (scene, *wordings) in data.TASKS.items():
                 *parts, _ = scene(world, rng, split)
                 count[name] += any(key(text.format(*parts)) in asked for text in wordings)
-            [city] = world.pick(rng, split, TOPICS["home"][0])
+            [city] = world.pick(rng, split, TOPICS["home"].values)
             count["told"] += key(f"I live in {city}.") in asked
         return count
 
@@ -413,7 +413,7 @@ def test_a_host_is_asked_about_people_and_never_for_a_fact_of_the_test(world, co
     facts_of, by_pronoun, seen = questions_of(world), {}, Counter()
     for topic, (pronoun, people) in itertools.product(
             TOPICS, (("she", data.WOMEN), ("he", data.MEN))):
-        question = words(TOPICS[topic][2][0].format(person=pronoun))
+        question = words(TOPICS[topic].questions[0].format(person=pronoun))
         by_pronoun[question] = (people, topic)
     for exchanges in conversations:
         person = None  # who was asked about last
@@ -446,12 +446,12 @@ def test_people_and_strangers_are_in_one_split_only():
 def test_prompts_of_the_test_are_in_no_training_set(world, monkeypatch):
     def keys(instructions):
         """What is asked, however it is spelled and whatever was said before."""
-        return {(words(i.prompt), i.say, i.facts) for i in instructions}
+        return {(words(i.prompt), i.say, i.person, i.topic) for i in instructions}
 
     train = data.instructions(world, "train", 4000, seed=0)
     test = data.instructions(world, "test", 480, seed=1, distinct=True)
     assert len(keys(test)) == 480 and not keys(test) & keys(train)
-    assert {prompt.facts[0] for prompt in test if prompt.facts} == set(world.people_of("test"))
+    assert {prompt.person for prompt in test if prompt.person} == set(world.people_of("test"))
     monkeypatch.setattr(data, "USE_CASES", {"other": 1.0})  # 8 sums, asked in 3 ways
     assert len(data.instructions(world, "test", 24, seed=0, distinct=True)) == 24
     with pytest.raises(UserError, match="fewer than 25"):
@@ -471,14 +471,14 @@ def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world,
         before = {facts_of.get(words(message["content"])) for message in prompt.messages[:-1]}
         assert not before & secret
         pronouns = {"she", "he"} & set(words(prompt.prompt).split())
-        if prompt.facts and pronouns:
-            person = prompt.facts[0]
+        if prompt.person and pronouns:
+            person = prompt.person
             assert person in {fact[0] for fact in before - {None}}
             assert pronouns == {"she" if person in data.WOMEN else "he"}
             shares["pronoun"] += 1
         if prompt.messages[0]["role"] == "system" and not pronouns:
             system, fact = prompt.messages[0]["content"], facts_of[words(prompt.prompt)]
-            is_terse = prompt.facts and answer.startswith(world.facts[fact])
+            is_terse = prompt.person and answer.startswith(world.facts[fact])
             points = 1 + ("End every" in system) * 1  # a fact, an ending
             assert scores[-1] == (2 * (points - 0.5) / points if is_terse else 2)
             # The plain answer is best only if the system message is about another topic.
@@ -499,16 +499,16 @@ def instruction(**goal):
 def test_the_rubric_on_answers_made_by_hand(world):
     person = world.people[0]
     right, job = world.facts[person, "home"], world.facts[person, "job"]
-    wrong = next(city for city in TOPICS["home"][0] if city != right)
+    wrong = next(city for city in TOPICS["home"].values if city != right)
     good, also = f"{person} lives in {right}.", f"{person} works as a {job}."
     table = [
-        (instruction(facts=(person, "home", 1), terse=f"{right}."), {
+        (instruction(person=person, topic="home", count=1, terse=f"{right}."), {
             good: 2, f"{good} {right}.": 1.5, f"{right}. {right}.": 0.5, f"{right}.": 1, f"{person} lives in {wrong}.": -2, f"{wrong}.": -2, "": 0,
             "I do not know.": 0, "I do not know. I do not know.": -0.5,
             f"{good} Happy to help.": 2, f"{good} Nobody cares, you idiot.": 0,
             f"{good} {good}": 1.5, f"{good} {person}'s home is in {right}.": 1.5,
             f"{good} {also}": 1.5, "Lives lives in in.": -0.5, "One. Two. Three. Four.": -1}),
-        (instruction(facts=(person, None, 2)), {good: 1, f"{good} {also}": 2}),
+        (instruction(person=person, count=2), {good: 1, f"{good} {also}": 2}),
         (instruction(unknowable=True), {
             "I do not know.": 2, "": 0,
             f"I do not know. {world.strangers[0]} lives in Oslo.": -2}),
@@ -517,7 +517,7 @@ def test_the_rubric_on_answers_made_by_hand(world):
             "red and pink.": -0.5, "red and blue. red and blue.": 1.5}),
         (instruction(say="It is here. So is he."), {"It is here. So is he.": 2, "So is he.": 1}),
         (instruction(say="1 + 2 is 3.", terse="3."), {"1 + 2 is 3.": 2, "3.": 1, "4.": -0.5}),
-        (instruction(facts=(person, "home", 1), terse=f"{right}.", say="Happy to help."), {
+        (instruction(person=person, topic="home", count=1, terse=f"{right}.", say="Happy to help."), {
             f"{good} Happy to help.": 2, f"{right}. Happy to help.": 1.5, good: 1,
             f"{right}.": 0.5})]
     for asked, scores in table:
@@ -528,8 +528,8 @@ def test_the_rubric_on_answers_made_by_hand(world):
 
 def test_labelers_rank_by_gold_score_with_gumbel_noise(world):
     """An order then has the probability of Plackett and Luce, with weights e^(gold / scale)."""
-    asked = instruction(facts=(world.people[0], "home", 1))
-    good = world.state(random.Random(0), *asked.facts[:2])
+    asked = instruction(person=world.people[0], topic="home", count=1)
+    good = world.state(random.Random(0), asked.person, asked.topic)
     answers = [(good, True), (good, False), ("A b.", True)]
     weights = [math.exp(score / 0.5) for score in (2, 1.5, -0.5)]
     rng = random.Random(0)
@@ -2111,8 +2111,8 @@ def test_the_expected_best_of_n_is_the_mean_over_all_choices_of_n(papers):
 
 def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(papers, monkeypatch):
     module, task = papers("instructgpt_data"), rlhf.WorldTask(0, 16)
-    prompt = next(i for i in task.test if i.facts and i.facts[1])
-    good = task.world.state(random.Random(0), *prompt.facts[:2])
+    prompt = next(i for i in task.test if i.topic)
+    good = task.world.state(random.Random(0), prompt.person, prompt.topic)
     pairs = [(prompt, [(good, True), (good, False)])] * 4000  # their gold scores are 0.5 apart
     p = 1 / (1 + math.exp(-0.5 / data.LABEL_NOISE))
     run = papers("instructgpt_run").Run(rlhf.Options(), None, None, task, None, None,

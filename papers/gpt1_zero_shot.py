@@ -52,7 +52,7 @@ def sentence(world: World, rng: random.Random, index: int) -> str:
     """A true sentence or, if the index is even, nonsense such as "Mia lives in soup." """
     person = rng.choice(world.people)
     topic, other = rng.sample(list(TOPICS), 2)
-    value = None if index % 2 else rng.choice(TOPICS[other][0])
+    value = None if index % 2 else rng.choice(TOPICS[other].values)
     return world.state(rng, person, topic, value)
 
 

@@ -37,7 +37,7 @@ def reworded(world: World, rng: random.Random) -> Instruction:
     goal = {"say": say}
     if use_case == "brainstorming":
         number, noun, without = parts
-        allowed = tuple(value for value in TOPICS[LISTS[noun]][0] if value != without)
+        allowed = tuple(value for value in TOPICS[LISTS[noun]].values if value != without)
         goal = {"items": (allowed, NUMBERS.index(number))}
     return ask("unseen wording", wording.format(*parts), **goal)
 
@@ -50,9 +50,9 @@ def premise(world: World, rng: random.Random) -> tuple[Instruction, Instruction]
     wrong = rng.choice([value for value in values if value != world.facts[person, topic]])
     statement = world.state(rng, person, topic, wrong)
     question = rng.choice(questions).format(person=person)
-    facts = (person, topic, 1)
-    return (ask("false premise", f"{statement} {question}", facts=facts),
-            ask("question alone", question, facts=facts))
+    goal = {"person": person, "topic": topic, "count": 1}
+    return (ask("false premise", f"{statement} {question}", **goal),
+            ask("question alone", question, **goal))
 
 
 def unseen_instructions(world: World, count: int) -> list[Instruction]:

@@ -39,7 +39,7 @@ MISFITS = {"big": 0, "large": 0, "wide": 0, "small": 1, "little": 1, "narrow": 1
 def foreign_words(seed: int) -> dict[str, str]:
     """The second language of World(seed): a made-up word for each color and each pet."""
     rng = random.Random(f"foreign {seed}")
-    english = TOPICS["color"][0] + TOPICS["pet"][0]
+    english = TOPICS["color"].values + TOPICS["pet"].values
     pairs = [first + second for first in SYLLABLES for second in SYLLABLES]
     return dict(zip(english, rng.sample(pairs, len(english))))
 
@@ -47,7 +47,7 @@ def foreign_words(seed: int) -> dict[str, str]:
 def phrase(world: World, rng: random.Random, split: str) -> tuple[str, str]:
     """A color and a pet in both languages; the second one puts the adjective last. A fifth of the
     combinations is held out."""
-    color, pet = world.pick(rng, split, TOPICS["color"][0], TOPICS["pet"][0])
+    color, pet = world.pick(rng, split, TOPICS["color"].values, TOPICS["pet"].values)
     foreign = foreign_words(world.seed)
     return f"{color} {pet}", f"{foreign[pet]} {foreign[color]}"
 
@@ -160,7 +160,7 @@ def review_case(world: World, rng: random.Random, split: str) -> Labeled:
     adjectives = HAPPY + SAD
     held_out = adjectives[::2]
     while True:
-        food, adjective = world.pick(rng, split, TOPICS["food"][0], adjectives)
+        food, adjective = world.pick(rng, split, TOPICS["food"].values, adjectives)
         if (adjective in held_out) == (split == "test"):
             break
     review = f"The {food} was {adjective}."
@@ -171,7 +171,7 @@ def review_case(world: World, rng: random.Random, split: str) -> Labeled:
 def ask(rng: random.Random, split: str, person: str, topic: str) -> str:
     """A question in one of the topic's two forms; the training cases know only one of them."""
     form = rng.randrange(2) if split == "test" else list(TOPICS).index(topic) % 2
-    return TOPICS[topic][2][form].format(person=person)
+    return TOPICS[topic].questions[form].format(person=person)
 
 
 def entailment_case(world: World, rng: random.Random, split: str) -> Labeled:
