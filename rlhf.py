@@ -789,14 +789,15 @@ class FileTask:
         """Keep the prompts that leave room for an answer, as the paper did with its prompts
         of up to 1,000 tokens, and the comparisons whose answers fit, too: two that are cut
         could be the same. UserError if nothing is left."""
-        def keep(name, items, prompt_of, answers_of=lambda item: []):
-            kept = []
-            for item in items:
-                prompt, _ = data.render_conversation(tokenizer, prompt_of(item))
-                # each answer has a space in front, as a token at worst, and an <|end|>
-                answers = [len(tokenizer.encode(text)) + 2 for text, _ in answers_of(item)]
-                if len(prompt) + max([max_response, *answers]) <= block_size:
-                    kept.append(item)
+        def fits(messages, room=max_response):
+            return len(data.render_conversation(tokenizer, messages)[0]) + room <= block_size
+
+        def comparison_fits(c):
+            whole = [data.answered(c.messages, text) for text, _ in c.responses]
+            return fits(c.messages) and all(fits(messages, 0) for messages in whole)
+
+        def keep(name, items, is_kept):
+            kept = [item for item in items if is_kept(item)]
             if len(kept) < len(items):
                 print(f"{name}: {len(items) - len(kept)} of {len(items)} left out, too long")
             if items and not kept:
@@ -804,12 +805,10 @@ class FileTask:
                                 "larger --block-size")
             return kept
 
-        prompt_of, answers_of = lambda item: item.messages, lambda item: item.responses
-        self.demonstrations = keep("demonstrations", self.demonstrations, lambda d: d[:-1])
-        self.comparisons = keep("comparisons", self.comparisons, prompt_of, answers_of)
-        self.test_comparisons = keep("test comparisons", self.test_comparisons, prompt_of,
-                                     answers_of)
-        self.test = keep("test prompts", self.test, prompt_of)
+        self.demonstrations = keep("demonstrations", self.demonstrations, lambda d: fits(d[:-1]))
+        self.comparisons = keep("comparisons", self.comparisons, comparison_fits)
+        self.test_comparisons = keep("test comparisons", self.test_comparisons, comparison_fits)
+        self.test = keep("test prompts", self.test, lambda prompt: fits(prompt.messages))
 
     def prompt_source(self) -> Callable[[int], list]:
         """A function that draws n conversations to answer."""
