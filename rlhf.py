@@ -494,7 +494,7 @@ class PPOConfig:
     batch_size: int = 128        # answers per batch; paper: 512
     minibatches: int = 4         # per batch, one optimizer step each; paper: 8 of 64 answers
     max_response: int = 32       # tokens; paper: 1,000
-    lr: float = 1e-3             # policy; constant after 10 iterations of warm-up from a tenth
+    lr: float = 6e-4             # policy; constant after 10 iterations of warm-up from a tenth
     value_lr: float = 3e-4       # of the value network; paper: 9e-6
     kl_coef: float = 0.2         # beta; paper: 0.02
     ptx_coef: float = 0.0        # gamma, on the mean loss per token; paper: 27.8, unit not stated
@@ -503,7 +503,7 @@ class PPOConfig:
     cliprange_value: float = 0.2     # Ziegler: 0.2
     lam: float = 0.95            # of GAE; Ziegler: 0.95
     unfinished_score: float = -1.0   # cap without <|end|>; Ziegler sets the score to this
-    ema_decay: float = 0.9       # per optimizer step, half-life 3 % of the run; paper: 0.992, 2 %
+    ema_decay: float = 0.97      # per optimizer step, half-life 11 % of the run; paper: 0.992, 2 %
     seed: int = 0
 
 
