@@ -28,8 +28,8 @@ Contents
     1. Masks and log-probabilities: masked_mean, whiten, response_logprobs
     2. Step 1, SFT: SFTConfig, train_sft
     3. Step 2, the reward model: RewardModel, ranking_loss, train_reward_model
-    4. Step 3, answers and their rewards: token_rewards, compute_gae, roll_out
-    5. Step 3, PPO-ptx: PPOConfig, policy_loss, value_loss, train_ppo
+    4. Step 3, answers and their rewards: PPOConfig, token_rewards, compute_gae, roll_out
+    5. Step 3, PPO-ptx: policy_loss, value_loss, train_ppo
     6. How good are the answers: WorldTask, FileTask, win_rate
     7. InstructGPT, from a blank model: instructgpt
     8. Chat: chat
@@ -338,7 +338,7 @@ def pair_accuracy(model, tokenizer, comparisons: list[Comparison]) -> float:
 
 
 # ----------------------------------------------------------------------------------
-# 4. Step 3, answers and their rewards: token_rewards, compute_gae, roll_out   [§3.5]
+# 4. Step 3, answers and their rewards: PPOConfig, token_rewards, compute_gae, roll_out   [§3.5]
 
 # PPO in words. The policy is the GPT being trained; one answer is one episode, one token one
 # action. The policy answers prompts, and the reward model gives each answer one score. It is
@@ -347,6 +347,26 @@ def pair_accuracy(model, tokenizer, comparisons: list[Comparison]) -> float:
 # The advantage of a token is how much better things went than that estimate. Tokens with a
 # positive advantage are made likelier, the others less likely; clipping stops the push once
 # a token's probability has changed by a fifth. ptx mixes in the pretraining loss.
+
+
+@dataclass(slots=True)
+class PPOConfig:
+    """Constants of PPO-ptx; with ptx_coef 0 it is PPO."""
+    iterations: int = 50         # batches of answers; paper: 500
+    batch_size: int = 128        # answers per batch; paper: 512
+    minibatches: int = 4         # per batch, one optimizer step each; paper: 8 of 64 answers
+    max_response: int = 32       # tokens; paper: 1,000
+    lr: float = 6e-4             # policy; constant after 10 iterations of warm-up from a tenth
+    value_lr: float = 3e-4       # of the value network; paper: 9e-6
+    kl_coef: float = 0.2         # beta; paper: 0.02
+    ptx_coef: float = 0.0        # gamma, on the mean loss per token; paper: 27.8, unit not stated
+    ptx_sequences: int = 8       # pretraining windows per minibatch; paper: 8 per episode
+    cliprange: float = 0.2       # of the ratio; paper: 0.2
+    cliprange_value: float = 0.2     # Ziegler: 0.2
+    lam: float = 0.95            # of GAE; Ziegler: 0.95
+    unfinished_score: float = -1.0   # cap without <|end|>; Ziegler sets the score to this
+    ema_decay: float = 0.97      # per optimizer step, half-life 11 % of the run; paper: 0.992, 2 %
+    seed: int = 0
 
 
 def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
@@ -393,7 +413,7 @@ class TextReward:
         self.function, self.tokenizer = function, tokenizer
 
     def text(self, ids: list[int]) -> str:
-        """The turns of a conversation, a line each."""
+        """The turns of a conversation as lines, without empty lines and indentation."""
         newline = self.tokenizer.encode("\n")[0]
         ids = [newline if i in self.tokenizer.control_ids else i for i in ids]
         lines = [line.strip() for line in self.tokenizer.decode(ids).split("\n")]
@@ -451,7 +471,8 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
 
     Samples are drawn at temperature 1 from the whole distribution: a truncated
     one is not pi, and the KL estimate would turn negative. A prompt that leaves
-    no room for max_response tokens in the context is cut, see data.fit.
+    no room for max_response tokens in the context is cut, see data.fit. Without a value
+    network all values are 0.
     """
     room = policy.config.block_size - config.max_response
     rows = [data.fit(tokenizer, messages, room)[0] for messages in prompts]
@@ -484,27 +505,7 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
 
 
 # ----------------------------------------------------------------------------------
-# 5. Step 3, PPO-ptx: PPOConfig, policy_loss, value_loss, train_ppo   [InstructGPT §3.5, C.4]
-
-
-@dataclass(slots=True)
-class PPOConfig:
-    """Constants of PPO-ptx; with ptx_coef 0 it is PPO."""
-    iterations: int = 50         # batches of answers; paper: 500
-    batch_size: int = 128        # answers per batch; paper: 512
-    minibatches: int = 4         # per batch, one optimizer step each; paper: 8 of 64 answers
-    max_response: int = 32       # tokens; paper: 1,000
-    lr: float = 6e-4             # policy; constant after 10 iterations of warm-up from a tenth
-    value_lr: float = 3e-4       # of the value network; paper: 9e-6
-    kl_coef: float = 0.2         # beta; paper: 0.02
-    ptx_coef: float = 0.0        # gamma, on the mean loss per token; paper: 27.8, unit not stated
-    ptx_sequences: int = 8       # pretraining windows per minibatch; paper: 8 per episode
-    cliprange: float = 0.2       # of the ratio; paper: 0.2
-    cliprange_value: float = 0.2     # Ziegler: 0.2
-    lam: float = 0.95            # of GAE; Ziegler: 0.95
-    unfinished_score: float = -1.0   # cap without <|end|>; Ziegler sets the score to this
-    ema_decay: float = 0.97      # per optimizer step, half-life 11 % of the run; paper: 0.992, 2 %
-    seed: int = 0
+# 5. Step 3, PPO-ptx: policy_loss, value_loss, train_ppo   [InstructGPT §3.5, C.4]
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2):
