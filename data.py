@@ -560,13 +560,15 @@ class World:
         return f"The {food} was {adjective}.", f"The review is {mood}."
 
     def trip(self, rng, split):
-        guest, city, food = self.pick(rng, split, GUESTS, TOPICS["home"].values, TOPICS["food"].values)
+        cities, foods = TOPICS["home"].values, TOPICS["food"].values
+        guest, city, food = self.pick(rng, split, GUESTS, cities, foods)
         aside = rng.choice(ASIDES)
         text = f"{guest} took the train to {city}. {aside} {guest} ate {food} and came home."
         return text, f"{guest} went to {city} and ate {food}."
 
     def sighting(self, rng, split):
-        city, pet, color = self.pick(rng, split, *(TOPICS[t].values for t in ("home", "pet", "color")))
+        choices = [TOPICS[topic].values for topic in ("home", "pet", "color")]
+        city, pet, color = self.pick(rng, split, *choices)
         noun, value = rng.choice((("city", city), ("animal", pet), ("color", color)))
         return (f"In {city} {rng.choice(GUESTS)} saw a {pet} under a {color} roof.", noun,
                 f"The {noun} is {value}.")

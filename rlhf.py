@@ -305,7 +305,7 @@ def score_conversations(model, tokenizer, conversations: list[list[dict]], has_e
 def train_reward_model(model, tokenizer, comparisons: list[Comparison],
                        demonstrations: list[list[dict]], config: RewardConfig, log):
     """One epoch over the comparisons, in place. Then the scores are shifted so
-    that demonstrations score 0 on average (C.2): the loss knows only
+    that demonstrations score 0 on average (§3.5): the loss knows only
     differences of scores."""
     comparisons = random.Random(config.seed).sample(comparisons, len(comparisons))
     optimizers = make_optimizers(model, config.lr * lr_scale(model))
