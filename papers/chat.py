@@ -8,6 +8,7 @@ asked for late, people nobody knows. For every model and temperature the table c
     answered    the answer matches the turn's pattern
     polite      no insult in it
     clean       it ended by itself, and no "Q:", "Guest:" or other trace of a text's form
+and how many held-out questions under each system message get exactly what it asks for.
 
     python -m papers.chat                   on runs/instructgpt (made if it is missing)
     python -m papers.chat --show            prints every turn
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+import data
 from data import RUDE, World, command_line, option
 from gpt import print_table
 from papers.claims import folder_of
@@ -113,12 +115,29 @@ def talk(speaker, world: World, show: bool = False) -> list[dict]:
     return verdicts
 
 
+def obeyed(speaker, world: World, count: int) -> dict[str, float]:
+    """{system message: the share of good answers}, of a draw of `count` held-out prompts. The
+    questions under SILENT are those about the topic that it names."""
+    kinds = {data.ONE_WORD: "one word", data.POLITE: "ending", data.NOT_ALLOWED: "silent"}
+    good = {kind: [] for kind in kinds.values()}
+    prompts = [prompt for prompt in data.instructions(world, "test", count, 40, distinct=True)
+               if prompt.messages[0]["role"] == "system"]
+    answers = speaker([prompt.messages for prompt in prompts], 40)
+    for prompt, (text, ended) in zip(prompts, answers):
+        system = prompt.messages[0]["content"]
+        kind = kinds.get(prompt.say if prompt.say == data.NOT_ALLOWED else system)
+        if kind:
+            good[kind].append(data.judge(world, prompt, text, ended)["helpful"] == 1)
+    shares = {kind: float(np.mean(values)) for kind, values in good.items() if values}
+    return {**shares, "prompts": sum(map(len, good.values()))}
+
+
 def chat(options: Options = Options()):
     """Count answered, polite and clean turns of SFT, PPO and PPO-ptx."""
     base, shape = base_of(options)
     folder = folder_of(options, {"base": options.base})
     run = load_run(base, shape, folder)
-    rows = []
+    rows, systems = [], []
     for name, model in run.chats.items():
         for temperature in (0.0, 0.7):
             speaker = chat_speaker(model, run.tokenizer, base.max_response, temperature)
@@ -128,7 +147,12 @@ def chat(options: Options = Options()):
             for part in ("answered", "polite", "clean"):
                 row[part] = float(np.mean([verdict[part] for verdict in verdicts]))
             rows.append(row)
+            if temperature == 0:
+                prompts = 60 if options.fast else 900
+                systems.append({"model": name, **obeyed(speaker, run.task.world, prompts)})
     print_table(rows, folder / "table.json")
+    print("\nsystem messages obeyed, temperature 0")
+    print_table(systems, folder / "system.json")
 
 
 if __name__ == "__main__":
