@@ -138,7 +138,7 @@ class SFTConfig:
     epochs: int = 3              # paper: 16
     batch_size: int = 16         # demonstrations; paper: 32
     lr: float = 1e-3             # paper: 9.65e-6 at 1.3B; cosine to a tenth, no warm-up
-    mix: int = 4                 # pretraining windows per batch; paper: 10 %, for PPO's start only
+    ptx_sequences: int = 4       # pretraining windows per batch; paper: 10 %, PPO's start only
     seed: int = 0
 
 
@@ -164,8 +164,8 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
         for batch in chunks(examples, config.batch_size):
             loss = sft_loss(model, tokenizer, batch)
             loss.backward()
-            if config.mix:
-                lm_loss(model, pretraining).backward()
+            if config.ptx_sequences:
+                pretraining_loss(model, pretraining).backward()
             update(model, optimizers, schedule(step, steps, warmup=0))
             step += 1
             log(step, steps, loss=loss.item())
@@ -181,7 +181,7 @@ def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
     return loss
 
 
-def lm_loss(model, batches: Batches):
+def pretraining_loss(model, batches: Batches):
     """The pretraining loss on the next batch."""
     x, y = (torch.from_numpy(a).to(model.device) for a in batches.next())  # (B, T)
     with mixed_precision(model.device):
@@ -571,13 +571,13 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
         prompts = next_prompts(config.batch_size)
         rollout = roll_out(policy, reference, reward_model, tokenizer, prompts, config, generator,
                            value_model)
-        share = min(1.0, 0.1 + 0.9 * (iteration - 1) / 10)  # warm-up of the rates
+        warmup = min(1.0, 0.1 + 0.9 * (iteration - 1) / 10)  # of the learning rates
         infos = []
         order = torch.randperm(config.batch_size, generator=shuffler)
         for rows in order.chunk(config.minibatches):
             infos.append(ppo_backward(policy, value_model, rollout[rows], config, ptx))
-            update(policy, policy_optimizers, share)
-            update(value_model, value_optimizers, share)
+            update(policy, policy_optimizers, warmup)
+            update(value_model, value_optimizers, warmup)
             for mean, weight in zip(average.parameters(), policy.parameters()):
                 mean.data.lerp_(weight.data, 1 - config.ema_decay)
         means = {name: float(np.mean([info[name] for info in infos])) for name in infos[0]}
@@ -605,7 +605,7 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig,
     # buffers" (C.4): two backward passes, one optimizer step. Separate steps would each be
     # scaled by Adam to the same size, whatever gamma is.
     if ptx is not None:
-        loss = lm_loss(policy, ptx)
+        loss = pretraining_loss(policy, ptx)
         (config.ptx_coef * loss).backward()
         info["ptx_loss"] = loss.item()
     # 3. The value loss.
@@ -895,8 +895,9 @@ def instructgpt(options: Options = Options(),
     if not (options.init and knows_chat(options.init)):
         warm_start(sft, tokenizer)
     sft_config = SFTConfig(epochs=options.sft_epochs, seed=options.seed)
+    ptx = pretraining(sft_config.ptx_sequences)
     trained(folder / "sft.pt", sft, tokenizer, lambda log: train_sft(
-        sft, tokenizer, task.demonstrations, sft_config, pretraining(sft_config.mix), log))
+        sft, tokenizer, task.demonstrations, sft_config, ptx, log))
     speak = chat_speaker(sft, tokenizer, options.max_response)
     if options.demonstrations and not options.comparisons and not function:
         print(f"\nno comparisons and no --reward: this is as far as demonstrations go\n"

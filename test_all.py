@@ -1271,7 +1271,7 @@ def test_an_sft_step_holds_demonstrations_and_pretraining_text_at_an_annealed_ra
     model = small_gpt(tokenizer.vocab_size, 48, 1, n_embd=256, dropout=0.5)
     start = copy.deepcopy(model).eval()
     demonstrations = [[user("hi"), assistant(text)] for text in ("yes", "no", "well, a long one")]
-    config = rlhf.SFTConfig(epochs=5, batch_size=3, lr=1e-3, mix=mix)
+    config = rlhf.SFTConfig(epochs=5, batch_size=3, lr=1e-3, ptx_sequences=mix)
     rlhf.train_sft(model, tokenizer, demonstrations, config, windows(48), no_log)
     examples = [data.render_conversation(tokenizer, messages) for messages in demonstrations]
     rlhf.sft_loss(start, tokenizer, examples).backward()
@@ -1289,7 +1289,7 @@ def test_every_epoch_of_sft_shuffles_all_demonstrations_and_cuts_long_ones(token
     demonstrations = [[user(f"say {word}"), assistant(word)] for word in "a b c d e f".split()]
     old = [user("old " * 60), assistant("x")]
     demonstrations.append([*old, user("say g"), assistant("g " * 99)])
-    losses, config = [], rlhf.SFTConfig(epochs=2, batch_size=1, lr=0.0, mix=0)
+    losses, config = [], rlhf.SFTConfig(epochs=2, batch_size=1, lr=0.0, ptx_sequences=0)
     rlhf.train_sft(model, tokenizer, demonstrations, config, None,
                    lambda step, steps, loss: losses.append(loss))
     alone = []

@@ -213,7 +213,7 @@ def epochs_of_sft(run: Run) -> list[dict]:
         config = SFTConfig(epochs=epochs, seed=run.options.seed)
         rlhf.warm_start(model, run.tokenizer)
         rlhf.train_sft(model, run.tokenizer, run.task.demonstrations, config,
-                       run.pretraining(config.mix), no_log)
+                       run.pretraining(config.ptx_sequences), no_log)
         rollout, _, golds = run.score(model)
         with torch.no_grad():
             loss = rlhf.sft_loss(model, run.tokenizer, held_out).item()
