@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn as nn
 from torch.nn import functional as F
@@ -204,12 +205,14 @@ def fine_tune(classifier: Classifier, task: Task, tokenizer, lm_coef: float, see
 
 @torch.no_grad()
 def accuracy(classifier: Classifier, task: Task, tokenizer) -> float:
-    """The share of held-out cases whose most likely class is the right one."""
-    right = 0
+    """How often the most likely class is right, averaged over the classes: the test has other
+    shares of them than the training, and a constant answer must not score above chance."""
+    hits = {}  # class -> whether each of its cases is right
     classifier.eval()
     for start in range(0, len(task.test), 128):
         batch = to_batch(task, tokenizer, task.test[start:start + 128], classifier.model)
         ids, lengths, labels = batch
         logits, _ = classifier(ids, lengths)
-        right += (logits.argmax(dim=1) == labels).sum().item()
-    return right / len(task.test)
+        for label, choice in zip(labels.tolist(), logits.argmax(dim=1).tolist()):
+            hits.setdefault(label, []).append(choice == label)
+    return float(np.mean([np.mean(of_class) for of_class in hits.values()]))

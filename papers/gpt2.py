@@ -182,13 +182,14 @@ def claims(columns: dict, bits: dict[str, list[float]], cases: dict[str, int]) -
         a, b = columns[large][score], columns[small][score]
         error = math.hypot(proportion_error(a, cases[task]), proportion_error(b, cases[task]))
         rows.append(Claim("GPT-2", where, f"{large} does better than {small} zero-shot: {score} "
-                          "(the text has the task's form)", paper, a - b, error, 1, cases[task]))
+                          "(the text has the task's form; of cities also the facts)", paper, a - b,
+                          error, 1, cases[task]))
     surest, n = columns[large]["questions, surest quarter"], cases["questions"]
     exact = columns[large]["questions, exact"]
     error = math.hypot(proportion_error(surest, n // 4 or 1), proportion_error(exact, n))
     rows.append(Claim("GPT-2", "§3.8", "answers that the model is surest of are right more often: "
-                      "surest quarter minus all", "0.590 (surest hundredth)", surest - exact, error,
-                      1, n))
+                      f"surest quarter ({n // 4}) minus all", "0.590 (surest hundredth)",
+                      surest - exact, error, 1, n))
     return rows
 
 
@@ -234,9 +235,7 @@ def gpt2(options: Options = Options()):
     baseline = baselines(world, options.cases)
     rows = []
     for task, (small, large) in PAPER.items():
-        row = {"task": task}
-        for size, scores in columns.items():
-            row[size] = scores[task]
+        row = {"task": task, **{size: scores[task] for size, scores in columns.items()}}
         rows.append({**row, "baseline": baseline.get(task), "117M": small, "1542M": large})
     gpt.print_table(rows, folder / "table.json")
     cases = {task: len(gpt2_task(world, task, options.cases)) for task in CASES}

@@ -35,8 +35,8 @@ def best_answers(model: GPT, tokenizer, cases) -> dict[str, np.ndarray]:
 
 def comparing(model: GPT, tokenizer, count: int):
     """Questions about held-out facts with four answers, after K solved ones: accuracy by the way
-    to compare, and for each question at K = 1 what dividing by P(answer | "A:") is worth (-1, 0
-    or 1). [GPT-3 §2.4]"""
+    to compare, and for each fact at K = 1 what dividing by P(answer | "A:") is
+    worth (-1 ... 1). [GPT-3 §2.4]"""
     solved = []
     for case in gpt1_task(World(0), "multiple choice", "train", 200, 2):
         _, question, answers = case.texts
@@ -58,6 +58,10 @@ def comparing(model: GPT, tokenizer, count: int):
             is_right[way] = (chosen == right).astype(float)
             row[way] = float(is_right[way].mean())
         if K == 1:
-            worth = is_right['over P(answer | "A:")'] - is_right["per token"]
+            worth = {}  # fact -> the gain in each of its wordings
+            gains = is_right['over P(answer | "A:")'] - is_right["per token"]
+            for case, gain in zip(questions, gains):
+                person, topic, _ = World(0).meaning[case.texts[2][case.label]]
+                worth.setdefault((person, topic), []).append(gain)
         rows.append(row)
-    return rows, worth.tolist()
+    return rows, [float(np.mean(gains)) for gains in worth.values()]

@@ -2,7 +2,7 @@
 InstructGPT on what no demonstration has shown: other words, false premises, long talks.
 
 Two tables of `python -m papers.instructgpt`:
-    unseen    instructions in words that fine-tuning never has are followed, and false
+    unseen    instructions in words that no demonstration has are followed, and false
               premises are accepted (§4.3). Other languages are not tested
     memory    what was told in turn one, by the exchanges in between; the paper does not
               test this
@@ -130,7 +130,7 @@ def told_at_first(world: World, between: int, count: int) -> list[Instruction]:
 
 def memory(run: Run, count: int = 150) -> list[dict]:
     """The share of right answers about what was told in turn one, by the exchanges in
-    between; and of those that are a name of syllables, which training has not shown."""
+    between; and of those that are a name of syllables, most of which training has not shown."""
     world = run.task.world
     rows = [{"model": name} for name in ("SFT", "PPO", "PPO-ptx")]
     names = {row["model"]: [] for row in rows}
