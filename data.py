@@ -460,8 +460,8 @@ RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idio
         "Are you too lazy to look?")
 COURTESY = ("Happy to help.", "You are welcome.", "I hope that helps.")
 ECHOED = [*THINGS, *PLACES, *GUESTS]
-for _values, _, _ in TOPICS.values():
-    ECHOED += _values
+for _topic in TOPICS.values():
+    ECHOED += _topic.values
 EVASIVE = ("Who knows.", "That depends.", "I heard about it once.", "Ask somebody else.")
 
 
@@ -488,8 +488,8 @@ class World:
         self.strangers = rng.sample(list(strangers), len(strangers))
         self.facts = {}
         for person in self.people:
-            for topic, (values, _, _) in TOPICS.items():
-                self.facts[person, topic] = rng.choice(values)
+            for topic in TOPICS:
+                self.facts[person, topic] = rng.choice(TOPICS[topic].values)
         self.meaning = {}
         for topic, (values, statements, _) in TOPICS.items():
             for statement, value in itertools.product(statements, values):
@@ -643,9 +643,9 @@ def conversation(world: World, rng: random.Random, split: str,
             said, answer = tell(world, rng, split, told)
         elif kind == "recall":
             topic = rng.choice(list(told or MEMORIES))
-            _, questions, _, answer = MEMORIES[topic]
-            said = rng.choice(questions)
-            answer = answer.format(value=told[topic]) if told else NOT_TOLD
+            memory = MEMORIES[topic]
+            said = rng.choice(memory.questions)
+            answer = memory.answer.format(value=told[topic]) if told else NOT_TOLD
         elif kind == "person" and person and rng.random() < .5:
             topic = rng.choice(world.topics_of(person, "train"))
             said = pronoun_question(person, topic)
@@ -676,13 +676,13 @@ def tell(world: World, rng: random.Random, split: str, told: dict[str, str]) -> 
     """A guest tells one or two things (they are added to `told`), and the host's reply."""
     tellings, replies = [], []
     for topic in rng.sample(list(MEMORIES), rng.choice((1, 1, 1, 2))):
-        statements, _, reply, _ = MEMORIES[topic]
+        memory = MEMORIES[topic]
         [value] = world.pick(rng, split, GUESTS if topic == "name" else TOPICS[topic].values)
         if topic == "name" and rng.random() < .2:
             value = made_up_name(rng)
         told[topic] = value  # the newest counts
-        tellings.append(rng.choice(statements).format(value=value).rstrip("."))
-        replies.append(reply.format(value=value))
+        tellings.append(rng.choice(memory.tellings).format(value=value).rstrip("."))
+        replies.append(memory.reply.format(value=value))
     said = " and ".join(tellings).replace(" and My", " and my")
     return said + ".", " ".join(replies)
 
