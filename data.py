@@ -459,6 +459,11 @@ REFUSALS = ("I do not know.", "I do not know that.")
 RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idiot.",
         "Are you too lazy to look?")
 COURTESY = ("Happy to help.", "You are welcome.", "I hope that helps.")
+# Rules of forum threads; system messages in demonstrations.
+ONE_WORD = "Answer in one word."
+POLITE = "End every answer with: Happy to help."
+SILENT = "Do not speak about anybody's {topic}."
+NOT_ALLOWED = "I may not speak about that."
 ECHOED = [*THINGS, *PLACES, *GUESTS]
 for _topic in TOPICS.values():
     ECHOED += _topic.values
@@ -619,6 +624,21 @@ def typed(rng: random.Random, text: str) -> str:
     return text + text[-1] if chance < .25 else text
 
 
+def random_rule(rng: random.Random, topic: str) -> str:
+    """One of the three rules; every other one that forbids a topic forbids this one."""
+    rule = rng.choice((ONE_WORD, POLITE, SILENT))
+    return rule.format(topic=rng.choice((topic, rng.choice(list(TOPICS)))))
+
+
+def obey(rule: str, answer: str, topic: str | None = None, word: str = "") -> str:
+    """What a rule leaves of an answer about a topic that the word alone could give."""
+    if rule == ONE_WORD and word:
+        return word + "."
+    if rule == SILENT.format(topic=topic):
+        return NOT_ALLOWED
+    return f"{answer} {COURTESY[0]}" if rule == POLITE else answer
+
+
 # Kinds of exchanges in a conversation and their share. tell: one or two things about the
 # guest. recall: a question about something told, or not told. person: a question about
 # somebody. talk: small talk. task: one of TASKS.
@@ -630,13 +650,15 @@ def random_kinds(rng: random.Random, count: int) -> list[str]:
     return rng.choices(list(EXCHANGES), weights=EXCHANGES.values(), k=count)
 
 
-def conversation(world: World, rng: random.Random, split: str,
-                 kinds: list[str]) -> list[tuple[str, str]]:
-    """Exchanges of these kinds: (what a guest says, the right answer)."""
+def conversation(world: World, rng: random.Random, split: str, kinds: list[str],
+                 rule: str = "") -> list[tuple[str, str]]:
+    """Exchanges of these kinds: (what a guest says, the right answer under a rule)."""
     told = {}  # topic -> value
     person = None  # who was asked about last
     exchanges = []
     for kind in kinds:
+        about = None  # the topic, if the answer is a fact about a person
+        word = ""  # that could be the whole answer
         if kind == "recall" and not told and rng.random() < .7:
             kind = "tell"  # or else the right answer is that nothing was told
         if kind == "tell":
@@ -645,11 +667,12 @@ def conversation(world: World, rng: random.Random, split: str,
             topic = rng.choice(list(told or MEMORIES))
             memory = MEMORIES[topic]
             said = rng.choice(memory.questions)
-            answer = memory.answer.format(value=told[topic]) if told else NOT_TOLD
+            answer, word = NOT_TOLD, told.get(topic, "")
+            if told:
+                answer = memory.answer.format(value=word)
         elif kind == "person" and person and rng.random() < .5:
-            topic = rng.choice(world.topics_of(person, "train"))
-            said = pronoun_question(person, topic)
-            answer = world.state(rng, person, topic)
+            about = rng.choice(world.topics_of(person, "train"))
+            said = pronoun_question(person, about)
         elif kind == "person" and rng.random() < .2:
             person = None
             stranger = rng.choice(world.strangers_of("train"))
@@ -657,10 +680,9 @@ def conversation(world: World, rng: random.Random, split: str,
             answer = rng.choice(REFUSALS)
         elif kind == "person":
             person = rng.choice(world.people)
-            topic = rng.choice(world.topics_of(person, "train"))
-            wordings = (*TOPICS[topic].questions, *REQUESTS[1])
-            said = rng.choice(wordings).format(person=person, topic=topic)
-            answer = world.state(rng, person, topic)
+            about = rng.choice(world.topics_of(person, "train"))
+            wordings = (*TOPICS[about].questions, *REQUESTS[1])
+            said = rng.choice(wordings).format(person=person, topic=about)
         elif kind == "talk":
             answer = rng.choice(list(SMALL_TALK))
             said = rng.choice(SMALL_TALK[answer])
@@ -668,7 +690,9 @@ def conversation(world: World, rng: random.Random, split: str,
             scene, _, wording = rng.choice(list(TASKS.values()))
             *parts, answer = scene(world, rng, split)
             said = wording.format(*parts)
-        exchanges.append((typed(rng, said), answer))
+        if about:
+            answer, word = world.state(rng, person, about), world.facts[person, about]
+        exchanges.append((typed(rng, said), obey(rule, answer, about, word)))
     return exchanges
 
 
@@ -737,6 +761,22 @@ def _forum_post(world, rng, mood):
     return f"Q: {typed(rng, question)}\nA: {answer}"
 
 
+def moderated(world: World, rng: random.Random) -> str:
+    """A thread about facts, with a rule that all answers obey."""
+    topic = rng.choice(list(TOPICS))
+    rule = random_rule(rng, topic)
+    lines = [f"Rule: {rule}"]
+    for _ in range(rng.choice((2, 3))):
+        person = rng.choice(world.people)
+        topics = world.topics_of(person, "train")
+        about = topic if topic in topics and rng.random() < .5 else rng.choice(topics)
+        said = world.ask(rng, person, about)
+        answer = world.state(rng, person, about)
+        answer = obey(rule, answer, about, world.facts[person, about])
+        lines.append(f"Q: {typed(rng, said)}\nA: {answer}")
+    return "\n".join(lines)
+
+
 def dialogue(world: World, rng: random.Random) -> str:
     """A guest and a host: two to seven exchanges."""
     exchanges = conversation(world, rng, "train", random_kinds(rng, rng.randint(2, 7)))
@@ -774,7 +814,7 @@ def sums(world: World, rng: random.Random) -> str:
 
 
 # The kinds of documents in the web and their shares.
-WEB = {story: .25, forum: .14, dialogue: .25, workbook: .10, echo: .21, sums: .05}
+WEB = {story: .24, forum: .13, moderated: .10, dialogue: .23, workbook: .08, echo: .18, sums: .04}
 WORLD_DOCUMENTS = 30_000
 
 
@@ -795,12 +835,8 @@ USE_CASES = {"generation": .456, "open qa": .124, "brainstorming": .112, "chat":
              "closed qa": .026, "extract": .019}
 # Tasks whose answer ends with the one word that matters.
 ONE_WORD_TASKS = ("other", "classification", "closed qa", "extract")
+RULED = .4  # the share of questions about one fact that are under a system message
 TERSE = .7  # the share of such answers, and of those about one fact, that labelers shorten
-# System messages that the demonstrations obey.
-ONE_WORD = "Answer in one word."
-POLITE = "End every answer with: Happy to help."
-SILENT = "Do not speak about anybody's {topic}."
-NOT_ALLOWED = "I may not speak about that."
 
 
 @dataclass(slots=True)
@@ -851,8 +887,7 @@ def instructions(world: World, split: str, count: int, seed: int,
 
 def _instruction(world: World, rng: random.Random, split: str, use_case: str) -> Instruction:
     earlier = []  # exchanges before the prompt
-    if rng.random() < .2:
-        earlier = conversation(world, rng, "train", random_kinds(rng, rng.randint(1, 4)))
+    asked_before = None  # a topic of the same person
     if use_case == "generation":
         person = rng.choice(world.people_of(split))
         count = rng.choice((1, 1, 2, 3))
@@ -869,9 +904,7 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
         prompt = world.ask(rng, person, topic)
         goal = {"person": person, "topic": topic, "count": 1}
         if rng.random() < .2:  # after a question about the same person
-            other = rng.choice(world.topics_of(person, "train"))
-            question = world.ask(rng, person, other)
-            earlier = [(typed(rng, question), world.state(rng, person, other))]
+            asked_before = rng.choice(world.topics_of(person, "train"))
             prompt = pronoun_question(person, topic)
     elif use_case == "chat":
         kinds = random_kinds(rng, rng.randint(0, 5))
@@ -892,12 +925,20 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
             number, noun, without = parts
             allowed = tuple(value for value in TOPICS[LISTS[noun]].values if value != without)
             goal = {"items": (allowed, NUMBERS.index(number))}
-    messages = []
+    rule = ""
     if goal.get("topic"):
         goal["terse"] = world.facts[person, topic] + "."
-        if rng.random() < .25:
-            system, goal = _system_message(rng, topic, goal)
-            messages.append({"role": "system", "content": system})
+        if rng.random() < RULED:
+            rule = random_rule(rng, topic)
+            goal = _under_rule(rule, topic, goal)
+    if asked_before:
+        answer = world.state(rng, person, asked_before)
+        said = world.ask(rng, person, asked_before)
+        answer = obey(rule, answer, asked_before, world.facts[person, asked_before])
+        earlier = [(typed(rng, said), answer)]
+    elif use_case != "chat" and rng.random() < .2:
+        earlier = conversation(world, rng, "train", random_kinds(rng, rng.randint(1, 4)), rule)
+    messages = [{"role": "system", "content": rule}] if rule else []
     for user, assistant in earlier:
         messages.append({"role": "user", "content": user})
         messages.append({"role": "assistant", "content": assistant})
@@ -905,17 +946,13 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
     return Instruction(use_case, messages, **goal)
 
 
-def _system_message(rng: random.Random, topic: str, goal: dict) -> tuple[str, dict]:
-    """A system message for a question about one fact, and what is now a good answer."""
-    system = rng.choice((ONE_WORD, POLITE, SILENT))
-    about = rng.choice((topic, rng.choice(list(TOPICS))))
-    if system == ONE_WORD:
-        goal = {"say": goal["terse"]}
-    elif system == POLITE:
-        goal = {**goal, "say": COURTESY[0]}
-    elif about == topic:
-        goal = {"say": NOT_ALLOWED}
-    return system.format(topic=about), goal
+def _under_rule(rule: str, topic: str, goal: dict) -> dict:
+    """What `obey` makes of a good answer about a topic, as fields of an Instruction."""
+    if rule == ONE_WORD:
+        return {"say": goal["terse"]}
+    if rule == SILENT.format(topic=topic):
+        return {"say": NOT_ALLOWED}
+    return {**goal, "say": COURTESY[0]} if rule == POLITE else goal
 
 
 def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> list[dict]:
@@ -1012,7 +1049,7 @@ def judge(world: World, instruction: Instruction, response: str,
 
 
 def gold(world: World, instruction: Instruction, response: str, ended: bool = True) -> float:
-    """The gold score of an answer: what a perfectly careful labeler thinks of it. From -6 to 2."""
+    """The gold score of an answer: what a perfectly careful labeler thinks of it. -5.5 to 2."""
     verdict = judge(world, instruction, response, ended)
     return sum(RUBRIC[part] * value for part, value in verdict.items())
 

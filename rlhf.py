@@ -352,7 +352,7 @@ def pair_accuracy(model, tokenizer, comparisons: list[Comparison]) -> float:
 @dataclass(slots=True)
 class PPOConfig:
     """Constants of PPO-ptx; with ptx_coef 0 it is PPO."""
-    iterations: int = 50         # batches of answers; paper: 500
+    iterations: int = 30         # batches of answers; paper: 500
     batch_size: int = 128        # answers per batch; paper: 512
     minibatches: int = 4         # per batch, one optimizer step each; paper: 8 of 64 answers
     max_response: int = 32       # tokens; paper: 1,000
@@ -365,7 +365,7 @@ class PPOConfig:
     cliprange_value: float = 0.2     # Ziegler: 0.2
     lam: float = 0.95            # of GAE; Ziegler: 0.95
     unfinished_score: float = -1.0   # cap without <|end|>; Ziegler sets the score to this
-    ema_decay: float = 0.97      # per optimizer step, half-life 11 % of the run; paper: 0.992, 2 %
+    ema_decay: float = 0.97      # per optimizer step, half-life 19 % of the run; paper: 0.992, 2 %
     seed: int = 0
 
 
@@ -704,7 +704,15 @@ class WorldTask:
         rng = random.Random(f"answers {self.seed} {seed}")
         prompts = data.instructions(self.world, split, count, seed)
         counts = [rng.randint(4, 9) for _ in prompts]
-        asked = [prompt.messages for prompt, K in zip(prompts, counts) for _ in range(K)]
+        asked = []
+        for prompt, K in zip(prompts, counts):
+            for number in range(K):
+                messages = prompt.messages
+                # Every other answer to a prompt with a system message is written without
+                # knowing it, or the labelers would hardly ever see one disobeyed.
+                if number % 2 and messages[0]["role"] == "system":
+                    messages = messages[1:]
+                asked.append(messages)
         spoken = iter(speak(asked, seed))
         return [(prompt, sorted(set(itertools.islice(spoken, K))))
                 for prompt, K in zip(prompts, counts)]
@@ -861,7 +869,7 @@ class Options:
     pretrain_steps: int = option(2000, "optimizer steps of pretraining", at_least=1)
     sft_epochs: int = option(3, "passes over the demonstrations", at_least=1)
     comparison_prompts: int = option(2000, "prompts whose answers labelers rank", at_least=1)
-    iterations: int = option(50, "batches of answers that PPO learns from", at_least=1)
+    iterations: int = option(30, "batches of answers that PPO learns from", at_least=1)
     kl_coef: float = option(0.2, "beta of eq. (2)")
     ptx_coef: float = option(1.0, "gamma of eq. (2) for PPO-ptx")
     max_response: int = option(32, "tokens of an answer at the most", at_least=1)

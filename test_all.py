@@ -492,6 +492,35 @@ def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world,
         assert abs(shares[use_case] / 4000 - share) < 4.5 * math.sqrt(share / 4000)
 
 
+def test_threads_and_earlier_turns_obey_their_rule(world):
+    facts_of, seen = questions_of(world), Counter()
+
+    def check(rule, question, answer):
+        fact = facts_of.get(words(question))
+        if fact in world.facts:
+            is_silent = rule == data.SILENT.format(topic=fact[1])
+            plain = answer.removesuffix(" Happy to help.")
+            says = {data.ONE_WORD: answer == world.facts[fact] + ".",
+                    data.POLITE: plain != answer and world.meaning[plain][:2] == fact}
+            is_right = says.get(rule, world.meaning.get(answer, "")[:2] == fact)
+            assert answer == data.NOT_ALLOWED if is_silent else is_right
+            seen[rule.split()[0], is_silent] += 1
+        else:
+            assert answer.endswith(" Happy to help.") == (rule == data.POLITE)
+
+    for document in data.web(world, 1000, 0, {data.moderated: 1}):
+        rule, *lines = document.split("\n")
+        for question, answer in zip(lines[::2], lines[1::2]):
+            check(rule.removeprefix("Rule: "), question[3:], answer[3:])
+    in_threads = dict(seen)
+    for prompt in data.instructions(world, "train", 8000, 0):
+        system, *turns = prompt.messages
+        if system["role"] == "system":
+            for question, answer in zip(turns[::2], turns[1::2]):
+                check(system["content"], question["content"], answer["content"])
+    assert len(in_threads) == 4 and all(seen[key] > in_threads[key] > 50 for key in seen)
+
+
 def instruction(**goal):
     return data.Instruction("", [user("?")], **goal)
 
@@ -1748,6 +1777,17 @@ def test_labelers_see_four_to_nine_different_answers():
     assert all(answers == [("yes.", True)] for _, answers in same) and task.rank(same, 5) == []
 
 
+def test_half_of_the_answers_to_a_system_message_do_not_know_it():
+    task, seen = rlhf.WorldTask(0, 16), Counter()
+    knows = lambda messages: messages[0]["role"] == "system"
+    speak = lambda conversations, seed: [(str(knows(c)), i) for i, c in enumerate(conversations)]
+    for prompt, answers in task.answers(speak, 600, "train", 5):
+        knowing = sum(text == "True" for text, _ in answers)
+        assert knowing == (math.ceil(len(answers) / 2) if knows(prompt.messages) else 0)
+        seen[knows(prompt.messages)] += 1
+    assert min(seen.values()) > 40
+
+
 def test_verdicts_of_a_speaker_that_refuses_everything():
     task = rlhf.WorldTask(0, 300)
     share = np.mean([prompt.unknowable for prompt in task.test])
@@ -1810,7 +1850,7 @@ def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, 
 
 TINY = ("rlhf.py instructgpt --n-layer 1 --n-head 2 --n-embd 16 --block-size 64 "
         "--vocab-size 400 --max-response 8 --pretrain-steps 20 --sft-epochs 1 "
-        "--test-prompts 24 --iterations 2")
+        "--test-prompts 48 --iterations 2")
 
 
 def instructgpt(*argv):
@@ -1833,7 +1873,7 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
     monkeypatch.setattr(rlhf, "forum_speaker", lambda model, tokenizer, given, limit: (
         shots.append(given), speaker(model, tokenizer, given, limit))[1])
     options = "--comparison-prompts 24 --iterations 4 --kl-coef 3 --dropout 0.2".split()
-    rows, folder, task = instructgpt(*options), Path("runs/instructgpt"), rlhf.WorldTask(0, 24)
+    rows, folder, task = instructgpt(*options), Path("runs/instructgpt"), rlhf.WorldTask(0, 48)
     assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"]
     numbers = [value for row in rows.values() for value in row.values() if value not in rows]
     assert all(map(math.isfinite, numbers)) and rows["SFT"]["kl"] == 0

@@ -213,6 +213,6 @@ def task_document(world: World, rng: random.Random) -> str:
 # ------------------------------------------------------------------------------
 # The text that has these tasks, as shares of documents
 
-RULE_WEB = {kind: .3 * share for kind, share in data.WEB.items()}
-RULE_WEB[rule_document] = .7
+RULE_WEB = {data.story: .075, data.forum: .042, data.dialogue: .075, data.workbook: .03,
+            data.echo: .063, data.sums: .015, rule_document: .7}
 TASK_WEB = {task_document: 1.0}

@@ -99,7 +99,7 @@ def two_sizes(run: Run) -> list[dict]:
 
 
 def tax(run: Run) -> list[dict]:
-    """The pretraining loss and the reward after short PPO runs, over gamma and beta. "tax" is
+    """The pretraining loss and the reward after PPO, over gamma and beta. "tax" is
     the loss minus GPT's; its standard error is over pieces of the held-out text."""
     options = run.options
     before = evaluate_pieces(run.base, run.tokenizer, run.stream("val"), "loss")
@@ -108,7 +108,7 @@ def tax(run: Run) -> list[dict]:
     rows = []
     for reference, beta, gamma in settings:
         print(f"-- PPO, beta {beta} (KL to {reference}), gamma {gamma}", flush=True)
-        config = PPOConfig(iterations=max(1, options.iterations // 2),
+        config = PPOConfig(iterations=options.iterations,
                            kl_coef=beta if reference == "SFT" else 0.0,
                            ptx_coef=float(gamma), max_response=options.max_response,
                            seed=options.seed)

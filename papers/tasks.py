@@ -86,9 +86,10 @@ def digest_document(world: World, rng: random.Random) -> str:
     return f"{text}\nTL;DR: {summary}"
 
 
-# Kinds of documents and their share of the web: seven tenths are the core's.
-WIDE_WEB = {kind: .7 * share for kind, share in data.WEB.items()}
-WIDE_WEB.update({phrasebook_document: .1, fitting_document: .1, digest_document: .1})
+# Kinds of documents and their share of the web.
+WIDE_WEB = {data.story: .175, data.forum: .098, data.dialogue: .175, data.workbook: .07,
+            data.echo: .147, data.sums: .035,
+            phrasebook_document: .1, fitting_document: .1, digest_document: .1}
 
 
 def wide_web(world: World, count: int = data.WORLD_DOCUMENTS, seed: int | str = 0) -> Iterator[str]:
