@@ -2014,7 +2014,8 @@ def papers():
 
 @pytest.mark.parametrize("line", [
     "exact --fast", "flash_attention --fast", "gpt1 --fast", "gpt2 --fast", "gpt3 --fast", "gpt3 sizes",
-    "gpt3_data --fast", "gpt3_data clean --pages 600", "instructgpt --fast", "overoptimization --fast"])
+    "gpt3_data --fast", "gpt3_data clean --pages 600", "flan --fast", "instructgpt --fast",
+    "overoptimization --fast"])
 def test_every_script_runs(papers, line, monkeypatch):
     name, *argv = line.split()
     papers(name)
@@ -2147,6 +2148,79 @@ def test_the_expected_best_of_n_is_the_mean_over_all_choices_of_n(papers):
         expected = np.mean([values[row][max(chosen, key=lambda i: proxy[row][i])] for row in range(2)
                             for chosen in itertools.combinations(range(6), n)])
         assert papers("overoptimization").best_of_n(proxy, values, n) == pytest.approx(expected)
+
+
+FLAN_KINDS = {"animal": data.TOPICS["pet"].values, "city": data.TOPICS["home"].values,
+              "job": data.TOPICS["job"].values, "food": data.TOPICS["food"].values,
+              "color": data.TOPICS["color"].values, "woman": data.WOMEN, "man": data.MEN,
+              "happy word": data.HAPPY, "sad word": data.SAD, "thing": data.THINGS,
+              "place": data.PLACES}
+
+
+def flan_answers(task, words):
+    """All right answers to a case, by another way than the script's: word by word."""
+    if task.startswith("one that is no "):
+        return [word for word in words if word not in FLAN_KINDS[task[len("one that is no "):]]]
+    if task in ("largest number", "smallest number"):
+        ordered = sorted(words, key=int)
+        return [ordered[-1 if task == "largest number" else 0]]
+    if task in ("even number", "odd number"):
+        return [word for word in words if int(word) % 2 == (task == "odd number")]
+    if task in ("English word", "foreign word"):
+        english = data.TOPICS["color"].values + data.TOPICS["pet"].values
+        return [word for word in words if (word in english) == (task == "English word")]
+    return [word for word in words if word in FLAN_KINDS[task]]
+
+
+def test_flan_cases_have_one_right_answer_and_are_distinct_and_held_out(papers, world):
+    flan = papers("flan_tasks")
+    seen = set()                        # the sets of words that training can show
+    for cluster in flan.CLUSTERS:
+        cases = flan.held_out_cases(world, cluster, 80)
+        assert len(cases) == 80 and len({(case.task, *sorted(case.words)) for case in cases}) == 80
+        rng = random.Random(0)
+        trained = [flan.make_case(world, rng, "train", cluster) for _ in range(400)]
+        for case in cases + trained:
+            assert len(set(case.words)) == 3
+            assert flan_answers(case.task, case.words) == [case.answer]
+        seen |= {frozenset(case.words) for case in trained}
+        assert {case.task for case in cases} == {case.task for case in trained}
+        places = [case.words.index(case.answer) for case in trained]
+        assert min(places.count(place) for place in range(3)) > 90       # no place gives it away
+    for cluster in flan.CLUSTERS:
+        for case in flan.held_out_cases(world, cluster, 80):
+            assert frozenset(case.words) not in seen
+
+
+def test_flan_text_holds_no_instruction_and_no_held_out_case(papers, world):
+    flan = papers("flan_tasks")
+    text = "\n".join(data.web(world, 400, 0, flan.FLAN_WEB))
+    assert "Q:" not in text and not re.search("What|Name|Tell|Here are|I have", text)
+    shown = re.findall(r"(\w+), (\w+) and (\w+)", text)
+    assert len(shown) > 2000 and not any(flan.is_held_out(world, words) for words in shown)
+    # prompts: a few-shot prompt shows training cases of the same task, and ends before the answer
+    [case, *_] = flan.held_out_cases(world, "kinds", 5)
+    *examples, asked = flan.few_shot_prompt(
+        world, random.Random(0), "kinds", case).split("\n")
+    assert len(examples) == flan.SHOTS and asked.endswith("->")
+    for line in examples:
+        words, answer = line.split(" -> ")
+        assert flan_answers(case.task, re.findall(r"\w+", words)) == [answer]
+
+
+def test_flan_tuning_has_loss_on_the_answer_alone(papers, tokenizer):
+    flan = papers("flan_tasks")
+    ids, mask = flan.with_mask(tokenizer, "Q: Name the animal of goat, Oslo and red.\nA:", " goat\n")
+    answer = [i for i, learned in zip(ids, mask) if learned]
+    assert ids[0] == tokenizer.eot and tokenizer.decode(answer) == " goat\n"
+    assert tokenizer.decode(ids[1:]) == "Q: Name the animal of goat, Oslo and red.\nA: goat\n"
+
+
+def test_flan_gap_takes_the_larger_error_of_seeds_and_clusters(papers):
+    flan = papers("flan")
+    better = np.array([[.5, .7], [.6, .8]])                    # (seeds, clusters)
+    mean, error = flan.gap(better, np.zeros((2, 2)))
+    assert mean == pytest.approx(.65) and error == pytest.approx(.1)
 
 
 def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(papers, monkeypatch):

@@ -1,0 +1,250 @@
+"""
+FLAN, put to the test: a model tuned on instructions follows them for tasks it was not tuned on.
+
+The claims, with one cluster of tasks left out of the tuning:
+    tuned         the tuned model beats its untuned base, both zero-shot
+    clusters      the more clusters in the tuning, the better (§4.1)
+    size          the larger model gains more, and the small one is hurt (§4.2)
+    instructions  tuning on inputs and outputs alone, or with names of tasks, is worse (§4.3)
+    prompt        an instruction to the tuned model beats solved examples in its base's prompt
+
+Built in: the base has read statements and lists of solved cases of all tasks (papers/
+flan_tasks.py), the form in which its prompt then shows examples, and no instruction. All tasks ask
+for one of three words in the same six wordings; the likeliest of the three is the answer (chance is
+1/3). "No animal" is in another cluster than "animal".
+
+    python -m papers.flan       two tables and a figure (about 10 minutes)
+
+Results go to runs/flan. Paper: FLAN (Wei et al. 2021, arXiv:2109.01652).
+"""
+import copy
+import dataclasses
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import data
+import gpt  # before torch: it sets how torch's threads wait
+import rlhf
+import torch
+from data import Tokenizer, World, command_line, option
+from gpt import GPT, print_table
+from papers.claims import Claim, folder_of, over_seeds, save_claims
+from papers.figures import plot
+from papers.flan_tasks import (CLUSTERS, FLAN_WEB, SHOTS, accuracy, held_out_cases, make_case,
+                               show_answers, with_mask, zero_shot_prompt)
+from papers.tasks import SIZES
+
+SHAPES = {
+    "small": dataclasses.replace(SIZES["180k"], block_size=96, n_embd=32),
+    "large": dataclasses.replace(SIZES["180k"], block_size=96),
+}
+FEWER = (1, 3)           # clusters in the tuning, beside all the others
+TUNE_BATCH = 16          # cases
+TUNE_LR = 1e-3           # AdamW's peak rate
+PRETRAINING_WINDOWS = 4  # of the base's text beside each batch of cases
+
+
+@dataclass
+class Options:
+    name: str = option("flan", "results go to runs/NAME")
+    steps: int = option(1000, "optimizer steps of each base", at_least=1)
+    tune_steps: int = option(75, "optimizer steps of each tuning", at_least=1)
+    seeds: int = option(3, "bases of each size", at_least=1)
+    cases: int = option(80, "held-out cases of each cluster", at_least=2)
+    documents: int = option(20_000, "documents that each base reads", at_least=100)
+    fast: bool = option(False, "a smoke run of seconds")
+    fresh: bool = option(False, "train everything anew")
+
+
+@dataclass
+class Base:
+    """A pretrained model with what tuning it needs."""
+    world: World
+    model: GPT
+    tokenizer: Tokenizer
+    stream: np.ndarray  # what it was trained on
+    path: Path
+
+
+def pretrain(options: Options, folder: Path, size: str, seed: int) -> Base:
+    """Train the base of one size on statements and lists, or load it."""
+    world = World(seed)
+    path = folder / f"seed{seed}" / f"{size}.pt"
+
+    def documents():
+        return data.web(world, options.documents, 0, FLAN_WEB)
+
+    print(f"== {path}", flush=True)
+    tokenizer, train_stream, val_stream = data.tokenize_text(documents, 1152, path.parent)
+    torch.manual_seed(seed)
+    shape = dataclasses.replace(SHAPES[size], vocab_size=tokenizer.vocab_size)
+    model = GPT(shape).to(gpt.pick_device())
+    training = gpt.TrainConfig(steps=options.steps, batch_size=16, seed=seed)
+    log = gpt.RunLog(path.with_suffix(".jsonl"))
+    gpt.train(model, tokenizer, train_stream, val_stream, training, path, log)
+    return Base(world, model, tokenizer, train_stream, path)
+
+
+def tune(options: Options, base: Base, clusters: list[str], form: str, name: str) -> GPT:
+    """Tune a copy of the base on these clusters, or load it: always equally many cases, with loss
+    on the answers alone."""
+    path = base.path.with_stem(f"{base.path.stem} {name}")
+    if path.exists():
+        return gpt.load_model(path)[0]
+    model, tokenizer = copy.deepcopy(base.model), base.tokenizer
+    rng = random.Random(f"tune {base.world.seed}")
+    optimizers = gpt.make_optimizers(model, TUNE_LR)
+    windows = data.Batches(base.stream, PRETRAINING_WINDOWS, model.config.block_size, seed=0)
+    for step in range(options.tune_steps):
+        examples = []
+        for _ in range(TUNE_BATCH):
+            case = make_case(base.world, rng, "train", rng.choice(clusters))
+            prompt = zero_shot_prompt(rng, case, form)
+            examples.append(with_mask(tokenizer, prompt, f" {case.answer}\n"))
+        loss = rlhf.sft_loss(model, tokenizer, examples)
+        loss.backward()
+        rlhf.pretraining_loss(model, windows).backward()
+        gpt.update(model, optimizers, gpt.schedule(step, options.tune_steps, warmup=0))
+    print(f"{path}: loss {loss.item():.3f}", flush=True)
+    gpt.save_checkpoint(path, model, tokenizer)
+    return model.eval()
+
+
+def leave_one_out(options: Options, base: Base, size: str) -> list[dict]:
+    """A row for each cluster: the base on it, and models tuned on all others or on the next few in
+    a circle, so that each cluster is used equally often."""
+    rows = []
+    for place, cluster in enumerate(CLUSTERS):
+        cases = held_out_cases(base.world, cluster, options.cases)
+        others = [*CLUSTERS[place + 1:], *CLUSTERS[:place]]
+
+        def measure(model, form):
+            return accuracy(base.world, model, base.tokenizer, cluster, cases, form)
+
+        def tuned_on(clusters, form):
+            return tune(options, base, clusters, form, f"{cluster} {form} {len(clusters)}")
+
+        tuned = tuned_on(others, "instructions")
+        row = {
+            "held out": cluster,
+            "cases": len(cases),
+            "statement": measure(base.model, "statement"),
+            "zero-shot": measure(base.model, "instructions"),
+            "few-shot": measure(base.model, "examples"),
+            "tuned": measure(tuned, "instructions"),
+        }
+        if size == "large":
+            for count in FEWER:
+                fewer = tuned_on(others[:count], "instructions")
+                row[f"tuned on {count}"] = measure(fewer, "instructions")
+            row["no template"] = measure(tuned_on(others, "no template"), "instructions")
+            named = tuned_on(others, "task name")
+            row["name"] = measure(named, "instructions")
+            row["name, asked by name"] = measure(named, "task name")
+            show_answers(base.model, tuned, base.tokenizer, cluster, cases[0])
+        rows.append(row)
+    return rows
+
+
+def column(measured: list[list[dict]], name: str) -> np.ndarray:
+    """One column of the rows of each seed: (seeds, clusters)."""
+    return np.array([[row[name] for row in rows] for rows in measured])
+
+
+def mean_rows(measured: list[list[dict]]) -> list[dict]:
+    """The rows averaged over the seeds, and a last row averaged over the clusters, too."""
+    table = []
+    for place, cluster in enumerate((*CLUSTERS, "mean")):
+        row = {"held out": cluster}
+        for name in list(measured[0][0])[1:]:
+            values = column(measured, name)
+            row[name] = float(values.mean() if cluster == "mean" else values[:, place].mean())
+        table.append(row)
+    return table
+
+
+def gap(better: np.ndarray, worse: np.ndarray) -> tuple[float, float]:
+    """Mean difference of two (seeds, clusters), and the larger of its standard errors over seeds
+    and over clusters."""
+    differences = better - worse
+    mean, of_seeds = over_seeds(differences.mean(axis=1))
+    _, of_clusters = over_seeds(differences.mean(axis=0))
+    return mean, float(np.maximum(of_seeds, of_clusters))  # unknown if one of them is
+
+
+def draw(folder: Path, rows: list[dict]):
+    """The large model's accuracy by clusters in the tuning, by cluster, by what tuning shows."""
+    mean = rows[-1]
+    counts = [*FEWER, len(CLUSTERS) - 1]
+    tuned = [mean["tuned on 1"], mean["tuned on 3"], mean["tuned"]]
+    lines = [("tuned, instructed", counts, tuned, "C2o-"),
+             ("base, few-shot", counts, [mean["few-shot"]] * 3, "C1--"),
+             ("base, zero-shot", counts, [mean["zero-shot"]] * 3, "C0--")]
+    by_cluster = {}
+    for name in ("zero-shot", "few-shot", "tuned"):
+        by_cluster[name] = {row["held out"]: row[name] for row in rows}
+    ablation = {name: mean[name] for name in ("tuned", "name", "no template", "zero-shot")}
+    plot(folder / "flan.png", [
+        {"title": "cluster left out; chance .33 (§4.1)", "xlabel": "clusters in the tuning",
+         "lines": lines},
+        {"title": "the cluster that is left out", "bars": by_cluster},
+        {"title": "what the tuning shows (§4.3)", "bars": {None: ablation}}])
+
+
+def claims(measured: dict[str, list[list[dict]]]) -> list[Claim]:
+    """Accuracy is the unit of all rows."""
+    large, small = measured["large"], measured["small"]
+    zero, few, tuned = (column(large, name) for name in ("zero-shot", "few-shot", "tuned"))
+    gain = tuned - zero  # (seeds, clusters)
+    small_gain = column(small, "tuned") - column(small, "zero-shot")
+    cases = int(column(large, "cases").sum())
+
+    def claim(where, says, paper_number, better, worse):
+        return Claim("FLAN", where, says, paper_number, *gap(better, worse), len(large), cases)
+
+    return [
+        claim("§3", "tuned beats its untuned base, zero-shot, on a cluster left out, accuracy "
+              "(built in: the base has read statements on every task, no instruction)",
+              "68B, 137B: gain", tuned, zero),
+        claim("§4.1", "tuning on 7 clusters beats tuning on 1 with equally many cases",
+              "0.635 against 0.499", tuned, column(large, "tuned on 1")),
+        claim("§4.3", "tuning with instructions beats tuning on inputs and outputs alone",
+              "0.552 against 0.373", tuned, column(large, "no template")),
+        claim("§4.2", "the larger model gains more from tuning than the small one",
+              "gain at 68B, loss at 8B", gain, small_gain),
+        claim("§4.2", "tuning hurts the small model on a cluster left out: its loss",
+              "hurt up to 8B", -small_gain, np.zeros_like(small_gain)),
+        claim("§3", f"an instruction to the tuned model beats {SHOTS} examples in its base's "
+              "prompt (built in: the base has read lists of such examples)",
+              "on six data sets", tuned, few),
+    ]
+
+
+def flan(options: Options = Options()):
+    """Instruction tuning with one cluster left out, two sizes. [FLAN]"""
+    if options.fast:
+        options = dataclasses.replace(options, steps=2, tune_steps=1, seeds=1, cases=4,
+                                      documents=400)
+    folder = folder_of(options, {})
+    settings = {name: getattr(options, name) for name in ("steps", "tune_steps", "documents")}
+    measured = {size: [] for size in SHAPES}
+    for seed in range(options.seeds):
+        folder_of(options, settings, f"seed{seed}")
+        for size in SHAPES:
+            base = pretrain(options, folder, size, seed)
+            measured[size].append(leave_one_out(options, base, size))
+
+    print("\n== accuracy on the cluster that is left out (chance .333), large: mean of the seeds")
+    rows = mean_rows(measured["large"])
+    print_table(rows, folder / "table.json")
+    print("\n== the same, small")
+    print_table(mean_rows(measured["small"]), folder / "small.json")
+    draw(folder, rows)
+    save_claims(folder, claims(measured))
+
+
+if __name__ == "__main__":
+    command_line({"flan": flan}, default="flan")
