@@ -1044,7 +1044,8 @@ class ChatOptions:
 
 
 HELP = """\
-/reset forgets the conversation, /system TEXT sets a system message, /quit leaves.
+/reset forgets the conversation, /quit leaves. /system TEXT sets a system message, such as
+    /system Answer in one word.     /system Do not speak about anybody's pet.
 Old exchanges are forgotten when the context is full.
 The model of the embedded town knows its people, such as Mia, Ben, Anna and Walter. Try
     Where does Mia live?            and then: What does she like to eat?
