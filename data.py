@@ -1132,6 +1132,7 @@ def load_text(source: str | Path) -> Iterator[str]:
 
 
 def texts_of_records(path: Path) -> Iterator[str]:
+    """The "text" of each record. UserError if one has none."""
     for place, record in read_records(path):
         if not isinstance(record.get("text"), str):
             raise UserError(f'{place}: no "text" under the keys {", ".join(record)}')
@@ -1139,6 +1140,7 @@ def texts_of_records(path: Path) -> Iterator[str]:
 
 
 def texts_between_marks(path: Path) -> Iterator[str]:
+    """The texts between <|endoftext|> marks, as written in the file."""
     piece = 1 << 20  # characters; longer documents come in pieces: memory stays flat
     rest = ""
     with open_text(path) as file:
@@ -1303,6 +1305,7 @@ def atomic_write(path: str | Path) -> Iterator[typing.BinaryIO]:
 
 
 def write_json(path: str | Path, content: object):
+    """Write a value as JSON, see `atomic_write`."""
     with atomic_write(path) as file:
         file.write(json.dumps(content, indent=1).encode())
 
@@ -1359,6 +1362,8 @@ def option(default: object, help: str, at_least: float = 0):
 
 
 class Parser(argparse.ArgumentParser):
+    """argparse's, but a wrong option is a UserError."""
+
     def error(self, message):
         raise UserError(f"{message} (try: {self.prog} --help)")
 
