@@ -2014,7 +2014,7 @@ def papers():
 
 @pytest.mark.parametrize("line", [
     "exact --fast", "flash_attention --fast", "gpt1 --fast", "gpt2 --fast", "gpt3 --fast", "gpt3 sizes",
-    "gpt3_data --fast", "gpt3_data clean --pages 600", "flan --fast", "instructgpt --fast",
+    "gpt3_data --fast", "gpt3_data clean --pages 600", "cot --fast", "flan --fast", "instructgpt --fast",
     "overoptimization --fast"])
 def test_every_script_runs(papers, line, monkeypatch):
     name, *argv = line.split()
@@ -2155,6 +2155,70 @@ FLAN_KINDS = {"animal": data.TOPICS["pet"].values, "city": data.TOPICS["home"].v
               "color": data.TOPICS["color"].values, "woman": data.WOMEN, "man": data.MEN,
               "happy word": data.HAPPY, "sad word": data.SAD, "thing": data.THINGS,
               "place": data.PLACES}
+
+
+def test_problems_of_several_steps_are_right_distinct_and_held_out(papers, world):
+    """An independent reading of each question gives the answer and every step."""
+    tasks, cot = papers("cot_tasks"), papers("cot")
+    rng = random.Random(0)
+    read = []
+    for _ in range(2000):
+        text = tasks.document(world, rng)
+        read += re.findall(r"Q: (.*)\n", text)
+    assert max(question.count(",") + 1 for question in read) == 4
+    without_months = lambda text: re.sub("|".join(tasks.MONTHS), "", text)
+    for task in tasks.TASKS:
+        for steps in tasks.TESTED:
+            problems = cot.test_problems(world, task, steps, 20)
+            assert len({problem.asked for problem in problems}) == len(problems) > 0
+            for problem in problems:
+                start, events = re.fullmatch(r"\w+ ?(\w*): (.*)\.", problem.question).groups()
+                events = [event.split() for event in events.split(", ")]
+                assert len(events) == steps
+                states = [start]
+                for month, event in events:
+                    if task == "dial":
+                        states.append(str((int(states[-1]) + int(event)) % 10))
+                    elif task == "coin":
+                        other = {"heads": "tails", "tails": "heads"}[states[-1]]
+                        states.append(other if event == "flip" else states[-1])
+                    else:
+                        states.append(event[-1])
+                lines = [f"{month} {event} = {state}."
+                         for (month, event), state in zip(events, states[1:])]
+                assert problem.steps[-steps:] == lines
+                expected = " ".join(states[1:]) if task == "letters" else states[-1]
+                assert problem.answer == expected
+                # the months of a dial or of letters are not what is asked
+                if task == "coin":
+                    assert problem.question not in read
+                else:
+                    assert without_months(problem.question) not in map(without_months, read)
+
+
+def test_each_form_has_its_answer_and_the_trigger_is_asked_in_two_prompts(papers, monkeypatch):
+    tasks = papers("cot_tasks")
+    world, rng = data.World(0), random.Random(0)
+    problem = tasks.Problem("Dial 8: May 1, June 3.",
+                            ["Start 8.", "May 1 = 9.", "June 3 = 2."], "2", "8 + 1 + 3",
+                            "8 + 1 + 3.")
+    for form in tasks.forms_of("dial"):
+        assert tasks.answer_in(tasks.solve(problem, form)) == "2"
+        prompt = tasks.few_shot_prompt(world, rng, "dial", form, problem)
+        assert prompt.count("Q: ") == 3 and prompt.endswith("Q: Dial 8: May 1, June 3.\nA:")
+    assert tasks.answer_in("nothing") == ""
+    assert "trigger" not in tasks.forms_of("coin")
+    assert tasks.solve(problem, "dots") == 13 * ". " + "The answer is 2."
+    asked = []
+
+    def replies(model, tokenizer, prompts, stop, solutions):
+        asked.extend(prompts)
+        return ["2" if stop == "." else "Start 8. May 1 = 9. Therefore, the answer is 7."]
+    monkeypatch.setattr(tasks, "complete", replies)
+    [text] = tasks.ask(None, None, world, "dial", "zero-shot trigger", [problem])
+    first = "Q: Dial 8: May 1, June 3.\nA: Let's think step by step."
+    assert asked == [first, f"{first} Start 8. May 1 = 9. Therefore, the answer is"]
+    assert tasks.answer_in(text) == "2"
 
 
 def flan_answers(task, words):
