@@ -162,6 +162,7 @@ def mean_rows(measured: list[list[dict]]) -> list[dict]:
         for name in list(measured[0][0])[1:]:
             values = column(measured, name)
             row[name] = float(values.mean() if cluster == "mean" else values[:, place].mean())
+        row["cases"] = int(row["cases"])
         table.append(row)
     return table
 
