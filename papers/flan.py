@@ -158,11 +158,10 @@ def mean_rows(measured: list[list[dict]]) -> list[dict]:
     """The rows averaged over the seeds, and a last row averaged over the clusters, too."""
     table = []
     for place, cluster in enumerate((*CLUSTERS, "mean")):
-        row = {"held out": cluster}
-        for name in list(measured[0][0])[1:]:
+        row = {"held out": cluster, "cases": measured[0][0]["cases"]}  # the same everywhere
+        for name in list(measured[0][0])[2:]:
             values = column(measured, name)
             row[name] = float(values.mean() if cluster == "mean" else values[:, place].mean())
-        row["cases"] = int(row["cases"])
         table.append(row)
     return table
 
