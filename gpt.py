@@ -941,9 +941,16 @@ def write_tokenizer(tokenizer: Tokenizer, path: Path):
         "decoder": cutting, "model": {"type": "BPE", "vocab": ids, "merges": merges}})
 
 
+# What data.render_conversation makes of messages, in transformers' language of templates.
+CHAT_TEMPLATE = (
+    "<|endoftext|>"
+    "{% for message in messages %}<|{{ message.role }}|> {{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}")
+
+
 def export_pretrained(model, tokenizer, folder: str | Path):
     """Write a folder that load_pretrained and transformers' AutoModelForCausalLM and
-    AutoTokenizer open."""
+    AutoTokenizer open, and pipeline("text-generation"), also for messages."""
     c = model.config
     if c.post_norm or c.window:  # GPT-1, GPT-3
         raise UserError("only models of GPT-2's form can be exported")
@@ -955,6 +962,10 @@ def export_pretrained(model, tokenizer, folder: str | Path):
         **GPT2_FORM, "vocab_size": c.vocab_size, "n_positions": c.block_size,
         "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd,
         "bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot})
+    write_json(folder / "tokenizer_config.json", {
+        "chat_template": CHAT_TEMPLATE, "eos_token": "<|endoftext|>", "pad_token": "<|pad|>"})
+    write_json(folder / "generation_config.json", {
+        "eos_token_id": [tokenizer.eot, tokenizer.end], "pad_token_id": tokenizer.pad})
     header, tensors, size = {"__metadata__": {"format": "pt"}}, [], 0
     for name, tensor in model.state_dict().items():
         tensor = tensor.t() if name.endswith(TRANSPOSED) else tensor

@@ -1061,6 +1061,19 @@ def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenize
     assert special == list(tokenizer.special.values())
     idx = torch.tensor([tokenizer.encode("Mia lives in")])
     assert torch.allclose(model(idx)[0], theirs(idx).logits, atol=1e-4)
+    talks = [[{"role": "user", "content": "Hi, I am Jim."}],
+             [{"role": "system", "content": "Answer in one word."},
+              {"role": "user", "content": "Where is it?"},
+              {"role": "assistant", "content": "Here."}, {"role": "user", "content": "And now?"}]]
+    pipe = transformers.pipeline("text-generation", str(folder))
+    for messages in talks:
+        [(answer, _)] = rlhf.chat_speaker(model, tokenizer, 12, temperature=0)([messages], 0)
+        [result] = pipe(messages, max_new_tokens=12, do_sample=False)
+        assert result["generated_text"][-1]["content"].strip() == answer
+        text = their_tokenizer.apply_chat_template(messages, tokenize=False,
+                                                   add_generation_prompt=True)
+        ids, _ = data.render_conversation(tokenizer, messages)
+        assert their_tokenizer.encode(text) == ids
     (hub / "refs").mkdir()
     (hub / "refs/main").write_text("abc")
     optional("huggingface_hub")
