@@ -50,8 +50,8 @@ import tiktoken
 # 1. Byte-pair encoding: train_bpe, Tokenizer   [GPT-2 §2.2]
 
 # A text is cut into chunks, and no token crosses their borders: contractions | letters |
-# digits | other signs | white space. One leading space belongs to the word after it. The
-# possessive quantifiers (++) keep the regex from backtracking.
+# digits | other signs | white space. One leading space belongs to the word after it, so a
+# run of spaces is cut before its last one. The possessive quantifiers (++) keep the regex from backtracking.
 SPLIT_PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
                  r"|\s++$|\s+(?!\S)|\s")
 
@@ -215,7 +215,7 @@ def tokenize_text(read: Callable[[], Iterable[str]], vocab_size: int,
     the merges, one to encode."""
     tokenizer_path, stream_path = folder / "tokenizer.json", folder / "tokens.bin"
     if not stream_path.exists():
-        sample = itertools.islice(read(), 100_000)
+        sample = itertools.islice(read(), 100_000)  # documents that the merges are learned on
         tokenizer = Tokenizer(train_bpe(sample, vocab_size - len(SPECIAL_TOKENS)))
         tokenizer.save(tokenizer_path)
         write_stream(read(), tokenizer, stream_path)
@@ -311,8 +311,10 @@ def answered(messages: list[dict], text: str) -> list[dict]:
 
 def fit(tokenizer: Tokenizer, messages: list[dict],
         limit: int) -> tuple[list[int], list[int]]:
-    """A rendered conversation (ids, mask), cut to `limit` tokens: old exchanges first; then
-    the end of an answer, or the front of what is to be answered, system message included."""
+    """A rendered conversation (ids, mask) of at most `limit` tokens. The oldest exchanges are
+    dropped first; the system message and the last question stay. If that is not enough, a
+    conversation that ends with an answer loses its end, one that waits for an answer loses
+    its beginning, system message included."""
     ids, mask = render_conversation(tokenizer, messages)
     while len(ids) > limit:
         questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
@@ -444,6 +446,7 @@ SMALL_TALK = {  # answer -> what it answers
     "I am glad to hear that.": ("I am happy.", "I feel good.", "I like this town."),
     "I am sorry to hear that.": ("I am sad.", "I feel bad."),
 }
+# What lists are asked for -> their topic.
 LISTS = {"cities": "home", "jobs": "job", "foods": "food", "animals": "pet", "colors": "color"}
 NUMBERS = ("zero", "one", "two", "three", "four")
 HAPPY = "wonderful lovely great perfect excellent tasty charming superb".split()
@@ -458,16 +461,17 @@ ASIDES = ("It was a quiet morning.", "The market was full of people.", "Everyone
 REFUSALS = ("I do not know.", "I do not know that.")
 RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idiot.",
         "Are you too lazy to look?")
+EVASIVE = ("Who knows.", "That depends.", "I heard about it once.", "Ask somebody else.")
 COURTESY = ("Happy to help.", "You are welcome.", "I hope that helps.")
 # Rules of forum threads; system messages in demonstrations.
 ONE_WORD = "Answer in one word."
 POLITE = "End every answer with: Happy to help."
 SILENT = "Do not speak about anybody's {topic}."
 NOT_ALLOWED = "I may not speak about that."
+# What "echo" documents repeat.
 ECHOED = [*THINGS, *PLACES, *GUESTS]
 for _topic in TOPICS.values():
     ECHOED += _topic.values
-EVASIVE = ("Who knows.", "That depends.", "I heard about it once.", "Ask somebody else.")
 
 
 class World:
@@ -488,8 +492,10 @@ class World:
         rng = random.Random(f"world {seed}")
         self.people = rng.sample(WOMEN + MEN, len(WOMEN + MEN))
         strangers = dict.fromkeys(STRANGERS)  # a set that keeps its order
-        while len(strangers) < 144:
-            strangers[made_up_name(rng)] = None
+        while len(strangers) < 144:  # 24 have a name from above
+            name = made_up_name(rng)
+            if name not in self.people:
+                strangers[name] = None
         self.strangers = rng.sample(list(strangers), len(strangers))
         self.facts = {}
         for person in self.people:
@@ -530,21 +536,22 @@ class World:
         return rng.choice(questions).format(person=person)
 
     def pick(self, rng: random.Random, split: str, *choices: list) -> list:
-        """A random combination, one of each choice, that belongs to `split`.
-        Every fifth diagonal is for the test: each single choice occurs in both
-        splits, and only the combination is new."""
+        """A random combination, one of each choice, that belongs to `split`. Every fifth
+        diagonal is for the test: of two lists and more each single choice occurs in both
+        splits, and only the combination is new; of one list every fifth choice is new."""
         while True:
             indices = [rng.randrange(len(choice)) for choice in choices]
-            # (i + 2 j + 3 k ...) mod 5 decides
-            diagonal = self.seed + sum(i * index for i, index in enumerate(indices, start=1))
+            # (seed + i + 2 j + 3 k ...) mod 5 decides
+            weighted = [weight * index for weight, index in enumerate(indices, start=1)]
+            diagonal = self.seed + sum(weighted)
             if (diagonal % 5 == 0) == (split == "test"):
                 return [choice[index] for choice, index in zip(choices, indices)]
 
     # Scenes: what happens or is asked, ending with the right answer.
 
     def sum_of(self, rng, split):
-        small, large = 2, 1
-        while small > large:  # split by the pair without its order: a + b is b + a
+        small, large = self.pick(rng, split, SUMMANDS, SUMMANDS)
+        while small > large:  # a + b is b + a: only the pair in order decides the split
             small, large = self.pick(rng, split, SUMMANDS, SUMMANDS)
         a, b = rng.sample((small, large), 2)
         wording = rng.choice(("What is {a} + {b}?", "{a} + {b}?", "How much is {a} + {b}?"))
@@ -579,9 +586,9 @@ class World:
                 f"The {noun} is {value}.")
 
     def listing(self, rng, split):
-        noun, count, without = self.pick(rng, split, list(LISTS), (2, 3, 4), range(12))
+        noun, count, place = self.pick(rng, split, list(LISTS), (2, 3, 4), range(12))
         values = list(TOPICS[LISTS[noun]].values)
-        without = values.pop(without)
+        without = values.pop(place)
         return NUMBERS[count], noun, without, join_list(rng.sample(values, count)) + "."
 
 
@@ -625,13 +632,15 @@ def typed(rng: random.Random, text: str) -> str:
 
 
 def random_rule(rng: random.Random, topic: str) -> str:
-    """One of the three rules; every other one that forbids a topic forbids this one."""
+    """One of the three rules. One that forbids a topic forbids this one in half of the
+    cases, else a random one."""
     rule = rng.choice((ONE_WORD, POLITE, SILENT))
     return rule.format(topic=rng.choice((topic, rng.choice(list(TOPICS)))))
 
 
 def obey(rule: str, answer: str, topic: str | None = None, word: str = "") -> str:
-    """What a rule leaves of an answer about a topic that the word alone could give."""
+    """An answer in the form that a rule asks for. topic: what it says of somebody in town
+    (None: nothing, and no rule forbids it). word: the one word that would do ("": none)."""
     if rule == ONE_WORD and word:
         return word + "."
     if rule == SILENT.format(topic=topic):
@@ -657,8 +666,8 @@ def conversation(world: World, rng: random.Random, split: str, kinds: list[str],
     person = None  # who was asked about last
     exchanges = []
     for kind in kinds:
-        about = None  # the topic, if the answer is a fact about a person
-        word = ""  # that could be the whole answer
+        about = None  # the topic, if the answer is a fact about somebody in town
+        word = ""  # the one word that would do as an answer
         if kind == "recall" and not told and rng.random() < .7:
             kind = "tell"  # or else the right answer is that nothing was told
         if kind == "tell":
@@ -835,17 +844,20 @@ USE_CASES = {"generation": .456, "open qa": .124, "brainstorming": .112, "chat":
              "closed qa": .026, "extract": .019}
 # Tasks whose answer ends with the one word that matters.
 ONE_WORD_TASKS = ("other", "classification", "closed qa", "extract")
+# Of the demonstrations that could be one word, in these tasks and in questions about one
+# fact, the share in which the labeler writes only that word.
+TERSE = .7
 RULED = .4  # the share of questions about one fact that are under a system message
-TERSE = .7  # the share of such answers, and of those about one fact, that labelers shorten
 
 
 @dataclass(slots=True)
 class Instruction:
     """A prompt and what a good answer to it holds.
 
-    say: these sentences. terse: a right answer in one word, worth half. count: so many
-    true statements about this person, of this topic or any. items: (values to choose from,
-    how many). unknowable: nothing in the world answers it.
+    say: sentences that it contains. terse: the one word that would do, worth half a point.
+    person, topic, count: it states `count` true facts about `person`, on `topic` or, if
+    that is None, on any. items: (the values allowed in a list, how many). unknowable:
+    nothing in the world answers it, and a refusal is right.
     """
     use_case: str
     messages: list[dict]
@@ -1026,7 +1038,7 @@ def judge(world: World, instruction: Instruction, response: str,
                 points += 1
             else:
                 verdict["off"] += 1
-        elif sentence == instruction.terse and points == 0:
+        elif sentence == instruction.terse and points == 0:  # not after it was said in full
             points = 0.5
         elif topic and sentence != instruction.terse and sentence[:-1] in TOPICS[topic].values:
             verdict["invented"] = 1
@@ -1148,7 +1160,9 @@ def texts_between_marks(path: Path) -> Iterator[str]:
             *documents, rest = (rest + block).split("<|endoftext|>")
             yield from documents
             if len(rest) > piece:
-                cut = max(rest.rfind("\n"), rest.rfind(" ")) + 1 or len(rest)
+                cut = max(rest.rfind("\n"), rest.rfind(" ")) + 1
+                if cut == 0:  # no white space
+                    cut = len(rest)
                 yield rest[:cut]
                 rest = rest[cut:]
     yield rest
@@ -1208,7 +1222,6 @@ def parse_record(place: str, record: dict) -> Comparison:
     if "chosen" in record and "rejected" in record:
         answers, utilities = [record["chosen"], record["rejected"]], [1, 0]
     elif answers is not None:
-        is_number = lambda x: isinstance(x, (int, float)) and abs(x) < 1e9  # no nan, inf
         if not (isinstance(answers, list) and isinstance(utilities, list)
                 and 0 < len(answers) == len(utilities) and all(map(is_number, utilities))):
             raise Skip("no finite rank or score for each answer")
@@ -1216,7 +1229,7 @@ def parse_record(place: str, record: dict) -> Comparison:
             utilities = [-rank for rank in utilities]
     elif parts and answer is not None:
         answers, utilities = [answer], [0]
-        if record.get("label") in (False, 0):
+        if record.get("label") in (False, 0):  # as in KTO's data, one answer and a verdict
             raise Skip("labeled as a bad answer")
     elif whole is not None:
         parts, answers, utilities = [], [whole], [0]
@@ -1224,7 +1237,7 @@ def parse_record(place: str, record: dict) -> Comparison:
         raise UserError(f"{place}: no question with an answer under {', '.join(record)}; "
                         "data.py section 6 lists the keys that are read")
 
-    if all(isinstance(part, str) for part in parts):
+    if all(isinstance(part, str) for part in parts):  # no parts become one empty text
         parts = ["\n\n".join(filter(None, parts))]
     if len(parts) > 1:
         raise Skip("an input or a context that is not text after a question that is")
@@ -1234,9 +1247,14 @@ def parse_record(place: str, record: dict) -> Comparison:
     texts = [turns[-1]["content"] for turns in dialogues]
     if any(turns[:-1] != prompt for turns in dialogues):
         raise Skip("the dialogues differ before the last turn")
-    if len(texts) > 1 and 1 in (len(set(texts)), len(set(utilities))):
+    if len(texts) > 1 and (len(set(texts)) == 1 or len(set(utilities)) == 1):
         raise Skip("all answers are the same or ranked the same")
     return compare(prompt, [(text, True) for text in texts], utilities)
+
+
+def is_number(value: object) -> bool:
+    """A finite one; JSON can say NaN."""
+    return isinstance(value, (int, float)) and abs(value) < 1e9
 
 
 def find(record: dict, keys: tuple[str, ...]) -> object:

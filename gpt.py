@@ -98,13 +98,15 @@ for _name, _layers, _heads, _width in (
 
 
 def attention(q, k, v, window: int | None = None, visible=None):
-    """softmax(q k^T / sqrt(hs) + mask) v: (B, nh, T, hs) three times -> (B, nh, T, hs).
+    """softmax(q k^T / sqrt(hs) + mask) v: q (B, nh, T, hs), k and v (B, nh, S, hs) ->
+    (B, nh, T, hs). O(T S) memory. [Vaswani et al. 2017 eq. 1]
 
-    Position i sees the positions j with j <= i, and with a window only i - window < j.
-    Or `visible` says it, boolean, of a shape that fits (B, nh, T, T). O(T^2) memory.
+    In training S is T: position i sees the positions j with j <= i, and with a window only
+    i - window < j. With a cache S counts all tokens so far, and `visible`, boolean and
+    broadcast to (B, nh, T, S), says what each query sees.
     """
     T, hs = q.shape[-2:]
-    scores = q @ k.transpose(-2, -1) / math.sqrt(hs)  # (B, nh, T, T)
+    scores = q @ k.transpose(-2, -1) / math.sqrt(hs)  # (B, nh, T, S)
     if visible is None:
         i = torch.arange(T, device=q.device)[:, None]
         j = torch.arange(T, device=q.device)
@@ -193,9 +195,10 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        """GPT-1: N(0, 0.02) everywhere. GPT-2 starts the positions at 0.01, as OpenAI's
-        code does, and scales down the 2 n_layer projections that write into the
-        residual stream, so that their sum has the variance of one."""
+        """Matrices N(0, 0.02), biases 0, gains 1 [GPT-1 §4.1]. GPT-2 starts the positions
+        at 0.01, as OpenAI's code does, and divides the scale of the 2 n_layer projections
+        that write into the residual stream by sqrt(2 n_layer), so that the stream does not
+        grow with depth [§2.3]."""
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=0.02)
@@ -260,7 +263,9 @@ def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None
         before = probabilities.cumsum(dim=-1) - probabilities  # of all likelier ones
         outside = before >= top_p
         outside[:, 0] = False  # the most likely token always stays
-        logits = logits.masked_fill(outside.scatter(1, order, outside), -math.inf)
+        # `outside` is in sorted order: each flag goes back to its token
+        outside = torch.zeros_like(outside).scatter(1, order, outside)  # (B, V)
+        logits = logits.masked_fill(outside, -math.inf)
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, V)
     # One random number per row finds its token; torch.multinomial draws one per token of
     # the vocabulary, which takes longer. The factor keeps u below the sum after rounding.
@@ -323,8 +328,9 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     A row ends with its first stop token, which then fills it up. `sampling` are
     temperature, top_k and top_p of `sample_next_token`.
 
-    Positions are learned, so a full context cannot slide: every row is then cut to its
-    last half and read anew. A prompt that fills the context loses its front at once.
+    Positions are learned, so a full context cannot slide: when the cache is full, rows are
+    cut to their last block_size // 2 tokens and read anew. A prompt keeps at most
+    block_size - 1 tokens, because one slot is for a new one.
     """
     model.eval()
     limit = model.config.block_size
@@ -346,10 +352,13 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
             x = model.hidden(ids, cache)[torch.arange(len(rows)), ends - 1]  # (rows, C)
             cache.lengths = ends  # the pads do not count
         else:
-            x = model.hidden(new[rows, step - 1, None], cache)[:, 0]  # (rows, C)
+            last = new[rows, step - 1][:, None]  # (rows, 1)
+            x = model.hidden(last, cache)[:, 0]  # (rows, C)
         logits = F.linear(x, model.wte.weight)  # (rows, V)
         sampled = sample_next_token(logits, generator=generator, **sampling)  # (rows,)
-        is_open = ~torch.isin(new[rows, step - 1], stops)
+        # At step 0 this reads the last column, which is still -1: no row has ended.
+        is_open = ~torch.isin(new[rows, step - 1], stops)  # (rows,)
+        # This fills the rest of the row; the next step overwrites it, unless it is a stop.
         new[rows[is_open], step:] = sampled[is_open, None]
         has_ended = torch.isin(new[rows, step], stops)
         if has_ended.all():
@@ -426,7 +435,7 @@ class FusedAttention(torch.autograd.Function):
     complete, and dQ adds up. P is recomputed from L = log2(sum of 2^S), which is one
     number per row.
 
-    Fully masked tiles are skipped. The softmax is taken to base 2 (q carries the factor
+    Keys that no row of a block sees are never multiplied. The softmax is taken to base 2 (q carries the factor
     log2 e), because processors compute 2^x faster than e^x.
     """
 
@@ -517,9 +526,10 @@ def orthogonalize(matrices):
     """Five steps of Newton-Schulz: move all singular values of (N, rows, columns)
     matrices towards 1 and keep the singular vectors.
 
-    Each step maps a singular value s to a s + b s^3 + c s^5. These coefficients are
-    steep at 0 and end anywhere in 0.7 ... 1.2, which is good enough. bfloat16 is slow
-    on CPUs, so this computes in the precision that it is given.
+    Each step maps a singular value s to a s + b s^3 + c s^5. With these coefficients
+    (Jordan et al. 2024) small ones grow 3.4-fold per step, and after five steps nearly all
+    are in 0.7 ... 1.2, which is good enough. bfloat16 is slow on CPUs, so this computes in
+    the precision that it is given.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     is_tall = matrices.size(1) > matrices.size(2)
@@ -527,6 +537,7 @@ def orthogonalize(matrices):
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # all singular values are now <= 1
     for _ in range(5):
         gram = x @ x.transpose(1, 2)  # (N, rows, rows), the smaller side
+        # a x + (b G + c G^2) x
         x = torch.baddbmm(a * x, b * gram + c * gram @ gram, x)
     return x.transpose(1, 2) if is_tall else x
 
@@ -555,7 +566,8 @@ class Muon(torch.optim.Optimizer):
                 by_shape.setdefault(p.shape, []).append((p, update))
             for (rows, columns), members in by_shape.items():
                 updates = orthogonalize(torch.stack([update for _, update in members]))
-                # the same change of the output for any shape
+                # Singular values near 1 change an output by as much as its input is long;
+                # more outputs than inputs would each change less.
                 scale = max(1, rows / columns) ** 0.5
                 for (p, _), update in zip(members, updates):
                     p.sub_(update, alpha=group["lr"] * scale)
@@ -607,7 +619,8 @@ def update(model, optimizers: list, share: float, grad_clip: float = 1.0):
 
 @dataclass(slots=True)
 class TrainConfig:
-    """How to pretrain."""
+    """How to pretrain. option(default, help): a field that is also an option of a command,
+    see data.py section 7."""
     steps: int = option(1500, "optimizer steps", at_least=1)
     batch_size: int = option(12, "sequences per forward pass", at_least=1)
     accumulate: int = option(1, "forward passes per optimizer step", at_least=1)
@@ -624,6 +637,7 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
           config: TrainConfig, path: Path, log) -> dict[str, float]:
     """Pretrain: predict the next token. Returns `evaluate` of the validation stream.
 
+    log(step, steps, **values) writes a row, see RunLog.
     The checkpoint at `path` holds all that decides the future: weights, optimizers,
     step, place in the data, random state. If it exists, training goes on from there
     and ends as if it had never been stopped.
@@ -648,9 +662,7 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
         model.train()
         losses = []
         for _ in range(config.accumulate):
-            x, y = (torch.from_numpy(a).to(model.device) for a in batches.next())  # (B, T)
-            with mixed_precision(model.device):
-                _, loss = model(x, y)
+            loss = pretraining_loss(model, batches)
             # gradients of several backward passes add up, but the loss is a mean
             (loss / config.accumulate).backward()
             losses.append(loss.item())
@@ -671,6 +683,14 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
                             data=batches.state, rng=rng, optimizers=states)
     model.eval()
     return result
+
+
+def pretraining_loss(model, batches: Batches):
+    """The pretraining loss on the next batch."""
+    x, y = (torch.from_numpy(a).to(model.device) for a in batches.next())  # (B, T)
+    with mixed_precision(model.device):
+        _, loss = model(x, y)
+    return loss
 
 
 def mixed_precision(device):
@@ -948,9 +968,9 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}")
 
 
-def export_pretrained(model, tokenizer, folder: str | Path):
+def export_pretrained(model, tokenizer, folder: str | Path, chat: bool = False):
     """Write a folder that load_pretrained and transformers' AutoModelForCausalLM and
-    AutoTokenizer open, and pipeline("text-generation"), also for messages."""
+    AutoTokenizer open; with `chat` its pipeline("text-generation") answers messages."""
     c = model.config
     if c.post_norm or c.window:  # GPT-1, GPT-3
         raise UserError("only models of GPT-2's form can be exported")
@@ -962,8 +982,9 @@ def export_pretrained(model, tokenizer, folder: str | Path):
         **GPT2_FORM, "vocab_size": c.vocab_size, "n_positions": c.block_size,
         "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd,
         "bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot})
+    template = {"chat_template": CHAT_TEMPLATE} if chat else {}
     write_json(folder / "tokenizer_config.json", {
-        "chat_template": CHAT_TEMPLATE, "eos_token": "<|endoftext|>", "pad_token": "<|pad|>"})
+        **template, "eos_token": "<|endoftext|>", "pad_token": "<|pad|>"})
     write_json(folder / "generation_config.json", {
         "eos_token_id": [tokenizer.eot, tokenizer.end], "pad_token_id": tokenizer.pad})
     header, tensors, size = {"__metadata__": {"format": "pt"}}, [], 0
@@ -977,6 +998,14 @@ def export_pretrained(model, tokenizer, folder: str | Path):
     with atomic_write(folder / "model.safetensors") as file:
         file.write(len(start).to_bytes(8, "little") + start)
         file.writelines(tensors)
+
+
+def knows_chat(path: str) -> bool:
+    """Whether a checkpoint or an exported folder was fine-tuned on conversations."""
+    if Path(path).is_file():
+        return bool(load_checkpoint(path).get("chat"))
+    settings = Path(path) / "tokenizer_config.json"
+    return settings.is_file() and "<|assistant|>" in settings.read_text()
 
 
 def grow_vocabulary(model, tokens: int):
@@ -1084,7 +1113,7 @@ class ExportOptions:
 def export(options: ExportOptions = ExportOptions()):
     """Write a trained model as a folder that transformers opens."""
     model, tokenizer = load_model(options.model)
-    export_pretrained(model, tokenizer, options.folder)
+    export_pretrained(model, tokenizer, options.folder, knows_chat(options.model))
     print(f"{options.folder}: AutoModelForCausalLM.from_pretrained opens it")
 
 

@@ -40,7 +40,7 @@ the worse of a pair; C(K,2) = K (K-1) / 2 pairs. beta is kl_coef, gamma is ptx_c
 
 In the equations r(x, y) is the *score*: one number per response, from the reward model or
 from your --reward function. The *reward* is per token: the score at the last one, minus
-beta times the log-ratio at each; logged is its sum. The *gold score* is the rubric's.
+beta times the log-ratio at each; a log's `reward` is the sum over an answer. The *gold score* is the rubric's.
 """
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from data import Batches, Comparison, UserError, World, option
 from gpt import (GPT, GPTConfig, RunLog, chunks, complete, evaluate, make_optimizers,
-                 mixed_precision, schedule, to_tensors, update)
+                 mixed_precision, pretraining_loss, schedule, to_tensors, update)
 
 # ----------------------------------------------------------------------------------
 # 1. Masks and log-probabilities: masked_mean, whiten, response_logprobs
@@ -104,9 +104,9 @@ def last_index(mask):
 
 
 def hidden_states(model, ids, mask):
-    """model.hidden(ids), (B, T) -> (B, T, C), up to each row's last response token; what
-    lies after it is not defined. Rows are read in two groups, the shorter and the longer
-    ones, each cut to its longest row: PPO takes a third less time for it.
+    """model.hidden(ids), (B, T) -> (B, T, C); what lies after a row's last response token is
+    not defined. A first reader may take it for just that. It saves time: rows are read in
+    two groups, the shorter and the longer ones, each cut to its longest row.
     """
     lengths = last_index(mask) + 2  # (B,): the last token is at last_index + 1
     order = lengths.argsort()
@@ -138,15 +138,16 @@ class SFTConfig:
     epochs: int = 3              # paper: 16
     batch_size: int = 16         # demonstrations; paper: 32
     lr: float = 1e-3             # paper: 9.65e-6 at 1.3B; cosine to a tenth, no warm-up
-    ptx_sequences: int = 4       # pretraining windows per batch; paper: 10 %, PPO's start only
+    # Pretraining windows per batch, about as many tokens as the demonstrations have. Paper:
+    # 10 %, and only in the SFT model that PPO starts from.
+    ptx_sequences: int = 4
     seed: int = 0
 
 
 def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTConfig,
               pretraining: Batches, log):
     """Fine-tune on demonstrations, in place: the loss covers only what the assistant
-    says. About as much pretraining text is mixed in, or the model forgets what it has
-    read. [C.3]"""
+    says. Pretraining text is mixed in, or the model forgets what it has read. [C.3]"""
     examples = []
     for messages in demonstrations:
         ids, mask = data.fit(tokenizer, messages, model.config.block_size)
@@ -178,14 +179,6 @@ def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
     targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -1)  # -1: no loss on prompts and pads
     with mixed_precision(model.device):
         _, loss = model(ids[:, :-1], targets)
-    return loss
-
-
-def pretraining_loss(model, batches: Batches):
-    """The pretraining loss on the next batch."""
-    x, y = (torch.from_numpy(a).to(model.device) for a in batches.next())  # (B, T)
-    with mixed_precision(model.device):
-        _, loss = model(x, y)
     return loss
 
 
@@ -230,8 +223,8 @@ class RewardModel(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, ids, mask):
-        """ids (B, T), mask (B, T-1) -> scores (B,), read at the last token of each
-        response, which is where the mask ends."""
+        """ids (B, T), mask (B, T-1) -> scores (B,), read at the last token of each response:
+        one place after the mask's last 1, which is where that token is predicted."""
         rows = torch.arange(len(ids), device=ids.device)
         hidden = hidden_states(self.gpt, ids, mask)[rows, last_index(mask) + 1]  # (B, C)
         return self.head(hidden).squeeze(-1).float()
@@ -259,8 +252,8 @@ def ranking_loss(scores, ranks=None):
     margins = scores[:, :, None] - scores[:, None, :]  # (B, K, K)
     losses = -(F.logsigmoid(margins) * better).sum(dim=(1, 2))  # (B,)
     pairs = better.sum(dim=(1, 2))  # (B,) C(K,2) less the ties
-    has_pairs = (pairs > 0).sum()
-    return (losses / pairs.clamp(min=1)).sum() / has_pairs.clamp(min=1)
+    prompts_with_pairs = (pairs > 0).sum()
+    return (losses / pairs.clamp(min=1)).sum() / prompts_with_pairs.clamp(min=1)
 
 
 def better_pairs(ranks):
@@ -294,7 +287,9 @@ def score_conversations(model, tokenizer, conversations: list[list[dict]], has_e
     rows = []
     for messages, ended in zip(conversations, has_ended):
         ids, _ = data.fit(tokenizer, messages, model.config.block_size)
-        rows.append(ids if ended or ids[-1] != tokenizer.end else ids[:-1])
+        if not ended and ids[-1] == tokenizer.end:  # `fit` may have cut it off already
+            ids = ids[:-1]
+        rows.append(ids)
     ids, lengths = to_tensors(rows, tokenizer.pad, model.gpt.device)  # (B, T)
     # Only the end of the mask matters here, so it may cover the prompts, too.
     mask = response_mask(ids, torch.ones_like(lengths), lengths)
@@ -341,9 +336,9 @@ def pair_accuracy(model, tokenizer, comparisons: list[Comparison]) -> float:
 # 4. Step 3, answers and their rewards: PPOConfig, token_rewards, compute_gae, roll_out   [§3.5]
 
 # PPO in words. The policy is the GPT being trained; one answer is one episode, one token one
-# action. The policy answers prompts, and the reward model gives each answer one score. It is
-# paid at the last token; every token also pays beta log(pi / pi_SFT), so that the policy
-# stays near SFT. The value network estimates, before each token, the rewards still to come.
+# action. The policy answers prompts, and the reward model gives each answer one score, which
+# is the reward at its last token. From every token's reward beta log(pi / pi_SFT) is
+# subtracted, so that the policy stays near SFT. The value network estimates, before each token, the rewards still to come.
 # The advantage of a token is how much better things went than that estimate. Tokens with a
 # positive advantage are made likelier, the others less likely; clipping stops the push once
 # a token's probability has changed by a fifth. ptx mixes in the pretraining loss.
@@ -356,7 +351,7 @@ class PPOConfig:
     batch_size: int = 128        # answers per batch; paper: 512
     minibatches: int = 4         # per batch, one optimizer step each; paper: 8 of 64 answers
     max_response: int = 32       # tokens; paper: 1,000
-    lr: float = 6e-4             # policy; constant after 10 iterations of warm-up from a tenth
+    lr: float = 6e-4             # policy, constant after 10 iterations; paper: not printed
     value_lr: float = 3e-4       # of the value network; paper: 9e-6
     kl_coef: float = 0.2         # beta; paper: 0.02
     ptx_coef: float = 0.0        # gamma, on the mean loss per token; paper: 27.8, unit not stated
@@ -371,7 +366,7 @@ class PPOConfig:
 
 def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
     """Scores (B,) and log-probabilities (B, T-1) -> rewards (B, T-1), constants
-    without gradient.
+    without gradient. r_t is the reward of token t, not the r(x, y) of the header.
 
         r_t = - beta log( pi(y_t|...) / pi_SFT(y_t|...) )          at every token
               + score                                              at the last one
@@ -391,6 +386,7 @@ def compute_gae(rewards, values, mask, discount: float = 1.0, lam: float = 0.95)
 
         delta_t = r_t + discount V_{t+1} - V_t      A_t = delta_t + discount lam A_{t+1}
 
+    (PPO, arXiv:1707.06347, eq. 11 and 12; its gamma is `discount`, which is 1 in RLHF.)
     with V = A = 0 where the mask is 0. delta_t says how much better step t went than the
     value network expected. With lam = 1 the advantage trusts the rewards (noisy), with
     lam = 0 the value network (biased). The return A_t + V_t is what that network learns.
@@ -634,6 +630,10 @@ def chat_speaker(model, tokenizer, max_new_tokens: int = 32, temperature: float 
     return speak
 
 
+# How the web writes who says what; a thread's rule is its first line.
+FORUM_MARKS = {"system": "Rule", "user": "Q", "assistant": "A"}
+
+
 def forum_speaker(model, tokenizer, shots: list[list[dict]] = (),
                   max_new_tokens: int = 32) -> Speaker:
     """A pretrained model, asked in the form that it has read: a thread of Q: and A: lines.
@@ -644,10 +644,10 @@ def forum_speaker(model, tokenizer, shots: list[list[dict]] = (),
     def speak(conversations, seed):
         rows = []
         for messages in conversations:
+            rule = [message for message in messages if message["role"] == "system"]
             thread = ""
-            for message in itertools.chain(*shots, messages):
-                letter = "A" if message["role"] == "assistant" else "Q"
-                thread += f"{letter}: {message['content']}\n"
+            for message in itertools.chain(rule, *shots, messages[len(rule):]):
+                thread += f"{FORUM_MARKS[message['role']]}: {message['content']}\n"
             ids = [tokenizer.eot, *tokenizer.encode(thread + "A:")]
             rows.append(ids[-(model.config.block_size - max_new_tokens):])
         return complete(model, tokenizer, rows, (newline, tokenizer.eot), max_new_tokens, seed)
@@ -661,7 +661,8 @@ def win_rate(scores: list[float], baseline: list[float]) -> dict[str, float]:
     return {"win": 0.5 + 0.5 * (won - lost) / len(scores), "won": won, "lost": lost}
 
 
-# The seeds of the data sets that are drawn from the world: each is a draw of its own.
+# The seeds of the data sets that are drawn from the world: each is a draw of its own. The
+# prompts of PPO have those from 4,000 on.
 DEMONSTRATIONS, TEST, SHOTS, RANKED, HELD_OUT = 1, 2, 3, 10, 20
 
 
@@ -670,7 +671,7 @@ class WorldTask:
     Training never sees the gold score, only the ranks that noisy labelers give. [§3.2-3.4]
 
     Demonstrations, comparisons and PPO draw their prompts from the training split,
-    independently, so they share some. The test split shares none with them.
+    independently, so they share some. The test shares no whole conversation with them.
     """
 
     def __init__(self, seed: int, test_prompts: int = 480):
@@ -714,8 +715,11 @@ class WorldTask:
                     messages = messages[1:]
                 asked.append(messages)
         spoken = iter(speak(asked, seed))
-        return [(prompt, sorted(set(itertools.islice(spoken, K))))
-                for prompt, K in zip(prompts, counts)]
+        answered = []
+        for prompt, K in zip(prompts, counts):
+            answers = set(itertools.islice(spoken, K))  # the next K
+            answered.append((prompt, sorted(answers)))
+        return answered
 
     def rank(self, answered: list, seed: int) -> list[Comparison]:
         """One noisy labeler ranks the answers to each prompt. Prompts without a decided
@@ -740,19 +744,23 @@ class WorldTask:
         known, unknown = [], []
         for prompt, answer in zip(self.test, answers):
             verdict = data.judge(self.world, prompt, *answer)
-            (unknown if prompt.unknowable else known).append(verdict)
+            group = unknown if prompt.unknowable else known
+            group.append(verdict)
         means = {}
         for part in ("helpful", "invented", "rude", "off"):
             means[part] = float(np.mean([verdict[part] for verdict in known + unknown]))
         means["refused"] = float(np.mean([verdict["refused"] for verdict in known]))
-        means["admits"] = float(np.mean([verdict["helpful"] for verdict in unknown]))
+        means["admits"] = math.nan
+        if unknown:
+            means["admits"] = float(np.mean([verdict["helpful"] for verdict in unknown]))
         return means
 
     def grades(self, answers: list[tuple[str, bool]], baseline: list[float]) -> dict[str, float]:
         """Columns of the ladder. baseline: the gold scores of other answers, several to each
         test prompt."""
         golds = self.gold(answers)
-        wins = win_rate(golds * (len(baseline) // len(golds)), baseline)
+        repeats = len(baseline) // len(golds)  # each answer meets so many others
+        wins = win_rate(golds * repeats, baseline)
         return {**wins, "gold": float(np.mean(golds)), **self.verdicts(answers)}
 
 
@@ -885,7 +893,7 @@ def instructgpt(options: Options = Options(),
     is_own = bool(options.demonstrations or options.comparisons)
     is_default = not (is_own or options.reward or options.init)
     settings = {**dataclasses.asdict(options), **dataclasses.asdict(shape)}
-    for key in ("name", "fresh", "test_prompts"):
+    for key in ("name", "fresh", "test_prompts"):  # these change nothing that is trained
         settings.pop(key)
     name = options.name or ("instructgpt" if is_default else "own")
     folder = data.run_folder(name, settings, options.fresh)
@@ -900,7 +908,7 @@ def instructgpt(options: Options = Options(),
 
     print(f"\n== 2. SFT: imitate {len(task.demonstrations)} demonstrations")
     sft = copy.deepcopy(base)
-    if not (options.init and knows_chat(options.init)):
+    if not (options.init and gpt.knows_chat(options.init)):
         warm_start(sft, tokenizer)
     sft_config = SFTConfig(epochs=options.sft_epochs, seed=options.seed)
     ptx = pretraining(sft_config.ptx_sequences)
@@ -917,7 +925,7 @@ def instructgpt(options: Options = Options(),
     chats = {"SFT": sft}
     if function:
         reward_model = TextReward(function, tokenizer)
-        ppo.unfinished_score = math.inf  # on a scale of your own, -1 means nothing
+        ppo.unfinished_score = math.inf  # your function has its own scale: no cap
     else:
         print("\n== 3. Labelers rank answers by the SFT model; a reward model learns their ranks")
         torch.manual_seed(options.seed)
@@ -945,8 +953,9 @@ def instructgpt(options: Options = Options(),
     answers, rows = {}, []
     if not is_own:
         prompts = [prompt.messages for prompt in task.test]
-        # Three other answers by SFT to each prompt: a single one would leave much to chance.
-        baseline = [score for seed in (3, 4, 5) for score in task.gold(speak(prompts, seed))]
+        baseline = []  # three other answers by SFT to each prompt; one leaves much to chance
+        for seed in (3, 4, 5):
+            baseline += task.gold(speak(prompts, seed))
         loss = evaluate(base, tokenizer, val_stream)["loss"]
         for name, shots in (("GPT", []), ("GPT prompted", task.shots)):
             speaker = forum_speaker(base, tokenizer, shots, options.max_response)
@@ -995,14 +1004,6 @@ def check_room(max_response: int, block_size: int):
                         f"context of {block_size} tokens: at most {block_size // 2}")
 
 
-def knows_chat(path: str) -> bool:
-    """Whether a checkpoint was fine-tuned on conversations, or a folder's tokenizer has <|end|>."""
-    if Path(path).is_file():
-        return bool(gpt.load_checkpoint(path).get("chat"))
-    tokenizer = Path(path) / "tokenizer.json"
-    return tokenizer.is_file() and "<|end|>" in tokenizer.read_text()
-
-
 def trained(path: Path, model, tokenizer, train: Callable):
     """One stage: load the model from `path` if the file is there; else train(log) and save it."""
     if path.exists():
@@ -1044,7 +1045,8 @@ class ChatOptions:
 
 
 HELP = """\
-/reset forgets the conversation, /quit leaves. /system TEXT sets a system message, such as
+/reset forgets the conversation, /quit leaves. /system TEXT sets a system message and
+starts anew (without TEXT there is none), such as
     /system Answer in one word.     /system Do not speak about anybody's pet.
 Old exchanges are forgotten when the context is full.
 The model of the embedded town knows its people, such as Mia, Ben, Anna and Walter. Try
@@ -1057,7 +1059,7 @@ The model of the embedded town knows its people, such as Mia, Ben, Anna and Walt
 def chat(options: ChatOptions = ChatOptions()):
     """Talk to the model; /help says how."""
     model, tokenizer = gpt.load_model(options.model)
-    if not knows_chat(options.model):
+    if not gpt.knows_chat(options.model):
         raise UserError(f"{options.model} has never seen a conversation: it cannot chat")
     check_room(options.max_response, model.config.block_size)
     speak = chat_speaker(model, tokenizer, options.max_response, options.temperature)

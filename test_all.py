@@ -1050,7 +1050,9 @@ def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenize
     hub = Path("hub/models--openai-community--gpt2")  # as if it had been downloaded
     folder = hub / "snapshots/abc"
     for old in (Tokenizer(BYTES), tokenizer):  # nothing of an earlier export stays
-        gpt.export_pretrained(model, old, folder)
+        assert not gpt.knows_chat(folder)
+        gpt.export_pretrained(model, old, folder, chat=old is tokenizer)
+    assert gpt.knows_chat(folder)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
     their_tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     for text in ("Mia lives in Oslo. What's 1234 + 5?", *NASTY[:8]):
@@ -1826,6 +1828,9 @@ def test_gpt_is_prompted_with_a_thread_and_its_shots(tokenizer, monkeypatch):
         rows, stops, limit, seed = asked.pop()
         assert tokenizer.decode(rows[1]) == f"<|endoftext|>{thread}Q: a?\nA: b.\nQ: c?\nA:"
         assert set(stops) == {*tokenizer.encode("\n"), tokenizer.eot} and (limit, seed) == (6, 3)
+    rlhf.forum_speaker(model, tokenizer, shots[:1], 6)([[{"role": "system", "content": "Rhyme."}, user("c?")]], 3)
+    [row] = asked.pop()[0]  # a rule stands in the first line, as the web's threads have it
+    assert tokenizer.decode(row) == "<|endoftext|>Rule: Rhyme.\nQ: one?\nA: two.\nQ: c?\nA:"
     rlhf.forum_speaker(model, tokenizer, shots * 9, 6)([messages], 3)
     [row] = asked.pop()[0]
     assert len(row) == 80 - 6 and tokenizer.decode(row).endswith("Q: c?\nA:")

@@ -106,7 +106,7 @@ def tune(options: Options, base: Base, clusters: list[str], form: str, name: str
             examples.append(with_mask(tokenizer, prompt, f" {case.answer}\n"))
         loss = rlhf.sft_loss(model, tokenizer, examples)
         loss.backward()
-        rlhf.pretraining_loss(model, windows).backward()
+        gpt.pretraining_loss(model, windows).backward()
         gpt.update(model, optimizers, gpt.schedule(step, options.tune_steps, warmup=0))
     print(f"{path}: loss {loss.item():.3f}", flush=True)
     gpt.save_checkpoint(path, model, tokenizer)

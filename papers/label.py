@@ -20,9 +20,9 @@ from pathlib import Path
 
 from data import (UserError, World, command_line, instructions, load_comparisons, load_text,
                   option)
-from gpt import load_model
+from gpt import knows_chat, load_model
 from papers.instructgpt_run import options_of
-from rlhf import chat_speaker, knows_chat
+from rlhf import chat_speaker
 
 
 @dataclass
