@@ -2032,8 +2032,8 @@ def papers():
 
 @pytest.mark.parametrize("line", [
     "exact --fast", "flash_attention --fast", "gpt1 --fast", "gpt2 --fast", "gpt3 --fast", "gpt3 sizes",
-    "gpt3_data --fast", "gpt3_data clean --pages 600", "cot --fast", "flan --fast", "instructgpt --fast",
-    "overoptimization --fast"])
+    "gpt3_data --fast", "gpt3_data clean --pages 600", "cot --fast", "flan --fast", "gpt4_scaling --fast",
+    "instructgpt --fast", "overoptimization --fast"])
 def test_every_script_runs(papers, line, monkeypatch):
     name, *argv = line.split()
     papers(name)
@@ -2349,3 +2349,89 @@ def test_the_world_is_shown_with_its_labelers(capsys):
     data.show()
     shown = capsys.readouterr().out
     assert all(use_case in shown for use_case in data.USE_CASES) and "[<|end|>]" in shown
+
+
+def test_scaling_laws_are_recovered_from_planted_ones(papers):
+    """The laws, planted without noise, against numbers that no fit has seen."""
+    laws = papers("gpt4_scaling_laws")
+    C = np.geomspace(1e9, 1e11, 8)
+    a, b, c = laws.fit_loss(C, 40 * C ** -.2 + .7)
+    assert (b, c) == pytest.approx((-.2, .7), abs=.002) and a == pytest.approx(40, rel=.02)
+    said = laws.predict(laws.fit_loss, C, 40 * C ** -.2 + .7, 1e13, 0)
+    assert said["low"] <= said["predicted"] <= said["high"]
+    assert said["predicted"] == pytest.approx(40 * 1e13 ** -.2 + .7, rel=.001)
+    assert laws.fit_loss(C, 40 * C ** -.2)[2] == pytest.approx(0, abs=.01)
+    # a law that would need c < 0 is held at c = 0
+    assert 0 <= laws.fit_loss(C, 40 * C ** -.2 - .1)[2] < .01
+    assert laws.fit_power(C, 9 * C ** -.1) == pytest.approx((9, -.1, 0))
+
+    N, D = (grid.ravel() for grid in np.meshgrid([1e3, 4e3, 2e4], [1e4, 1e5, 6e5]))
+    law = laws.fit_sizes(N, D, 1 + 60 * N ** -.5 + 500 * D ** -.6)
+    assert law == pytest.approx((1, 60, 500, .5, .6), rel=.01)
+    best_N, best_D = laws.best_size(law, 1e12)   # no other size of this compute does better
+    assert 6 * best_N * best_D == pytest.approx(1e12)
+    others = best_N * np.geomspace(.1, 10, 101)
+    losses = laws.loss_of_size(law, others, 1e12 / 6 / others)
+    assert laws.loss_of_size(law, best_N, best_D) <= losses.min() + 1e-9
+    # a loss that rises with size and tokens is no such law
+    assert all(map(math.isnan, laws.fit_sizes(N, D, np.log(N * D))))
+
+
+def test_the_games_are_judged_by_their_odds_and_the_names_stand_in_held_out_code(papers, world):
+    tasks = papers("gpt4_scaling_tasks")
+    form = re.compile(r"has a (\d+) percent chance of losing (\d+) dollars and a (\d+) percent "
+                      r"chance of earning (\d+) dollars\. .* ends up (earning|losing) (\d+) ")
+    def read(text):          # the right answer by the odds, and whether the outcome agrees
+        p, loss, q, gain, outcome, amount = form.search(text).groups()
+        assert int(p) + int(q) == 100 and amount == (gain if outcome == "earning" else loss)
+        right = int(q) * int(gain) > int(p) * int(loss)
+        return " Y" if right else " N", right == (outcome == "earning")
+    for agree in (True, False):
+        cases = tasks.hindsight_cases(world, 40, agree)
+        lasts = [case[0][0].split("\n")[-2] for case in cases]
+        assert len(set(lasts)) == 40
+        assert [case[0][1] for case in cases].count(" Y") == 20
+        for ((prompt, right), (same, wrong)), last in zip(cases, lasts):
+            assert prompt == same and {right, wrong} == {" Y", " N"}
+            assert read(last) == (right, agree)
+            *examples, _, _ = prompt.split("\n")
+            for question, answer in zip(examples[::2], examples[1::2]):
+                assert read(question) == (answer.removeprefix("Answer:"), True)
+    rng = random.Random(0)
+    told = "\n".join(tasks.game_document(world, rng) for _ in range(300)).split("\n")
+    games = [read(line)[1] for line in told[::2]]
+    assert .86 < np.mean(games) < .94            # 1,200 games: four standard errors
+    assert not {line for line in told[::2]} & set(lasts)
+
+    train, held_out = tasks.modules(0, 60)
+    assert len(train) == 52 and len(held_out) == 8 and not set(train) & set(held_out)
+    found = tasks.problems(0, 60, 30)
+    names = [name for _, name in found]
+    assert len(set(names)) == len(names) > 15
+    for code, name in found:
+        assert any(code + name in text for text in held_out)
+        assert re.search(rf"\b{name}\b", code)
+    *text, = tasks.documents(0, 60)
+    assert text[-8:] == held_out and sum(len(t) for t in held_out) > sum(map(len, text)) / 20
+
+
+def test_a_prediction_is_written_once_and_before_the_large_run(papers):
+    scaling = papers("gpt4_scaling")
+    rng = np.random.default_rng(0)
+    ladder = [{"compute": c, "loss": 40 * c ** -.2, "nats": 9 * c ** -.1 + rng.random(12)}
+              for c in (1e9, 2e9, 4e9, 8e9) for _ in range(2)]
+    folder = Path("runs/x")
+    study = scaling.Study(folder, 0, (), [], {}, ladder, [], np.array_split(np.arange(12), 6))
+    folder.mkdir(parents=True)
+    rows = scaling.predictions(folder, [study], 100)
+    assert [row["of"] for row in rows] == ["loss", *(f"bucket {n}" for n in range(1, 7))]
+    assert all(row["low"] <= row["high"] for row in rows)
+    assert rows[0]["predicted"] == pytest.approx(40 * 8e11 ** -.2, rel=.001)
+    before = (folder / "prediction.json").read_bytes()
+    study.ladder = [{**run, "loss": 9.0} for run in ladder]
+    assert scaling.predictions(folder, [study], 100) == rows
+    assert (folder / "prediction.json").read_bytes() == before
+    (folder / "prediction.json").unlink()
+    (folder / "large.pt").touch()                # a large run, and nothing was said before it
+    with pytest.raises(data.UserError, match="--fresh"):
+        scaling.predictions(folder, [study], 100)

@@ -1,0 +1,161 @@
+"""
+The laws of gpt4_scaling.py, fitted in numpy, and its tables and figure. With its exponents fixed a
+law is linear: exponents are scanned, and the other numbers are solved for by least squares.
+
+Papers: GPT-4 (arXiv:2303.08774) §3; Chinchilla (arXiv:2203.15556) §3.3.
+"""
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+
+from papers.figures import plot
+
+FIGURE = 3       # the paper's figure shows the third-easiest bucket
+RESAMPLED = 300  # bootstrap samples behind an interval
+
+
+def fit_power(compute: np.ndarray, values: np.ndarray) -> tuple[float, float, float]:
+    """y = a C^b, a straight line in logarithms: (a, b, 0). [GPT-4 §3.2, where b is -k]
+
+    compute, values: one entry per run.
+    """
+    slope, height = np.polyfit(np.log(compute), np.log(values), 1)
+    return math.exp(height), float(slope), 0.0
+
+
+def fit_loss(compute: np.ndarray, loss: np.ndarray) -> tuple[float, float, float]:
+    """L(C) = a C^b + c with -1 < b < 0 and c >= 0, by least squares: (a, b, c). [GPT-4 §3.1]"""
+    b = np.linspace(-.999, -.001, 999)
+    power = (compute / compute.max()) ** b[:, None]  # (exponents, runs), numbers near 1
+    centered = power - power.mean(axis=1, keepdims=True)
+    a = centered @ loss / np.sum(centered ** 2, axis=1)  # (exponents,), as are c and error
+    c = loss.mean() - a * power.mean(axis=1)
+    without_c = power @ loss / np.sum(power ** 2, axis=1)
+    a = np.where(c < 0, without_c, a)
+    c = np.maximum(c, 0)
+    error = np.sum((a[:, None] * power + c[:, None] - loss) ** 2, axis=1)
+    best = error.argmin()
+    return float(a[best] * compute.max() ** -b[best]), float(b[best]), float(c[best])
+
+
+def value_at(law: tuple[float, float, float], compute):
+    a, b, c = law
+    return a * compute ** b + c
+
+
+def predict(fit, compute: np.ndarray, values: np.ndarray, target: float,
+            seed: int) -> dict[str, float]:
+    """What a law fitted to runs says about compute `target`, with an interval that holds the truth
+    19 times out of 20 if the law is right.
+
+    Bootstrap: runs are drawn with replacement and fitted again. What comes out is multiplied by
+    value / law of a random run, because the truth is one run, too.
+    """
+    law = fit(compute, values)
+    ratios = values / value_at(law, compute)  # (runs,)
+    rng = np.random.default_rng(seed)
+    predicted = []
+    while len(predicted) < RESAMPLED:
+        drawn = rng.integers(len(values), size=len(values))
+        if len(set(compute[drawn])) >= min(4, len(set(compute))):  # else c cannot be fitted
+            resampled = fit(compute[drawn], values[drawn])
+            predicted.append(value_at(resampled, target) * rng.choice(ratios))
+    low, high = np.quantile(predicted, (.025, .975))
+    return {"predicted": float(value_at(law, target)), "low": float(low), "high": float(high)}
+
+
+def fit_sizes(N: np.ndarray, D: np.ndarray, loss: np.ndarray) -> tuple[float, ...]:
+    """L(N, D) = E + A / N^alpha + B / D^beta with E, A, B > 0: (E, A, B, alpha, beta), or nan if
+    no exponents give such a law.
+
+    [Chinchilla §3.3; by squared error instead of Huber's, and by a scan instead of L-BFGS.]
+    """
+    best_error, best = math.inf, (math.nan,) * 5
+    exponents = np.linspace(.05, 1.5, 59)
+    for alpha, beta in itertools.product(exponents, exponents):
+        of_size, of_tokens = (N / N.max()) ** -alpha, (D / D.max()) ** -beta
+        columns = np.stack([np.ones(len(N)), of_size, of_tokens], axis=1)  # (runs, 3)
+        weights = np.linalg.lstsq(columns, loss, rcond=None)[0]
+        error = np.sum((columns @ weights - loss) ** 2)
+        if weights.min() > 0 and error < best_error:
+            E, A, B = weights
+            best_error = error
+            best = E, A * N.max() ** alpha, B * D.max() ** beta, alpha, beta
+    return tuple(map(float, best))
+
+
+def loss_of_size(law: tuple[float, ...], N, D):
+    E, A, B, alpha, beta = law
+    return E + A / N ** alpha + B / D ** beta
+
+
+def best_size(law: tuple[float, ...], compute: float) -> tuple[float, float]:
+    """The N and D with 6 N D = compute whose loss by the law is smallest. [Chinchilla eq. 4]"""
+    _, A, B, alpha, beta = law
+    G = (alpha * A / (beta * B)) ** (1 / (alpha + beta))
+    N = G * (compute / 6) ** (beta / (alpha + beta))
+    return N, compute / (6 * N)
+
+
+# --------------------------------------------------------------------------------------------------
+# Tables and a figure. A run is a dict of what was measured
+
+
+def column(runs: list[dict], key: str) -> np.ndarray:
+    return np.array([run[key] for run in runs])
+
+
+def laws_of(study, large: dict) -> dict:
+    """The laws that one seed's small runs give, their relative errors on the large run's loss, and
+    the tokens per parameter that Chinchilla's calls best."""
+    C, loss = column(study.ladder, "compute"), column(study.ladder, "loss")
+    with_c, without_c = fit_loss(C, loss), fit_power(C, loss)
+    runs = study.ladder + study.fewer
+    sizes = fit_sizes(column(runs, "N"), column(runs, "D"), column(runs, "loss"))
+    N, D = best_size(sizes, large["compute"])
+    of_size = loss_of_size(sizes, large["N"], large["D"])
+    return {"seed": study.seed, "a": with_c[0], "b": with_c[1], "c": with_c[2],
+            "a C^b + c": value_at(with_c, large["compute"]) / large["loss"] - 1,
+            "a C^b": value_at(without_c, large["compute"]) / large["loss"] - 1,
+            "L(N, D)": of_size / large["loss"] - 1,
+            **dict(zip(("E", "A", "B", "alpha", "beta"), sizes)),
+            "D/N": large["D"] / large["N"], "best D/N": D / N}
+
+
+def by_size(runs: list[dict]) -> list[dict]:
+    """The means over all runs of each size."""
+    rows = []
+    for width in sorted(set(column(runs, "width").tolist())):
+        same = [run for run in runs if run["width"] == width]
+        row = {"width": width, "N": same[0]["N"], "D": same[0]["D"], "runs": len(same)}
+        row["compute"] = f"{same[0]['compute']:.2e}"
+        for key in ("loss", "agree", "disagree"):
+            row[key] = float(column(same, key).mean())
+        rows.append(row)
+    return rows
+
+
+def draw(path: Path, study, large: dict, rows: list[dict], sizes: list[dict]):
+    """One seed's laws of the loss and of a bucket, and hindsight neglect of all seeds."""
+    C, target = column(study.ladder, "compute"), large["compute"]
+    xs = np.geomspace(C.min(), target, 50)
+
+    def panel(title, fit, values, row):
+        lines = [("small runs", C, values, "C0o"),
+                 ("law", xs, value_at(fit(C, values), xs), "C1-"),
+                 ("interval", [target, target], [row["low"], row["high"]], "C2-"),
+                 ("large run", [target], [row["truth"]], "C3*")]
+        return {"title": title, "xlabel": "compute, 6ND", "logx": True, "lines": lines}
+
+    nats = column(study.ladder, "nats")[:, study.buckets[FIGURE - 1]].mean(axis=1)
+    lines = []
+    for kind in ("agree", "disagree"):
+        label = f"outcome and odds {kind}"
+        lines.append((label, column(sizes, "compute").astype(float), column(sizes, kind), "o-"))
+    plot(path, [
+        panel("final loss, nats per token", fit_loss, column(study.ladder, "loss"), rows[0]),
+        panel(f"-log(pass rate), bucket {FIGURE}", fit_power, nats, rows[FIGURE]),
+        {"title": "hindsight neglect: decisions judged right", "xlabel": "compute, 6ND",
+         "logx": True, "lines": lines}])
