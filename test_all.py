@@ -970,8 +970,20 @@ def test_a_run_that_is_stopped_and_goes_on_equals_one_that_is_not(capsys):
         assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), again[0].parameters()))
         assert again[1] == result
     assert result != training_run("without_dropout.pt")[1]
-    steps = [json.loads(line)["step"] for line in open("log.jsonl")]
-    assert steps == list(range(1, 31))  # each once
+    rows = [json.loads(line) for line in open("log.jsonl")]
+    assert [row["step"] for row in rows] == list(range(1, 31))  # each once
+    assert all(1 < row["loss"] < 9 for row in rows)
+    assert rows[-1]["val_loss"] == pytest.approx(result["loss"], abs=1e-5)
+    assert [row["step"] for row in rows if "val_loss" in row] == list(range(7, 30, 7)) + [30]
+
+
+def test_the_terminal_shows_evaluations_and_every_fifth_of_a_run(capsys):
+    log = gpt.RunLog(Path("log.jsonl"))
+    for step in range(1, 11):
+        log(step, 10, **({"val_loss": 1.5} if step == 3 else {"loss": 2.25}))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == [f"{n}/10" for n in (2, 3, 4, 6, 8, 10)]
+    assert "val_loss 1.500" in lines[1] and "loss 2.250" in lines[0]
 
 
 def test_evaluation_counts_nats_per_token_and_bits_per_byte(tokenizer):
@@ -1969,6 +1981,14 @@ def test_your_own_reward_on_a_base_model_from_elsewhere(tokenizer, alone, capsys
     with pytest.raises(SystemExit):
         instructgpt("--init", source, "--reward", "reward.py:length", "--block-size", "48")
     assert "other settings" in capsys.readouterr().err
+
+
+def test_answers_are_sampled_at_temperature_one(tokenizer):
+    model = small_gpt(tokenizer.vocab_size, 64).eval()
+    prompts = [[user("Who?")]] * 4
+    default = rlhf.chat_speaker(model, tokenizer, 8)(prompts, 0)
+    assert default == rlhf.chat_speaker(model, tokenizer, 8, temperature=1)(prompts, 0)
+    assert default != rlhf.chat_speaker(model, tokenizer, 8, temperature=2)(prompts, 0)
 
 
 def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text(
