@@ -331,6 +331,11 @@ def test_people_type_in_lower_case_or_without_the_last_sign_and_change_nothing_e
         assert {data.typed(rng, text) for _ in range(500)} == expected
 
 
+def test_lists_are_joined_as_english_joins_them():
+    texts = [data.join_list(["Ann", "Ben", "Eva", "Max"][:n]) for n in (1, 2, 3, 4)]
+    assert texts == ["Ann", "Ann and Ben", "Ann, Ben and Eva", "Ann, Ben, Eva and Max"]
+
+
 def test_sums_are_split_by_the_pair_without_its_order(world):
     rng, pairs = random.Random(0), {"train": set(), "test": set()}
     for split in ["train", "test"] * 3000:
@@ -1172,6 +1177,10 @@ def test_pretrain_sample_and_export(capsys, fails):
     [row] = json.loads(Path("runs/pretrain/table.json").read_text())
     assert 0 < row["bits_per_byte"] < row["loss"]
     assert "stands at step 12 of 12" in printed(SMALL)
+    torch.manual_seed(77)  # whatever came before, the same seed makes the same model
+    printed(f"{SMALL} --name again")
+    assert Path("runs/again/table.json").read_text() == Path(
+        "runs/pretrain/table.json").read_text()
     assert "(n_layer): add --fresh" in fails(f"{SMALL} --n-layer 2")
     assert "lower the learning rate" in fails(f"{SMALL} --weight-decay 1e9 --name nan")
     assert "stands" not in printed(f"{SMALL} --n-layer 2 --fresh")
@@ -1549,6 +1558,13 @@ def test_a_rollout_equals_its_definition_by_the_whole_softmax(tokenizer, policy,
             found, inside = getattr(rollout, name)[row], rollout.mask[row] == 1
             assert found[inside].tolist() == pytest.approx(expected, abs=1e-4)
             assert not found[~inside].any()
+
+
+def test_without_being_asked_nothing_decays():
+    optimizers = gpt.make_optimizers(small_gpt(), 0.1, 0.1)
+    assert not any(g.get("weight_decay") for o in optimizers for g in o.param_groups)
+    assert [g["weight_decay"] for g in gpt.make_optimizers(
+        small_gpt(), 0.1, weight_decay=0.5)[0].param_groups] == [0.5, 0.0]
 
 
 @pytest.mark.parametrize("discount, lam", [(0.9, 0.8), (1.0, 1.0)])
