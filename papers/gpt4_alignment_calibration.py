@@ -1,0 +1,135 @@
+"""
+Multiple-choice questions and how well a model's confidence fits, for papers/gpt4_alignment.py.
+
+What a guest has told some exchanges ago is asked for; four answers are compared by their
+likelihood. The guests tell held-out values, which no training text has them tell: of what the
+text contains these models are so sure (.98 and more) that nothing is left to calibrate.
+
+Paper: GPT-4 (arXiv:2303.08774), section 5 and Figure 8.
+"""
+import random
+
+import numpy as np
+import torch
+
+import data
+import gpt
+import rlhf
+from data import GUESTS, MEMORIES, TOPICS, World
+from gpt import GPT
+from papers.instructgpt_run import Run
+from papers.tasks import distinct
+
+BINS = 10        # of the reliability diagram
+QUESTIONS = 400
+
+Question = tuple[list[dict], list[str]]  # a conversation, and four answers, the right one first
+
+
+def recall_questions(world: World, count: int) -> list[Question]:
+    """Distinct held-out conversations, of which the last question has one right answer."""
+    rng = random.Random(f"calibration {world.seed}")
+
+    def make_question():
+        choices = []
+        while not choices:
+            kinds = ["tell", *data.random_kinds(rng, rng.choice((1, 2, 3))), "recall"]
+            *earlier, (question, answer) = data.conversation(world, rng, "test", kinds)
+            choices = choices_of(rng, answer)
+        messages = []
+        for said, reply in earlier:
+            messages.append({"role": "user", "content": said})
+            messages.append({"role": "assistant", "content": reply})
+        messages.append({"role": "user", "content": question})
+        return str(messages), (messages, choices)
+
+    return distinct(make_question, count)
+
+
+def choices_of(rng: random.Random, answer: str) -> list[str]:
+    """The answer and three others about the same topic; none if it names a made-up name."""
+    for topic, memory in MEMORIES.items():
+        values = GUESTS if topic == "name" else TOPICS[topic].values
+        answers = [memory.answer.format(value=value) for value in values]
+        if answer in answers:
+            answers.remove(answer)
+            return [answer, *rng.sample(answers, 3)]
+    return []
+
+
+def dialogue_confidence(run: Run, questions: list[Question]) -> np.ndarray:
+    """The pretrained model's probability of each choice among the four, in the form of the
+    dialogues that it has read: (questions, 4)."""
+    pairs = []
+    for messages, choices in questions:
+        context = ""
+        for message in messages:
+            name = "Guest" if message["role"] == "user" else "Host"
+            context += f"{name}: {message['content']}\n"
+        pairs += [(f"{context}Host:", f" {choice}\n") for choice in choices]
+    logprobs = gpt.completion_logprobs(run.base, run.tokenizer, pairs)
+    totals = torch.tensor([total for total, _ in logprobs]).view(-1, 4)
+    return totals.softmax(dim=1).numpy()
+
+
+@torch.no_grad()
+def chat_confidence(run: Run, model: GPT, questions: list[Question]) -> np.ndarray:
+    """The same of a fine-tuned model, in the chat format. What the assistant has said before
+    counts, too, but it is the same for all choices."""
+    rows = []
+    for messages, choices in questions:
+        ids, masks = [], []
+        for choice in choices:
+            conversation = data.answered(messages, choice)
+            tokens, mask = data.fit(run.tokenizer, conversation, model.config.block_size)
+            ids.append(tokens)
+            masks.append(mask)
+        ids, _ = gpt.to_tensors(ids, run.tokenizer.pad, model.device)  # (4, T)
+        mask, _ = gpt.to_tensors(masks, 0, model.device)  # (4, T)
+        logprobs = rlhf.response_logprobs(model, ids, mask[:, 1:].float())  # (4, T-1)
+        rows.append(logprobs.sum(dim=1).softmax(dim=0).tolist())
+    return np.array(rows)
+
+
+def reliability(probabilities: np.ndarray) -> list[tuple[int, float, float]]:
+    """The bins of Fig. 8 that are not empty: (choices in it, their mean confidence, the share of
+    them that is right). Each choice of each question counts; the first one is right."""
+    is_right = np.zeros_like(probabilities)
+    is_right[:, 0] = 1
+    bin_of = np.minimum((probabilities * BINS).astype(int), BINS - 1)  # (questions, 4)
+    bins = []
+    for number in np.unique(bin_of):
+        inside = bin_of == number
+        bins.append((inside.sum(), probabilities[inside].mean(), is_right[inside].mean()))
+    return bins
+
+
+def calibration_error(probabilities: np.ndarray) -> float:
+    """Expected calibration error: the mean gap between confidence and share, weighted by bins."""
+    gaps = [count * abs(mean - share) for count, mean, share in reliability(probabilities)]
+    return sum(gaps) / probabilities.size
+
+
+def more_error(after: np.ndarray, before: np.ndarray) -> tuple[float, float]:
+    """The error after minus before, and its standard error by bootstrap over questions."""
+    rng = np.random.default_rng(0)
+    differences = []
+    for _ in range(1000):
+        rows = rng.integers(0, len(before), len(before))
+        differences.append(calibration_error(after[rows]) - calibration_error(before[rows]))
+    return calibration_error(after) - calibration_error(before), float(np.std(differences))
+
+
+def calibration(run: Run) -> tuple[list[dict], dict[str, np.ndarray]]:
+    """Rows for each model, and {model: its confidence, (questions, 4)}."""
+    questions = recall_questions(run.task.world, QUESTIONS)
+    probabilities = {"GPT": dialogue_confidence(run, questions)}
+    for name, model in run.chats.items():
+        probabilities[name] = chat_confidence(run, model, questions)
+    rows = []
+    for name, values in probabilities.items():
+        is_right = values.argmax(axis=1) == 0  # (questions,)
+        rows.append({"model": name, "questions": len(values), "accuracy": float(is_right.mean()),
+                     "confidence": float(values.max(axis=1).mean()),
+                     "ECE": calibration_error(values)})
+    return rows, probabilities
