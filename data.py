@@ -1074,6 +1074,14 @@ class Comparison:
     responses: list[tuple[str, bool]]
     ranks: list[int]
 
+    def conversations(self) -> list[list[dict]]:
+        """The prompt with each of its answers."""
+        return [answered(self.messages, text) for text, _ in self.responses]
+
+    def best(self) -> list[dict]:
+        """The prompt with its best answer, as a demonstration."""
+        return self.conversations()[self.ranks.index(0)]
+
 
 def compare(messages: list[dict], responses: list[tuple[str, bool]],
             utilities: list[float]) -> Comparison:
@@ -1187,11 +1195,7 @@ class Skip(Exception):
 
 def load_demonstrations(path: str | Path) -> list[list[dict]]:
     """Conversations that end with the assistant's turn; of several answers the best."""
-    demonstrations = []
-    for record in load_comparisons(path, least=1):
-        best, _ = record.responses[record.ranks.index(0)]
-        demonstrations.append(answered(record.messages, best))
-    return demonstrations
+    return [comparison.best() for comparison in load_comparisons(path, least=1)]
 
 
 def load_comparisons(path: str | Path, least: int = 2) -> list[Comparison]:

@@ -769,15 +769,13 @@ class FileTask:
     the table reports what the reward model thinks, on prompts that it was not trained on."""
 
     def __init__(self, options: Options):
-        demonstrations, comparisons = [], []
+        comparisons = []
         if options.comparisons:
             comparisons = data.load_comparisons(options.comparisons)
         if options.demonstrations:
             demonstrations = data.load_demonstrations(options.demonstrations)
-        else:  # the best answers serve as demonstrations
-            for c in comparisons:
-                best, _ = c.responses[c.ranks.index(0)]
-                demonstrations.append(data.answered(c.messages, best))
+        else:
+            demonstrations = [c.best() for c in comparisons]
         # A prompt is on one side of the split with everything that belongs to it.
         prompts = [c.messages for c in comparisons] or [d[:-1] for d in demonstrations]
         by_key = {json.dumps(messages): messages for messages in prompts}
@@ -798,8 +796,7 @@ class FileTask:
         """What to pretrain on without --data: every conversation of the training side."""
         conversations = list(self.demonstrations)
         for c in self.comparisons:
-            for response, _ in c.responses:
-                conversations.append(data.answered(c.messages, response))
+            conversations += c.conversations()
         return ["\n\n".join(turn["content"] for turn in messages) for messages in conversations]
 
     def leave_out_long(self, tokenizer, block_size: int, max_response: int):
@@ -810,8 +807,7 @@ class FileTask:
             return len(data.render_conversation(tokenizer, messages)[0]) + room <= block_size
 
         def comparison_fits(c):
-            whole = [data.answered(c.messages, text) for text, _ in c.responses]
-            return fits(c.messages) and all(fits(messages, 0) for messages in whole)
+            return fits(c.messages) and all(fits(whole, room=0) for whole in c.conversations())
 
         def keep(name, items, is_kept):
             kept = [item for item in items if is_kept(item)]
