@@ -269,32 +269,23 @@ def better_pairs(ranks):
 
 
 def comparison_scores(model, tokenizer, comparisons: list[Comparison]):
-    """Scores and ranks, both (B, K), of some comparisons; empty places have rank -1."""
-    conversations, has_ended = [], []
-    for comparison in comparisons:
-        for text, ended in comparison.responses:
-            conversations.append(data.answered(comparison.messages, text))
-            has_ended.append(ended)
-    flat = score_conversations(model, tokenizer, conversations, has_ended)  # (sum K,)
-    ranks, _ = to_tensors([comparison.ranks for comparison in comparisons], -1, flat.device)
-    scores = flat.new_zeros(ranks.shape).masked_scatter(ranks >= 0, flat)  # (B, K)
-    return scores, ranks
-
-
-def score_conversations(model, tokenizer, conversations: list[list[dict]], has_ended: list[bool]):
-    """The score of each conversation's last answer, (B,). An answer that has not ended is
-    read without the <|end|> behind it, as it was written."""
+    """Scores and ranks, both (B, K), of some comparisons; empty places have rank -1. An
+    answer that has not ended is read without the <|end|> behind it, as it was written."""
     rows = []
-    for messages, ended in zip(conversations, has_ended):
-        ids, _ = data.fit(tokenizer, messages, model.config.block_size)
-        if not ended and ids[-1] == tokenizer.end:  # `fit` may have cut it off already
-            ids = ids[:-1]
-        rows.append(ids)
-    ids, lengths = to_tensors(rows, tokenizer.pad, model.gpt.device)  # (B, T)
+    for comparison in comparisons:
+        for messages, (_, ended) in zip(comparison.conversations(), comparison.responses):
+            ids, _ = data.fit(tokenizer, messages, model.config.block_size)
+            if not ended and ids[-1] == tokenizer.end:  # `fit` may have cut it off already
+                ids = ids[:-1]
+            rows.append(ids)
+    ids, lengths = to_tensors(rows, tokenizer.pad, model.gpt.device)  # (sum K, T)
     # Only the end of the mask matters here, so it may cover the prompts, too.
     mask = response_mask(ids, torch.ones_like(lengths), lengths)
     with mixed_precision(model.gpt.device):
-        return model(ids, mask)
+        flat = model(ids, mask)  # (sum K,)
+    ranks, _ = to_tensors([comparison.ranks for comparison in comparisons], -1, flat.device)
+    scores = flat.new_zeros(ranks.shape).masked_scatter(ranks >= 0, flat)  # (B, K)
+    return scores, ranks
 
 
 def train_reward_model(model, tokenizer, comparisons: list[Comparison],
@@ -312,10 +303,10 @@ def train_reward_model(model, tokenizer, comparisons: list[Comparison],
         loss.backward()
         update(model, optimizers, schedule(step, steps, warmup=min(10, steps // 10)))
         log(step + 1, steps, loss=loss.item())
-    scores = []
+    single = [Comparison(messages[:-1], [(messages[-1]["content"], True)], ranks=[0])
+              for messages in demonstrations]
     with torch.no_grad():
-        for part in chunks(demonstrations, 64):
-            scores.append(score_conversations(model, tokenizer, part, [True] * len(part)))
+        scores = [comparison_scores(model, tokenizer, part)[0] for part in chunks(single, 64)]
         model.head.bias -= torch.cat(scores).mean()
 
 

@@ -1421,7 +1421,8 @@ def test_a_score_is_read_at_the_last_token_which_is_end_only_if_the_answer_ended
         for score, (text, ended) in zip(row, comparison.responses):
             messages = [*comparison.messages, assistant(text)]
             assert score.item() == pytest.approx(by_hand(messages, ended), abs=1e-5)
-            [alone] = rlhf.score_conversations(model, tokenizer, [messages], [ended])
+            single = data.Comparison(comparison.messages, [(text, ended)], [0])
+            alone, _ = rlhf.comparison_scores(model, tokenizer, [single])
             assert alone.item() == pytest.approx(score.item(), abs=1e-5)
 
 
@@ -1477,7 +1478,8 @@ def test_the_reward_model_reads_each_comparison_once_and_demonstrations_then_sco
     assert rates[:3] == pytest.approx([0.5, 1, 1]) and rates[-1] < 0.11
     assert rates[2:] == sorted(rates[2:], reverse=True)
     assert rlhf.pair_accuracy(trained, tokenizer, comparisons) > 0.9
-    scores = rlhf.score_conversations(trained, tokenizer, demonstrations, [True] * 3)
+    single = [comparison_of("hi", [messages[-1]["content"]], [0]) for messages in demonstrations]
+    scores, _ = rlhf.comparison_scores(trained, tokenizer, single)
     assert scores.mean().item() == pytest.approx(0, abs=1e-5)
 
 
