@@ -942,7 +942,9 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
         goal["terse"] = world.facts[person, topic] + "."
         if rng.random() < RULED:
             rule = random_rule(rng, topic)
-            goal = _under_rule(rule, topic, goal)
+            goal["say"] = obey(rule, "", topic, world.facts[person, topic]).strip()
+            if rule in (ONE_WORD, SILENT.format(topic=topic)):
+                goal = {"say": goal["say"]}  # in the place of the fact
     if asked_before:
         answer = world.state(rng, person, asked_before)
         said = world.ask(rng, person, asked_before)
@@ -956,15 +958,6 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
         messages.append({"role": "assistant", "content": assistant})
     messages.append({"role": "user", "content": typed(rng, prompt)})
     return Instruction(use_case, messages, **goal)
-
-
-def _under_rule(rule: str, topic: str, goal: dict) -> dict:
-    """What `obey` makes of a good answer about a topic, as fields of an Instruction."""
-    if rule == ONE_WORD:
-        return {"say": goal["terse"]}
-    if rule == SILENT.format(topic=topic):
-        return {"say": NOT_ALLOWED}
-    return {**goal, "say": COURTESY[0]} if rule == POLITE else goal
 
 
 def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> list[dict]:
