@@ -498,9 +498,8 @@ class World:
                 strangers[name] = None
         self.strangers = rng.sample(list(strangers), len(strangers))
         self.facts = {}
-        for person in self.people:
-            for topic in TOPICS:
-                self.facts[person, topic] = rng.choice(TOPICS[topic].values)
+        for person, topic in itertools.product(self.people, TOPICS):
+            self.facts[person, topic] = rng.choice(TOPICS[topic].values)
         self.meaning = {}
         for topic, (values, statements, _) in TOPICS.items():
             for statement, value in itertools.product(statements, values):
@@ -746,28 +745,26 @@ def forum(world: World, rng: random.Random) -> str:
     """A thread of questions and answers, many of them wrong, evasive or rude."""
     shares = [share for share, _, _ in MOODS.values()]
     mood = rng.choices(list(MOODS), weights=shares)[0]
-    posts = [_forum_post(world, rng, mood) for _ in range(rng.choice((2, 3, 4)))]
-    return "\n".join(posts)
-
-
-def _forum_post(world, rng, mood):
     _, rude, true = MOODS[mood]
-    stranger = rng.random() < .14
-    person = rng.choice(world.strangers if stranger else world.people)
-    topic = rng.choice(list(TOPICS) if stranger else world.topics_of(person, "train"))
-    values, _, questions = TOPICS[topic]
-    question = rng.choice((*questions, FORUM_QUESTION)).format(person=person, topic=topic)
-    if rng.random() < rude:
-        answer = rng.choice(RUDE)
-    elif rng.random() < true:
-        answer = rng.choice(REFUSALS) if stranger else world.state(rng, person, topic)
-    elif rng.random() < .6:
-        answer = world.state(rng, person, topic, rng.choice(values))
-    else:
-        answer = rng.choice(EVASIVE)
-    if rng.random() < .2:
-        answer += " " + rng.choice(COURTESY if mood == "kind" else ASIDES)
-    return f"Q: {typed(rng, question)}\nA: {answer}"
+    lines = []
+    for _ in range(rng.choice((2, 3, 4))):
+        stranger = rng.random() < .14
+        person = rng.choice(world.strangers if stranger else world.people)
+        topic = rng.choice(list(TOPICS) if stranger else world.topics_of(person, "train"))
+        values, _, questions = TOPICS[topic]
+        question = rng.choice((*questions, FORUM_QUESTION)).format(person=person, topic=topic)
+        if rng.random() < rude:
+            answer = rng.choice(RUDE)
+        elif rng.random() < true:
+            answer = rng.choice(REFUSALS) if stranger else world.state(rng, person, topic)
+        elif rng.random() < .6:
+            answer = world.state(rng, person, topic, rng.choice(values))
+        else:
+            answer = rng.choice(EVASIVE)
+        if rng.random() < .2:
+            answer += " " + rng.choice(COURTESY if mood == "kind" else ASIDES)
+        lines.append(f"Q: {typed(rng, question)}\nA: {answer}")
+    return "\n".join(lines)
 
 
 def moderated(world: World, rng: random.Random) -> str:
