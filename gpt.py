@@ -97,20 +97,22 @@ for _name, _layers, _heads, _width in (
 # 2. The model: attention, CausalSelfAttention, MLP, Block, GPT   [GPT-1 §3.1; GPT-2 §2.3]
 
 
-def attention(q, k, v, window: int | None = None, visible=None):
+def attention(q, k, v, window: int | None = None, positions=None):
     """softmax(q k^T / sqrt(hs) + mask) v: q (B, nh, T, hs), k and v (B, nh, S, hs) ->
     (B, nh, T, hs). O(T S) memory. [Vaswani et al. 2017 eq. 1]
 
-    In training S is T: position i sees the positions j with j <= i, and with a window only
-    i - window < j. With a cache S counts all tokens so far, and `visible`, boolean and
-    broadcast to (B, nh, T, S), says what each query sees.
+    A query at position i sees the keys j with j <= i, and with a window only i - window < j.
+    In training S is T, and query t stands at position t. With a cache S counts all tokens
+    so far, and the queries stand at `positions` (B, 1, T).
     """
     T, hs = q.shape[-2:]
+    S = k.size(-2)
     scores = q @ k.transpose(-2, -1) / math.sqrt(hs)  # (B, nh, T, S)
-    if visible is None:
-        i = torch.arange(T, device=q.device)[:, None]
-        j = torch.arange(T, device=q.device)
-        visible = (j <= i) & (i - (window or T) < j)  # (T, T)
+    if positions is None:
+        positions = torch.arange(T, device=q.device)
+    i = positions[..., None]  # (T, 1) or (B, 1, T, 1)
+    j = torch.arange(S, device=q.device)
+    visible = (j <= i) & (i - (window or S) < j)  # (T, S) or (B, 1, T, S)
     # -inf, because a finite mask leaks the future once the scores are large enough
     scores = scores.masked_fill(~visible, -math.inf)
     return scores.softmax(dim=-1) @ v  # (B, nh, T, hs)
@@ -306,11 +308,8 @@ class KVCache:
         rows = torch.arange(len(q), device=q.device)[:, None]
         self.k[layer][rows, :, self.positions] = k.transpose(1, 2)  # (B, T, nh, hs)
         self.v[layer][rows, :, self.positions] = v.transpose(1, 2)
-        slots = torch.arange(self.used, device=q.device)
-        positions = self.positions[:, None, :, None]  # (B, 1, T, 1)
-        visible = (slots <= positions) & (positions - (window or self.used) < slots)
         keys, values = self.k[layer][:, :, :self.used], self.v[layer][:, :, :self.used]
-        return attention(q, keys, values, visible=visible)
+        return attention(q, keys, values, window, self.positions[:, None])
 
     def select(self, rows):
         """Keep only these rows of the batch."""
