@@ -122,9 +122,10 @@ def response_logprobs(model, ids, mask):
     """log pi(y_t | x, y_<t) of the response tokens, at temperature 1: ids (B, T) and
     mask (B, T-1) -> (B, T-1), 0 where the mask is 0."""
     inside = mask.bool()
-    states = hidden_states(model, ids, mask)[:, :-1][inside]  # (N, C)
-    logits = F.linear(states, model.wte.weight)  # (N, V)
-    logprobs = -F.cross_entropy(logits, ids[:, 1:][inside], reduction="none")  # (N,)
+    with mixed_precision(ids.device):
+        states = hidden_states(model, ids, mask)[:, :-1][inside]  # (N, C)
+        logits = F.linear(states, model.wte.weight)  # (N, V)
+        logprobs = -F.cross_entropy(logits, ids[:, 1:][inside], reduction="none")  # (N,)
     return logprobs.new_zeros(mask.shape).masked_scatter(inside, logprobs)
 
 
@@ -226,14 +227,16 @@ class RewardModel(nn.Module):
         """ids (B, T), mask (B, T-1) -> scores (B,), read at the last token of each response:
         one place after the mask's last 1, which is where that token is predicted."""
         rows = torch.arange(len(ids), device=ids.device)
-        hidden = hidden_states(self.gpt, ids, mask)[rows, last_index(mask) + 1]  # (B, C)
-        return self.head(hidden).squeeze(-1).float()
+        with mixed_precision(ids.device):
+            hidden = hidden_states(self.gpt, ids, mask)[rows, last_index(mask) + 1]  # (B, C)
+            return self.head(hidden).squeeze(-1).float()
 
     def values(self, ids, mask):
         """For each response token an estimate, made just before it, of the sum of all
         rewards from it on: ids (B, T), mask (B, T-1) -> (B, T-1)."""
-        hidden = hidden_states(self.gpt, ids, mask)[:, :-1]  # (B, T-1, C)
-        return self.head(hidden).squeeze(-1).float()
+        with mixed_precision(ids.device):
+            hidden = hidden_states(self.gpt, ids, mask)[:, :-1]  # (B, T-1, C)
+            return self.head(hidden).squeeze(-1).float()
 
 
 def ranking_loss(scores, ranks=None):
@@ -281,8 +284,7 @@ def comparison_scores(model, tokenizer, comparisons: list[Comparison]):
     ids, lengths = to_tensors(rows, tokenizer.pad, model.gpt.device)  # (sum K, T)
     # Only the end of the mask matters here, so it may cover the prompts, too.
     mask = response_mask(ids, torch.ones_like(lengths), lengths)
-    with mixed_precision(model.gpt.device):
-        flat = model(ids, mask)  # (sum K,)
+    flat = model(ids, mask)  # (sum K,)
     ranks, _ = to_tensors([comparison.ranks for comparison in comparisons], -1, flat.device)
     scores = flat.new_zeros(ranks.shape).masked_scatter(ranks >= 0, flat)  # (B, K)
     return scores, ranks
@@ -477,13 +479,12 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     mask = response_mask(ids, lengths, ends)  # (B, T-1)
     # The update computes log-probabilities by the same function, so that there the ratio
     # starts at 1 (up to rounding).
-    with mixed_precision(policy.device):
-        logprobs = response_logprobs(policy, ids, mask)  # (B, T-1)
-        ref_logprobs = response_logprobs(reference, ids, mask)  # (B, T-1)
-        scores = reward_model(ids, mask)  # (B,)
-        values = torch.zeros_like(mask)
-        if value_model is not None:
-            values = value_model.values(ids, mask) * mask  # (B, T-1)
+    logprobs = response_logprobs(policy, ids, mask)  # (B, T-1)
+    ref_logprobs = response_logprobs(reference, ids, mask)  # (B, T-1)
+    scores = reward_model(ids, mask)  # (B,)
+    values = torch.zeros_like(mask)
+    if value_model is not None:
+        values = value_model.values(ids, mask) * mask  # (B, T-1)
     scores = torch.where(ended, scores, scores.clamp(max=config.unfinished_score))
     rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.kl_coef)
     advantages, returns = compute_gae(rewards, values, mask, lam=config.lam)
@@ -582,8 +583,7 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig,
     """Accumulate all gradients of one minibatch; returns what to log."""
     # 1. The policy loss. Advantages are whitened per minibatch, so that the size of a step
     # does not depend on the scale of the scores.
-    with mixed_precision(policy.device):
-        logprobs = response_logprobs(policy, batch.ids, batch.mask)  # (B, T-1)
+    logprobs = response_logprobs(policy, batch.ids, batch.mask)  # (B, T-1)
     advantages = whiten(batch.advantages, batch.mask)
     loss, info = policy_loss(logprobs, batch.logprobs, advantages, batch.mask, config.cliprange)
     loss.backward()
@@ -596,8 +596,7 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig,
         (config.ptx_coef * loss).backward()
         info["ptx_loss"] = loss.item()
     # 3. The value loss.
-    with mixed_precision(policy.device):
-        values = value_model.values(batch.ids, batch.mask)  # (B, T-1)
+    values = value_model.values(batch.ids, batch.mask)  # (B, T-1)
     loss = value_loss(values, batch.values, batch.returns, batch.mask, config.cliprange_value)
     loss.backward()
     info["value_loss"] = loss.item()
