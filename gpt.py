@@ -260,14 +260,12 @@ def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None
         kth_largest = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]  # (B, 1)
         logits = logits.masked_fill(logits < kth_largest, -math.inf)
     if top_p is not None:
-        ordered, order = logits.sort(dim=-1, descending=True)
+        ordered = logits.sort(dim=-1, descending=True).values  # (B, V)
         probabilities = ordered.softmax(dim=-1)
         before = probabilities.cumsum(dim=-1) - probabilities  # of all likelier ones
-        outside = before >= top_p
-        outside[:, 0] = False  # the most likely token always stays
-        # `outside` is in sorted order: each flag goes back to its token
-        outside = torch.zeros_like(outside).scatter(1, order, outside)  # (B, V)
-        logits = logits.masked_fill(outside, -math.inf)
+        kept = (before < top_p).sum(dim=-1, keepdim=True).clamp(min=1)  # (B, 1)
+        smallest_kept = ordered.gather(1, kept - 1)  # (B, 1)
+        logits = logits.masked_fill(logits < smallest_kept, -math.inf)
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, V)
     # One random number per row finds its token; torch.multinomial draws one per token of
     # the vocabulary, which takes longer. The factor keeps u below the sum after rounding.
@@ -761,9 +759,9 @@ def completion_logprobs(model, tokenizer,
     """
     model.eval()
     results = []
-    for start in range(0, len(pairs), 64):
+    for batch in chunks(pairs, 64):
         rows, counts = [], []
-        for context, completion in pairs[start:start + 64]:
+        for context, completion in batch:
             whole = [tokenizer.eot, *tokenizer.encode(context + completion)]
             before = [tokenizer.eot, *tokenizer.encode(context)]
             common = len(os.path.commonprefix([whole, before]))  # of any two sequences
