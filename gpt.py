@@ -336,6 +336,7 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     stops = torch.tensor(stop_tokens, dtype=torch.long, device=idx.device)
     new = idx.new_full((len(idx), max_new_tokens), -1)  # (B, R)
     rows = torch.arange(len(idx), device=idx.device)  # the rows that are still continued
+    newest = idx.new_full((len(idx),), -1)  # their newest tokens; -1: there is none yet
     cache = None
     for step in range(max_new_tokens):
         if cache is None or cache.used == limit:
@@ -349,19 +350,16 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
             x = model.hidden(ids, cache)[torch.arange(len(rows)), ends - 1]  # (rows, C)
             cache.lengths = ends  # the pads do not count
         else:
-            last = new[rows, step - 1][:, None]  # (rows, 1)
-            x = model.hidden(last, cache)[:, 0]  # (rows, C)
+            x = model.hidden(newest[:, None], cache)[:, 0]  # (rows, C)
         logits = F.linear(x, model.wte.weight)  # (rows, V)
         sampled = sample_next_token(logits, generator=generator, **sampling)  # (rows,)
-        # At step 0 this reads the last column, which is still -1: no row has ended.
-        is_open = ~torch.isin(new[rows, step - 1], stops)  # (rows,)
-        # This fills the rest of the row; the next step overwrites it, unless it is a stop.
-        new[rows[is_open], step:] = sampled[is_open, None]
-        has_ended = torch.isin(new[rows, step], stops)
+        newest = torch.where(torch.isin(newest, stops), newest, sampled)
+        new[rows, step:] = newest[:, None]  # up to the end, for rows that are dropped below
+        has_ended = torch.isin(newest, stops)  # (rows,)
         if has_ended.all():
             return new[:, :step + 1]
         if has_ended.sum() > len(rows) // 4:  # cheaper to copy the cache than to go on
-            rows = rows[~has_ended]
+            rows, newest = rows[~has_ended], newest[~has_ended]
             cache.select(~has_ended)
     return new
 
