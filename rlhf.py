@@ -468,14 +468,13 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     prompt, lengths = to_tensors(rows, tokenizer.pad, policy.device)  # (B, P), (B,)
     responses = gpt.generate(policy, prompt, config.max_response, lengths,
                              (tokenizer.end,), generator)  # (B, R)
-    is_end = responses == tokenizer.end  # (B, R), repeated after the first one
-    ended = is_end.any(dim=1)  # (B,)
-    ends = lengths + (~is_end).sum(dim=1) + ended  # (B,), <|end|> included
+    ended = (responses == tokenizer.end).any(dim=1)  # (B,)
     # Each response goes right after its own prompt, so that pads come only at the end.
-    R = responses.size(1)
-    places = lengths[:, None] + torch.arange(R, device=policy.device)  # (B, R)
-    ids = F.pad(prompt, (0, R), value=tokenizer.pad).scatter(1, places, responses)
-    ids = ids[:, :int(ends.max())]  # (B, T)
+    for row, response in zip(rows, responses.tolist()):
+        if tokenizer.end in response:
+            response = response[:response.index(tokenizer.end) + 1]
+        row += response
+    ids, ends = to_tensors(rows, tokenizer.pad, policy.device)  # (B, T), (B,)
     mask = response_mask(ids, lengths, ends)  # (B, T-1)
     # The update computes log-probabilities by the same function, so that there the ratio
     # starts at 1 (up to rounding).
