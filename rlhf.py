@@ -157,20 +157,19 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
     if not examples:
         raise UserError("no demonstration has an answer that fits into the context")
     rng = random.Random(config.seed)
-    optimizers = make_optimizers(model, config.lr * lr_scale(model))
-    steps = config.epochs * math.ceil(len(examples) / config.batch_size)
-    step = 0
-    model.eval()  # no dropout (paper: 0.2, over 16 epochs)
+    batches = []  # of all epochs
     for _ in range(config.epochs):
         rng.shuffle(examples)
-        for batch in chunks(examples, config.batch_size):
-            loss = sft_loss(model, tokenizer, batch)
-            loss.backward()
-            if config.ptx_sequences:
-                pretraining_loss(model, pretraining).backward()
-            update(model, optimizers, schedule(step, steps, warmup=0))
-            step += 1
-            log(step, steps, loss=loss.item())
+        batches += chunks(examples, config.batch_size)
+    optimizers = make_optimizers(model, config.lr * lr_scale(model))
+    model.eval()  # no dropout (paper: 0.2, over 16 epochs)
+    for step, batch in enumerate(batches):
+        loss = sft_loss(model, tokenizer, batch)
+        loss.backward()
+        if config.ptx_sequences:
+            pretraining_loss(model, pretraining).backward()
+        update(model, optimizers, schedule(step, len(batches), warmup=0))
+        log(step + 1, len(batches), loss=loss.item())
 
 
 def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
