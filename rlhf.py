@@ -692,22 +692,20 @@ class WorldTask:
         answers are kept once."""
         rng = random.Random(f"answers {self.seed} {seed}")
         prompts = data.instructions(self.world, split, count, seed)
-        counts = [rng.randint(4, 9) for _ in prompts]
-        asked = []
-        for prompt, K in zip(prompts, counts):
-            for number in range(K):
+        asked, places = [], []  # messages, and which prompt they are
+        for place, prompt in enumerate(prompts):
+            for number in range(rng.randint(4, 9)):
                 messages = prompt.messages
                 # Every other answer to a prompt with a system message is written without
                 # knowing it, or the labelers would hardly ever see one disobeyed.
                 if number % 2 and messages[0]["role"] == "system":
                     messages = messages[1:]
                 asked.append(messages)
-        spoken = iter(speak(asked, seed))
-        answered = []
-        for prompt, K in zip(prompts, counts):
-            answers = set(itertools.islice(spoken, K))  # the next K
-            answered.append((prompt, sorted(answers)))
-        return answered
+                places.append(place)
+        answers = [set() for _ in prompts]
+        for place, answer in zip(places, speak(asked, seed)):
+            answers[place].add(answer)
+        return list(zip(prompts, map(sorted, answers)))
 
     def rank(self, answered: list, seed: int) -> list[Comparison]:
         """One noisy labeler ranks the answers to each prompt. Prompts without a decided
