@@ -877,21 +877,16 @@ def instructions(world: World, split: str, count: int, seed: int,
     `distinct` no two that differ only in spelling or in what was said before. UserError if
     the world has not so many."""
     rng = random.Random(f"instructions {world.seed} {split} {seed}")
-    drawn, seen, misses = [], set(), 0
-    while len(drawn) < count:
+    drawn = {}
+    for number in range(100 * count):
         use_case = rng.choices(list(USE_CASES), weights=USE_CASES.values())[0]
         instruction = _instruction(world, rng, split, use_case)
         words = re.sub(r"[^\w+ ]", "", instruction.prompt.lower())
         key = (words, instruction.say, instruction.person, instruction.topic)
-        if distinct and key in seen:
-            misses += 1
-            if misses == 1000:
-                raise UserError(f"this world has fewer than {count} different instructions")
-        else:
-            misses = 0
-            seen.add(key)
-            drawn.append(instruction)
-    return drawn
+        drawn.setdefault(key if distinct else number, instruction)
+        if len(drawn) == count:
+            return list(drawn.values())
+    raise UserError(f"this world has fewer than {count} different instructions")
 
 
 def _instruction(world: World, rng: random.Random, split: str, use_case: str) -> Instruction:
