@@ -149,7 +149,10 @@ class Tokenizer:
     def __init__(self, ranks: dict[bytes, int], special: dict[str, int] | None = None):
         self.ranks = ranks
         self.special = dict(special or {})
-        self.vocab_size = max([*ranks.values(), *self.special.values()]) + 1
+        ids = [*ranks.values(), *self.special.values()]
+        if len({*ids}) < len(ids) or not ranks.keys() >= {bytes([byte]) for byte in range(256)}:
+            raise ValueError("two tokens share an id, or a byte has no token")
+        self.vocab_size = max(ids) + 1
         for name in SPECIAL_TOKENS:
             if name not in self.special:
                 self.special[name] = self.vocab_size

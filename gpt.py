@@ -870,11 +870,8 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
     try:
         config = read_config(folder, GPT2_FORM)
         tokenizer = read_tokenizer(folder / "tokenizer.json")
-        model = GPT(config)
-        model.load_state_dict(read_weights(folder))
-        if max(tokenizer.eot, *tokenizer.ranks.values()) >= config.vocab_size:
-            raise ValueError("the tokenizer has tokens that the model lacks")
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        return fitting_model(config, read_weights(folder), tokenizer), tokenizer
+    except Exception as error:
         raise UserError(f"{folder} does not hold a GPT-2: {str(error)[:200]}") from None
     return model.to(pick_device()).eval(), tokenizer
 

@@ -215,6 +215,13 @@ def test_a_tokenizer_is_complete_and_survives_its_file(tokenizer):
         train_bpe("text", 255)
 
 
+@pytest.mark.parametrize("ranks, special", [
+    ({**BYTES, b"ab": 5}, {}), (BYTES, {"<|end|>": 97}), ({b"a": 0, b"b": 1}, {})])
+def test_a_vocabulary_by_which_text_could_be_a_control_token_or_nothing_is_refused(ranks, special):
+    with pytest.raises(ValueError, match="share an id, or a byte"):
+        Tokenizer(ranks, special)
+
+
 def test_documents_are_packed_and_a_tenth_is_for_validation():
     tokenizer = Tokenizer({**BYTES, b"ab": 70_000})
     documents = [f"document {i}, abc" for i in range(40)]
@@ -1134,6 +1141,7 @@ def test_a_folder_that_is_no_gpt2_is_a_clear_message(tokenizer):
     tokens = json.loads((folder / "tokenizer.json").read_text())
     bytes_of_words = {**tokens["pre_tokenizer"], "add_prefix_space": True}
     more = {**tokens["model"], "vocab": {**tokens["model"]["vocab"], "new": 999}}
+    huge = {**tokens["model"], "vocab": {**tokens["model"]["vocab"], "new": 2 ** 40}}
     back = {**tokens["model"], "merges": tokens["model"]["merges"][::-1]}
     weights = (folder / "model.safetensors").read_bytes()
     table = {
@@ -1147,6 +1155,7 @@ def test_a_folder_that_is_no_gpt2_is_a_clear_message(tokenizer):
             (json.dumps({**tokens, "normalizer": {"type": "Lowercase"}}), "not a byte-level BPE"),
             (json.dumps({**tokens, "pre_tokenizer": bytes_of_words}), "not a byte-level BPE"),
             (json.dumps({**tokens, "model": more}), "tokens that the model lacks"),
+            (json.dumps({**tokens, "model": huge}), "out of range"),
             (json.dumps({**tokens, "model": back}), "not in the order of their ids")],
         "model.safetensors": [
             (content, "not hold a GPT-2") for content in (
