@@ -199,7 +199,8 @@ class Tokenizer:
 
     @staticmethod
     def load(path: str | Path) -> Tokenizer:
-        return Tokenizer.from_json(Path(path).read_text())
+        with reading(path, "a tokenizer of papergpt"):
+            return Tokenizer.from_json(Path(path).read_text())
 
     @staticmethod
     def gpt2() -> Tokenizer:
@@ -1299,6 +1300,17 @@ class UserError(Exception):
 
 
 @contextlib.contextmanager
+def reading(path: str | Path, kind: str) -> Iterator[None]:
+    """Whatever fails while a file of this kind is read is a UserError that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception:
+        raise UserError(f"{path} is not {kind}, or it is damaged") from None
+
+
+@contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[typing.BinaryIO]:
     """A file that appears whole or not at all: written beside its place, then renamed."""
     path = Path(path)
@@ -1356,8 +1368,9 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
             if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png"):
                 path.unlink()
     if [*folder.glob("*.pt"), *folder.glob("*.bin"), *folder.glob("table.json")]:
-        known = json.loads((folder / "settings.json").read_text())
-        keys = {**settings, **known}
+        with reading(folder / "settings.json", "a run's settings"):
+            known = json.loads((folder / "settings.json").read_text())
+            keys = {**settings, **known}
         other = [key for key in keys if known.get(key) != settings.get(key)]
         if other:
             raise UserError(f"runs/{name} was made with other settings ({', '.join(other)}): "

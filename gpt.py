@@ -47,7 +47,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from data import (WORLD_DOCUMENTS, Batches, Tokenizer, UserError, World, atomic_write,
-                  command_line, load_text, option, run_folder, tokenize_text, web, write_json)
+                  command_line, load_text, option, reading, run_folder, tokenize_text, web,
+                  write_json)
 
 # ----------------------------------------------------------------------------------
 # 1. The family: GPTConfig, PRESETS   [GPT-2 Table 2; GPT-3 Table 2.1]
@@ -644,13 +645,14 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
     step, result = 0, None
     if path.exists():
         saved = load_checkpoint(path)
-        model.load_state_dict(saved["model"])
-        for optimizer, state in zip(optimizers, saved["optimizers"]):
-            optimizer.load_state_dict(state)
-        batches.state = saved["data"]
-        torch.set_rng_state(saved["rng"][0])
-        torch.cuda.set_rng_state_all(saved["rng"][1:])
-        step, result = saved["step"], saved["result"]
+        with reading(path, "a checkpoint of this run"):
+            model.load_state_dict(saved["model"])
+            for optimizer, state in zip(optimizers, saved["optimizers"]):
+                optimizer.load_state_dict(state)
+            batches.state = saved["data"]
+            torch.set_rng_state(saved["rng"][0])
+            torch.cuda.set_rng_state_all(saved["rng"][1:])
+            step, result = saved["step"], saved["result"]
         print(f"{path} stands at step {step} of {config.steps}")
     warmup = min(config.warmup, config.steps // 10)
     while step < config.steps:
@@ -815,13 +817,11 @@ def load_checkpoint(path: str | Path) -> dict:
     "tokenizer" a Tokenizer. Nothing in the file is executed (weights_only)."""
     if not Path(path).is_file():
         raise UserError(f"no checkpoint at {path}: train one first, or say which with --model")
-    try:
+    with reading(path, "a checkpoint of papergpt"):
         content = torch.load(path, map_location="cpu", weights_only=True)
         content["config"] = GPTConfig(**content["config"])
         content["tokenizer"] = Tokenizer.from_json(content["tokenizer"])
         return content
-    except Exception:  # a damaged file can fail in any way
-        raise UserError(f"{path} is not a checkpoint of papergpt, or it is damaged") from None
 
 
 def load_model(path: str | Path) -> tuple[GPT, Tokenizer]:
@@ -829,12 +829,18 @@ def load_model(path: str | Path) -> tuple[GPT, Tokenizer]:
     if Path(path).is_dir() or path in RELEASED:
         return load_pretrained(path)
     content = load_checkpoint(path)
-    model = GPT(content["config"])
-    try:
-        model.load_state_dict(content["model"])
-    except RuntimeError:
-        raise UserError(f"{path} holds another kind of model") from None
-    return model.to(pick_device()).eval(), content["tokenizer"]
+    with reading(path, "a checkpoint of a language model"):
+        model = fitting_model(content["config"], content["model"], content["tokenizer"])
+    return model, content["tokenizer"]
+
+
+def fitting_model(config: GPTConfig, state: dict, tokenizer) -> GPT:
+    """A GPT with these weights. ValueError if it lacks tokens of the tokenizer's."""
+    if max(tokenizer.eot, *tokenizer.ranks.values()) >= config.vocab_size:
+        raise ValueError("the tokenizer has tokens that the model lacks")
+    model = GPT(config)
+    model.load_state_dict(state)
+    return model.to(pick_device()).eval()
 
 
 def pick_device() -> str:
@@ -873,7 +879,6 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
         return fitting_model(config, read_weights(folder), tokenizer), tokenizer
     except Exception as error:
         raise UserError(f"{folder} does not hold a GPT-2: {str(error)[:200]}") from None
-    return model.to(pick_device()).eval(), tokenizer
 
 
 def read_config(folder: Path, form: dict, **options) -> GPTConfig:

@@ -989,7 +989,8 @@ def check_room(max_response: int, block_size: int):
 def trained(path: Path, model, tokenizer, train: Callable):
     """One stage: load the model from `path` if the file is there; else train(log) and save it."""
     if path.exists():
-        model.load_state_dict(gpt.load_checkpoint(path)["model"])
+        with data.reading(path, "a checkpoint of this stage"):
+            model.load_state_dict(gpt.load_checkpoint(path)["model"])
         print(f"{path} is there: loaded")
     else:
         train(RunLog(path.with_suffix(".jsonl")))

@@ -700,6 +700,10 @@ def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
     other = run("-c", take)
     assert other.stderr.strip().splitlines()[-1].startswith("data.UserError: another process")
     data.run_folder("c", {})  # that process has ended
+    (folder / "settings.json").write_text("[")
+    (folder / "x.pt").touch()
+    with pytest.raises(UserError, match="settings.json is not a run's settings"):
+        data.run_folder("a/b", {"steps": 4})
     for name in ("", ".", "..", "../x", "a/../../x", "/tmp/x", "a//b", "a b", "a/"):
         with pytest.raises(UserError, match="--name"):
             data.run_folder(name, {})
@@ -1061,8 +1065,12 @@ def test_checkpoints_are_checked_and_nothing_in_them_is_executed(tokenizer):
     Path("empty.pt").touch()
     Path("cut.pt").write_bytes(Path("good.pt").read_bytes()[:-3000])
     torch.save({"weights": 3}, "other.pt")
-    torch.save({**torch.load("good.pt"), "model": {"wte": torch.zeros(1)}}, "weights.pt")
-    for name in ("evil", "evil2", "empty", "cut", "other", "weights", "missing"):
+    good = torch.load("good.pt")
+    for name, part in {"weights": {"model": {"wte": torch.zeros(1)}}, "three": {"model": 3},
+                       "float": {"config": {**good["config"], "n_embd": 16.0}},
+                       "tokens": {"tokenizer": Tokenizer({**tokenizer.ranks, b"xyz": 999}).to_json()}}.items():
+        torch.save({**good, **part}, f"{name}.pt")
+    for name in ("evil", "evil2", "empty", "cut", "other", "weights", "three", "float", "tokens", "missing"):
         with pytest.raises(UserError, match=f"{name}.pt"):
             gpt.load_model(f"{name}.pt")
     assert not Path("executed").exists()
@@ -1197,8 +1205,16 @@ def test_pretrain_sample_and_export(capsys, fails):
     sample = "gpt.py sample --prompt some --tokens 30"
     for option in ("--seed 1", "--top-k 2", "--top-p 0.1", "--temperature 0.2"):
         assert printed(sample) != printed(f"{sample} {option}")
+    path = Path("runs/pretrain/pretrain.pt")
+    model, tokenizer = gpt.load_model(path)
     printed("gpt.py export")
     assert printed(sample) == printed(f"{sample} --model runs/export")
+    gpt.save_checkpoint(path, model, tokenizer)  # has no optimizers
+    assert "pretrain.pt is not a checkpoint of this run" in fails(f"{SMALL} --n-layer 2")
+    model.wte.weight.data *= math.nan
+    gpt.save_checkpoint(path, model, tokenizer)
+    for temperature in (0, 1):
+        assert "nan" in fails(f"{sample} --temperature {temperature}")
 
 
 WRONG = {

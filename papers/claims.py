@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import UserError, atomic_write, command_line, run_folder, write_json
+from data import UserError, atomic_write, command_line, reading, run_folder, write_json
 from gpt import aligned
 
 README = Path(__file__).with_name("README.md")
@@ -107,7 +107,8 @@ def claims():
     found, tables = [], []
     for path in sorted(Path("runs").glob("*/claims.json")):
         if not path.parent.name.endswith("-fast"):
-            found += [Claim(**record) for record in json.loads(path.read_text())]
+            with reading(path, "a list of claims"):
+                found += [Claim(**record) for record in json.loads(path.read_text())]
             tables.append(tables_of(path.parent))
     if not found:
         raise UserError("no run has claims yet: run one of the scripts, such as "

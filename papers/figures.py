@@ -58,8 +58,10 @@ class Options:
 def draw_ladder(options: Options = Options()):
     """The ladder, and score, KL and pretraining loss along PPO, as ladder.png."""
     folder = Path("runs") / options.name
-    rows = json.loads((folder / "table.json").read_text())
-    column = "win" if "win" in rows[0] else "score"
+    with reading(folder / "table.json", "the table of a finished run"):
+        rows = json.loads((folder / "table.json").read_text())
+        column = "win" if "win" in rows[0] else "score"
+        bars = {row["model"]: row[column] for row in rows}
     title = "win rate against SFT" if column == "win" else "score by the reward model"
     panels = [{"title": title, "bars": {None: {row["model"]: row[column] for row in rows}}}]
     for key, title in (("score", "score by the reward model"),

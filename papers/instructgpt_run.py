@@ -85,15 +85,13 @@ def options_of(name: str) -> tuple[rlhf.Options, GPTConfig]:
     path = Path("runs") / name / "settings.json"
     if not path.exists():
         return rlhf.Options(name=name), PRESETS["laptop"]
-    try:
+    with reading(path, "the settings of a run of `python rlhf.py`"):
         settings = json.loads(path.read_text())
         settings.pop("files", None)
         shape = {}
         for field in dataclasses.fields(GPTConfig):
             shape[field.name] = settings.pop(field.name)
         return rlhf.Options(name=name, **settings), GPTConfig(**shape)
-    except (ValueError, AttributeError, KeyError, TypeError):
-        raise UserError(f"{path} is not of a run of `python rlhf.py`, or damaged") from None
 
 
 def base_of(options) -> tuple[rlhf.Options, GPTConfig]:
@@ -129,8 +127,9 @@ def show_hacked(task, answered: dict[str, tuple[rlhf.Rollout, list]], count: int
 def load_reward_model(path: Path) -> RewardModel:
     """A reward model of a finished run."""
     content = load_checkpoint(path)
-    model = RewardModel(GPT(content["config"]))
-    model.load_state_dict(content["model"])
+    with reading(path, "a checkpoint of a reward model"):
+        model = RewardModel(GPT(content["config"]))
+        model.load_state_dict(content["model"])
     return model.to(pick_device()).eval()
 
 
