@@ -734,7 +734,8 @@ class RunLog:
         if self.file is None:
             rows = self.path.read_bytes().splitlines(True) if self.path.exists() else []
             with atomic_write(self.path) as file:
-                file.writelines(row for row in rows if json.loads(row)["step"] < step)
+                file.writelines(row for row in rows if row.endswith(b"}\n")  # whole
+                                and json.loads(row)["step"] < step)
             self.file = open(self.path, "a", buffering=1)
         row = {name: round(float(value), 5) for name, value in values.items()}
         self.file.write(json.dumps({"step": step, **row}) + "\n")

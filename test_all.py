@@ -975,6 +975,7 @@ def test_a_run_that_is_stopped_and_goes_on_equals_one_that_is_not(capsys):
     def stop(step, steps, **values):
         log(step, steps, **values)
         if step == 20:
+            log.file.write('{"step": 13, "lo')  # and the disk was full
             log.file.close()
             raise KeyboardInterrupt
 
