@@ -1391,6 +1391,16 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (try: {self.prog} --help)")
 
 
+def guard_terminal():
+    """What a model or a file says cannot steer the terminal, and no character stops a run."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a test's stream
+            stream.reconfigure(errors="replace")
+    control = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]")
+    for stream in (sys.stdout, sys.stderr):
+        stream.write = lambda text, write=stream.write: write(control.sub("\ufffd", text))
+
+
 def command_line(commands: dict[str, Callable], default: str,
                  argv: list[str] | None = None):
     """Run one command; without a name the `default` one.
@@ -1399,6 +1409,7 @@ def command_line(commands: dict[str, Callable], default: str,
     field of these is an option: `steps: int = option(100, "how long to train")` is --steps.
     Exit code 0 done, 2 an error that the user can fix (one line on stderr), 130 Ctrl-C.
     """
+    guard_terminal()
     argv = list(sys.argv[1:] if argv is None else argv)
     is_named = argv and not argv[0].startswith("-")
     name = argv.pop(0) if is_named else default
@@ -1416,7 +1427,9 @@ def command_line(commands: dict[str, Callable], default: str,
         commands[name](*[read_options(group, values) for group in groups])
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (UserError, OSError) as error:
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):  # not PyTorch's
+            raise
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -1220,7 +1220,9 @@ def test_pretrain_sample_and_export(capsys, fails):
 
 WRONG = {
     "gpt.py": [
-        ("--data missing.txt", "missing.txt"), ("--data blank.txt", "empty"),
+        ("--data missing.txt", "missing.txt"), ("--data blank.txt", "blank.txt holds no text"),
+        ("--data zeros.txt", "zeros.txt holds zero"), ("--data no.txt.gz", "no.txt.gz is damaged"),
+        ("--data text.txt --block-size 8 --n-embd 2000000000", "memory"),
         ("--data binary.bin", "not UTF-8"), ("--data short.txt", "--block-size"),
         ("--data bad.jsonl", "bad.jsonl:1"), ("--data plain.jsonl", "plain.jsonl:1"),
         ("--data cut.txt.gz", "cut.txt.gz is damaged"),
@@ -1282,6 +1284,20 @@ def test_wrong_input_is_one_clear_line_before_anything_is_trained(
     options, word = row
     assert word in fails(f"{program} {options}")
     assert not list(Path().glob("runs/*/*.pt"))
+
+
+def test_no_text_steers_the_terminal_and_no_character_stops_a_command(monkeypatch, capsys):
+    def say():
+        print(input(), "\x1b[31m red \x9b \r \ud800", "日本\t")
+        raise UserError("keys \x1b]0;title\x07")
+
+    Path("typed").write_bytes(b"caf\xe9")
+    monkeypatch.setattr(sys, "stdin", open("typed", encoding="utf-8"))
+    with pytest.raises(SystemExit):
+        data.command_line({"say": say}, "say", [])
+    output = capsys.readouterr()
+    assert output.out == "caf\ufffd \ufffd[31m red \ufffd \ufffd ? 日本\t\n"
+    assert output.err == "error: keys \ufffd]0;title\ufffd\n"
 
 
 def test_help_ctrl_c_and_a_reader_that_goes_have_their_exit_codes(capsys):
