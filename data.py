@@ -1339,7 +1339,7 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
     """runs/NAME, made if needed and locked against a second process.
 
     settings.json in it holds what the run was asked for, and size and date of each file
-    that a setting names (as FILE or FILE.py:FUNCTION). A folder with results of other
+    that a setting names (as FILE, FOLDER or FILE.py:FUNCTION). A folder with results of other
     settings is a UserError; `fresh` empties it first of the files that runs write.
     """
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):  # nothing outside of runs/
@@ -1359,11 +1359,16 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
 
     files = {}
     for value in map(str, settings.values()):
-        for file in (value, value.rpartition(":")[0]):
-            if os.path.isfile(file):
-                files[file] = os.path.getsize(file), os.path.getmtime(file)
+        for path in {value, value.rpartition(":")[0] or value}:
+            for file in (path, *map(str, Path(path).rglob("*"))):
+                if os.path.isfile(file):
+                    files[file] = os.path.getsize(file), os.path.getmtime(file)
     settings = json.loads(json.dumps({**settings, "files": files}))  # tuples become lists
     if fresh:
+        for file in files:
+            if Path(file).resolve().parent == folder.resolve():
+                raise UserError(f"{file} is in the folder that --fresh empties: move it, or "
+                                "choose another --name")
         for path in folder.iterdir():
             if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png"):
                 path.unlink()

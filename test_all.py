@@ -709,6 +709,19 @@ def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
             data.run_folder(name, {})
 
 
+def test_a_run_notices_changes_in_a_folder_and_does_not_empty_one_that_it_reads():
+    Path("texts").mkdir()
+    folder = data.run_folder("a", {"data": "texts"})
+    (folder / "x.pt").touch()
+    Path("texts/one.txt").write_text("new")
+    with pytest.raises(UserError, match=r"other settings \(files\)"):
+        data.run_folder("a", {"data": "texts"})
+    for setting in ("runs/a/x.pt", "runs/a", "runs/a/x.pt:f"):
+        with pytest.raises(UserError, match="in the folder that --fresh empties"):
+            data.run_folder("a", {"init": setting}, fresh=True)
+    assert (folder / "x.pt").exists()
+
+
 def test_files_appear_whole_or_not_at_all():
     Path("f").write_text("old")
     with pytest.raises(ZeroDivisionError), data.atomic_write("f") as file:
