@@ -1100,7 +1100,7 @@ def open_text(path: Path) -> Iterator[typing.TextIO]:
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             yield file
-    except (UnicodeDecodeError, EOFError, zlib.error) as error:
+    except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is damaged or not UTF-8 text: {error}") from None
 
 
@@ -1110,7 +1110,7 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
     with open_text(path) as file:
         try:
             try:
-                first = json.loads(file.readline())
+                first = json.loads(next(filter(str.strip, file), ""))
             except ValueError:  # not JSON lines: one JSON text over many lines
                 file.seek(0)
                 first = json.load(file)
@@ -1123,21 +1123,24 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
                 if not isinstance(record, dict):
                     raise UserError(f"{place}: expected an object, not {record!r:.40}")
                 yield place, record
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}:{number + 1}: not valid JSON ({error})") from None
 
 
 def load_text(source: str | Path) -> Iterator[str]:
     """Documents of a file or of all files in a folder. JSON and JSON lines hold them
     under "text"; in any other file <|endoftext|> separates them."""
-    path = Path(source)
+    path, is_empty = Path(source), True
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_dir():
             continue
         is_json = ".json" in file.name  # .json, .jsonl, .jsonl.gz
         for document in texts_of_records(file) if is_json else texts_between_marks(file):
             if document.strip():
+                is_empty = False
                 yield document
+    if is_empty:
+        raise UserError(f"{source} holds no text")
 
 
 def texts_of_records(path: Path) -> Iterator[str]:
@@ -1154,6 +1157,8 @@ def texts_between_marks(path: Path) -> Iterator[str]:
     rest = ""
     with open_text(path) as file:
         while block := file.read(piece):
+            if "\0" in block:
+                raise UserError(f"{path} holds zero bytes: it is not UTF-8 text")
             *documents, rest = (rest + block).split("<|endoftext|>")
             yield from documents
             if len(rest) > piece:
@@ -1274,8 +1279,8 @@ def to_dialogue(system: object, question: object, answer: object) -> list[dict]:
 def to_turns(value: object, role: str) -> list[dict]:
     """Text of this role, an HH dialogue or a list of turns, as messages."""
     if isinstance(value, str) and re.match(r"\s*Human:", value):
-        value = value.rstrip().removesuffix("\n\nAssistant:")  # of a prompt
-        parts = re.split(r"(?:^|\n\n)\s*(Human|Assistant):", value)
+        value = value.strip().removesuffix("\n\nAssistant:")  # of a prompt
+        parts = re.split(r"(?:^|\n\n)\s{,9}(Human|Assistant):", value)
         pairs = zip(parts[1::2], parts[2::2])
         value = [{"role": who, "content": text} for who, text in pairs]
     elif isinstance(value, str):

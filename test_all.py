@@ -633,6 +633,7 @@ NOT_READABLE = {  # what the error says: files
     ":1: not valid": ["", '{"a": 1', "[" * 100_000],
     ":1: expected": ["[1, 2]"],
     ":1: no question": ['{"prompt": "x"}', '{"output": "x", "query": "y"}'],
+    ":1: not valid JSON .Exceeds": ['{"prompt": ' + "1" * 5000 + "}"],
     ":2: not valid": [json.dumps(PAIR) + '\n{"b']}
 TWO = {"prompt": "hi", "responses": ["a", "b"]}
 NOT_USABLE = {  # the reason that is counted: records of a known shape
@@ -673,7 +674,8 @@ def test_files_that_cannot_be_read_are_named_with_the_line(says, content):
 def test_records_that_cannot_be_used_are_counted_by_reason(says, record, capsys):
     with pytest.raises(UserError, match=says):
         data.load_comparisons(own(record))
-    assert len(data.load_comparisons(own(record, PAIR, record))) == 1
+    Path("gap.jsonl").write_text("\n" + Path(own(record, PAIR, record)).read_text())
+    assert len(data.load_comparisons("gap.jsonl")) == 1
     assert re.search(rf"1 records read, skipped: {{.*{says}.*: 2}}", capsys.readouterr().out)
 
 
@@ -1274,6 +1276,7 @@ WRONG = {
 def bad_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
     for name, content in {
+            "no.txt.gz": "some text ", "zeros.txt": "t\0e\0x\0t\0" * 90,
             "text.txt": "some text " * 90, "short.txt": "too short", "blank.txt": "  \n ",
             "bad.jsonl": "{", "plain.jsonl": '{"txt": "x"}',
             "one.jsonl": json.dumps({"prompt": "hi", "chosen": "a", "rejected": "b"}),
