@@ -254,6 +254,8 @@ def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None
                       top_p: float | None = None, generator=None):
     """(B, V) logits -> (B,) ids. top_k leaves only the k most likely tokens, top_p the
     smallest set of most likely ones whose probabilities reach it."""
+    if logits.isnan().any():
+        raise UserError("the model computes nan: its training has diverged")
     if temperature < 0.01:  # as good as 0: the most likely token
         return logits.argmax(dim=-1)
     logits = logits / temperature
