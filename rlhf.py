@@ -1042,7 +1042,7 @@ The model of the embedded town knows its people, such as Mia, Ben, Anna and Walt
 def chat(options: ChatOptions = ChatOptions()):
     """Talk to the model; /help says how."""
     model, tokenizer = gpt.load_model(options.model)
-    if not gpt.knows_chat(options.model):
+    if not gpt.knows_chat(options.model) or tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(f"{options.model} has never seen a conversation: it cannot chat")
     check_room(options.max_response, model.config.block_size)
     speak = chat_speaker(model, tokenizer, options.max_response, options.temperature)
