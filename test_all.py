@@ -2426,16 +2426,30 @@ def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(papers,
     assert len({str(others) for _, (_, others) in asked[1::2]}) == 5
 
 
-def test_a_person_can_label_and_the_reward_model_reads_it(papers, tokenizer):
+@pytest.mark.parametrize("line, path", [
+    ("figures.py ladder --name a", "runs/a/table.json"), ("claims.py", "runs/a/claims.json"),
+    ("inside.py --base a", "runs/a/settings.json")])
+def test_a_damaged_result_is_named(papers, fails, line, path):
+    papers("inside")
+    Path("runs/a").mkdir(parents=True)
+    Path(path).write_text('[{"a": 1}]')
+    assert f"{path} is not" in fails(f"papers/{line}")
+
+
+def test_a_person_can_label_and_the_reward_model_reads_it(papers, tokenizer, fails):
     parse = papers("label").parse_ranking
     assert parse("3 1=4 2", 4) == [1, 2, 0, 1] and parse("2 = 1", 2) == [0, 0]
     assert not any(parse(line, 2) for line in ("1", "1 1", "1 2 3", "a b", ""))
     gpt.save_checkpoint("sft.pt", small_gpt(tokenizer.vocab_size, 64), tokenizer, chat=True)
     Path("prompts.txt").write_text("Tell me a story.\n\nWhat now?\n")
+    label = "papers/label.py --model sft.pt --prompts prompts.txt --max-response 8"
+    Path("comparisons.jsonl").write_text(json.dumps([PAIR]))
+    assert "JSON list" in fails(label)
+    Path("comparisons.jsonl").write_text(json.dumps(PAIR))  # without an end of the line
     done = run("-m", "papers.label", "--model", "sft.pt", "--prompts", "prompts.txt", "--answers", 3,
                "--max-response", 8, stdin="nonsense\n3 1=2\n\n")
     assert done.returncode == 0 and "name every answer" in done.stdout and not done.stderr
-    [comparison] = data.load_comparisons("comparisons.jsonl")
+    [_, comparison] = data.load_comparisons("comparisons.jsonl")
     assert comparison.ranks == [1, 1, 0] and comparison.messages == [user("Tell me a story.")]
 
 

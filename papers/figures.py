@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import atomic_write, command_line, option
+from data import atomic_write, command_line, option, reading
 
 
 def plot(path: Path, panels: list[dict]):
@@ -63,7 +63,7 @@ def draw_ladder(options: Options = Options()):
         column = "win" if "win" in rows[0] else "score"
         bars = {row["model"]: row[column] for row in rows}
     title = "win rate against SFT" if column == "win" else "score by the reward model"
-    panels = [{"title": title, "bars": {None: {row["model"]: row[column] for row in rows}}}]
+    panels = [{"title": title, "bars": {None: bars}}]
     for key, title in (("score", "score by the reward model"),
                        ("kl", "KL to SFT, nats per answer"),
                        ("pretrain_loss", "held-out pretraining loss")):

@@ -122,8 +122,7 @@ def read_own(options: CleanOptions):
     def read() -> Iterator[str]:
         return load_text(options.data)
 
-    if next(read(), None) is None:
-        raise UserError(f"{options.data}: no documents")
+    next(read())  # UserError if there is no document
     good = list(itertools.islice(load_text(options.good), 2000))
     if len(good) < 100:
         raise UserError(

@@ -12,7 +12,7 @@ import numpy as np
 
 import data
 import rlhf
-from data import Batches, Tokenizer, UserError
+from data import Batches, Tokenizer, UserError, reading
 from gpt import GPT, PRESETS, GPTConfig, load_checkpoint, load_model, pick_device
 from rlhf import RewardModel, WorldTask
 

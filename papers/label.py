@@ -86,8 +86,8 @@ def read_prompts(path: str) -> list[list[dict]]:
 
 def append_comparison(path: str, messages: list[dict], responses: list, ranks: list):
     record = {"prompt": messages, "responses": responses, "ranks": ranks}
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    with open(path, "a", encoding="utf-8") as file:  # the last line may lack its end
+        file.write("\n" + json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def label(options: Options = Options()):
@@ -111,6 +111,9 @@ def label(options: Options = Options()):
     labeled = []
     if Path(options.output).exists():
         labeled = [comparison.messages for comparison in load_comparisons(options.output)]
+        if Path(options.output).read_bytes().lstrip()[:1] == b"[":
+            raise UserError(f"{options.output} is a JSON list, to which no line can be added: "
+                            "choose another --output")
 
     print("best first, = between equals: 3 1=4 2   Enter skips, q leaves", end="")
     for number, messages in enumerate(conversations):
