@@ -901,15 +901,15 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
              "BF16": torch.bfloat16}
     content = bytearray((folder / "model.safetensors").read_bytes())
     start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])
+    header, numbers = json.loads(content[8:start]), memoryview(content)[start:]
     state = {}
     for name, entry in header.items():
         name = name.removeprefix("transformer.")
         if name.endswith(("__metadata__", "lm_head.weight", ".attn.bias", "masked_bias")):
             continue  # the tied output layer, and constants
         begin, end = entry["data_offsets"]
-        numbers = memoryview(content)[start + begin:start + end]
-        tensor = torch.frombuffer(numbers, dtype=types[entry["dtype"]]).view(entry["shape"])
+        tensor = torch.frombuffer(numbers[begin:end], dtype=types[entry["dtype"]])
+        tensor = tensor.view(entry["shape"])
         state[name] = tensor.t() if name.endswith(TRANSPOSED) else tensor
     return state
 
