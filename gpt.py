@@ -1113,6 +1113,10 @@ class ExportOptions:
 def export(options: ExportOptions = ExportOptions()):
     """Write a trained model as a folder that transformers opens."""
     model, tokenizer = load_model(options.model)
+    files = {path.name for path in Path(options.folder).glob("*")}
+    if files - {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+                "tokenizer_config.json"}:
+        raise UserError(f"{options.folder} has other files: export to a --folder of its own")
     export_pretrained(model, tokenizer, options.folder, knows_chat(options.model))
     print(f"{options.folder}: AutoModelForCausalLM.from_pretrained opens it")
 

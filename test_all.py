@@ -1253,7 +1253,8 @@ WRONG = {
     "gpt.py sample": [
         ("", "no checkpoint"), ("--model text.txt", "not a checkpoint"),
         ("--tokens 0", "--tokens")],
-    "gpt.py export": [("--model blank.txt", "not a checkpoint")],
+    "gpt.py export": [("--model blank.txt", "not a checkpoint"),
+                      ("--model base.pt --folder .", "other files")],
     "rlhf.py": [
         ("--pretrain-steps 0", "--pretrain-steps"), ("--sft-epochs 0", "--sft-epochs"),
         ("--iterations 0", "--iterations"), ("--test-prompts 15", "--test-prompts"),
