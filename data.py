@@ -1265,8 +1265,8 @@ def to_dialogue(system: object, question: object, answer: object) -> list[dict]:
     turns = to_turns(answer, "assistant")
     if not any(turn["role"] == "user" for turn in turns):
         turns = to_turns(question, "user") + turns
-    if isinstance(system, str) and system.strip():
-        turns = to_turns(system, "system") + turns
+    if not isinstance(system, str) or system.strip():
+        turns = to_turns(system or [], "system") + turns
     if [turn["role"] for turn in turns[-2:]] != ["user", "assistant"]:
         raise Skip("no answer after a question")
     if not all(turn["content"] for turn in turns):

@@ -650,7 +650,8 @@ NOT_USABLE = {  # the reason that is counted: records of a known shape
     "context that is not text": [{**PAIR, "context": ["c"]}],
     "known role": [
         {**PAIR, "prompt": 3}, {**PAIR, "chosen": None}, {**PAIR, "chosen": [{"role": "king"}]},
-        {**PAIR, "chosen": [{"role": ["user"]}]}],
+        {**PAIR, "chosen": [{"role": ["user"]}]}, {**PAIR, "system": 3},
+        {**PAIR, "system": ["be kind"]}],
     "fewer than 2": [{"prompt": "x", "output": "y"}],
     "bad answer": [{"prompt": "x", "output": "y", "label": 0}],
     "no finite rank or score": [
