@@ -1365,7 +1365,7 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
     files = {}
     for value in map(str, settings.values()):
         for path in {value, value.rpartition(":")[0] or value}:
-            for file in (path, *map(str, Path(path).rglob("*"))):
+            for file in map(str, Path(path).rglob("*") if os.path.isdir(path) else [path]):
                 if os.path.isfile(file):
                     files[file] = os.path.getsize(file), os.path.getmtime(file)
     settings = json.loads(json.dumps({**settings, "files": files}))  # tuples become lists

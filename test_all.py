@@ -714,6 +714,7 @@ def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
 
 def test_a_run_notices_changes_in_a_folder_and_does_not_empty_one_that_it_reads():
     Path("texts").mkdir()
+    data.run_folder("long", {"base": {"name": "a" * 300}})  # no file can have such a name
     folder = data.run_folder("a", {"data": "texts"})
     (folder / "x.pt").touch()
     Path("texts/one.txt").write_text("new")
