@@ -1401,14 +1401,18 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (try: {self.prog} --help)")
 
 
+def printable(text: str) -> str:
+    """The text without control characters, which could steer the terminal."""
+    return re.sub(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]", "\ufffd", text)
+
+
 def guard_terminal():
-    """What a model or a file says cannot steer the terminal, and no character stops a run."""
+    """What a model or a file says is printed as text, and no character stops a run."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a test's stream
             stream.reconfigure(errors="replace")
-    control = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]")
-    for stream in (sys.stdout, sys.stderr):
-        stream.write = lambda text, write=stream.write: write(control.sub("\ufffd", text))
+    write = sys.stdout.write
+    sys.stdout.write = lambda text: write(printable(text))
 
 
 def command_line(commands: dict[str, Callable], default: str,
@@ -1440,7 +1444,7 @@ def command_line(commands: dict[str, Callable], default: str,
     except (UserError, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):  # not PyTorch's
             raise
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print("error: " + printable(" ".join(str(error).split())), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from what is saved", file=sys.stderr)

@@ -672,6 +672,8 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
         is_due = step % config.eval_every == 0 or step == config.steps
         if is_due:
             result = evaluate(model, tokenizer, val_stream)
+            if not math.isfinite(result["loss"]):  # the last checkpoint stays
+                raise UserError(f"step {step}: the loss is no longer finite: lower the learning rate")
             values["val_loss"] = result["loss"]
             values["bits/byte"] = result["bits_per_byte"]
         log(step, config.steps, **values)

@@ -920,6 +920,9 @@ def instructgpt(options: Options = Options(),
         held_out = task.compared(speak, options.test_prompts // 3, "test", HELD_OUT)
         accuracy = pair_accuracy(reward_model, tokenizer, held_out)
         print(f"accuracy on held-out pairs {accuracy:.3f}")
+        if accuracy < 0.52:
+            print("warning: chance is .5, so PPO will follow noise: more comparisons would help, or "
+                  "clearer ones")
 
     for number, name, stage, ptx_coef in ((4, "PPO", "ppo", 0.0),
                                           (5, "PPO-ptx", "ppo_ptx", options.ptx_coef)):

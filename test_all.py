@@ -1219,6 +1219,9 @@ def test_pretrain_sample_and_export(capsys, fails):
         "runs/pretrain/table.json").read_text()
     assert "(n_layer): add --fresh" in fails(f"{SMALL} --n-layer 2")
     assert "lower the learning rate" in fails(f"{SMALL} --weight-decay 1e9 --name nan")
+    # the only step takes the weights away, and no gradient shows it any more
+    assert "step 1: the loss is" in fails(f"{SMALL} --steps 1 --lr 1e9 --muon-lr 1e9 --name lost")
+    assert not list(Path("runs/lost").glob("*.pt"))
     assert "stands" not in printed(f"{SMALL} --n-layer 2 --fresh")
     assert gpt.load_model("runs/pretrain/pretrain.pt")[0].config.n_layer == 2
     sample = "gpt.py sample --prompt some --tokens 30"
@@ -1987,6 +1990,8 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
     assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"]
     numbers = [value for row in rows.values() for value in row.values() if value not in rows]
     assert all(map(math.isfinite, numbers)) and rows["SFT"]["kl"] == 0
+    [accuracy] = re.findall(r"held-out pairs (0\.\d+)", text := capsys.readouterr().out)
+    assert ("chance is .5" in text) == (float(accuracy) < .52)
     assert shots == [[], task.shots]
     def log_of(stage):
         return [json.loads(line) for line in open(folder / f"{stage}.jsonl")]
