@@ -528,12 +528,12 @@ def value_loss(values, old_values, returns, mask, cliprange: float = 0.2):
 
 def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], list],
               config: PPOConfig, log, ptx: Batches | None = None,
-              pretrain_loss: Callable[[], float] | None = None):
+              pretrain_loss: Callable[[GPT], float] | None = None):
     """PPO, or with `ptx` PPO-ptx, in place. The policy ends as the exponential moving
     average of its weights.
 
     next_prompts(n) gives n conversations to answer; ptx gives the pretraining
-    windows. log is called once per iteration, every tenth time with what pretrain_loss()
+    windows. log is called once per iteration, every tenth time with what pretrain_loss(policy)
     measures; the README says what its numbers mean.
     """
     reference = copy.deepcopy(policy)
@@ -568,7 +568,7 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
                 mean.data.lerp_(weight.data, 1 - config.ema_decay)
         means = {name: float(np.mean([info[name] for info in infos])) for name in infos[0]}
         if pretrain_loss and (iteration % 10 == 0 or iteration == config.iterations):
-            means["pretrain_loss"] = pretrain_loss()
+            means["pretrain_loss"] = pretrain_loss(policy)
         log(iteration, config.iterations, score=rollout.scores.mean().item(),
             kl=rollout.kl.mean().item(), reward=rollout.rewards.sum(dim=1).mean().item(),
             length=rollout.mask.sum(dim=1).mean().item(),
@@ -877,14 +877,20 @@ def instructgpt(options: Options = Options(),
     settings = {**dataclasses.asdict(options), **dataclasses.asdict(shape)}
     for key in ("name", "fresh", "test_prompts"):  # these change nothing that is trained
         settings.pop(key)
-    name = options.name or ("instructgpt" if is_default else "own")
-    folder = data.run_folder(name, settings, options.fresh)
+    run_name = options.name or ("instructgpt" if is_default else "own")
+    folder = data.run_folder(run_name, settings, options.fresh)
     task = FileTask(options) if is_own else WorldTask(options.seed, options.test_prompts)
 
     print("\n== 1. Pretraining: predict the next token")
     base, tokenizer, train_stream, val_stream = starting_model(options, shape, task, folder)
     block_size = base.config.block_size
-    pretraining = lambda size: Batches(train_stream, size, block_size, options.seed)
+
+    def pretraining(size):
+        return Batches(train_stream, size, block_size, options.seed)
+
+    def pretrain_loss(model):
+        return evaluate(model, tokenizer, val_stream, 8192)["loss"]
+
     if is_own:
         task.leave_out_long(tokenizer, block_size, options.max_response)
 
@@ -893,9 +899,12 @@ def instructgpt(options: Options = Options(),
     if not (options.init and gpt.knows_chat(options.init)):
         warm_start(sft, tokenizer)
     sft_config = SFTConfig(epochs=options.sft_epochs, seed=options.seed)
-    ptx = pretraining(sft_config.ptx_sequences)
-    trained(folder / "sft.pt", sft, tokenizer, lambda log: train_sft(
-        sft, tokenizer, task.demonstrations, sft_config, ptx, log))
+
+    def train(log):
+        ptx = pretraining(sft_config.ptx_sequences)
+        train_sft(sft, tokenizer, task.demonstrations, sft_config, ptx, log)
+
+    trained(folder / "sft.pt", sft, tokenizer, train)
     speak = chat_speaker(sft, tokenizer, options.max_response)
     if options.demonstrations and not options.comparisons and not function:
         print(f"\nno comparisons and no --reward: this is as far as demonstrations go\n"
@@ -912,11 +921,13 @@ def instructgpt(options: Options = Options(),
         print("\n== 3. Labelers rank answers by the SFT model; a reward model learns their ranks")
         torch.manual_seed(options.seed)
         reward_model = RewardModel(sft)
-        reward_config = RewardConfig(seed=options.seed)
-        trained(folder / "reward.pt", reward_model, tokenizer, lambda log: train_reward_model(
-            reward_model, tokenizer,
-            task.compared(speak, options.comparison_prompts, "train", RANKED),
-            task.demonstrations, reward_config, log))
+
+        def train(log):
+            comparisons = task.compared(speak, options.comparison_prompts, "train", RANKED)
+            train_reward_model(reward_model, tokenizer, comparisons, task.demonstrations,
+                               RewardConfig(seed=options.seed), log)
+
+        trained(folder / "reward.pt", reward_model, tokenizer, train)
         held_out = task.compared(speak, options.test_prompts // 3, "test", HELD_OUT)
         accuracy = pair_accuracy(reward_model, tokenizer, held_out)
         print(f"accuracy on held-out pairs {accuracy:.3f}")
@@ -928,11 +939,14 @@ def instructgpt(options: Options = Options(),
                                           (5, "PPO-ptx", "ppo_ptx", options.ptx_coef)):
         print(f"\n== {number}. {name}")
         policy = copy.deepcopy(sft)
-        config = dataclasses.replace(ppo, ptx_coef=ptx_coef)
-        ptx = pretraining(config.ptx_sequences) if ptx_coef else None
-        chats[name] = trained(folder / f"{stage}.pt", policy, tokenizer, lambda log: train_ppo(
-            policy, reward_model, tokenizer, task.prompt_source(), config, log, ptx,
-            lambda: evaluate(policy, tokenizer, val_stream, 8192)["loss"]))
+
+        def train(log):
+            config = dataclasses.replace(ppo, ptx_coef=ptx_coef)
+            ptx = pretraining(config.ptx_sequences) if ptx_coef else None
+            train_ppo(policy, reward_model, tokenizer, task.prompt_source(), config, log, ptx,
+                      pretrain_loss)
+
+        chats[name] = trained(folder / f"{stage}.pt", policy, tokenizer, train)
 
     print("\n== 6. The ladder: every model answers every held-out prompt once, at temperature 1")
     answers, rows = {}, []
