@@ -2140,7 +2140,7 @@ def papers():
 @pytest.mark.parametrize("line", [
     "exact --fast", "flash_attention --fast", "gpt1 --fast", "gpt2 --fast", "gpt3 --fast", "gpt3 sizes",
     "gpt3_data --fast", "gpt3_data clean --pages 600", "cot --fast", "flan --fast", "gpt4_scaling --fast",
-    "gpt4_alignment --fast", "instructgpt --fast", "overoptimization --fast"])
+    "gpt4_alignment --fast", "gpt4_pictures --fast", "instructgpt --fast", "overoptimization --fast"])
 def test_every_script_runs(papers, line, monkeypatch):
     name, *argv = line.split()
     papers(name)
@@ -2674,3 +2674,92 @@ def test_gpt4_confidence_is_that_of_each_choice_alone(papers, world, tokenizer):
             totals.append(sum(logprobs[t - 1, whole[t]] for t in range(len(before), len(whole))))
         assert row == pytest.approx(torch.stack(totals).softmax(0).tolist(), abs=1e-4)
     assert calibration.dialogue_confidence(run, questions).sum(axis=1) == pytest.approx(np.ones(3))
+
+
+def read_picture(tasks, cells):
+    """{place: (color, shape)}, read from the tokens of a picture."""
+    drawings = [(color, shape) for shape in tasks.SHAPES for color in tasks.COLORS]
+    assert cells[0] == 0 and len(cells) == 10
+    return {place: drawings[cell - 2] for place, cell in zip(tasks.PLACES, cells[1:]) if cell > 1}
+
+
+def answer_from_picture(things, question):
+    """The answer to a question, by other means than the script's."""
+    words = question.rstrip("?").split()
+    if question == "What is there?":
+        return ", ".join(f"{color} {shape} {place}" for place, (color, shape) in things.items())
+    [word] = [word for word in words if any(word in (place, *thing) for place, thing in things.items())] \
+        or [words[-1]]
+    named = [place for place, thing in things.items() if word in (place, *thing)]
+    if question.startswith("How many"):
+        return ["zero", "one", "two", "three", "four", "five"][len(named)]
+    [place] = named
+    color, shape = things[place]
+    return {"Which shape": shape, "Which color": color}.get(" ".join(words[:2]), place)
+
+
+def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out(papers):
+    tasks, seed = papers("gpt4_pictures_tasks"), 1
+    drawn, triples = set(), set()
+    rng = random.Random(0)
+
+    def values(thing, scene):
+        return ("shape", thing.shape), ("color", thing.color), ("place", thing.place), ("count", len(scene))
+
+    for _ in range(3000):
+        document = tasks.random_document(rng, seed)
+        things = read_picture(tasks, tasks.draw(document.scene))
+        questions = [question for question, _ in document.turns]
+        assert len(set(questions)) == len(questions)
+        assert tasks.CAPTION not in questions or len(questions) == 1    # no answer is in a caption
+        numbers = [question.startswith("How many") for question in questions]
+        assert not any(numbers) or all(numbers) and len(numbers) == 3
+        if not any(numbers) and tasks.CAPTION not in questions:         # each asks of another thing
+            places = set()
+            for question, _ in document.turns:
+                word = [w for w in question.rstrip("?").split()
+                        if any(w in (place, *thing) for place, thing in things.items())]
+                places |= {place for place, thing in things.items() if word[0] in (place, *thing)}
+            assert len(places) == len(questions) == len(document.scene)
+        for question, answer in document.turns:
+            assert answer == answer_from_picture(things, question), document
+        for thing in document.scene:
+            drawn.add((thing, len(document.scene)))
+            triples |= set(itertools.combinations(values(thing, document.scene), 3))
+    for kind in tasks.KINDS:
+        cases = tasks.cases_of(kind, 60, "test", seed)
+        assert len(set(cases)) == len(cases) == 60
+        for case in cases:
+            for thing in case.scene:
+                assert (thing, len(case.scene)) not in drawn
+                assert set(itertools.combinations(values(thing, case.scene), 3)) <= triples
+            [(question, answer)] = case.turns
+            assert answer == answer_from_picture(read_picture(tasks, tasks.draw(case.scene)), question)
+    held_out = [tasks.is_held_out(tasks.Thing(shape, color, place), count, seed)
+                for shape in tasks.SHAPES for color in tasks.COLORS for place in tasks.PLACES
+                for count in tasks.COUNTS]
+    assert .15 < np.mean(held_out) < .25
+    for kind, most in ((("color", "place"), 30), (("place", "shape"), 20), (("number", "color"), 25)):
+        counts = Counter(case.turns[0][1] for case in tasks.cases_of(kind, 60, "test", seed))
+        assert set(counts) == set(tasks.VALUES[kind[0]]) and max(counts.values()) < most
+
+
+def test_a_picture_is_ten_tokens_and_only_answers_have_loss(papers):
+    tasks = papers("gpt4_pictures_tasks")
+    tokenizer = tasks.learn_tokenizer(0)
+    document = tasks.random_document(random.Random(0), 0)
+    for question, answer in document.turns:            # every word is a token
+        assert len(tokenizer.encode(question)) == len(question.split()) + 1
+        assert len(tokenizer.encode(f" {answer}\n")) == len(answer.split()) + answer.count(",") + 1
+    asked = dataclasses.replace(document, turns=((document.turns[0][0], ""),))
+    x, y = tasks.batch_of(tokenizer, [document, asked], "cpu")
+    cells = tasks.draw(document.scene)
+    assert x[0, 0] == tokenizer.eot
+    assert x[0, 1:11].tolist() == [tokenizer.vocab_size + cell for cell in cells]
+    assert x.max() < tasks.vocabulary(tokenizer)
+    said = "".join(f" {answer}\n" for _, answer in document.turns)
+    assert tokenizer.decode(y[0][y[0] >= 0].tolist()) == said      # no picture, question or pad
+    assert (y[1] == -1).all()                                      # an answer still to be written
+    blind = dataclasses.replace(document, scene=None)
+    ids, _ = tasks.encode(tokenizer, blind)
+    assert max(ids) < tokenizer.vocab_size and len(ids) == len(tasks.encode(tokenizer, document)[0]) - 10

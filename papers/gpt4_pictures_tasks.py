@@ -1,0 +1,246 @@
+"""
+Small drawn scenes, the questions that they answer and their tokens, for papers/gpt4_pictures.py.
+
+A picture is a grid of 3 x 3 cells, each empty or with one of 16 drawings, a shape in a color:
+
+    .         red square  .
+    .         .           blue round
+    red flat  .           .
+
+A cell is a token; so a picture is ten of them, the first of which says that a picture begins. They
+have the ids after the tokenizer's. The report discloses no design; ours is after iGPT (Chen et al.
+2020), whose tokens are the colors of pixels.
+
+Held out: a thing's shape, color and place and the number of things in its scene are a combination
+of four values. About a fifth of these is drawn in the test only, whose scenes hold nothing else.
+Any three of the four values do occur together in training.
+"""
+import dataclasses
+import itertools
+import random
+from dataclasses import dataclass
+
+import gpt
+from data import Tokenizer, train_bpe
+from papers.tasks import distinct
+
+# ------------------------------------------------------------------------------
+# Scenes
+
+SHAPES = ("square", "round", "flat", "tall")
+COLORS = ("red", "green", "blue", "white")
+PLACES = ("northwest", "north", "northeast",
+          "west", "center", "east",
+          "southwest", "south", "southeast")
+COUNTS = (2, 3, 4, 5)  # things in a scene
+NUMBERS = ("zero", "one", "two", "three", "four", "five")
+# what answers can be in the test; five things are too seldom alike
+VALUES = {"shape": SHAPES, "color": COLORS, "place": PLACES, "number": NUMBERS[:5]}
+
+
+@dataclass(frozen=True)
+class Thing:
+    shape: str
+    color: str
+    place: str
+
+
+Scene = tuple[Thing, ...]  # in the order of PLACES
+
+
+def is_held_out(thing: Thing, count: int, seed: int) -> bool:
+    """Whether no training scene of `count` things has this thing."""
+    shape = SHAPES.index(thing.shape)
+    color = COLORS.index(thing.color)
+    place = PLACES.index(thing.place)
+    return (shape + 2 * color + 3 * place + 4 * count + seed) % 5 == 0
+
+
+def random_scene(rng: random.Random, split: str, seed: int) -> Scene:
+    """A scene for "train" or "test". Half of the scenes have two shapes only, half two colors, so
+    that things are often alike."""
+    count = rng.choice(COUNTS)
+    while True:
+        shapes = rng.sample(SHAPES, rng.choice((2, 4)))
+        colors = rng.sample(COLORS, rng.choice((2, 4)))
+        places = rng.sample(PLACES, count)
+        scene = []
+        for place in sorted(places, key=PLACES.index):
+            possible = []
+            for shape, color in itertools.product(shapes, colors):
+                thing = Thing(shape, color, place)
+                if is_held_out(thing, count, seed) == (split == "test"):
+                    possible.append(thing)
+            if possible:
+                scene.append(rng.choice(possible))
+        if len(scene) == count:
+            return tuple(scene)
+
+
+# ------------------------------------------------------------------------------
+# Questions
+
+# (what is asked, what names the thing or things) -> the wording
+QUESTIONS = {
+    ("shape", "place"): "Which shape is {value}?",
+    ("color", "place"): "Which color is {value}?",
+    ("shape", "color"): "Which shape is {value}?",
+    ("color", "shape"): "Which color is {value}?",
+    ("place", "color"): "Where is {value}?",
+    ("place", "shape"): "Where is {value}?",
+    ("number", "color"): "How many are {value}?",
+    ("number", "shape"): "How many are {value}?",
+}
+CAPTION = "What is there?"
+KINDS = (*QUESTIONS, "caption")
+GROUPS = {
+    "caption": ("caption",),
+    "by place": (("shape", "place"), ("color", "place")),
+    "by content": (("shape", "color"), ("color", "shape"), ("place", "color"), ("place", "shape")),
+    "number": (("number", "color"), ("number", "shape")),
+}
+Turn = tuple[str, str]  # a question and its answer
+
+
+def caption(scene: Scene) -> Turn:
+    things = [f"{thing.color} {thing.shape} {thing.place}" for thing in scene]
+    return CAPTION, ", ".join(things)
+
+
+def questions_about(scene: Scene, thing: Thing) -> dict[tuple[str, str], Turn]:
+    """The questions of each kind that name this thing and no other."""
+    turns = {}
+    for (asked, given), wording in QUESTIONS.items():
+        value = getattr(thing, given)
+        alike = [other for other in scene if getattr(other, given) == value]
+        if asked != "number" and len(alike) == 1:
+            turns[asked, given] = wording.format(value=value), getattr(thing, asked)
+    return turns
+
+
+def number_questions(scene: Scene, given: str) -> list[Turn]:
+    """How many things have each color, or each shape."""
+    turns = []
+    for value in VALUES[given]:
+        alike = [thing for thing in scene if getattr(thing, given) == value]
+        question = QUESTIONS["number", given].format(value=value)
+        turns.append((question, NUMBERS[len(alike)]))
+    return turns
+
+
+# ------------------------------------------------------------------------------
+# Training documents
+
+
+@dataclass(frozen=True)
+class Document:
+    """A picture, or none, and questions about it with their answers."""
+    scene: Scene | None
+    turns: tuple[Turn, ...]
+
+
+def random_document(rng: random.Random, seed: int) -> Document:
+    """A picture and a question about each of its things, or numbers, or a caption. These are never
+    mixed, so that no answer can be read in the text before it."""
+    scene = random_scene(rng, "train", seed)
+    [way] = rng.choices(("by place", "by content", "numbers", "caption"), (1, 4, 3, 1))
+    if way == "caption":
+        turns = [caption(scene)]
+    elif way == "numbers":
+        # not of all four values: the others bound the last number
+        turns = rng.sample(number_questions(scene, rng.choice(("color", "shape"))), 3)
+    else:
+        turns = []
+        for thing in rng.sample(scene, len(scene)):
+            possible = questions_about(scene, thing)
+            wanted = [turn for kind, turn in possible.items() if kind in GROUPS[way]]
+            # where its color and shape occur again, only its place names the thing
+            turns.append(rng.choice(wanted or list(possible.values())))
+    return Document(scene, tuple(turns))
+
+
+def learn_tokenizer(seed: int) -> Tokenizer:
+    """A tokenizer of the texts of training documents, in which every word is a token."""
+    rng = random.Random(f"tokenizer {seed}")
+    texts = []
+    for _ in range(2000):
+        for question, answer in random_document(rng, seed).turns:
+            texts.append(f"{question} {answer}\n")
+    return Tokenizer(train_bpe(texts, 1000))
+
+
+def vocabulary(tokenizer: Tokenizer) -> int:
+    """The number of tokens: those of texts, the beginning of a picture, an empty cell, drawings."""
+    return tokenizer.vocab_size + 2 + len(SHAPES) * len(COLORS)
+
+
+def draw(scene: Scene) -> list[int]:
+    """The tokens of a picture, counted from the first one after the tokenizer's."""
+    cells = [1] * len(PLACES)
+    for thing in scene:
+        drawing = SHAPES.index(thing.shape) * len(COLORS) + COLORS.index(thing.color)
+        cells[PLACES.index(thing.place)] = 2 + drawing
+    return [0, *cells]
+
+
+def encode(tokenizer: Tokenizer, document: Document) -> tuple[list[int], list[int]]:
+    """The ids of a document, and the same with -1 where there is no loss: outside answers. An
+    empty answer is still to be written."""
+    ids = [tokenizer.eot]
+    if document.scene is not None:
+        ids += [tokenizer.vocab_size + cell for cell in draw(document.scene)]
+    targets = [-1] * len(ids)
+    for question, answer in document.turns:
+        asked = tokenizer.encode(question)
+        said = tokenizer.encode(f" {answer}\n") if answer else []
+        ids += asked + said
+        targets += [-1] * len(asked) + said
+    return ids, targets
+
+
+def batch_of(tokenizer: Tokenizer, documents: list[Document], device):
+    """Documents -> x and y, both (B, T): y is the next token if that is an answer's, else -1."""
+    encoded = [encode(tokenizer, document) for document in documents]
+    x, _ = gpt.to_tensors([ids for ids, _ in encoded], tokenizer.pad, device)  # (B, T+1)
+    y, _ = gpt.to_tensors([targets for _, targets in encoded], -1, device)  # (B, T+1)
+    return x[:, :-1], y[:, 1:]
+
+
+# ------------------------------------------------------------------------------
+# Test cases
+
+
+def without_pictures(documents: list[Document]) -> list[Document]:
+    return [dataclasses.replace(document, scene=None) for document in documents]
+
+
+def with_another_picture(documents: list[Document]) -> list[Document]:
+    """Each document with the picture of the one before it: a control."""
+    others = documents[-1:] + documents[:-1]
+    return [dataclasses.replace(document, scene=other.scene)
+            for document, other in zip(documents, others)]
+
+
+def cases_of(kind: tuple[str, str] | str, count: int, split: str, seed: int) -> list[Document]:
+    """Up to `count` distinct cases of one of KINDS, each a picture and one question. All answers to
+    a kind of question are about equally frequent."""
+    rng = random.Random(f"{kind} {split} {seed}")
+
+    def make_case():
+        if kind == "caption":
+            scene = random_scene(rng, split, seed)
+            case = Document(scene, (caption(scene),))
+            return case, case
+        asked, given = kind
+        target = rng.choice(VALUES[asked])
+        while True:
+            scene = random_scene(rng, split, seed)
+            if asked == "number":
+                turns = number_questions(scene, given)
+            else:
+                turns = [questions_about(scene, thing).get(kind) for thing in scene]
+            turns = [turn for turn in turns if turn and turn[1] == target]
+            if turns:
+                case = Document(scene, (rng.choice(turns),))
+                return case, case
+    return distinct(make_case, count)
