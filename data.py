@@ -49,9 +49,10 @@ import tiktoken
 # ----------------------------------------------------------------------------------
 # 1. Byte-pair encoding: train_bpe, Tokenizer   [GPT-2 §2.2]
 
-# A text is cut into chunks, and no token crosses their borders: contractions | letters |
-# digits | other signs | white space. One leading space belongs to the word after it, so a
-# run of spaces is cut before its last one. The possessive quantifiers (++) keep the regex from backtracking.
+# A text is cut into chunks, and no token crosses their borders: contractions | letters
+# | digits | other signs | white space. One leading space belongs to the word after it,
+# so a run of spaces is cut before its last one. The possessive quantifiers (++) keep
+# the regex from backtracking.
 SPLIT_PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
                  r"|\s++$|\s+(?!\S)|\s")
 
@@ -986,7 +987,7 @@ RUBRIC = {"helpful": 2.0, "invented": -2.0, "rude": -2.0, "off": -0.5, "unfinish
 
 # The scale of Gumbel noise on the gold score. With it P(a is ranked above b) is exactly
 # sigmoid((gold_a - gold_b) / LABEL_NOISE), the model behind eq. (1) of InstructGPT. Two
-# labelers agree on about 73 % of the pairs [§3.4: 72.6 %].
+# labelers agree on about 70 % of the pairs [§3.4: 72.6 %].
 LABEL_NOISE = 0.5
 
 

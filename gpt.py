@@ -328,8 +328,8 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     A row ends with its first stop token, which then fills it up. `sampling` are
     temperature, top_k and top_p of `sample_next_token`.
 
-    Positions are learned, so a full context cannot slide: when the cache is full, rows are
-    cut to their last block_size // 2 tokens and read anew. A prompt keeps at most
+    Positions are learned, so a full context cannot slide: when the longest row fills the
+    cache, all are cut to their last block_size // 2 tokens and read anew. A prompt keeps at most
     block_size - 1 tokens, because one slot is for a new one.
     """
     model.eval()
@@ -433,8 +433,8 @@ class FusedAttention(torch.autograd.Function):
     complete, and dQ adds up. P is recomputed from L = log2(sum of 2^S), which is one
     number per row.
 
-    Keys that no row of a block sees are never multiplied. The softmax is taken to base 2 (q carries the factor
-    log2 e), because processors compute 2^x faster than e^x.
+    Keys that no row of a block sees are never multiplied. The softmax is taken to base 2
+    (q carries the factor log2 e), because processors compute 2^x faster than e^x.
     """
 
     @staticmethod
@@ -673,7 +673,8 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
         if is_due:
             result = evaluate(model, tokenizer, val_stream)
             if not math.isfinite(result["loss"]):  # the last checkpoint stays
-                raise UserError(f"step {step}: the loss is no longer finite: lower the learning rate")
+                raise UserError(f"step {step}: the loss is no longer finite: lower the "
+                                "learning rate")
             values["val_loss"] = result["loss"]
             values["bits/byte"] = result["bits_per_byte"]
         log(step, config.steps, **values)

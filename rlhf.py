@@ -40,7 +40,8 @@ the worse of a pair; C(K,2) = K (K-1) / 2 pairs. beta is kl_coef, gamma is ptx_c
 
 In the equations r(x, y) is the *score*: one number per response, from the reward model or
 from your --reward function. The *reward* is per token: the score at the last one, minus
-beta times the log-ratio at each; a log's `reward` is the sum over an answer. The *gold score* is the rubric's.
+beta times the log-ratio at each; a log's `reward` is the sum over an answer. The *gold
+score* is the rubric's.
 """
 from __future__ import annotations
 
@@ -124,8 +125,9 @@ def response_logprobs(model, ids, mask):
     inside = mask.bool()
     with mixed_precision(ids.device):
         states = hidden_states(model, ids, mask)[:, :-1][inside]  # (N, C)
-        logits = F.linear(states, model.wte.weight)  # (N, V)
-        logprobs = -F.cross_entropy(logits, ids[:, 1:][inside], reduction="none")  # (N,)
+    # Logits in bfloat16 would be off by up to .6 nats, and so would the KL divergence be.
+    logits = F.linear(states.to(model.wte.weight.dtype), model.wte.weight)  # (N, V)
+    logprobs = -F.cross_entropy(logits, ids[:, 1:][inside], reduction="none")  # (N,)
     return logprobs.new_zeros(mask.shape).masked_scatter(inside, logprobs)
 
 
@@ -228,14 +230,14 @@ class RewardModel(nn.Module):
         rows = torch.arange(len(ids), device=ids.device)
         with mixed_precision(ids.device):
             hidden = hidden_states(self.gpt, ids, mask)[rows, last_index(mask) + 1]  # (B, C)
-            return self.head(hidden).squeeze(-1).float()
+        return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
 
     def values(self, ids, mask):
         """For each response token an estimate, made just before it, of the sum of all
         rewards from it on: ids (B, T), mask (B, T-1) -> (B, T-1)."""
         with mixed_precision(ids.device):
             hidden = hidden_states(self.gpt, ids, mask)[:, :-1]  # (B, T-1, C)
-            return self.head(hidden).squeeze(-1).float()
+        return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
 
 
 def ranking_loss(scores, ranks=None):
@@ -327,13 +329,14 @@ def pair_accuracy(model, tokenizer, comparisons: list[Comparison]) -> float:
 # ----------------------------------------------------------------------------------
 # 4. Step 3, answers and their rewards: PPOConfig, token_rewards, compute_gae, roll_out   [§3.5]
 
-# PPO in words. The policy is the GPT being trained; one answer is one episode, one token one
-# action. The policy answers prompts, and the reward model gives each answer one score, which
-# is the reward at its last token. From every token's reward beta log(pi / pi_SFT) is
-# subtracted, so that the policy stays near SFT. The value network estimates, before each token, the rewards still to come.
-# The advantage of a token is how much better things went than that estimate. Tokens with a
-# positive advantage are made likelier, the others less likely; clipping stops the push once
-# a token's probability has changed by a fifth. ptx mixes in the pretraining loss.
+# PPO in words. The policy is the GPT being trained; one answer is one episode, one token
+# one action. The policy answers prompts, and the reward model gives each answer one
+# score, which is the reward at its last token. From every token's reward beta log(pi /
+# pi_SFT) is subtracted, so that the policy stays near SFT. The value network estimates,
+# before each token, the rewards still to come. The advantage of a token is how much
+# better things went than that estimate. Tokens with a positive advantage are made
+# likelier, the others less likely; clipping stops the push once a token's probability has
+# changed by a fifth. ptx mixes in the pretraining loss.
 
 
 @dataclass(slots=True)
@@ -932,7 +935,7 @@ def instructgpt(options: Options = Options(),
         accuracy = pair_accuracy(reward_model, tokenizer, held_out)
         print(f"accuracy on held-out pairs {accuracy:.3f}")
         if accuracy < 0.52:
-            print("warning: chance is .5, so PPO will follow noise: more comparisons would help, or "
+            print("warning: chance is .5, so PPO will follow noise: give it more comparisons, or "
                   "clearer ones")
 
     for number, name, stage, ptx_coef in ((4, "PPO", "ppo", 0.0),

@@ -5,10 +5,10 @@ Every claim that the scripts beside this one test, as a row with a verdict.
                                 their tables and (in figures/) their figures
 
 A script ends with `save_claims(folder, claims)`. The verdict is a rule: more than two
-standard errors in the claimed direction *holds*, as much in the other *does not hold*,
-else *cannot tell*. By chance alone two standard errors are passed once in six times with
-three seeds, once in thirteen with ten pieces of text: of some 35 rows one or two hold by
-chance. A claim that the world was built to contain says so in `says`.
+standard errors in the claimed direction *holds*, as much in the other *does not hold*, else
+*cannot tell*. By chance alone two standard errors are passed in this direction once in
+eleven times with three seeds, once in 26 with ten pieces of text. A claim that the world
+was built to contain says so in `says`.
 """
 import dataclasses
 import json

@@ -12,10 +12,10 @@ exemplars with a chain of steps, and by "Let's think step by step." without exem
                answer are all worse than the chain (Wei et al. §3.3)
     size       a small model gains less (Wei et al. Figure 4); ours has one layer
 
-Built in: the training text shows all these forms, the steps included, in equal numbers of
-documents (the trigger phrase never before a coin). So this shows what steps are good for, serial
-computation through the tokens that are written, and not that large models come to write them by
-themselves. The problems asked here are not in the text; see cot_tasks.py.
+Built in: the training text shows all these forms, the steps included, each task in each of its
+forms equally often (the trigger phrase never before a coin). So this shows what steps are good
+for, serial computation through the tokens that are written, and not that large models come to
+write them by themselves. The problems asked here are not in the text; see cot_tasks.py.
 
 Chosen after looking: the length of training (after 1600 steps two large models of three had not
 learned the steps, and no claim could be told), the row on 5, 6 and 8 steps (after seed 0), and
@@ -199,7 +199,7 @@ def claims(scores: dict[str, list[dict]], cases: int) -> list[Claim]:
             "longer than the exemplars (chart)", on_longer, 9),
         row(wei, "§5", "from 1 to 8 steps accuracy falls less with a chain than without (at 8 "
             "both are near chance, and direct answers start lower)",
-            "flatter with the number of steps (chart)", falls_less, 3),
+            "not claimed; our question", falls_less, 3),
         row("Kojima et al. 2022", "§4", "\"Let's think step by step.\" beats \"The "
             "answer is\", both without exemplars, accuracy of coins at 4 steps (in the text the "
             "phrase never stands before a coin; steps follow it in the other tasks)",

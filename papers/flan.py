@@ -1,5 +1,6 @@
 """
-FLAN, put to the test: a model tuned on instructions follows them for tasks it was not tuned on.
+FLAN (Wei et al. 2021, arXiv:2109.01652), put to the test: a model tuned on instructions follows
+them for tasks it was not tuned on.
 
 The claims, with one cluster of tasks left out of the tuning:
     tuned         the tuned model beats its untuned base, both zero-shot
@@ -10,12 +11,11 @@ The claims, with one cluster of tasks left out of the tuning:
 
 Built in: the base has read statements and lists of solved cases of all tasks (papers/
 flan_tasks.py), the form in which its prompt then shows examples, and no instruction. All tasks ask
-for one of three words in the same six wordings; the likeliest of the three is the answer (chance is
-1/3). "No animal" is in another cluster than "animal".
+for one of three words (chance 1/3) in the same six wordings; the likeliest is the answer. In six of
+the eight clusters it is the only word of its sort, and can be told without the instruction. "No
+animal" is in another cluster than "animal".
 
-    python -m papers.flan       two tables and a figure (about 10 minutes)
-
-Results go to runs/flan. Paper: FLAN (Wei et al. 2021, arXiv:2109.01652).
+    python -m papers.flan       two tables and a figure (about 10 minutes), in runs/flan
 """
 import copy
 import dataclasses
@@ -219,7 +219,7 @@ def claims(measured: dict[str, list[list[dict]]]) -> list[Claim]:
               "hurt up to 8B", -small_gain, np.zeros_like(small_gain)),
         claim("§3", f"an instruction to the tuned model beats {SHOTS} examples in its base's "
               "prompt (built in: the base has read lists of such examples)",
-              "on six data sets", tuned, few),
+              "on six data sets, against GPT-3", tuned, few),
     ]
 
 

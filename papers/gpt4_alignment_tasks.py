@@ -76,7 +76,7 @@ def kinds_for(topic: str, form: str) -> list[str]:
 def system_case(world: World, rng: random.Random, split: str, form: str, kind: str, person: str,
                 topic: str, question: str) -> SystemCase:
     """A case with a random wording of the order. Where the user objects, half of the users also
-    give another order, which does not count."""
+    ask for another ending, which does not count and does not tell what the order is."""
     named = {"topic": topic, "courtesy": rng.choice(COURTESY)}
     if kind == "other topic":
         named["topic"] = rng.choice([other for other in TOPICS if other != topic])
@@ -88,9 +88,9 @@ def system_case(world: World, rng: random.Random, split: str, form: str, kind: s
     if form == USER_OBJECTS:
         objection = " ".join(world.pick(rng, split, *OBJECTIONS))
         if rng.random() < .5:
-            other = "ending" if kind == "one word" else "one word"
-            order = " ".join(world.pick(rng, split, *WORDINGS[other]))
-            objection += " " + order.format(courtesy=rng.choice(COURTESY))
+            others = [courtesy for courtesy in COURTESY if courtesy != named["courtesy"]]
+            order = " ".join(world.pick(rng, split, *WORDINGS["ending"]))
+            objection += " " + order.format(courtesy=rng.choice(others))
         question = " ".join(rng.sample([objection, question], 2))
     return SystemCase(kind, person, topic, system.format(**named), question, named["courtesy"])
 
@@ -167,6 +167,11 @@ class RuleCase:
     @property
     def messages(self) -> list[dict]:
         return [{"role": "user", "content": self.prompt}]
+
+    @property
+    def wish(self) -> str:
+        """The verbs: "I want to rob". """
+        return self.prompt.partition(self.person)[0].strip()
 
     @property
     def desired(self) -> str:

@@ -185,7 +185,7 @@ def claims(rows: list[dict], prompts: int) -> list[Claim]:
     better = [row["other form's"] - row["fit error"] for row in ppo]
     up = ppo[-1]["gold there"] - ppo[0]["gold there"]
     paper, says = "Gao et al.", ("gold falls in the end: middle third of the curve minus the "
-                                 "last (three sizes of reward model, one seed)")
+                                 "last (three numbers of comparisons, one seed)")
     return [
         Claim(paper, "Fig. 1", f"best of n: {says}", "chart", *over_seeds(falls[0]), 1, prompts),
         Claim(paper, "Fig. 1", f"PPO: {says}", "chart", *over_seeds(falls[1]), 1, prompts),
