@@ -338,6 +338,19 @@ def test_people_type_in_lower_case_or_without_the_last_sign_and_change_nothing_e
         assert {data.typed(rng, text) for _ in range(500)} == expected
 
 
+def test_every_kind_of_document_has_its_content(world):
+    rng = random.Random(0)
+    lines = {write: [write(world, rng).strip().split("\n") for _ in range(40)] for write in data.WEB}
+    for write, documents in lines.items():
+        assert all(line for document in documents for line in document), write
+    assert {len(document) for document in lines[data.workbook]} == {2, 4}
+    for [text] in lines[data.sums]:
+        stated = re.findall(r"(\d) \+ (\d) is (\d+)\.", text)
+        assert len(stated) == 4 and all(int(a) + int(b) == int(c) for a, b, c in stated)
+    for document in lines[data.echo]:
+        assert len({line.partition(" says: ")[2] for line in document}) == 1 < len(document)
+
+
 def test_lists_are_joined_as_english_joins_them():
     texts = [data.join_list(["Ann", "Ben", "Eva", "Max"][:n]) for n in (1, 2, 3, 4)]
     assert texts == ["Ann", "Ann and Ben", "Ann, Ben and Eva", "Ann, Ben, Eva and Max"]
