@@ -858,8 +858,9 @@ class Instruction:
 
     say: sentences that it contains. terse: the one word that would do, worth half a point.
     person, topic, count: it states `count` true facts about `person`, on `topic` or, if
-    that is None, on any. items: (the values allowed in a list, how many). unknowable:
-    nothing in the world answers it, and a refusal is right.
+    that is None, on any; of a topic alone any other value is a lie. items: (the values
+    allowed in a list, how many). unknowable: nothing in the world answers it, and a refusal
+    is right.
     """
     use_case: str
     messages: list[dict]
@@ -940,8 +941,10 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
         if rng.random() < RULED:
             rule = random_rule(rng, topic)
             goal["say"] = obey(rule, "", topic, world.facts[person, topic]).strip()
-            if rule in (ONE_WORD, SILENT.format(topic=topic)):
-                goal = {"say": goal["say"]}  # in the place of the fact
+            if rule == ONE_WORD:  # in the place of the sentence; another value is a lie
+                goal = {"say": goal["say"], "topic": topic}
+            elif rule == SILENT.format(topic=topic):
+                goal = {"say": goal["say"]}
     if asked_before:
         answer = world.state(rng, person, asked_before)
         said = world.ask(rng, person, asked_before)
@@ -953,7 +956,9 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
     for user, assistant in earlier:
         messages.append({"role": "user", "content": user})
         messages.append({"role": "assistant", "content": assistant})
-    messages.append({"role": "user", "content": typed(rng, prompt)})
+    if use_case != "chat":  # `conversation` has typed it already
+        prompt = typed(rng, prompt)
+    messages.append({"role": "user", "content": prompt})
     return Instruction(use_case, messages, **goal)
 
 

@@ -250,10 +250,11 @@ class GPT(nn.Module):
 # 3. Sampling with a cache: sample_next_token, KVCache, generate
 
 
-def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None,
-                      top_p: float | None = None, generator=None):
-    """(B, V) logits -> (B,) ids. top_k leaves only the k most likely tokens, top_p the
-    smallest set of most likely ones whose probabilities reach it."""
+def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = None,
+                      top_p: float | None = None):
+    """(B, V) logits and (B,) random numbers, uniform in [0, 1) -> (B,) ids. top_k leaves only
+    the k most likely tokens, top_p the smallest set of most likely ones whose probabilities
+    reach it."""
     if logits.isnan().any():
         raise UserError("the model computes nan: its training has diverged")
     if temperature < 0.01:  # as good as 0: the most likely token
@@ -270,10 +271,9 @@ def sample_next_token(logits, temperature: float = 1.0, top_k: int | None = None
         smallest_kept = ordered.gather(1, kept - 1)  # (B, 1)
         logits = logits.masked_fill(logits < smallest_kept, -math.inf)
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, V)
-    # One random number per row finds its token; torch.multinomial draws one per token of
-    # the vocabulary, which takes longer. The factor keeps u below the sum after rounding.
-    u = torch.rand(len(logits), 1, generator=generator, device=logits.device)  # (B, 1)
-    u = u * cumulative[:, -1:] * (1 - torch.finfo(torch.float32).eps)
+    # The first token up to which the probabilities exceed u. The factor keeps u below their
+    # sum after rounding.
+    u = u[:, None] * cumulative[:, -1:] * (1 - torch.finfo(torch.float32).eps)  # (B, 1)
     return torch.searchsorted(cumulative, u, right=True).squeeze(1)
 
 
@@ -338,6 +338,8 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
         lengths = torch.full((len(idx),), idx.size(1))
     stops = torch.tensor(stop_tokens, dtype=torch.long, device=idx.device)
     new = idx.new_full((len(idx), max_new_tokens), -1)  # (B, R)
+    # One random number for each token, so that no row depends on how long the others are.
+    uniform = torch.rand(new.shape, generator=generator, device=idx.device)  # (B, R)
     rows = torch.arange(len(idx), device=idx.device)  # the rows that are still continued
     newest = idx.new_full((len(idx),), -1)  # their newest tokens; -1: there is none yet
     cache = None
@@ -355,7 +357,7 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
         else:
             x = model.hidden(newest[:, None], cache)[:, 0]  # (rows, C)
         logits = F.linear(x, model.wte.weight)  # (rows, V)
-        sampled = sample_next_token(logits, generator=generator, **sampling)  # (rows,)
+        sampled = sample_next_token(logits, uniform[rows, step], **sampling)  # (rows,)
         newest = torch.where(torch.isin(newest, stops), newest, sampled)
         new[rows, step:] = newest[:, None]  # up to the end, for rows that are dropped below
         has_ended = torch.isin(newest, stops)  # (rows,)

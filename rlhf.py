@@ -888,8 +888,9 @@ def instructgpt(options: Options = Options(),
     base, tokenizer, train_stream, val_stream = starting_model(options, shape, task, folder)
     block_size = base.config.block_size
 
-    def pretraining(size):
-        return Batches(train_stream, size, block_size, options.seed)
+    def pretraining(size, stage):
+        """Batches of pretraining text, of windows that each stage draws for itself."""
+        return Batches(train_stream, size, block_size, 1000 * stage + options.seed)
 
     def pretrain_loss(model):
         return evaluate(model, tokenizer, val_stream, 8192)["loss"]
@@ -904,7 +905,7 @@ def instructgpt(options: Options = Options(),
     sft_config = SFTConfig(epochs=options.sft_epochs, seed=options.seed)
 
     def train(log):
-        ptx = pretraining(sft_config.ptx_sequences)
+        ptx = pretraining(sft_config.ptx_sequences, stage=2)
         train_sft(sft, tokenizer, task.demonstrations, sft_config, ptx, log)
 
     trained(folder / "sft.pt", sft, tokenizer, train)
@@ -945,7 +946,7 @@ def instructgpt(options: Options = Options(),
 
         def train(log):
             config = dataclasses.replace(ppo, ptx_coef=ptx_coef)
-            ptx = pretraining(config.ptx_sequences) if ptx_coef else None
+            ptx = pretraining(config.ptx_sequences, stage=5) if ptx_coef else None
             train_ppo(policy, reward_model, tokenizer, task.prompt_source(), config, log, ptx,
                       pretrain_loss)
 

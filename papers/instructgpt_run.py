@@ -49,9 +49,9 @@ class Run:
         return train if split == "train" else val
 
     def pretraining(self, sequences: int) -> Batches:
-        """Batches of the pretraining text, `sequences` windows each."""
+        """Batches of the pretraining text, `sequences` windows each, as PPO-ptx draws them."""
         block_size = self.base.config.block_size
-        return Batches(self.stream("train"), sequences, block_size, self.options.seed)
+        return Batches(self.stream("train"), sequences, block_size, 5000 + self.options.seed)
 
     def score(self, model: GPT, reward_model=None, seed: int = 2):
         """One answer to each held-out prompt: (Rollout with scores and KL, texts, gold
