@@ -1310,6 +1310,10 @@ class UserError(Exception):
     """An error that the user can fix: `command_line` prints one line, exit code 2."""
 
 
+# torchrun starts several processes for one command; the first of them does all the writing.
+IS_MAIN = os.environ.get("RANK", "0") == "0"
+
+
 @contextlib.contextmanager
 def reading(path: str | Path, kind: str) -> Iterator[None]:
     """Whatever fails while a file of this kind is read is a UserError that names it."""
@@ -1324,6 +1328,10 @@ def reading(path: str | Path, kind: str) -> Iterator[None]:
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[typing.BinaryIO]:
     """A file that appears whole or not at all: written beside its place, then renamed."""
+    if not IS_MAIN:
+        with open(os.devnull, "wb") as file:
+            yield file
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -1355,6 +1363,8 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
     """
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):  # nothing outside of runs/
         raise UserError(f"--name takes letters, digits, '.', '-' and '_', not {name!r}")
+    if not IS_MAIN:
+        return Path("runs", name)
     folder = Path("runs", name).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     if folder not in _locks:
@@ -1417,6 +1427,8 @@ def guard_terminal():
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a test's stream
             stream.reconfigure(errors="replace")
+    if not IS_MAIN:
+        sys.stdout = open(os.devnull, "w")
     write = sys.stdout.write
     sys.stdout.write = lambda text: write(printable(text))
 

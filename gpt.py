@@ -9,6 +9,7 @@ gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class and two switches.
     python gpt.py pretrain --data my.txt         the same on a file or a folder
     python gpt.py sample --prompt "Mia lives"    text from it, or with --model gpt2 from OpenAI's
     python gpt.py export                         the model as a folder that transformers opens
+    torchrun --standalone --nproc-per-node 2 gpt.py pretrain     one model, two processes
 
 Papers: GPT-1 (Radford et al. 2018); GPT-2 (Radford et al. 2019); GPT-3 (arXiv:2005.14165);
 FlashAttention-2 (arXiv:2307.08691); Muon (Jordan et al. 2024).
@@ -16,18 +17,20 @@ FlashAttention-2 (arXiv:2307.08691); Muon (Jordan et al. 2024).
 Contents
     1. The family: GPTConfig, PRESETS
     2. The model: attention, CausalSelfAttention, MLP, Block, GPT
-    3. Sampling with a cache: sample_next_token, KVCache, generate
-    4. The fused kernel: fused_attention
-    5. Training: Muon, schedule, train, evaluate
-    6. Scoring text: completion_logprobs, choose
-    7. Checkpoints and published weights: load_model, load_pretrained, export_pretrained
-    8. Commands: pretrain, sample, export
+    3. Several processes: join_processes, my_share, all_reduce
+    4. Sampling with a cache: sample_next_token, KVCache, generate
+    5. The fused kernel: fused_attention
+    6. Training: Muon, schedule, train, evaluate
+    7. Scoring text: completion_logprobs, choose
+    8. Checkpoints and published weights: load_model, load_pretrained, export_pretrained
+    9. Commands: pretrain, sample, export
 
 Letters: B batch, T time (tokens), C = n_embd, nh heads, hs = C / nh head size, V vocabulary,
 P prompt length, R response length. idx are token ids.
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -43,10 +46,11 @@ import numpy as np
 # beside this one slows training four times. Read when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data import (WORLD_DOCUMENTS, Batches, Tokenizer, UserError, World, atomic_write,
+from data import (IS_MAIN, WORLD_DOCUMENTS, Batches, Tokenizer, UserError, World, atomic_write,
                   command_line, load_text, option, reading, run_folder, tokenize_text, web,
                   write_json)
 
@@ -247,7 +251,69 @@ class GPT(nn.Module):
 
 
 # ----------------------------------------------------------------------------------
-# 3. Sampling with a cache: sample_next_token, KVCache, generate
+# 3. Several processes: join_processes, my_share, all_reduce
+#
+# With torchrun the same program runs N times, each on a GPU or some cores of its own.
+# All processes hold the same model and draw the same batches; each computes only its share
+# of the rows. The gradients of the shares add up to the gradient of the batch, so that all
+# make the same step and N processes end like one. Without torchrun N is 1.
+
+
+def join_processes():
+    """Meet the processes that torchrun has started beside this one, if it has."""
+    if "WORLD_SIZE" not in os.environ:
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group()
+
+
+@contextlib.contextmanager
+def main_first():
+    """The first process runs what is inside; then the others, who find its files."""
+    if dist.is_initialized() and not IS_MAIN:
+        dist.barrier()
+    yield
+    if dist.is_initialized() and IS_MAIN:
+        dist.barrier()
+
+
+def my_share(batch):
+    """Every N-th row of a batch, which this process computes; all rows if they are too few
+    for N processes."""
+    if not dist.is_initialized() or len(batch) < dist.get_world_size():
+        return batch
+    return batch[dist.get_rank()::dist.get_world_size()]
+
+
+def all_reduce(x, op=dist.ReduceOp.SUM):
+    """The sum (or maximum) of a tensor over all processes, in place."""
+    if dist.is_initialized():
+        try:
+            dist.all_reduce(x, op)
+        except RuntimeError:
+            raise UserError("another process of this job has died; the same command goes on "
+                            "from what is saved") from None
+    return x
+
+
+def weighted(loss, count):
+    """The mean loss of a share of `count` tokens (or rows), times its part in the batch:
+    summed over all processes it is the mean loss of the batch."""
+    count = torch.as_tensor(count, dtype=loss.dtype, device=loss.device)
+    return loss * (count / all_reduce(count.clone()))
+
+
+def from_all(own, rows, count: int):
+    """`own` (n, ...), which this process has computed for its `rows` -> (count, ...), all
+    rows, in every process."""
+    whole = own.new_full((count, *own.shape[1:]), -math.inf)
+    whole[rows] = own
+    return all_reduce(whole, dist.ReduceOp.MAX)
+
+
+# ----------------------------------------------------------------------------------
+# 4. Sampling with a cache: sample_next_token, KVCache, generate
 
 
 def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = None,
@@ -340,8 +406,9 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     new = idx.new_full((len(idx), max_new_tokens), -1)  # (B, R)
     # One random number for each token, so that no row depends on how long the others are.
     uniform = torch.rand(new.shape, generator=generator, device=idx.device)  # (B, R)
-    rows = torch.arange(len(idx), device=idx.device)  # the rows that are still continued
-    newest = idx.new_full((len(idx),), -1)  # their newest tokens; -1: there is none yet
+    # the rows that this process continues; those that have ended are dropped
+    rows = my_share(torch.arange(len(idx), device=idx.device))
+    newest = idx.new_full((len(rows),), -1)  # their newest tokens; -1: there is none yet
     cache = None
     for step in range(max_new_tokens):
         if cache is None or cache.used == limit:
@@ -362,11 +429,13 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
         new[rows, step:] = newest[:, None]  # up to the end, for rows that are dropped below
         has_ended = torch.isin(newest, stops)  # (rows,)
         if has_ended.all():
-            return new[:, :step + 1]
+            break
         if has_ended.sum() > len(rows) // 4:  # cheaper to copy the cache than to go on
             rows, newest = rows[~has_ended], newest[~has_ended]
             cache.select(~has_ended)
-    return new
+    new = all_reduce(new, dist.ReduceOp.MAX)  # -1 where another process has written
+    written = (~torch.isin(new, stops)).sum(dim=1)  # (B,) tokens before the stop token
+    return new[:, :written.max() + 1]
 
 
 def to_tensors(rows: list[list[int]], pad: int, device):
@@ -403,7 +472,7 @@ def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
 
 
 # ----------------------------------------------------------------------------------
-# 4. The fused kernel: fused_attention   [FlashAttention-2 Algorithms 1 and 2]
+# 5. The fused kernel: fused_attention   [FlashAttention-2 Algorithms 1 and 2]
 
 
 def fused_attention(q, k, v, window: int | None = None):
@@ -519,7 +588,7 @@ def _hide(tile, i0: int, j0: int, window: int, value: float):
 
 
 # ----------------------------------------------------------------------------------
-# 5. Training: Muon, schedule, train, evaluate
+# 6. Training: Muon, schedule, train, evaluate
 
 
 def orthogonalize(matrices):
@@ -606,6 +675,8 @@ def schedule(step: int, steps: int, warmup: int) -> float:
 def update(model, optimizers: list, share: float, grad_clip: float = 1.0):
     """One optimizer step on the gradients that backward() has accumulated, with every
     rate at this share of its peak."""
+    for p in model.parameters():
+        all_reduce(p.grad)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
     if not torch.isfinite(norm):
         raise UserError("the gradient is no longer finite: lower the learning rate (or, with a "
@@ -666,7 +737,7 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
             loss = pretraining_loss(model, batches)
             # gradients of several backward passes add up, but the loss is a mean
             (loss / config.accumulate).backward()
-            losses.append(loss.item())
+            losses.append(all_reduce(loss.detach()).item())
         update(model, optimizers, schedule(step, config.steps, warmup), config.grad_clip)
         step += 1
 
@@ -690,11 +761,11 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
 
 
 def pretraining_loss(model, batches: Batches):
-    """The pretraining loss on the next batch."""
-    x, y = (torch.from_numpy(a).to(model.device) for a in batches.next())  # (B, T)
+    """The pretraining loss on the next batch; of several processes, this one's part of it."""
+    x, y = (torch.from_numpy(my_share(a)).to(model.device) for a in batches.next())  # (B, T)
     with mixed_precision(model.device):
         _, loss = model(x, y)
-    return loss
+    return weighted(loss, len(x))
 
 
 def mixed_precision(device):
@@ -743,7 +814,7 @@ class RunLog:
             with atomic_write(self.path) as file:
                 file.writelines(row for row in rows if row.endswith(b"}\n")  # whole
                                 and json.loads(row)["step"] < step)
-            self.file = open(self.path, "a", buffering=1)
+            self.file = open(self.path if IS_MAIN else os.devnull, "a", buffering=1)
         row = {name: round(float(value), 5) for name, value in values.items()}
         self.file.write(json.dumps({"step": step, **row}) + "\n")
         if "val_loss" in values or step == steps or step % max(1, steps // 5) == 0:
@@ -753,7 +824,7 @@ class RunLog:
 
 
 # ----------------------------------------------------------------------------------
-# 6. Scoring text: completion_logprobs, choose   [GPT-3 §2.4]
+# 7. Scoring text: completion_logprobs, choose   [GPT-3 §2.4]
 
 
 @torch.no_grad()
@@ -806,7 +877,7 @@ def choose(model, tokenizer, cases: list[list[tuple[str, str]]],
 
 
 # ----------------------------------------------------------------------------------
-# 7. Checkpoints and published weights: load_model, load_pretrained, export_pretrained
+# 8. Checkpoints and published weights: load_model, load_pretrained, export_pretrained
 
 
 def save_checkpoint(path: str | Path, model, tokenizer, **state):
@@ -1023,7 +1094,7 @@ def grow_vocabulary(model, tokens: int):
 
 
 # ----------------------------------------------------------------------------------
-# 8. Commands: pretrain, sample, export
+# 9. Commands: pretrain, sample, export
 
 
 def print_table(rows: list[dict], path: Path | None = None):
@@ -1053,7 +1124,8 @@ def documents_of(source: str, seed: int) -> Iterator[str]:
 def pretrained(read: Callable, shape: GPTConfig, config: TrainConfig, folder: Path):
     """Train a tokenizer and a model on the documents that each read() starts to give.
     Returns (model, tokenizer, train stream, validation stream, `evaluate` of it)."""
-    tokenizer, train_stream, val_stream = tokenize_text(read, shape.vocab_size, folder)
+    with main_first():
+        tokenizer, train_stream, val_stream = tokenize_text(read, shape.vocab_size, folder)
     torch.manual_seed(config.seed)
     model = GPT(dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)).to(pick_device())
     print(f"a model of {model.num_params():,} parameters, context {shape.block_size}")
@@ -1076,6 +1148,7 @@ def pretrain(options: PretrainOptions = PretrainOptions(), config: TrainConfig =
     """Train a GPT on a text and show what it writes. [GPT-2 §2]"""
     settings = {"data": options.data, **dataclasses.asdict(config), **dataclasses.asdict(shape)}
     folder = run_folder(options.name, settings, options.fresh)
+    join_processes()
     model, tokenizer, _, _, result = pretrained(
         lambda: documents_of(options.data, config.seed), shape, config, folder)
     print_table([{"data": options.data, **result}], folder / "table.json")

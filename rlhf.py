@@ -8,6 +8,7 @@ rlhf.py: from a text predictor to an assistant. SFT -> reward model -> PPO-ptx -
     python rlhf.py                 InstructGPT on the embedded world, from a blank model;
                                    then compares GPT, GPT prompted, SFT, PPO and PPO-ptx
     python rlhf.py chat            talk to the result
+    torchrun --standalone --nproc-per-node 2 rlhf.py     the same by two processes
 
     python rlhf.py --demonstrations FILE --comparisons FILE     the same steps on your data
     python rlhf.py --reward FILE.py:FUNCTION                    your own scores
@@ -47,6 +48,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -64,8 +66,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from data import Batches, Comparison, UserError, World, option
-from gpt import (GPT, GPTConfig, RunLog, chunks, complete, evaluate, make_optimizers,
-                 mixed_precision, pretraining_loss, schedule, to_tensors, update)
+from gpt import (GPT, GPTConfig, RunLog, all_reduce, chunks, complete, evaluate, from_all,
+                 make_optimizers, mixed_precision, my_share, pretraining_loss, schedule,
+                 to_tensors, update, weighted)
 
 # ----------------------------------------------------------------------------------
 # 1. Masks and log-probabilities: masked_mean, whiten, response_logprobs
@@ -166,12 +169,12 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
     optimizers = make_optimizers(model, config.lr * lr_scale(model))
     model.eval()  # no dropout (paper: 0.2, over 16 epochs)
     for step, batch in enumerate(batches):
-        loss = sft_loss(model, tokenizer, batch)
+        loss = sft_loss(model, tokenizer, my_share(batch))
         loss.backward()
         if config.ptx_sequences:
             pretraining_loss(model, pretraining).backward()
         update(model, optimizers, schedule(step, len(batches), warmup=0))
-        log(step + 1, len(batches), loss=loss.item())
+        log(step + 1, len(batches), loss=all_reduce(loss.detach()).item())
 
 
 def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
@@ -181,7 +184,7 @@ def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
     targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -1)  # -1: no loss on prompts and pads
     with mixed_precision(model.device):
         _, loss = model(ids[:, :-1], targets)
-    return loss
+    return weighted(loss, (targets >= 0).sum())
 
 
 @torch.no_grad()
@@ -301,11 +304,11 @@ def train_reward_model(model, tokenizer, comparisons: list[Comparison],
     steps = math.ceil(len(comparisons) / config.batch_size)
     model.eval()  # no dropout
     for step, batch in enumerate(chunks(comparisons, config.batch_size)):
-        scores, ranks = comparison_scores(model, tokenizer, batch)
-        loss = ranking_loss(scores, ranks)
+        scores, ranks = comparison_scores(model, tokenizer, my_share(batch))
+        loss = weighted(ranking_loss(scores, ranks), len(scores))
         loss.backward()
         update(model, optimizers, schedule(step, steps, warmup=min(10, steps // 10)))
-        log(step + 1, steps, loss=loss.item())
+        log(step + 1, steps, loss=all_reduce(loss.detach()).item())
     single = [Comparison(messages[:-1], [(messages[-1]["content"], True)], ranks=[0])
               for messages in demonstrations]
     with torch.no_grad():
@@ -478,14 +481,20 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
         row += response
     ids, ends = to_tensors(rows, tokenizer.pad, policy.device)  # (B, T), (B,)
     mask = response_mask(ids, lengths, ends)  # (B, T-1)
+    mine = my_share(torch.arange(len(ids), device=ids.device))  # of several processes
+
+    def compute(function):
+        """function(ids, mask), whose rows all processes share out."""
+        return from_all(function(ids[mine], mask[mine]), mine, len(ids))
+
     # The update computes log-probabilities by the same function, so that there the ratio
     # starts at 1 (up to rounding).
-    logprobs = response_logprobs(policy, ids, mask)  # (B, T-1)
-    ref_logprobs = response_logprobs(reference, ids, mask)  # (B, T-1)
-    scores = reward_model(ids, mask)  # (B,)
+    logprobs = compute(functools.partial(response_logprobs, policy))  # (B, T-1)
+    ref_logprobs = compute(functools.partial(response_logprobs, reference))  # (B, T-1)
+    scores = compute(reward_model)  # (B,)
     values = torch.zeros_like(mask)
     if value_model is not None:
-        values = value_model.values(ids, mask) * mask  # (B, T-1)
+        values = compute(value_model.values) * mask  # (B, T-1)
     scores = torch.where(ended, scores, scores.clamp(max=config.unfinished_score))
     rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.kl_coef)
     advantages, returns = compute_gae(rewards, values, mask, lam=config.lam)
@@ -514,10 +523,10 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2
     clipped = ratio.clamp(1 - cliprange, 1 + cliprange) * advantages
     loss = -masked_mean(torch.minimum(unclipped, clipped), mask)
     with torch.no_grad():
-        info = {"ratio": masked_mean(ratio, mask).item(),
+        info = {"ratio": masked_mean(ratio, mask),
                 # k3, an estimate of KL(pi_old || pi) that is never negative
-                "approx_kl": masked_mean(ratio - 1 - log_ratio, mask).item(),
-                "clipfrac": masked_mean((clipped < unclipped).float(), mask).item()}
+                "approx_kl": masked_mean(ratio - 1 - log_ratio, mask),
+                "clipfrac": masked_mean((clipped < unclipped).float(), mask)}
     return loss, info
 
 
@@ -584,23 +593,27 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig,
     """Accumulate all gradients of one minibatch; returns what to log."""
     # 1. The policy loss. Advantages are whitened per minibatch, so that the size of a step
     # does not depend on the scale of the scores.
-    logprobs = response_logprobs(policy, batch.ids, batch.mask)  # (B, T-1)
     advantages = whiten(batch.advantages, batch.mask)
+    mine = my_share(torch.arange(len(batch.ids), device=batch.ids.device))
+    batch, advantages = batch[mine], advantages[mine]
+    tokens = batch.mask.sum()
+    logprobs = response_logprobs(policy, batch.ids, batch.mask)  # (B, T-1)
     loss, info = policy_loss(logprobs, batch.logprobs, advantages, batch.mask, config.cliprange)
-    loss.backward()
-    # 2. The pretraining loss, the second term of eq. (2). "We compute the PPO gradients and
+    weighted(loss, tokens).backward()
+    # 2. The value loss.
+    values = value_model.values(batch.ids, batch.mask)  # (B, T-1)
+    loss = value_loss(values, batch.values, batch.returns, batch.mask, config.cliprange_value)
+    weighted(loss, tokens).backward()
+    info["value_loss"] = loss.detach()
+    info = {name: all_reduce(weighted(mean, tokens)).item() for name, mean in info.items()}
+    # 3. The pretraining loss, the second term of eq. (2). "We compute the PPO gradients and
     # pretraining gradients in consecutive steps and accumulate them both into the gradient
     # buffers" (C.4): two backward passes, one optimizer step. Separate steps would each be
     # scaled by Adam to the same size, whatever gamma is.
     if ptx is not None:
         loss = pretraining_loss(policy, ptx)
         (config.ptx_coef * loss).backward()
-        info["ptx_loss"] = loss.item()
-    # 3. The value loss.
-    values = value_model.values(batch.ids, batch.mask)  # (B, T-1)
-    loss = value_loss(values, batch.values, batch.returns, batch.mask, config.cliprange_value)
-    loss.backward()
-    info["value_loss"] = loss.item()
+        info["ptx_loss"] = all_reduce(loss.detach()).item()
     return info
 
 
@@ -882,6 +895,7 @@ def instructgpt(options: Options = Options(),
         settings.pop(key)
     run_name = options.name or ("instructgpt" if is_default else "own")
     folder = data.run_folder(run_name, settings, options.fresh)
+    gpt.join_processes()
     task = FileTask(options) if is_own else WorldTask(options.seed, options.test_prompts)
 
     print("\n== 1. Pretraining: predict the next token")
@@ -995,8 +1009,9 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     model.wpe.weight = nn.Parameter(model.wpe.weight[:block_size].detach().clone())
     print(f"{options.init}: {model.num_params():,} parameters, context {block_size}")
     path = folder / "tokens.bin"
-    if not path.exists():
-        data.write_stream(read(), tokenizer, path)
+    with gpt.main_first():
+        if not path.exists():
+            data.write_stream(read(), tokenizer, path)
     return (model, tokenizer, *data.open_stream(path))
 
 
