@@ -1353,6 +1353,72 @@ def test_help_ctrl_c_and_a_reader_that_goes_have_their_exit_codes(capsys):
     assert done.stdout.count("\n") == 1 and done.stderr == ""
 
 
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+
+def test_processes_of_torchrun_train_like_one(world):
+    """Three processes: no batch divides by three, so shares differ in size."""
+    demonstrations, comparisons = [], []
+    for instruction in data.instructions(world, "train", 60, 5):
+        conversation = data.demonstrate(world, instruction, random.Random(0))
+        demonstrations.append({"messages": conversation})
+        answers = [conversation[-1]["content"], "Go away.", "I do not know."]
+        comparisons.append({"prompt": conversation[:-1], "responses": answers,
+                            "ranks": [0, 2, 1]})
+    options = ["--demonstrations", own(*demonstrations, path="d.jsonl"),
+               "--comparisons", own(*comparisons, path="c.jsonl"), "--pretrain-steps", 12,
+               "--iterations", 1, "--max-response", 8, "--vocab-size", 300, "--block-size", 96,
+               "--n-layer", 1, "--n-head", 2, "--n-embd", 16]
+    for name, start in (("one", []), ("three", [*TORCHRUN, 3])):
+        done = run(*start, HERE / "rlhf.py", *options, "--name", name)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("== 5. PPO-ptx") == 1  # the other processes are silent
+    for stage in ("pretrain", "sft", "reward", "ppo", "ppo_ptx"):
+        logs = []
+        for name in ("one", "three"):
+            lines = Path(f"runs/{name}/{stage}.jsonl").read_text().splitlines()
+            logs.append([json.loads(line) for line in lines])
+        for row, other in zip(*logs, strict=True):
+            assert row == pytest.approx(other, rel=2e-4, abs=1e-4), stage
+
+
+SHARDED = """
+import torch, torch.distributed as dist, gpt
+from torch.distributed.fsdp import fully_shard
+gpt.join_processes()
+torch.manual_seed(0)
+model = gpt.GPT(gpt.GPTConfig(50, 16, 2, 2, 16))
+if dist.is_initialized():
+    for block in model.h:
+        fully_shard(block)
+    fully_shard(model)
+[optimizer] = gpt.make_optimizers(model, 0.01)
+for step in range(8):
+    ids = gpt.my_share(torch.randint(50, (4, 17), generator=torch.Generator().manual_seed(step)))
+    _, loss = model(ids[:, :-1], ids[:, 1:])
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    mean = gpt.all_reduce(loss.detach()) / (dist.get_world_size() if dist.is_initialized() else 1)
+    if gpt.IS_MAIN:
+        print(mean.item())
+if gpt.IS_MAIN:
+    print(sum(getattr(p, "to_local", lambda: p)().numel() for p in model.parameters()))
+"""
+
+
+def test_a_model_sharded_by_fsdp_trains_like_a_whole_one():
+    """torch's fully_shard on our class as it is; each of two processes holds half of it."""
+    Path("sharded.py").write_text(SHARDED)
+    whole, halves = run("sharded.py"), run(*TORCHRUN, 2, "sharded.py")
+    assert whole.returncode == halves.returncode == 0, halves.stderr
+    *losses, size = map(float, whole.stdout.split())
+    *sharded_losses, sharded_size = map(float, halves.stdout.split())
+    assert len(losses) == 8 and sharded_losses == pytest.approx(losses, abs=1e-5)
+    assert sharded_size == size / 2
+
+
 # rlhf.py: SFT [InstructGPT §3.5, C.1] -----------------------------------------------
 
 @pytest.fixture
