@@ -129,8 +129,13 @@ def response_logprobs(model, ids, mask):
     with mixed_precision(ids.device):
         states = hidden_states(model, ids, mask)[:, :-1][inside]  # (N, C)
     # Logits in bfloat16 would be off by up to .6 nats, and so would the KL divergence be.
-    logits = F.linear(states.to(model.wte.weight.dtype), model.wte.weight)  # (N, V)
-    logprobs = -F.cross_entropy(logits, ids[:, 1:][inside], reduction="none")  # (N,)
+    states = states.to(model.wte.weight.dtype)
+    targets = ids[:, 1:][inside]  # (N,)
+    logprobs = []
+    for part, target in zip(states.split(4096), targets.split(4096)):  # to save memory
+        logits = F.linear(part, model.wte.weight)  # (n, V)
+        logprobs.append(-F.cross_entropy(logits, target, reduction="none"))
+    logprobs = torch.cat(logprobs)  # (N,)
     return logprobs.new_zeros(mask.shape).masked_scatter(inside, logprobs)
 
 
@@ -579,8 +584,12 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
             for mean, weight in zip(average.parameters(), policy.parameters()):
                 mean.data.lerp_(weight.data, 1 - config.ema_decay)
         means = {name: float(np.mean([info[name] for info in infos])) for name in infos[0]}
-        if pretrain_loss and (iteration % 10 == 0 or iteration == config.iterations):
+        is_due = iteration % 10 == 0 or iteration == config.iterations
+        if is_due and pretrain_loss:
             means["pretrain_loss"] = pretrain_loss(policy)
+        if is_due and rollout.kl.mean() > rollout.mask.sum(dim=1).mean():
+            print(f"warning: iteration {iteration}: more than one nat per token away from SFT: "
+                  "the policy may please the reward model only; raise --kl-coef")
         log(iteration, config.iterations, score=rollout.scores.mean().item(),
             kl=rollout.kl.mean().item(), reward=rollout.rewards.sum(dim=1).mean().item(),
             length=rollout.mask.sum(dim=1).mean().item(),
