@@ -30,7 +30,6 @@ P prompt length, R response length. idx are token ids.
 """
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -260,22 +259,10 @@ class GPT(nn.Module):
 
 
 def join_processes():
-    """Meet the processes that torchrun has started beside this one, if it has."""
-    if "WORLD_SIZE" not in os.environ:
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group()
-
-
-@contextlib.contextmanager
-def main_first():
-    """The first process runs what is inside; then the others, who find its files."""
-    if dist.is_initialized() and not IS_MAIN:
-        dist.barrier()
-    yield
-    if dist.is_initialized() and IS_MAIN:
-        dist.barrier()
+    """Meet the processes that torchrun has started beside this one, if it has. Each waits here
+    until all have come: what the first has written before is there for the others."""
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group()
 
 
 def my_share(batch):
@@ -924,8 +911,11 @@ def fitting_model(config: GPTConfig, state: dict, tokenizer) -> GPT:
 
 def pick_device() -> str:
     """CUDA where there is one, else the CPU, whose float32 is the reference."""
-    torch.set_float32_matmul_precision("high")  # TF32 on CUDA; changes nothing on the CPU
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    torch.set_float32_matmul_precision("high")  # TF32
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))  # of torchrun
+    return "cuda"
 
 
 RELEASED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # by OpenAI
@@ -1124,8 +1114,10 @@ def documents_of(source: str, seed: int) -> Iterator[str]:
 def pretrained(read: Callable, shape: GPTConfig, config: TrainConfig, folder: Path):
     """Train a tokenizer and a model on the documents that each read() starts to give.
     Returns (model, tokenizer, train stream, validation stream, `evaluate` of it)."""
-    with main_first():
-        tokenizer, train_stream, val_stream = tokenize_text(read, shape.vocab_size, folder)
+    if IS_MAIN:
+        tokenize_text(read, shape.vocab_size, folder)
+    join_processes()
+    tokenizer, train_stream, val_stream = tokenize_text(read, shape.vocab_size, folder)
     torch.manual_seed(config.seed)
     model = GPT(dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)).to(pick_device())
     print(f"a model of {model.num_params():,} parameters, context {shape.block_size}")
@@ -1148,7 +1140,6 @@ def pretrain(options: PretrainOptions = PretrainOptions(), config: TrainConfig =
     """Train a GPT on a text and show what it writes. [GPT-2 §2]"""
     settings = {"data": options.data, **dataclasses.asdict(config), **dataclasses.asdict(shape)}
     folder = run_folder(options.name, settings, options.fresh)
-    join_processes()
     model, tokenizer, _, _, result = pretrained(
         lambda: documents_of(options.data, config.seed), shape, config, folder)
     print_table([{"data": options.data, **result}], folder / "table.json")

@@ -904,7 +904,6 @@ def instructgpt(options: Options = Options(),
         settings.pop(key)
     run_name = options.name or ("instructgpt" if is_default else "own")
     folder = data.run_folder(run_name, settings, options.fresh)
-    gpt.join_processes()
     task = FileTask(options) if is_own else WorldTask(options.seed, options.test_prompts)
 
     print("\n== 1. Pretraining: predict the next token")
@@ -1018,9 +1017,9 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     model.wpe.weight = nn.Parameter(model.wpe.weight[:block_size].detach().clone())
     print(f"{options.init}: {model.num_params():,} parameters, context {block_size}")
     path = folder / "tokens.bin"
-    with gpt.main_first():
-        if not path.exists():
-            data.write_stream(read(), tokenizer, path)
+    if data.IS_MAIN and not path.exists():
+        data.write_stream(read(), tokenizer, path)
+    gpt.join_processes()
     return (model, tokenizer, *data.open_stream(path))
 
 
