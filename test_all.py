@@ -2346,6 +2346,56 @@ def test_decontamination_cuts_thirteen_words_and_their_surroundings(papers):
     assert rule([many], [test]) == [f" {'z' * 800} "[200:-200]] * 9 and rule([many + many], [test]) == []
 
 
+def saved_bytes(model, batch_size, dtype=torch.float32):
+    """What autograd saves of a forward pass, each storage once."""
+    storages = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    idx, targets = torch.randint(50, (2, batch_size, model.config.block_size))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            _, loss = model(idx, targets)
+    return sum(storages.values()), loss
+
+
+@pytest.mark.parametrize("window", [None, 16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 4, 64), (5, 2, 96)])
+def test_the_memory_of_training_is_what_small_models_measurably_keep(papers, shape, dtype, window):
+    """A third sequence adds activations and nothing else; AdamW's state is counted after a step."""
+    costs = papers("gpt3_costs")
+    model = GPT(GPTConfig(300, 128, *shape, window=window))
+    two, loss = saved_bytes(model, 2, dtype)
+    three, _ = saved_bytes(model, 3, dtype)
+    # 16 bytes per token are missing from the formula: the ids and the targets
+    formula = costs.activation_bytes(model.config, dtype.itemsize)
+    assert formula == pytest.approx(three - two, rel=0.003)
+    [optimizer] = gpt.make_optimizers(model, 0.001)
+    loss.backward()
+    optimizer.step()
+    kept = 0
+    for p in model.parameters():
+        for tensor in (p, p.grad, *optimizer.state[p].values()):
+            kept += tensor.nbytes if tensor.ndim else 0  # without AdamW's count of steps
+    assert kept == sum(costs.OURS.values()) * model.num_params()
+    assert costs.training_needs(model.config, 1)["parameters"] == f"{model.num_params():,}"
+
+
+def test_training_the_largest_model_takes_what_gpt3_prints(papers):
+    needs = papers("gpt3_costs").training_needs(PRESETS["gpt3-175b"], 300e9)
+    V, T, L, C = 50257, 2048, 96, 12288
+    parameters = V * C + T * C + L * (12 * C * C + 13 * C) + 2 * C
+    assert needs["parameters"] == f"{parameters:,}"
+    assert needs["devices of 80 GB that hold this"] == "35"  # 2794 GB
+    assert float(needs["FLOP"]) == pytest.approx(3.14e23, rel=0.02)  # Table D.1, without attention
+    seconds = float(needs["days on one device"].replace(",", "")) * 86400
+    assert 0.4 * 989e12 * seconds == pytest.approx(float(needs["FLOP"]), rel=0.002)
+
+
 def test_the_expected_best_of_n_is_the_mean_over_all_choices_of_n(papers):
     proxy, values = np.random.default_rng(0).normal(size=(2, 2, 6))
     for n in (1, 3, 6):

@@ -1,10 +1,11 @@
 """
-What models cost: Table 2.1 of GPT-3, and a training step with and without banded
-layers.
+What models cost: Table 2.1 of GPT-3, what training the largest would take, and a
+training step with and without banded layers.
 
     python -m papers.gpt3 sizes     the papers' models; no weight is allocated
 
-Paper: GPT-3 (arXiv:2005.14165) §2.1 (bands), Table 2.1, Appendix D (compute).
+Papers: GPT-3 (arXiv:2005.14165) §2.1 (bands), Table 2.1, Appendix D (compute); ZeRO
+(arXiv:1910.02054) §3.1 (memory).
 """
 import math
 import time
@@ -33,6 +34,21 @@ PRINTED = {
     "gpt3-175b": "175.0B",
 }
 GPT3_TOKENS = 300e9
+# GPT-2's tokens are not published. We assume one pass over its 40 GB of text, at
+# about four bytes per token.
+GPT2_TOKENS = 40e9 / 4
+
+# Bytes per parameter in training. gpt.py keeps everything in float32 (its default
+# Muon has one moment; autocast on CUDA adds 2 bytes from forward to backward).
+# Usual for large models is bfloat16 beside float32 master weights.
+OURS = {"weights": 4, "gradients": 4, "AdamW's first moments": 4, "second moments": 4}
+MIXED = {"master weights": 4, "bfloat16 weights": 2, "bfloat16 gradients": 2,
+         "AdamW's first moments": 4, "second moments": 4}
+# We assume devices like NVIDIA's H100: memory, and peak rate of bfloat16 (dense).
+# The utilisation counts only what flops_per_token counts.
+DEVICE_BYTES = 80e9
+DEVICE_FLOPS = 989e12
+UTILISATION = 0.4
 
 
 # ------------------------------------------------------------------------------
@@ -55,17 +71,52 @@ def flops_per_token(model: GPT) -> float:
     return 6 * weights + 12 * config.n_embd * seen
 
 
-def activations(config: GPTConfig) -> int:
-    """Numbers that one full sequence keeps for the backward pass.
+def activation_bytes(config: GPTConfig, width: int = 4, checkpointed: bool = False) -> int:
+    """Bytes that one full sequence keeps for the backward pass, without dropout.
+    Matrix products read and write numbers of `width` bytes, 2 under autocast to
+    bfloat16; the stream, the norms, attention and the loss stay float32.
 
-    17 C per token and layer: the input of each sub-layer and its normalized
-    form; q, k, v and the output of attention, also side by side; the MLP's 4 C
-    twice. Then the last state and its normalized form, and the
-    log-probabilities.
+    Per token and layer: the input of each sub-layer and its normalized form; q, k, v
+    and the output of attention, also side by side; the MLP's 4 C twice; a number per
+    head; mean and deviation of each norm. Then the last state, its normalized form
+    and the log-probabilities.
+
+    Checkpointed: only each layer's input, and one layer at a time computed anew.
     """
-    per_token = 17 * config.n_embd * config.n_layer
-    per_token += 2 * config.n_embd + config.vocab_size
-    return config.block_size * per_token
+    C = config.n_embd
+    layer = 4 * (6 * C + config.n_head + 4) + width * 11 * C
+    head = 4 * (C + 2 + config.vocab_size) + width * C
+    layers = config.n_layer * layer
+    if checkpointed:
+        layers = config.n_layer * 4 * C + layer
+    return config.block_size * (layers + head)
+
+
+def training_needs(config: GPTConfig, tokens: float) -> dict[str, str]:
+    """What training a model with AdamW on so many tokens takes at least."""
+    with torch.device("meta"):
+        model = GPT(config)
+    parameters = model.num_params()
+    needs = {"parameters": f"{parameters:,}"}
+    for kind, terms in (("float32", OURS), ("mixed", MIXED)):
+        for name, width in terms.items():
+            needs[f"{kind}: {name}, {width} bytes, GB"] = f"{width * parameters / 1e9:,.1f}"
+        total = sum(terms.values()) * parameters
+        needs[f"{kind}: in all, {sum(terms.values())} bytes, GB"] = f"{total / 1e9:,.1f}"
+    devices = math.ceil(total / DEVICE_BYTES)
+    needs[f"devices of {DEVICE_BYTES / 1e9:.0f} GB that hold this"] = str(devices)
+    for name, kept in (
+            ("float32", activation_bytes(config)),
+            ("bfloat16", activation_bytes(config, 2)),
+            ("bfloat16, checkpointed", activation_bytes(config, 2, checkpointed=True))):
+        needs[f"activations of one sequence, {name}, GB"] = f"{kept / 1e9:,.1f}"
+    flops = flops_per_token(model) * tokens
+    days = flops / (DEVICE_FLOPS * UTILISATION) / (24 * 60 * 60)
+    needs["tokens"] = f"{tokens:.1e}"
+    needs["FLOP"] = f"{flops:.2e}"
+    needs["days on one device"] = f"{days:,.1f}"
+    needs["days on the devices above"] = f"{days / devices:,.1f}"
+    return needs
 
 
 @dataclass
@@ -74,8 +125,8 @@ class SizesOptions:
 
 
 def sizes(options: SizesOptions = SizesOptions()):
-    """The papers' models in numbers: parameters, memory, compute. [GPT-3 Table
-    2.1, App. D]"""
+    """The papers' models in numbers: parameters, memory, compute; and what training
+    two of them takes. [GPT-3 Table 2.1, App. D]"""
     rows = []
     for name, config in PRESETS.items():
         with torch.device("meta"):
@@ -88,17 +139,26 @@ def sizes(options: SizesOptions = SizesOptions()):
             "parameters": f"{parameters:,}",
             "weights GB": 4 * parameters / 1e9,
             "training GB": 16 * parameters / 1e9,
-            "activations GB": 4 * options.batch_size * activations(config) / 1e9,
+            "activations GB": options.batch_size * activation_bytes(config) / 1e9,
             "GFLOP/token": flops / 1e9,
         }
         if name.startswith("gpt3"):
             row["training FLOP"] = f"{flops * GPT3_TOKENS:.2e}"
         rows.append(row)
-    print_table(rows, run_folder("sizes", {}) / "table.json")
+    folder = run_folder("sizes", {})
+    print_table(rows, folder / "table.json")
     print("float32; training: weights, gradients and AdamW's two moments;\n"
           "activations: what a training step keeps for its backward pass, "
           f"{options.batch_size} full sequence(s);\n"
-          "GFLOP: forward and backward")
+          "GFLOP: forward and backward\n")
+
+    small = training_needs(PRESETS["gpt2-xl"], GPT2_TOKENS)
+    large = training_needs(PRESETS["gpt3-175b"], GPT3_TOKENS)
+    rows = [{"training": need, "gpt2-xl": small[need], "gpt3-175b": large[need]}
+            for need in small]
+    print_table(rows, folder / "training.json")
+    print(f"assumed: GPT-2 reads {GPT2_TOKENS:.0e} tokens (not published); a device does "
+          f"{DEVICE_FLOPS / 1e12:.0f} TFLOP/s, {UTILISATION:.0%} of them useful")
 
 
 # ------------------------------------------------------------------------------
