@@ -1310,8 +1310,10 @@ class UserError(Exception):
     """An error that the user can fix: `command_line` prints one line, exit code 2."""
 
 
-# torchrun starts several processes for one command; the first of them does all the writing.
-IS_MAIN = os.environ.get("RANK", "0") == "0"
+# torchrun starts several processes for one command and numbers them from 0. The first does
+# all the writing.
+IS_TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ
+IS_MAIN = not IS_TORCHRUN or os.environ["RANK"] == "0"
 
 
 @contextlib.contextmanager

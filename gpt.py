@@ -17,7 +17,7 @@ FlashAttention-2 (arXiv:2307.08691); Muon (Jordan et al. 2024).
 Contents
     1. The family: GPTConfig, PRESETS
     2. The model: attention, CausalSelfAttention, MLP, Block, GPT
-    3. Several processes: join_processes, my_share, all_reduce
+    3. Several processes: join_processes, my_share, all_reduce, my_part, from_all
     4. Sampling with a cache: sample_next_token, KVCache, generate
     5. The fused kernel: fused_attention
     6. Training: Muon, schedule, train, evaluate
@@ -38,6 +38,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,9 @@ import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data import (IS_MAIN, WORLD_DOCUMENTS, Batches, Tokenizer, UserError, World, atomic_write,
-                  command_line, load_text, option, reading, run_folder, tokenize_text, web,
-                  write_json)
+from data import (IS_MAIN, IS_TORCHRUN, WORLD_DOCUMENTS, Batches, Tokenizer, UserError, World,
+                  atomic_write, command_line, load_text, option, reading, run_folder,
+                  tokenize_text, web, write_json)
 
 # ----------------------------------------------------------------------------------
 # 1. The family: GPTConfig, PRESETS   [GPT-2 Table 2; GPT-3 Table 2.1]
@@ -224,7 +225,7 @@ class GPT(nn.Module):
             raise UserError(f"{T} tokens do not fit into a context of {self.config.block_size}")
         positions = torch.arange(T, device=idx.device)  # (T,)
         if cache is not None:
-            positions = cache.next_positions(T)  # (B, T)
+            positions = cache.advance(T)  # (B, T)
         x = self.dropout(self.wte(idx) + self.wpe(positions))  # (B, T, C)
         for block in self.h:
             x = block(x, cache)
@@ -250,53 +251,62 @@ class GPT(nn.Module):
 
 
 # ----------------------------------------------------------------------------------
-# 3. Several processes: join_processes, my_share, all_reduce
+# 3. Several processes: join_processes, my_share, all_reduce, my_part, from_all
 #
-# With torchrun the same program runs N times, each on a GPU or some cores of its own.
-# All processes hold the same model and draw the same batches; each computes only its share
-# of the rows. The gradients of the shares add up to the gradient of the batch, so that all
-# make the same step and N processes end like one. Without torchrun N is 1.
+# torchrun runs the same program N times on one machine, each on a GPU of its own or on one
+# thread (more with OMP_NUM_THREADS). All processes hold the same model and draw the same
+# batches. Of what takes long (answers, their scores, gradients) each computes its share of
+# the rows; `update` in section 6 adds up the gradients. So all make the same step, and N
+# processes end like one, up to rounding (and dropout, of which each draws its own).
+#
+# A first reader may take N as 1. Then my_share(batch) is the batch, all_reduce(x) is x,
+# my_part(mean, count) is the mean, and from_all gives back what it gets.
 
 
 def join_processes():
-    """Meet the processes that torchrun has started beside this one, if it has. Each waits here
-    until all have come: what the first has written before is there for the others."""
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group()
+    """Connect the processes that torchrun has started, if it has. Each waits here until all
+    have come, so that the others find what the first has written before."""
+    if IS_TORCHRUN:
+        dist.init_process_group(timeout=timedelta(hours=12))
+        dist.barrier()
 
 
 def my_share(batch):
-    """Every N-th row of a batch, which this process computes; all rows if they are too few
-    for N processes."""
+    """The rows of a batch that this process computes: every N-th. With fewer rows than
+    processes every process computes all of them: a mean over no rows is nan."""
     if not dist.is_initialized() or len(batch) < dist.get_world_size():
         return batch
     return batch[dist.get_rank()::dist.get_world_size()]
 
 
-def all_reduce(x, op=dist.ReduceOp.SUM):
-    """The sum (or maximum) of a tensor over all processes, in place."""
+def all_reduce(x):
+    """The sum of a tensor over all processes, in place and without gradient: for a loss only
+    after backward()."""
     if dist.is_initialized():
         try:
-            dist.all_reduce(x, op)
-        except RuntimeError:
-            raise UserError("another process of this job has died; the same command goes on "
-                            "from what is saved") from None
+            dist.all_reduce(x)
+        except RuntimeError as error:
+            raise UserError(f"the processes of this job have lost each other ({error}); the "
+                            "same command goes on from what is saved") from None
     return x
 
 
-def weighted(loss, count):
-    """The mean loss of a share of `count` tokens (or rows), times its part in the batch:
-    summed over all processes it is the mean loss of the batch."""
-    count = torch.as_tensor(count, dtype=loss.dtype, device=loss.device)
-    return loss * (count / all_reduce(count.clone()))
+def my_part(mean, count):
+    """The mean over this process's `count` tokens (or rows) -> its part of the mean over the
+    whole batch: all parts add up to that."""
+    count = torch.as_tensor(count, dtype=mean.dtype, device=mean.device)
+    total = all_reduce(count.clone())
+    return mean * (count / total.clamp(min=1))
 
 
-def from_all(own, rows, count: int):
-    """`own` (n, ...), which this process has computed for its `rows` -> (count, ...), all
-    rows, in every process."""
-    whole = own.new_full((count, *own.shape[1:]), -math.inf)
-    whole[rows] = own
-    return all_reduce(whole, dist.ReduceOp.MAX)
+def from_all(own, mine, n_rows: int):
+    """`own` (n, ...), which this process has computed for the rows `mine` -> (n_rows, ...),
+    what all have computed for theirs."""
+    if len(mine) == n_rows:
+        return own
+    whole = own.new_zeros(n_rows, *own.shape[1:])
+    whole[mine] = own
+    return all_reduce(whole)
 
 
 # ----------------------------------------------------------------------------------
@@ -350,8 +360,8 @@ class KVCache:
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=model.device)
         self.used = 0  # slots in use: no row is longer
 
-    def next_positions(self, T: int):
-        """The positions (B, T) of the T tokens that the layers read next."""
+    def advance(self, T: int):
+        """Make room for T more tokens in each row; returns their positions (B, T)."""
         self.positions = self.lengths[:, None] + torch.arange(T, device=self.lengths.device)
         self.lengths = self.lengths + T
         self.used += T
@@ -390,11 +400,11 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     if lengths is None:
         lengths = torch.full((len(idx),), idx.size(1))
     stops = torch.tensor(stop_tokens, dtype=torch.long, device=idx.device)
-    new = idx.new_full((len(idx), max_new_tokens), -1)  # (B, R)
+    new = idx.new_zeros(len(idx), max_new_tokens)  # (B, R)
     # One random number for each token, so that no row depends on how long the others are.
     uniform = torch.rand(new.shape, generator=generator, device=idx.device)  # (B, R)
-    # the rows that this process continues; those that have ended are dropped
-    rows = my_share(torch.arange(len(idx), device=idx.device))
+    mine = my_share(torch.arange(len(idx), device=idx.device))  # what this process continues
+    rows = mine  # less those that have ended
     newest = idx.new_full((len(rows),), -1)  # their newest tokens; -1: there is none yet
     cache = None
     for step in range(max_new_tokens):
@@ -407,7 +417,7 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
             ids, ends = to_tensors(texts, 0, idx.device)  # (rows, T), (rows,)
             cache = KVCache(model, len(rows), min(limit, ids.size(1) + max_new_tokens))
             x = model.hidden(ids, cache)[torch.arange(len(rows)), ends - 1]  # (rows, C)
-            cache.lengths = ends  # the pads do not count
+            cache.lengths = ends  # without the pads, which hidden() has counted
         else:
             x = model.hidden(newest[:, None], cache)[:, 0]  # (rows, C)
         logits = F.linear(x, model.wte.weight)  # (rows, V)
@@ -420,7 +430,7 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
         if has_ended.sum() > len(rows) // 4:  # cheaper to copy the cache than to go on
             rows, newest = rows[~has_ended], newest[~has_ended]
             cache.select(~has_ended)
-    new = all_reduce(new, dist.ReduceOp.MAX)  # -1 where another process has written
+    new = from_all(new[mine], mine, len(idx))
     written = (~torch.isin(new, stops)).sum(dim=1)  # (B,) tokens before the stop token
     return new[:, :written.max() + 1]
 
@@ -618,15 +628,15 @@ class Muon(torch.optim.Optimizer):
                     self.state[p]["momentum"] = torch.zeros_like(p)
                 momentum = self.state[p]["momentum"]
                 momentum.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(momentum, group["momentum"])  # Nesterov: look ahead
-                by_shape.setdefault(p.shape, []).append((p, update))
+                step = p.grad.lerp(momentum, group["momentum"])  # Nesterov: look ahead
+                by_shape.setdefault(p.shape, []).append((p, step))
             for (rows, columns), members in by_shape.items():
-                updates = orthogonalize(torch.stack([update for _, update in members]))
+                steps = orthogonalize(torch.stack([step for _, step in members]))
                 # Singular values near 1 change an output by as much as its input is long;
                 # more outputs than inputs would each change less.
                 scale = max(1, rows / columns) ** 0.5
-                for (p, _), update in zip(members, updates):
-                    p.sub_(update, alpha=group["lr"] * scale)
+                for (p, _), step in zip(members, steps):
+                    p.sub_(step, alpha=group["lr"] * scale)
 
 
 def make_optimizers(model, lr: float, muon_lr: float | None = None,
@@ -651,7 +661,7 @@ def make_optimizers(model, lr: float, muon_lr: float | None = None,
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:
-    """The share of the peak learning rate at a step: linearly up over `warmup` steps,
+    """The fraction of the peak learning rate at a step: linearly up over `warmup` steps,
     then a cosine down to a tenth."""
     if step < warmup:
         return (step + 1) / warmup
@@ -659,18 +669,19 @@ def schedule(step: int, steps: int, warmup: int) -> float:
     return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def update(model, optimizers: list, share: float, grad_clip: float = 1.0):
+def update(model, optimizers: list, fraction: float, grad_clip: float = 1.0):
     """One optimizer step on the gradients that backward() has accumulated, with every
-    rate at this share of its peak."""
+    rate at this fraction of its peak."""
     for p in model.parameters():
-        all_reduce(p.grad)
+        if p.grad is not None:
+            all_reduce(p.grad)  # of this process's rows -> of the whole batch
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
     if not torch.isfinite(norm):
         raise UserError("the gradient is no longer finite: lower the learning rate (or, with a "
                         "reward of your own, its scale)")
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * share
+            group["lr"] = group["peak_lr"] * fraction
         optimizer.step()
         optimizer.zero_grad()
 
@@ -680,7 +691,7 @@ class TrainConfig:
     """How to pretrain. option(default, help): a field that is also an option of a command,
     see data.py section 7."""
     steps: int = option(1500, "optimizer steps", at_least=1)
-    batch_size: int = option(12, "sequences per forward pass", at_least=1)
+    batch_size: int = option(12, "sequences per forward pass, of all processes", at_least=1)
     accumulate: int = option(1, "forward passes per optimizer step", at_least=1)
     lr: float = option(0.004, "AdamW's peak rate: embeddings, gains, biases")
     muon_lr: float = option(0.02, "Muon's peak rate: the matrices in the blocks")
@@ -697,13 +708,13 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
 
     log(step, steps, **values) writes a row, see RunLog.
     The checkpoint at `path` holds all that decides the future: weights, optimizers,
-    step, place in the data, random state. If it exists, training goes on from there
+    step, place in the data. If it exists, training goes on from there
     and ends as if it had never been stopped.
     """
     optimizers = make_optimizers(model, config.lr, config.muon_lr,
                                  weight_decay=config.weight_decay)
     batches = Batches(train_stream, config.batch_size, model.config.block_size, config.seed)
-    torch.manual_seed(config.seed)
+    rank = dist.get_rank() if dist.is_initialized() else 0
     step, result = 0, None
     if path.exists():
         saved = load_checkpoint(path)
@@ -712,23 +723,23 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
             for optimizer, state in zip(optimizers, saved["optimizers"]):
                 optimizer.load_state_dict(state)
             batches.state = saved["data"]
-            torch.set_rng_state(saved["rng"][0])
-            torch.cuda.set_rng_state_all(saved["rng"][1:])
             step, result = saved["step"], saved["result"]
         print(f"{path} stands at step {step} of {config.steps}")
     warmup = min(config.warmup, config.steps // 10)
     while step < config.steps:
         model.train()
-        losses = []
+        # Dropout: the same after a stop, another one in each process.
+        torch.manual_seed(config.seed + 1000 * step + rank)
+        mean_loss = 0.0
         for _ in range(config.accumulate):
-            loss = pretraining_loss(model, batches)
             # gradients of several backward passes add up, but the loss is a mean
-            (loss / config.accumulate).backward()
-            losses.append(all_reduce(loss.detach()).item())
+            loss = pretraining_loss(model, batches) / config.accumulate
+            loss.backward()
+            mean_loss += all_reduce(loss.detach()).item()
         update(model, optimizers, schedule(step, config.steps, warmup), config.grad_clip)
         step += 1
 
-        values = {"loss": sum(losses) / len(losses)}
+        values = {"loss": mean_loss}
         is_due = step % config.eval_every == 0 or step == config.steps
         if is_due:
             result = evaluate(model, tokenizer, val_stream)
@@ -739,20 +750,19 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
             values["bits/byte"] = result["bits_per_byte"]
         log(step, config.steps, **values)
         if is_due:
-            rng = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
             states = [optimizer.state_dict() for optimizer in optimizers]
             save_checkpoint(path, model, tokenizer, step=step, result=result,
-                            data=batches.state, rng=rng, optimizers=states)
+                            data=batches.state, optimizers=states)
     model.eval()
     return result
 
 
 def pretraining_loss(model, batches: Batches):
     """The pretraining loss on the next batch; of several processes, this one's part of it."""
-    x, y = (torch.from_numpy(my_share(a)).to(model.device) for a in batches.next())  # (B, T)
+    x, y = (torch.from_numpy(my_share(a)).to(model.device) for a in batches.next())  # (B/N, T)
     with mixed_precision(model.device):
         _, loss = model(x, y)
-    return weighted(loss, len(x))
+    return my_part(loss, len(x))
 
 
 def mixed_precision(device):
@@ -869,6 +879,8 @@ def choose(model, tokenizer, cases: list[list[tuple[str, str]]],
 
 def save_checkpoint(path: str | Path, model, tokenizer, **state):
     """Write one file with configuration, weights, tokenizer and `state`."""
+    if not IS_MAIN:
+        return
     content = {"config": dataclasses.asdict(model.config), "model": model.state_dict(),
                "tokenizer": tokenizer.to_json(), **state}
     try:

@@ -48,7 +48,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import itertools
 import json
 import math
@@ -67,8 +66,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from data import Batches, Comparison, UserError, World, option
 from gpt import (GPT, GPTConfig, RunLog, all_reduce, chunks, complete, evaluate, from_all,
-                 make_optimizers, mixed_precision, my_share, pretraining_loss, schedule,
-                 to_tensors, update, weighted)
+                 make_optimizers, mixed_precision, my_part, my_share, pretraining_loss, schedule,
+                 to_tensors, update)
 
 # ----------------------------------------------------------------------------------
 # 1. Masks and log-probabilities: masked_mean, whiten, response_logprobs
@@ -108,9 +107,9 @@ def last_index(mask):
 
 
 def hidden_states(model, ids, mask):
-    """model.hidden(ids), (B, T) -> (B, T, C); what lies after a row's last response token is
-    not defined. A first reader may take it for just that. It saves time: rows are read in
-    two groups, the shorter and the longer ones, each cut to its longest row.
+    """The same as model.hidden(ids), (B, T) -> (B, T, C), in less time: rows are read in two
+    groups, the shorter and the longer ones, each cut to its longest row. What lies after a
+    row's last response token is therefore not defined.
     """
     lengths = last_index(mask) + 2  # (B,): the last token is at last_index + 1
     order = lengths.argsort()
@@ -174,7 +173,7 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
     optimizers = make_optimizers(model, config.lr * lr_scale(model))
     model.eval()  # no dropout (paper: 0.2, over 16 epochs)
     for step, batch in enumerate(batches):
-        loss = sft_loss(model, tokenizer, my_share(batch))
+        loss = sft_loss(model, tokenizer, batch)
         loss.backward()
         if config.ptx_sequences:
             pretraining_loss(model, pretraining).backward()
@@ -183,13 +182,15 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
 
 
 def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
-    """Mean cross-entropy over the tokens whose mask is 1; examples are (ids, mask)."""
+    """Mean cross-entropy over the tokens whose mask is 1; examples are (ids, mask). Of several
+    processes, this one's part of it."""
+    examples = my_share(examples)
     ids, _ = to_tensors([ids for ids, _ in examples], tokenizer.pad, model.device)  # (B, T)
     mask, _ = to_tensors([mask for _, mask in examples], 0, model.device)  # (B, T)
     targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -1)  # -1: no loss on prompts and pads
     with mixed_precision(model.device):
         _, loss = model(ids[:, :-1], targets)
-    return weighted(loss, (targets >= 0).sum())
+    return my_part(loss, (targets >= 0).sum())
 
 
 @torch.no_grad()
@@ -310,7 +311,8 @@ def train_reward_model(model, tokenizer, comparisons: list[Comparison],
     model.eval()  # no dropout
     for step, batch in enumerate(chunks(comparisons, config.batch_size)):
         scores, ranks = comparison_scores(model, tokenizer, my_share(batch))
-        loss = weighted(ranking_loss(scores, ranks), len(scores))
+        decided = better_pairs(ranks).any(dim=(1, 2)).sum()  # prompts with a pair
+        loss = my_part(ranking_loss(scores, ranks), decided)
         loss.backward()
         update(model, optimizers, schedule(step, steps, warmup=min(10, steps // 10)))
         log(step + 1, steps, loss=all_reduce(loss.detach()).item())
@@ -486,16 +488,16 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
         row += response
     ids, ends = to_tensors(rows, tokenizer.pad, policy.device)  # (B, T), (B,)
     mask = response_mask(ids, lengths, ends)  # (B, T-1)
-    mine = my_share(torch.arange(len(ids), device=ids.device))  # of several processes
+    mine = my_share(torch.arange(len(ids), device=ids.device))  # what this process computes
 
-    def compute(function):
-        """function(ids, mask), whose rows all processes share out."""
-        return from_all(function(ids[mine], mask[mine]), mine, len(ids))
+    def compute(function, *model):
+        """function(*model, ids, mask): of its rows by each process, then of all."""
+        return from_all(function(*model, ids[mine], mask[mine]), mine, len(ids))
 
     # The update computes log-probabilities by the same function, so that there the ratio
     # starts at 1 (up to rounding).
-    logprobs = compute(functools.partial(response_logprobs, policy))  # (B, T-1)
-    ref_logprobs = compute(functools.partial(response_logprobs, reference))  # (B, T-1)
+    logprobs = compute(response_logprobs, policy)  # (B, T-1)
+    ref_logprobs = compute(response_logprobs, reference)  # (B, T-1)
     scores = compute(reward_model)  # (B,)
     values = torch.zeros_like(mask)
     if value_model is not None:
@@ -574,13 +576,13 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
         prompts = next_prompts(config.batch_size)
         rollout = roll_out(policy, reference, reward_model, tokenizer, prompts, config, generator,
                            value_model)
-        warmup = min(1.0, 0.1 + 0.9 * (iteration - 1) / 10)  # of the learning rates
+        fraction = min(1.0, 0.1 + 0.9 * (iteration - 1) / 10)  # of the learning rates: warm-up
         infos = []
         order = torch.randperm(config.batch_size, generator=shuffler)
         for rows in order.chunk(config.minibatches):
             infos.append(ppo_backward(policy, value_model, rollout[rows], config, ptx))
-            update(policy, policy_optimizers, warmup)
-            update(value_model, value_optimizers, warmup)
+            update(policy, policy_optimizers, fraction)
+            update(value_model, value_optimizers, fraction)
             for mean, weight in zip(average.parameters(), policy.parameters()):
                 mean.data.lerp_(weight.data, 1 - config.ema_decay)
         means = {name: float(np.mean([info[name] for info in infos])) for name in infos[0]}
@@ -600,21 +602,22 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
 def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig,
                  ptx: Batches | None = None) -> dict:
     """Accumulate all gradients of one minibatch; returns what to log."""
-    # 1. The policy loss. Advantages are whitened per minibatch, so that the size of a step
-    # does not depend on the scale of the scores.
+    # 1. The policy loss. Advantages are whitened over the minibatch, so that the size of a
+    # step does not depend on the scale of the scores.
     advantages = whiten(batch.advantages, batch.mask)
     mine = my_share(torch.arange(len(batch.ids), device=batch.ids.device))
     batch, advantages = batch[mine], advantages[mine]
-    tokens = batch.mask.sum()
+    tokens = batch.mask.sum()  # of the responses
     logprobs = response_logprobs(policy, batch.ids, batch.mask)  # (B, T-1)
     loss, info = policy_loss(logprobs, batch.logprobs, advantages, batch.mask, config.cliprange)
-    weighted(loss, tokens).backward()
+    my_part(loss, tokens).backward()
     # 2. The value loss.
     values = value_model.values(batch.ids, batch.mask)  # (B, T-1)
     loss = value_loss(values, batch.values, batch.returns, batch.mask, config.cliprange_value)
-    weighted(loss, tokens).backward()
+    my_part(loss, tokens).backward()
     info["value_loss"] = loss.detach()
-    info = {name: all_reduce(weighted(mean, tokens)).item() for name, mean in info.items()}
+    means = all_reduce(my_part(torch.stack(list(info.values())), tokens))
+    info = dict(zip(info, means.tolist()))
     # 3. The pretraining loss, the second term of eq. (2). "We compute the PPO gradients and
     # pretraining gradients in consecutive steps and accumulate them both into the gradient
     # buffers" (C.4): two backward passes, one optimizer step. Separate steps would each be
@@ -1012,6 +1015,7 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     block_size = min(shape.block_size, model.config.block_size)
     check_room(options.max_response, block_size)
     if tokenizer.vocab_size > model.config.vocab_size:
+        torch.manual_seed(options.seed)
         gpt.grow_vocabulary(model, tokenizer.vocab_size)
     model.config = dataclasses.replace(model.config, block_size=block_size)
     model.wpe.weight = nn.Parameter(model.wpe.weight[:block_size].detach().clone())
