@@ -2163,9 +2163,9 @@ def test_every_script_runs(papers, line, monkeypatch):
     tables = [json.loads(path.read_text()) for path in Path("runs").rglob("*.json")
               if path.name in ("table.json", "memory.json")]
     assert tables and all(table and table[0] for table in tables)
-    if "--fast" in argv:               # a folder of its own, and 2 to 6 claims
+    if "--fast" in argv:               # a folder of its own, and 2 to 8 claims
         [path] = Path("runs").glob("*/claims.json")
-        assert path.parent.name.endswith("-fast") and 2 <= len(json.loads(path.read_text())) <= 6
+        assert path.parent.name.endswith("-fast") and 2 <= len(json.loads(path.read_text())) <= 8
         assert all(folder.name.startswith("instructgpt-fast") or folder.name.endswith("-fast")
                    for folder in Path("runs").iterdir())
     if name == "overoptimization":                 # whose base it can find again
@@ -2759,7 +2759,7 @@ def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out(papers):
 
 def test_a_picture_is_ten_tokens_and_only_answers_have_loss(papers):
     tasks = papers("gpt4_pictures_tasks")
-    tokenizer = tasks.learn_tokenizer(0)
+    tokenizer = tasks.learn_tokenizer(papers("gpt4_pictures_several").any_document, 0)
     document = tasks.random_document(random.Random(0), 0)
     for question, answer in document.turns:            # every word is a token
         assert len(tokenizer.encode(question)) == len(question.split()) + 1
@@ -2776,3 +2776,106 @@ def test_a_picture_is_ten_tokens_and_only_answers_have_loss(papers):
     blind = dataclasses.replace(document, scene=None)
     ids, _ = tasks.encode(tokenizer, blind)
     assert max(ids) < tokenizer.vocab_size and len(ids) == len(tasks.encode(tokenizer, document)[0]) - 10
+
+
+def answer_from_two(pictures, question):
+    """The answer to a question about two pictures, by other means than the script's."""
+    ordinals = dict(zip(("first", "second"), pictures))
+    for ordinal, things in ordinals.items():
+        if question.endswith(f" in the {ordinal} picture?"):
+            return answer_from_picture(things, question.replace(f" in the {ordinal} picture", ""))
+    words = question.rstrip("?").split()
+    if words[3] == "is":
+        [ordinal] = [name for name, things in ordinals.items() if tuple(words[4:]) in things.values()]
+        return ordinal
+    counts = {name: [word for thing in things.values() for word in thing].count(words[-1])
+              for name, things in ordinals.items()}
+    assert counts["first"] != counts["second"]
+    return max(counts, key=counts.get)
+
+
+def possible_tasks(things, answer):
+    """What an example's answer can be about: (attribute, index of the thing in reading order)."""
+    numbers = ["zero", "one", "two", "three", "four", "five"]
+    values = [(place, color, shape) for place, (color, shape) in things.items()]
+    possible = {(attribute, i) for i in (0, -1) for attribute in range(3) if values[i][attribute] == answer}
+    return possible | ({"number"} if numbers[len(things)] == answer else set())
+
+
+def test_prompts_of_several_pictures_have_the_right_answers_and_held_out_things(papers):
+    tasks, several, seed = papers("gpt4_pictures_tasks"), papers("gpt4_pictures_several"), 1
+    context = papers("gpt4_pictures").SHAPE.block_size
+    tokenizer = tasks.learn_tokenizer(several.any_document, seed)
+
+    def read(document):
+        """Its things, and the pictures, questions and answers; checks every answer."""
+        scenes = [part for part, _ in tasks.parts_of(document) if not isinstance(part, str)]
+        pictures = [read_picture(tasks, tasks.draw(scene)) for scene in scenes]
+        things = {(thing, len(scene)) for scene in scenes for thing in scene}
+        texts = [question if isinstance(question, str) else question[-1] for question, _ in document.turns]
+        if len(pictures) == len(document.turns) and all(len(question) == 1 for question, _ in document.turns):
+            possible = [possible_tasks(*pair) for pair in zip(pictures, (turn[1] for turn in document.turns))]
+            assert set.intersection(*possible)
+            return "examples", things, possible
+        for text, (_, answer) in zip(texts, document.turns):
+            text = text.strip()
+            right = answer_from_two(pictures, text) if len(pictures) == 2 else answer_from_picture(pictures[0], text)
+            assert answer == right, document
+        return ("one", "two")[len(pictures) - 1], things, None
+
+    rng, forms, drawn = random.Random(0), Counter(), set()
+    for _ in range(1500):
+        document = several.any_document(rng, seed)
+        form, things, _ = read(document)
+        forms[form] += 1
+        drawn |= things
+        assert len(tasks.encode(tokenizer, document)[0]) <= context
+    assert min(forms.values()) > 300
+    for kind in several.PAIR_KINDS:
+        cases = several.any_cases(kind, 60, "test", seed)
+        assert len(set(cases)) == 60
+        for case in cases:
+            other = several.exchanged(case, kind)
+            assert read(case)[0] == read(other)[0] == "two" and not read(case)[1] & drawn
+            assert case.turns[0][0][-1] == other.turns[0][0][-1] and case.turns[0][1] != other.turns[0][1]
+            assert case.turns[0][0][1::2] == other.turns[0][0][3::-2]    # the same pictures
+        answers = Counter(case.turns[0][1] for case in cases)
+        assert max(answers.values()) < 42
+    most = several.any_cases("4 examples", 60, "test", seed)
+    decided = Counter()
+    for kind, count in several.SHOT_KINDS.items():
+        cases = several.any_cases(kind, 60, "test", seed)
+        assert [case.turns for case in cases] == [case.turns[4 - count:] for case in most]
+        for case in cases:
+            form, things, possible = read(case)
+            assert form == "examples" and not things & drawn
+            told = set.intersection(*possible[:-1]) if count else set()
+            decided[kind] += {answer for task in told for answer in [task_answer(case, task)]} == {
+                case.turns[-1][1]}
+    assert decided["0 examples"] == 0 < decided["1 example"] < decided["2 examples"] < 60
+    assert decided["4 examples"] >= 54                     # four examples nearly always tell
+    for case in most:
+        control = several.shuffled(case)
+        assert [turn[0] for turn in control.turns] == [turn[0] for turn in case.turns]
+        assert sorted(turn[1] for turn in control.turns[:-1]) == sorted(turn[1] for turn in case.turns[:-1])
+    for cases in (most, several.any_cases("more of two", 60, "test", seed),
+                  several.any_cases(("color", "place"), 60, "test", seed)):
+        for case, other, blind, before in zip(cases, several.with_other_pictures(cases),
+                                              several.without_pictures(cases), cases[-1:] + cases):
+            parts = list(tasks.parts_of(case))
+            changed = list(tasks.parts_of(other))
+            texts = [part for part, _ in parts if isinstance(part, str)]
+            assert [part for part, _ in changed if isinstance(part, str)] == texts
+            assert [part for part, _ in tasks.parts_of(blind)] == texts
+            scenes = lambda document: [part for part, _ in tasks.parts_of(document) if not isinstance(part, str)]
+            kept = len(scenes(case)) - (2 if cases[0].turns[-1][0][0] == "The first picture:" else 1)
+            assert scenes(other) == scenes(case)[:kept] + scenes(before)[kept:]
+
+
+def task_answer(case, task):
+    """The answer to a few-shot case if it asked (attribute, index) or the number."""
+    scene = case.turns[-1][0][0]
+    if task == "number":
+        return ["zero", "one", "two", "three", "four", "five"][len(scene)]
+    attribute, i = task
+    return (scene[i].place, scene[i].color, scene[i].shape)[attribute]
