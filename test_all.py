@@ -2778,6 +2778,10 @@ def test_a_picture_is_ten_tokens_and_only_answers_have_loss(papers):
     assert max(ids) < tokenizer.vocab_size and len(ids) == len(tasks.encode(tokenizer, document)[0]) - 10
 
 
+def scenes_of(tasks, document):
+    return [part for part, _ in tasks.parts_of(document) if not isinstance(part, str)]
+
+
 def answer_from_two(pictures, question):
     """The answer to a question about two pictures, by other means than the script's."""
     ordinals = dict(zip(("first", "second"), pictures))
@@ -2794,88 +2798,71 @@ def answer_from_two(pictures, question):
     return max(counts, key=counts.get)
 
 
-def possible_tasks(things, answer):
-    """What an example's answer can be about: (attribute, index of the thing in reading order)."""
-    numbers = ["zero", "one", "two", "three", "four", "five"]
+def answers_of_tasks(things):
+    """{task: its answer}: an attribute of the first or the last thing, or the number of things."""
     values = [(place, color, shape) for place, (color, shape) in things.items()]
-    possible = {(attribute, i) for i in (0, -1) for attribute in range(3) if values[i][attribute] == answer}
-    return possible | ({"number"} if numbers[len(things)] == answer else set())
+    answers = {(attribute, i): values[i][attribute] for attribute in range(3) for i in (0, -1)}
+    return answers | {"number": ["zero", "one", "two", "three", "four", "five"][len(things)]}
 
 
-def test_prompts_of_several_pictures_have_the_right_answers_and_held_out_things(papers):
+def test_prompts_of_several_pictures_have_right_answers_and_the_tests_things_are_held_out(papers):
     tasks, several, seed = papers("gpt4_pictures_tasks"), papers("gpt4_pictures_several"), 1
-    context = papers("gpt4_pictures").SHAPE.block_size
     tokenizer = tasks.learn_tokenizer(several.any_document, seed)
 
-    def read(document):
-        """Its things, and the pictures, questions and answers; checks every answer."""
-        scenes = [part for part, _ in tasks.parts_of(document) if not isinstance(part, str)]
-        pictures = [read_picture(tasks, tasks.draw(scene)) for scene in scenes]
-        things = {(thing, len(scene)) for scene in scenes for thing in scene}
-        texts = [question if isinstance(question, str) else question[-1] for question, _ in document.turns]
-        if len(pictures) == len(document.turns) and all(len(question) == 1 for question, _ in document.turns):
-            possible = [possible_tasks(*pair) for pair in zip(pictures, (turn[1] for turn in document.turns))]
+    def check(document):
+        """Checks all answers. Returns how many tasks the answers to examples leave possible."""
+        pictures = [read_picture(tasks, tasks.draw(scene)) for scene in scenes_of(tasks, document)]
+        answers = [answer for _, answer in document.turns]
+        if document.turns[0][0] == (scenes_of(tasks, document)[0],):     # examples
+            possible = [{task for task, known in answers_of_tasks(things).items() if known == answer}
+                        for things, answer in zip(pictures, answers, strict=True)]
             assert set.intersection(*possible)
-            return "examples", things, possible
-        for text, (_, answer) in zip(texts, document.turns):
-            text = text.strip()
-            right = answer_from_two(pictures, text) if len(pictures) == 2 else answer_from_picture(pictures[0], text)
-            assert answer == right, document
-        return ("one", "two")[len(pictures) - 1], things, None
+            return {answers_of_tasks(pictures[-1])[task]
+                    for task in set.intersection(set(answers_of_tasks(pictures[-1])), *possible[:-1])}
+        questions = [question if isinstance(question, str) else question[-1].strip()
+                     for question, _ in document.turns]
+        reader = answer_from_two if len(pictures) == 2 else lambda pictures, q: answer_from_picture(pictures[0], q)
+        assert answers == [reader(pictures, question) for question in questions]
+        assert len(set(questions)) == len(questions)
 
-    rng, forms, drawn = random.Random(0), Counter(), set()
+    rng, drawn, pictures = random.Random(0), set(), Counter()
     for _ in range(1500):
         document = several.any_document(rng, seed)
-        form, things, _ = read(document)
-        forms[form] += 1
-        drawn |= things
-        assert len(tasks.encode(tokenizer, document)[0]) <= context
-    assert min(forms.values()) > 300
-    for kind in several.PAIR_KINDS:
-        cases = several.any_cases(kind, 60, "test", seed)
-        assert len(set(cases)) == 60
-        for case in cases:
+        check(document)
+        assert len(tasks.encode(tokenizer, document)[0]) <= papers("gpt4_pictures").SHAPE.block_size
+        pictures[len(scenes_of(tasks, document))] += 1
+        drawn |= {(thing, len(scene)) for scene in scenes_of(tasks, document) for thing in scene}
+    assert set(pictures) == {1, 2, 5} and min(pictures.values()) > 300
+    cases = {kind: several.any_cases(kind, 60, "test", seed)
+             for kind in (*several.PAIR_KINDS, *several.SHOT_KINDS)}
+    told = {}
+    for kind in cases:
+        assert len(set(cases[kind])) == len(cases[kind]) == 60
+        left = [check(case) for case in cases[kind]]
+        told[kind] = sum(answers is not None and len(answers) == 1 for answers in left)
+        for case in cases[kind]:
+            assert not drawn & {(thing, len(scene)) for scene in scenes_of(tasks, case) for thing in scene}
+    assert told["0 examples"] == 0 < told["1 example"] < told["2 examples"] < told["4 examples"] > 54
+    for kind in several.PAIR_KINDS:                       # the other order has another answer
+        assert max(Counter(case.turns[0][1] for case in cases[kind]).values()) < 42
+        for case in cases[kind]:
             other = several.exchanged(case, kind)
-            assert read(case)[0] == read(other)[0] == "two" and not read(case)[1] & drawn
+            check(other)
+            assert scenes_of(tasks, other) == scenes_of(tasks, case)[::-1]
             assert case.turns[0][0][-1] == other.turns[0][0][-1] and case.turns[0][1] != other.turns[0][1]
-            assert case.turns[0][0][1::2] == other.turns[0][0][3::-2]    # the same pictures
-        answers = Counter(case.turns[0][1] for case in cases)
-        assert max(answers.values()) < 42
-    most = several.any_cases("4 examples", 60, "test", seed)
-    decided = Counter()
-    for kind, count in several.SHOT_KINDS.items():
-        cases = several.any_cases(kind, 60, "test", seed)
-        assert [case.turns for case in cases] == [case.turns[4 - count:] for case in most]
-        for case in cases:
-            form, things, possible = read(case)
-            assert form == "examples" and not things & drawn
-            told = set.intersection(*possible[:-1]) if count else set()
-            decided[kind] += {answer for task in told for answer in [task_answer(case, task)]} == {
-                case.turns[-1][1]}
-    assert decided["0 examples"] == 0 < decided["1 example"] < decided["2 examples"] < 60
-    assert decided["4 examples"] >= 54                     # four examples nearly always tell
+    most = cases["4 examples"]
+    for kind, count in several.SHOT_KINDS.items():        # the same cases, with fewer examples
+        assert [case.turns for case in cases[kind]] == [case.turns[4 - count:] for case in most]
     for case in most:
         control = several.shuffled(case)
-        assert [turn[0] for turn in control.turns] == [turn[0] for turn in case.turns]
-        assert sorted(turn[1] for turn in control.turns[:-1]) == sorted(turn[1] for turn in case.turns[:-1])
-    for cases in (most, several.any_cases("more of two", 60, "test", seed),
-                  several.any_cases(("color", "place"), 60, "test", seed)):
-        for case, other, blind, before in zip(cases, several.with_other_pictures(cases),
-                                              several.without_pictures(cases), cases[-1:] + cases):
-            parts = list(tasks.parts_of(case))
-            changed = list(tasks.parts_of(other))
-            texts = [part for part, _ in parts if isinstance(part, str)]
-            assert [part for part, _ in changed if isinstance(part, str)] == texts
-            assert [part for part, _ in tasks.parts_of(blind)] == texts
-            scenes = lambda document: [part for part, _ in tasks.parts_of(document) if not isinstance(part, str)]
-            kept = len(scenes(case)) - (2 if cases[0].turns[-1][0][0] == "The first picture:" else 1)
-            assert scenes(other) == scenes(case)[:kept] + scenes(before)[kept:]
-
-
-def task_answer(case, task):
-    """The answer to a few-shot case if it asked (attribute, index) or the number."""
-    scene = case.turns[-1][0][0]
-    if task == "number":
-        return ["zero", "one", "two", "three", "four", "five"][len(scene)]
-    attribute, i = task
-    return (scene[i].place, scene[i].color, scene[i].shape)[attribute]
+        assert scenes_of(tasks, control) == scenes_of(tasks, case) and control.turns[-1] == case.turns[-1]
+        assert Counter(turn[1] for turn in control.turns) == Counter(turn[1] for turn in case.turns)
+    one = several.any_cases(("color", "place"), 60, "test", seed)
+    for asked, shown in ((one, 1), (cases["more of two"], 2), (most, 1)):
+        for case, before, other, blind in zip(asked, asked[-1:] + asked, several.with_other_pictures(asked),
+                                              several.without_pictures(asked)):
+            texts = [part for part, _ in tasks.parts_of(case) if isinstance(part, str)]
+            assert [part for part, _ in tasks.parts_of(other) if isinstance(part, str)] == texts
+            assert [part for part, _ in tasks.parts_of(blind)] == texts      # and no picture
+            assert scenes_of(tasks, other) == (
+                scenes_of(tasks, case)[:-shown] + scenes_of(tasks, before)[-shown:])
