@@ -2163,9 +2163,9 @@ def test_every_script_runs(papers, line, monkeypatch):
     tables = [json.loads(path.read_text()) for path in Path("runs").rglob("*.json")
               if path.name in ("table.json", "memory.json")]
     assert tables and all(table and table[0] for table in tables)
-    if "--fast" in argv:               # a folder of its own, and 2 to 8 claims
+    if "--fast" in argv:               # a folder of its own, and 2 to 9 claims
         [path] = Path("runs").glob("*/claims.json")
-        assert path.parent.name.endswith("-fast") and 2 <= len(json.loads(path.read_text())) <= 8
+        assert path.parent.name.endswith("-fast") and 2 <= len(json.loads(path.read_text())) <= 9
         assert all(folder.name.startswith("instructgpt-fast") or folder.name.endswith("-fast")
                    for folder in Path("runs").iterdir())
     if name == "overoptimization":                 # whose base it can find again
