@@ -12,16 +12,16 @@ training picture. Where no other is named, the bar is ours, 90 % exactly right:
     by content  "Which color is square?", "Where is red?": a word must be matched with the cells
     numbers     "How many are red?": all cells count
     new         as well as about training pictures, up to 2 % (our margin)
-    two         "In which picture are more red?": right in both orders of the pictures
+    two         "In which picture are more red?", look-ups in a named one; right in both orders
     few-shot    pictures with answers, not words, tell what is asked: four are better than none
 Two controls: the same weights with other pictures, and a model trained and tested without any.
 
 Built in: training documents have the forms of the test's prompts, and any three of the four values
 occur together in training pictures; only the combination of all four is new. Chosen after looking,
-on seed 0: wordings, shares of documents, small pictures (of 36 cells, look-ups by content were not
-learned in 2400 steps), and one picture before several (mixed from the start, captions had .80).
+on seed 0: wordings, shares of documents, small pictures (look-ups by content in 36 cells were not
+learned), one picture before several (else captions had .80), and two rows for two pictures.
 
-    python -m papers.gpt4_pictures      a table, samples and a figure (about 11 minutes)
+    python -m papers.gpt4_pictures      a table, samples and a figure (about 16 minutes)
 
 Results go to runs/gpt4_pictures; see also papers/gpt4_pictures_tasks.py and _several.py.
 Paper: GPT-4 technical report (arXiv:2303.08774).
