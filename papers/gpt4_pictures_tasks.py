@@ -1,5 +1,6 @@
 """
 Small drawn scenes, the questions that they answer and their tokens, for papers/gpt4_pictures.py.
+Prompts with several pictures are in papers/gpt4_pictures_several.py.
 
 A picture is a grid of 3 x 3 cells, each empty or with one of 16 drawings, a shape in a color:
 
@@ -15,9 +16,9 @@ Held out: a thing's shape, color and place and the number of things in its scene
 of four values. About a fifth of these is drawn in the test only, whose scenes hold nothing else.
 Any three of the four values do occur together in training.
 """
-import dataclasses
 import itertools
 import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import gpt
@@ -99,7 +100,8 @@ GROUPS = {
     "by content": (("shape", "color"), ("color", "shape"), ("place", "color"), ("place", "shape")),
     "number": (("number", "color"), ("number", "shape")),
 }
-Turn = tuple[str, str]  # a question and its answer
+# a question, or the texts and pictures of which it consists, and its answer
+Turn = tuple[str | tuple[str | Scene, ...], str]
 
 
 def caption(scene: Scene) -> Turn:
@@ -134,7 +136,7 @@ def number_questions(scene: Scene, given: str) -> list[Turn]:
 
 @dataclass(frozen=True)
 class Document:
-    """A picture, or none, and questions about it with their answers."""
+    """A picture, or none, and questions with their answers."""
     scene: Scene | None
     turns: tuple[Turn, ...]
 
@@ -159,13 +161,26 @@ def random_document(rng: random.Random, seed: int) -> Document:
     return Document(scene, tuple(turns))
 
 
-def learn_tokenizer(seed: int) -> Tokenizer:
+def parts_of(document: Document) -> Iterator[tuple[str | Scene, bool]]:
+    """Texts and pictures in their order, and whether each is an answer. An empty answer is none:
+    it is still to be written."""
+    if document.scene is not None:
+        yield document.scene, False
+    for question, answer in document.turns:
+        for part in (question,) if isinstance(question, str) else question:
+            yield part, False
+        if answer:
+            yield f" {answer}\n", True
+
+
+def learn_tokenizer(write: Callable[[random.Random, int], Document], seed: int) -> Tokenizer:
     """A tokenizer of the texts of training documents, in which every word is a token."""
     rng = random.Random(f"tokenizer {seed}")
     texts = []
     for _ in range(2000):
-        for question, answer in random_document(rng, seed).turns:
-            texts.append(f"{question} {answer}\n")
+        for part, _ in parts_of(write(rng, seed)):
+            if isinstance(part, str):
+                texts.append(part)
     return Tokenizer(train_bpe(texts, 1000))
 
 
@@ -184,17 +199,15 @@ def draw(scene: Scene) -> list[int]:
 
 
 def encode(tokenizer: Tokenizer, document: Document) -> tuple[list[int], list[int]]:
-    """The ids of a document, and the same with -1 where there is no loss: outside answers. An
-    empty answer is still to be written."""
-    ids = [tokenizer.eot]
-    if document.scene is not None:
-        ids += [tokenizer.vocab_size + cell for cell in draw(document.scene)]
-    targets = [-1] * len(ids)
-    for question, answer in document.turns:
-        asked = tokenizer.encode(question)
-        said = tokenizer.encode(f" {answer}\n") if answer else []
-        ids += asked + said
-        targets += [-1] * len(asked) + said
+    """The ids of a document, and the same with -1 where there is no loss: outside answers."""
+    ids, targets = [tokenizer.eot], [-1]
+    for part, is_answer in parts_of(document):
+        if isinstance(part, str):
+            new = tokenizer.encode(part)
+        else:
+            new = [tokenizer.vocab_size + cell for cell in draw(part)]
+        ids += new
+        targets += new if is_answer else [-1] * len(new)
     return ids, targets
 
 
@@ -208,17 +221,6 @@ def batch_of(tokenizer: Tokenizer, documents: list[Document], device):
 
 # ------------------------------------------------------------------------------
 # Test cases
-
-
-def without_pictures(documents: list[Document]) -> list[Document]:
-    return [dataclasses.replace(document, scene=None) for document in documents]
-
-
-def with_another_picture(documents: list[Document]) -> list[Document]:
-    """Each document with the picture of the one before it: a control."""
-    others = documents[-1:] + documents[:-1]
-    return [dataclasses.replace(document, scene=other.scene)
-            for document, other in zip(documents, others)]
 
 
 def cases_of(kind: tuple[str, str] | str, count: int, split: str, seed: int) -> list[Document]:
