@@ -14,7 +14,7 @@ Contents
     1. Byte-pair encoding: train_bpe, Tokenizer
     2. The token stream: tokenize_text, write_stream, Batches
     3. Conversations: render_conversation, fit
-    4. The world and its web: World, web
+    4. The world and its web: World, conversation, web
     5. Instructions and labelers: instructions, demonstrate, judge, label
     6. Your own data: load_text, load_demonstrations, load_comparisons
     7. Commands and errors: UserError, command_line, run_folder
@@ -858,9 +858,9 @@ class Instruction:
 
     say: sentences that it contains. terse: the one word that would do, worth half a point.
     person, topic, count: it states `count` true facts about `person`, on `topic` or, if
-    that is None, on any; of a topic alone any other value is a lie. items: (the values
-    allowed in a list, how many). unknowable: nothing in the world answers it, and a refusal
-    is right.
+    that is None, on any. A topic without a person (an answer in one word): its other values
+    are lies. items: (the values allowed in a list, how many). unknowable: nothing in the
+    world answers it, and a refusal is right.
     """
     use_case: str
     messages: list[dict]

@@ -9,7 +9,7 @@ gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class and two switches.
     python gpt.py pretrain --data my.txt         the same on a file or a folder
     python gpt.py sample --prompt "Mia lives"    text from it, or with --model gpt2 from OpenAI's
     python gpt.py export                         the model as a folder that transformers opens
-    torchrun --standalone --nproc-per-node 2 gpt.py pretrain     one model, two processes
+    torchrun --standalone --nproc-per-node 2 gpt.py pretrain --name two     by two processes
 
 Papers: GPT-1 (Radford et al. 2018); GPT-2 (Radford et al. 2019); GPT-3 (arXiv:2005.14165);
 FlashAttention-2 (arXiv:2307.08691); Muon (Jordan et al. 2024).
@@ -257,7 +257,7 @@ class GPT(nn.Module):
 # thread (more with OMP_NUM_THREADS). All processes hold the same model and draw the same
 # batches. Of what takes long (answers, their scores, gradients) each computes its share of
 # the rows; `update` in section 6 adds up the gradients. So all make the same step, and N
-# processes end like one, up to rounding (and dropout, of which each draws its own).
+# processes train like one, up to rounding (and dropout, of which each draws its own).
 #
 # A first reader may take N as 1. Then my_share(batch) is the batch, all_reduce(x) is x,
 # my_part(mean, count) is the mean, and from_all gives back what it gets.
@@ -287,7 +287,7 @@ def all_reduce(x):
             dist.all_reduce(x)
         except RuntimeError as error:
             raise UserError(f"the processes of this job have lost each other ({error}); the "
-                            "same command goes on from what is saved") from None
+                            "same command goes on from what is saved") from error
     return x
 
 
@@ -672,10 +672,11 @@ def schedule(step: int, steps: int, warmup: int) -> float:
 def update(model, optimizers: list, fraction: float, grad_clip: float = 1.0):
     """One optimizer step on the gradients that backward() has accumulated, with every
     rate at this fraction of its peak."""
-    for p in model.parameters():
-        if p.grad is not None:
-            all_reduce(p.grad)  # of this process's rows -> of the whole batch
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+    if dist.is_initialized():  # gradients of this process's rows -> of the whole batch
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        whole = all_reduce(nn.utils.parameters_to_vector(gradients))  # one message, not many
+        nn.utils.vector_to_parameters(whole, gradients)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
     if not torch.isfinite(norm):
         raise UserError("the gradient is no longer finite: lower the learning rate (or, with a "
                         "reward of your own, its scale)")
@@ -926,7 +927,11 @@ def pick_device() -> str:
     if not torch.cuda.is_available():
         return "cpu"
     torch.set_float32_matmul_precision("high")  # TF32
-    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))  # of torchrun
+    place = int(os.environ.get("LOCAL_RANK", 0))  # of this process among torchrun's
+    if place >= torch.cuda.device_count():
+        raise UserError(f"process {place + 1} of this machine finds {torch.cuda.device_count()} GPUs: "
+                        "start no more processes than there are")
+    torch.cuda.set_device(place)
     return "cuda"
 
 

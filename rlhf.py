@@ -8,7 +8,7 @@ rlhf.py: from a text predictor to an assistant. SFT -> reward model -> PPO-ptx -
     python rlhf.py                 InstructGPT on the embedded world, from a blank model;
                                    then compares GPT, GPT prompted, SFT, PPO and PPO-ptx
     python rlhf.py chat            talk to the result
-    torchrun --standalone --nproc-per-node 2 rlhf.py     the same by two processes
+    torchrun --standalone --nproc-per-node 2 rlhf.py --name two     by two processes
 
     python rlhf.py --demonstrations FILE --comparisons FILE     the same steps on your data
     python rlhf.py --reward FILE.py:FUNCTION                    your own scores

@@ -1357,7 +1357,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
 def test_processes_of_torchrun_train_like_one(world):
-    """Three processes: no batch divides by three, so shares differ in size."""
+    """Three processes: few batches divide by three, so shares differ in size."""
     demonstrations, comparisons = [], []
     for instruction in data.instructions(world, "train", 60, 5):
         conversation = data.demonstrate(world, instruction, random.Random(0))
@@ -2927,7 +2927,7 @@ def test_prompts_of_several_pictures_have_right_answers_and_the_tests_things_are
     tokenizer = tasks.learn_tokenizer(several.any_document, seed)
 
     def check(document):
-        """Checks all answers. Returns how many tasks the answers to examples leave possible."""
+        """Checks all answers. Of examples, returns the answers that the possible tasks give."""
         pictures = [read_picture(tasks, tasks.draw(scene)) for scene in scenes_of(tasks, document)]
         answers = [answer for _, answer in document.turns]
         if document.turns[0][0] == (scenes_of(tasks, document)[0],):     # examples

@@ -8,7 +8,7 @@ The claims, here for gpt.fused_attention, tiles of scores in plain PyTorch:
     fast            faster than the equation (§4.1)
 The tables also compare with PyTorch's attention, which is C++.
 
-    python -m papers.flash_attention            two tables (about 3 minutes)
+    python -m papers.flash_attention            two tables (about 7 minutes)
     python -m papers.flash_attention --fast     one small shape
 
 Results go to runs/flash_attention.

@@ -12,7 +12,7 @@ The claims:
     bands       dense and locally banded layers in turn (§2.1) lose little (our margin;
                 the paper does not compare)
 
-    python -m papers.gpt3           four tables and a figure (about 10 minutes)
+    python -m papers.gpt3           four tables and a figure (about 12 minutes)
     python -m papers.gpt3 sizes     the papers' models: parameters, memory, compute
 
 Results go to runs/gpt3. Paper: GPT-3 (arXiv:2005.14165); see also gpt3_data.py.

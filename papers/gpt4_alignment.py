@@ -11,10 +11,10 @@ The claims:
 Built in: the base obeys three orders in one wording each; fine-tuning shows four orders in these
 and other wordings, and users who object. Wordings (about five of each order), questions and
 objections of the test are held out. Before PPO, demonstrations refuse .45 of all prompts with a
-wish, harmful or not; the model then refuses most, and PPO without the rule nearly all. The paper's
-classifier is GPT-4 with a rubric; ours is a function that also counts the result.
+wish, harmful or not; the model then refuses three quarters of all, and so does PPO without the
+rule. The paper's classifier is GPT-4 with a rubric; ours is a function that also counts the result.
 
-    python -m papers.gpt4_alignment     after `python rlhf.py`, the base (about 6 minutes)
+    python -m papers.gpt4_alignment     after `python rlhf.py`, the base (about 5 minutes)
 
 Results go to runs/gpt4_alignment. Paper: GPT-4 (arXiv:2303.08774), sections 5, 6, system card.
 """

@@ -18,7 +18,7 @@ further claims, a table each:
                 demonstration has (a table without a claim)
     memory      what was told in turn one, by distance (no claim of the paper)
 
-    python -m papers.instructgpt                13 minutes on 2 CPU cores, after
+    python -m papers.instructgpt                25 minutes, after
                                                 `python rlhf.py`, the base
     python -m papers.instructgpt --base NAME    on another finished run
     python -m papers.instructgpt --fast         a smoke run on a base of its own
