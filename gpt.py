@@ -9,7 +9,7 @@ gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class and two switches.
     python gpt.py pretrain --data my.txt         the same on a file or a folder
     python gpt.py sample --prompt "Mia lives"    text from it, or with --model gpt2 from OpenAI's
     python gpt.py export                         the model as a folder that transformers opens
-    torchrun --standalone --nproc-per-node 2 gpt.py pretrain --name two     by two processes
+    torchrun --standalone --nproc-per-node 2 gpt.py pretrain --name pretrain-two
 
 Papers: GPT-1 (Radford et al. 2018); GPT-2 (Radford et al. 2019); GPT-3 (arXiv:2005.14165);
 FlashAttention-2 (arXiv:2307.08691); Muon (Jordan et al. 2024).
