@@ -1367,7 +1367,7 @@ def test_processes_of_torchrun_train_like_one(world):
                             "ranks": [0, 2, 1]})
     options = ["--demonstrations", own(*demonstrations, path="d.jsonl"),
                "--comparisons", own(*comparisons, path="c.jsonl"), "--pretrain-steps", 12,
-               "--iterations", 1, "--max-response", 8, "--vocab-size", 300, "--block-size", 96,
+               "--iterations", 3, "--max-response", 8, "--vocab-size", 300, "--block-size", 96,
                "--n-layer", 1, "--n-head", 2, "--n-embd", 16]
     for name, start in (("one", []), ("three", [*TORCHRUN, 3])):
         done = run(*start, HERE / "rlhf.py", *options, "--name", name)
