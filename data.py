@@ -1359,8 +1359,7 @@ _locks = {}  # folder -> its open lock file; other processes stay out until this
 def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
     """runs/NAME, made if needed and locked against a second process.
 
-    settings.json in it holds what the run was asked for, and size and date of each file
-    that a setting names (as FILE, FOLDER or FILE.py:FUNCTION). A folder with results of other
+    settings.json in it holds what the run was asked for. A folder with results of other
     settings is a UserError; `fresh` empties it first of the files that runs write.
     """
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):  # nothing outside of runs/
@@ -1380,17 +1379,11 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
                                 "wait for it or choose another --name") from None
         _locks[folder] = lock
 
-    files = {}
-    for value in map(str, settings.values()):
-        for path in {value, value.rpartition(":")[0] or value}:
-            for file in map(str, Path(path).rglob("*") if os.path.isdir(path) else [path]):
-                if os.path.isfile(file):
-                    files[file] = os.path.getsize(file), os.path.getmtime(file)
-    settings = json.loads(json.dumps({**settings, "files": files}))  # tuples become lists
+    settings = json.loads(json.dumps(settings))  # tuples become lists
     if fresh:
-        for file in files:
-            if Path(file).resolve().parent == folder.resolve():
-                raise UserError(f"{file} is in the folder that --fresh empties: move it, or "
+        for value in map(str, settings.values()):
+            if Path(value).resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"{value} is in the folder that --fresh empties: move it, or "
                                 "choose another --name")
         for path in folder.iterdir():
             if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png"):
