@@ -36,7 +36,6 @@ import random
 import re
 import sys
 import typing
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -1099,32 +1098,22 @@ def label(world: World, instruction: Instruction, responses: list[tuple[str, boo
 # 6. Your own data: load_text, load_demonstrations, load_comparisons
 
 
-@contextlib.contextmanager
-def open_text(path: Path) -> Iterator[typing.TextIO]:
+def open_text(path: Path) -> typing.TextIO:
     """A plain or gzipped UTF-8 file, opened for reading; a byte order mark is skipped."""
     opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            yield file
-    except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is damaged or not UTF-8 text: {error}") from None
+    return opener(path, "rt", encoding="utf-8-sig", newline="")
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict]]:
-    """(place, record) of JSON lines, of a JSON list, or of a list under "data"."""
+    """(place, record) of JSON lines or of a JSON list."""
     number = 0
-    with open_text(path) as file:
+    with open_text(path) as file, reading(path, "UTF-8 text"):
         try:
-            try:
-                first = json.loads(next(filter(str.strip, file), ""))
-            except ValueError:  # not JSON lines: one JSON text over many lines
-                file.seek(0)
-                first = json.load(file)
-            if isinstance(first, dict) and isinstance(first.get("data"), list):
-                first = first["data"]
-            records = first if isinstance(first, list) else [first]
-            more = (json.loads(line) for line in file if line.strip())
-            for number, record in enumerate(itertools.chain(records, more), start=1):
+            is_list = file.read(1000).lstrip().startswith("[")
+            file.seek(0)
+            lines = filter(str.strip, file)  # without blank ones
+            records = json.load(file) if is_list else map(json.loads, lines)
+            for number, record in enumerate(records, start=1):
                 place = f"{path}:{number}"
                 if not isinstance(record, dict):
                     raise UserError(f"{place}: expected an object, not {record!r:.40}")
@@ -1161,10 +1150,8 @@ def texts_between_marks(path: Path) -> Iterator[str]:
     """The texts between <|endoftext|> marks, as written in the file."""
     piece = 1 << 20  # characters; longer documents come in pieces: memory stays flat
     rest = ""
-    with open_text(path) as file:
+    with open_text(path) as file, reading(path, "UTF-8 text"):
         while block := file.read(piece):
-            if "\0" in block:
-                raise UserError(f"{path} holds zero bytes: it is not UTF-8 text")
             *documents, rest = (rest + block).split("<|endoftext|>")
             yield from documents
             if len(rest) > piece:

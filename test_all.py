@@ -617,7 +617,7 @@ def own(*records, path="own.jsonl"):
     {"instruction": "hi", "context": None, "response": "good"},
     {"prompt": "ignored", "messages": [user("hi"), assistant("good")]}])
 def test_demonstrations_of_every_shape(record):
-    content = json.dumps({"data": [record]}, indent=1)
+    content = json.dumps([record], indent=1)
     Path("list.json.gz").write_bytes(gzip.compress(content.encode()))
     for path in (own(record, {"prompt": "x", "output": "y", "label": 0}), "list.json.gz"):
         assert data.load_demonstrations(path) == [[user("hi"), assistant("good")]]
@@ -643,7 +643,8 @@ def test_comparisons_of_every_shape(record):
 
 
 NOT_READABLE = {  # what the error says: files
-    ":1: not valid": ["", '{"a": 1', "[" * 100_000],
+    ":1: not valid": ['{"a": 1', "[" * 100_000],
+    ": 0 records read": [""],
     ":1: expected": ["[1, 2]"],
     ":1: no question": ['{"prompt": "x"}', '{"output": "x", "query": "y"}'],
     ":1: not valid JSON .Exceeds": ['{"prompt": ' + "1" * 5000 + "}"],
@@ -1241,11 +1242,11 @@ def test_pretrain_sample_and_export(capsys, fails):
 WRONG = {
     "gpt.py": [
         ("--data missing.txt", "missing.txt"), ("--data blank.txt", "blank.txt holds no text"),
-        ("--data zeros.txt", "zeros.txt holds zero"), ("--data no.txt.gz", "no.txt.gz is damaged"),
+        ("--data no.txt.gz", "no.txt.gz is not UTF-8 text"),
         ("--data text.txt --block-size 8 --n-embd 2000000000", "memory"),
         ("--data binary.bin", "not UTF-8"), ("--data short.txt", "--block-size"),
         ("--data bad.jsonl", "bad.jsonl:1"), ("--data plain.jsonl", "plain.jsonl:1"),
-        ("--data cut.txt.gz", "cut.txt.gz is damaged"),
+        ("--data cut.txt.gz", "cut.txt.gz is not UTF-8 text"),
         ("--data text.txt --vocab-size 100", "--vocab-size"),
         ("--n-head 3", "n_head"), ("--n-embd 0", "n_embd"), ("--window 0", "window"),
         ("--dropout 2", "dropout"), ("--dropout nan", "dropout"), ("--stpes 3", "--stpes"),
@@ -1282,7 +1283,7 @@ WRONG = {
 def bad_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
     for name, content in {
-            "no.txt.gz": "some text ", "zeros.txt": "t\0e\0x\0t\0" * 90,
+            "no.txt.gz": "some text ",
             "text.txt": "some text " * 90, "short.txt": "too short", "blank.txt": "  \n ",
             "bad.jsonl": "{", "plain.jsonl": '{"txt": "x"}',
             "one.jsonl": json.dumps({"prompt": "hi", "chosen": "a", "rejected": "b"}),
