@@ -1176,26 +1176,22 @@ ROLES = {"system": "system", "user": "user", "human": "user", "Human": "user",
          "assistant": "assistant", "gpt": "assistant", "Assistant": "assistant"}
 
 
-class Skip(Exception):
-    """A record of a known shape that cannot be used; the reason is counted."""
-
-
 def load_demonstrations(path: str | Path) -> list[list[dict]]:
     """Conversations that end with the assistant's turn; of several answers the best."""
     return [comparison.best() for comparison in load_comparisons(path, least=1)]
 
 
 def load_comparisons(path: str | Path, least: int = 2) -> list[Comparison]:
-    """Ranked answers to each question, at least so many. UserError for a record of no
-    known shape, and if none can be used."""
+    """Ranked answers to each question, at least so many. Records that cannot be used are
+    counted by reason; UserError if none can."""
     comparisons, skipped = [], Counter()
-    for place, record in read_records(Path(path)):
+    for _, record in read_records(Path(path)):
         try:
-            comparison = parse_record(place, record)
+            comparison = parse_record(record)
             if len(comparison.responses) < least:
-                raise Skip(f"fewer than {least} answers")
+                raise ValueError(f"fewer than {least} answers")
             comparisons.append(comparison)
-        except Skip as reason:
+        except ValueError as reason:
             skipped[str(reason)] += 1
     summary = f"{path}: {len(comparisons)} records read, skipped: {dict(skipped)}"
     if not comparisons:
@@ -1204,8 +1200,9 @@ def load_comparisons(path: str | Path, least: int = 2) -> list[Comparison]:
     return comparisons
 
 
-def parse_record(place: str, record: dict) -> Comparison:
-    """One record of any of the shapes above; a single answer has rank 0."""
+def parse_record(record: dict) -> Comparison:
+    """One record of any of the shapes above; a single answer has rank 0. ValueError says why
+    a record cannot be used."""
     parts = [find(record, QUESTION), record.get("input"), record.get("context")]
     parts = [part for part in parts if part is not None]
     answers, utilities = find(record, ANSWERS), find(record, RANKS)
@@ -1215,31 +1212,31 @@ def parse_record(place: str, record: dict) -> Comparison:
     elif answers is not None:
         if not (isinstance(answers, list) and isinstance(utilities, list)
                 and 0 < len(answers) == len(utilities) and all(map(is_number, utilities))):
-            raise Skip("no finite rank or score for each answer")
+            raise ValueError("no finite rank or score for each answer")
         if record.get("ranks") is not None:
             utilities = [-rank for rank in utilities]
     elif parts and answer is not None:
         answers, utilities = [answer], [0]
         if record.get("label") in (False, 0):  # as in KTO's data, one answer and a verdict
-            raise Skip("labeled as a bad answer")
+            raise ValueError("labeled as a bad answer")
     elif whole is not None:
         parts, answers, utilities = [], [whole], [0]
     else:
-        raise UserError(f"{place}: no question with an answer under {', '.join(record)}; "
-                        "data.py section 6 lists the keys that are read")
+        raise ValueError(f"no question with an answer under {', '.join(record)}; "
+                         "data.py section 6 lists the keys that are read")
 
     if all(isinstance(part, str) for part in parts):  # no parts become one empty text
         parts = ["\n\n".join(filter(None, parts))]
     if len(parts) > 1:
-        raise Skip("an input or a context that is not text after a question that is")
+        raise ValueError("an input or a context that is not text after a question that is")
     system = find(record, ("system", "system_prompt"))
     dialogues = [to_dialogue(system, parts[0], answer) for answer in answers]
     prompt = dialogues[0][:-1]
     texts = [turns[-1]["content"] for turns in dialogues]
     if any(turns[:-1] != prompt for turns in dialogues):
-        raise Skip("the dialogues differ before the last turn")
+        raise ValueError("the dialogues differ before the last turn")
     if len(texts) > 1 and (len(set(texts)) == 1 or len(set(utilities)) == 1):
-        raise Skip("all answers are the same or ranked the same")
+        raise ValueError("all answers are the same or ranked the same")
     return compare(prompt, [(text, True) for text in texts], utilities)
 
 
@@ -1258,14 +1255,12 @@ def to_dialogue(system: object, question: object, answer: object) -> list[dict]:
     turns = to_turns(answer, "assistant")
     if not any(turn["role"] == "user" for turn in turns):
         turns = to_turns(question, "user") + turns
-    if not isinstance(system, str) or system.strip():
-        turns = to_turns(system or [], "system") + turns
+    if system:
+        turns = to_turns(system, "system") + turns
     if [turn["role"] for turn in turns[-2:]] != ["user", "assistant"]:
-        raise Skip("no answer after a question")
+        raise ValueError("no answer after a question")
     if not all(turn["content"] for turn in turns):
-        raise Skip("an empty prompt or answer")
-    if any("<image>" in turn["content"] for turn in turns):
-        raise Skip("about a picture")
+        raise ValueError("an empty prompt or answer")
     return turns
 
 
@@ -1285,7 +1280,7 @@ def to_turns(value: object, role: str) -> list[dict]:
             content = turn.get("content", turn.get("value"))
             turns.append({"role": ROLES[name], "content": content.strip()})
     except (KeyError, TypeError, AttributeError):
-        raise Skip("a turn without a known role and text") from None
+        raise ValueError("a turn without a known role and text") from None
     return turns
 
 

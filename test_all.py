@@ -646,7 +646,6 @@ NOT_READABLE = {  # what the error says: files
     ":1: not valid": ['{"a": 1', "[" * 100_000],
     ": 0 records read": [""],
     ":1: expected": ["[1, 2]"],
-    ":1: no question": ['{"prompt": "x"}', '{"output": "x", "query": "y"}'],
     ":1: not valid JSON .Exceeds": ['{"prompt": ' + "1" * 5000 + "}"],
     ":2: not valid": [json.dumps(PAIR) + '\n{"b']}
 TWO = {"prompt": "hi", "responses": ["a", "b"]}
@@ -660,7 +659,7 @@ NOT_USABLE = {  # the reason that is counted: records of a known shape
         {"chosen": "a", "rejected": "b"}, {"messages": "hi"}],
     "no answer after a question": [
         {**PAIR, "prompt": [user("hi"), assistant("ho")]}, {**PAIR, "chosen": [user("hi")]}],
-    "a picture": [{**PAIR, "prompt": "<image> hi"}],
+    "no question with": [{"prompt": "x"}, {"output": "x", "query": "y"}],
     "context that is not text": [{**PAIR, "context": ["c"]}],
     "known role": [
         {**PAIR, "prompt": 3}, {**PAIR, "chosen": None}, {**PAIR, "chosen": [{"role": "king"}]},
