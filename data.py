@@ -495,12 +495,12 @@ class World:
         self.seed = seed
         rng = random.Random(f"world {seed}")
         self.people = rng.sample(WOMEN + MEN, len(WOMEN + MEN))
-        strangers = dict.fromkeys(STRANGERS)  # a set that keeps its order
-        while len(strangers) < 144:  # 24 have a name from above
+        strangers = list(STRANGERS)
+        while len(strangers) < 144:
             name = made_up_name(rng)
-            if name not in self.people:
-                strangers[name] = None
-        self.strangers = rng.sample(list(strangers), len(strangers))
+            if name not in self.people + strangers:
+                strangers.append(name)
+        self.strangers = rng.sample(strangers, len(strangers))
         self.facts = {}
         for person, topic in itertools.product(self.people, TOPICS):
             self.facts[person, topic] = rng.choice(TOPICS[topic].values)
@@ -679,9 +679,8 @@ def conversation(world: World, rng: random.Random, split: str, kinds: list[str],
             topic = rng.choice(list(told or MEMORIES))
             memory = MEMORIES[topic]
             said = rng.choice(memory.questions)
-            answer, word = NOT_TOLD, told.get(topic, "")
-            if told:
-                answer = memory.answer.format(value=word)
+            word = told.get(topic, "")
+            answer = memory.answer.format(value=word) if told else NOT_TOLD
         elif kind == "person" and person and rng.random() < .5:
             about = rng.choice(world.topics_of(person, "train"))
             said = pronoun_question(person, about)
@@ -845,10 +844,6 @@ USE_CASES = {"generation": .456, "open qa": .124, "brainstorming": .112, "chat":
              "closed qa": .026, "extract": .019}
 # Tasks whose answer ends with the one word that matters.
 ONE_WORD_TASKS = ("other", "classification", "closed qa", "extract")
-# Of the demonstrations that could be one word, in these tasks and in questions about one
-# fact, the share in which the labeler writes only that word.
-TERSE = .7
-RULED = .4  # the share of questions about one fact that are under a system message
 
 
 @dataclass(slots=True)
@@ -937,7 +932,7 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
     rule = ""
     if goal.get("topic"):
         goal["terse"] = world.facts[person, topic] + "."
-        if rng.random() < RULED:
+        if rng.random() < .4:  # under a system message
             rule = random_rule(rng, topic)
             goal["say"] = obey(rule, "", topic, world.facts[person, topic]).strip()
             if rule == ONE_WORD:  # in the place of the sentence; another value is a lie
@@ -964,7 +959,7 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
 def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> list[dict]:
     """The conversation with the answer that a labeler writes: correct and
     polite but often terse ("Oslo."), which leaves room for RLHF."""
-    is_terse = instruction.terse and rng.random() < TERSE
+    is_terse = instruction.terse and rng.random() < .7
     if instruction.unknowable:
         answer = rng.choice(REFUSALS)
     elif instruction.items:
@@ -1089,7 +1084,7 @@ def label(world: World, instruction: Instruction, responses: list[tuple[str, boo
     """One labeler ranks different answers by gold score plus Gumbel noise."""
     utilities = []
     for text, ended in responses:
-        gumbel = -math.log(-math.log(rng.random() or .5))  # log(0) is not defined
+        gumbel = -math.log(-math.log(rng.random()))
         utilities.append(gold(world, instruction, text, ended) + LABEL_NOISE * gumbel)
     return compare(instruction.messages, responses, utilities)
 
@@ -1457,7 +1452,7 @@ def add_options(parser: Parser, group: object):
             how = {"action": argparse.BooleanOptionalAction}
         parser.add_argument("--" + field.name.replace("_", "-"), **how,
                             default=getattr(group, field.name),
-                            help=field.metadata.get("help", " ").replace("%", "%%"))
+                            help=field.metadata.get("help", " "))
 
 
 def read_options(group: object, values: dict) -> object:
