@@ -1144,6 +1144,8 @@ def texts_between_marks(path: Path) -> Iterator[str]:
     rest = ""
     with open_text(path) as file, reading(path, "UTF-8 text"):
         while block := file.read(piece):
+            if "\0" in block:
+                raise UserError(f"{path} holds zero bytes: it is not UTF-8 text")
             *documents, rest = (rest + block).split("<|endoftext|>")
             yield from documents
             if len(rest) > piece:
@@ -1175,11 +1177,11 @@ def load_demonstrations(path: str | Path) -> list[list[dict]]:
 
 def load_comparisons(path: str | Path, least: int = 2) -> list[Comparison]:
     """Ranked answers to each question, at least so many. Records that cannot be used are
-    counted by reason; UserError if none can."""
+    counted by reason. UserError for a record of no known shape, and if none can be used."""
     comparisons, skipped = [], Counter()
-    for _, record in read_records(Path(path)):
+    for place, record in read_records(Path(path)):
         try:
-            comparison = parse_record(record)
+            comparison = parse_record(place, record)
             if len(comparison.responses) < least:
                 raise ValueError(f"fewer than {least} answers")
             comparisons.append(comparison)
@@ -1192,9 +1194,9 @@ def load_comparisons(path: str | Path, least: int = 2) -> list[Comparison]:
     return comparisons
 
 
-def parse_record(record: dict) -> Comparison:
+def parse_record(place: str, record: dict) -> Comparison:
     """One record of any of the shapes above; a single answer has rank 0. ValueError says why
-    a record cannot be used."""
+    one of a known shape cannot be used."""
     parts = [find(record, QUESTION), record.get("input"), record.get("context")]
     parts = [part for part in parts if part is not None]
     answers, utilities = find(record, ANSWERS), find(record, RANKS)
@@ -1214,8 +1216,8 @@ def parse_record(record: dict) -> Comparison:
     elif whole is not None:
         parts, answers, utilities = [], [whole], [0]
     else:
-        raise ValueError(f"no question with an answer under {', '.join(record)}; "
-                         "data.py section 6 lists the keys that are read")
+        raise UserError(f"{place}: no question with an answer under {', '.join(record)}; "
+                        "data.py section 6 lists the keys that are read")
 
     if all(isinstance(part, str) for part in parts):  # no parts become one empty text
         parts = ["\n\n".join(filter(None, parts))]
@@ -1355,13 +1357,15 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
 
     settings = json.loads(json.dumps(settings))  # tuples become lists
     if fresh:
-        for value in map(str, settings.values()):
-            if Path(value).resolve().is_relative_to(folder.resolve()):
-                raise UserError(f"{value} is in the folder that --fresh empties: move it, or "
+        written = [path for path in folder.iterdir()
+                   if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png")]
+        read = [Path(str(value)).resolve() for value in settings.values()]
+        for path, source in itertools.product(written, read):
+            if path.resolve().is_relative_to(source):
+                raise UserError(f"{path} is in the folder that --fresh empties: move it, or "
                                 "choose another --name")
-        for path in folder.iterdir():
-            if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png"):
-                path.unlink()
+        for path in written:
+            path.unlink()
     if [*folder.glob("*.pt"), *folder.glob("*.bin"), *folder.glob("table.json")]:
         with reading(folder / "settings.json", "a run's settings"):
             known = json.loads((folder / "settings.json").read_text())

@@ -642,6 +642,7 @@ NOT_READABLE = {  # what the error says: files
     ":1: not valid": ['{"a": 1', "[" * 100_000],
     ": 0 records read": [""],
     ":1: expected": ["[1, 2]"],
+    ":1: no question": ['{"prompt": "x"}', '{"output": "x", "query": "y"}'],
     ":1: not valid JSON .Exceeds": ['{"prompt": ' + "1" * 5000 + "}"],
     ":2: not valid": [json.dumps(PAIR) + '\n{"b']}
 TWO = {"prompt": "hi", "responses": ["a", "b"]}
@@ -655,7 +656,6 @@ NOT_USABLE = {  # the reason that is counted: records of a known shape
         {"chosen": "a", "rejected": "b"}, {"messages": "hi"}],
     "no answer after a question": [
         {**PAIR, "prompt": [user("hi"), assistant("ho")]}, {**PAIR, "chosen": [user("hi")]}],
-    "no question with": [{"prompt": "x"}, {"output": "x", "query": "y"}],
     "context that is not text": [{**PAIR, "context": ["c"]}],
     "known role": [
         {**PAIR, "prompt": 3}, {**PAIR, "chosen": None}, {**PAIR, "chosen": [{"role": "king"}]},
@@ -715,7 +715,7 @@ def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
 def test_a_run_does_not_empty_a_folder_that_it_reads():
     folder = data.run_folder("a", {"base": {"name": "a" * 300}})  # no file can have such a name
     (folder / "x.pt").touch()
-    for setting in ("runs/a/x.pt", "runs/a", "runs/a/x.pt:f"):
+    for setting in ("runs/a/x.pt", "runs/a", "runs"):
         with pytest.raises(UserError, match="in the folder that --fresh empties"):
             data.run_folder("a", {"init": setting}, fresh=True)
     assert (folder / "x.pt").exists()
@@ -1237,6 +1237,7 @@ def test_pretrain_sample_and_export(capsys, fails):
 WRONG = {
     "gpt.py": [
         ("--data missing.txt", "missing.txt"), ("--data blank.txt", "blank.txt holds no text"),
+        ("--data zeros.txt", "zeros.txt holds zero"),
         ("--data no.txt.gz", "no.txt.gz is not UTF-8 text"),
         ("--data text.txt --block-size 8 --n-embd 2000000000", "memory"),
         ("--data binary.bin", "not UTF-8"), ("--data short.txt", "--block-size"),
@@ -1278,7 +1279,7 @@ WRONG = {
 def bad_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
     for name, content in {
-            "no.txt.gz": "some text ",
+            "no.txt.gz": "some text ", "zeros.txt": "t\0e\0x\0t\0" * 90,
             "text.txt": "some text " * 90, "short.txt": "too short", "blank.txt": "  \n ",
             "bad.jsonl": "{", "plain.jsonl": '{"txt": "x"}',
             "one.jsonl": json.dumps({"prompt": "hi", "chosen": "a", "rejected": "b"}),
