@@ -463,6 +463,14 @@ class Rollout:
         divergence."""
         return ((self.logprobs - self.ref_logprobs) * self.mask).sum(dim=1)
 
+    def answers(self, tokenizer) -> list[tuple[str, bool]]:
+        """[(text, whether it ended)]"""
+        answers = []
+        for ids, mask, ended in zip(self.ids, self.mask, self.ended):
+            ids = tokenizer.text_ids(ids[1:][mask.bool()].tolist())
+            answers.append((tokenizer.decode(ids).strip(), bool(ended)))
+        return answers
+
 
 @torch.no_grad()
 def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict]],
@@ -546,14 +554,13 @@ def value_loss(values, old_values, returns, mask, cliprange: float = 0.2):
 
 
 def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], list],
-              config: PPOConfig, log, ptx: Batches | None = None,
-              pretrain_loss: Callable[[GPT], float] | None = None):
-    """PPO, or with `ptx` PPO-ptx, in place. The policy ends as the exponential moving
+              config: PPOConfig, log, ptx: Batches | None = None, val_stream=None):
+    """PPO, or with ptx_coef PPO-ptx, in place. The policy ends as the exponential moving
     average of its weights.
 
-    next_prompts(n) gives n conversations to answer; ptx gives the pretraining
-    windows. log is called once per iteration, every tenth time with what pretrain_loss(policy)
-    measures; the README says what its numbers mean.
+    next_prompts(n) gives n conversations to answer, ptx pretraining windows. log is called
+    once per iteration, every tenth time with the pretraining loss on `val_stream`; the README
+    says what its numbers mean.
     """
     reference = copy.deepcopy(policy)
     average = copy.deepcopy(policy)
@@ -587,11 +594,8 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
                 mean.data.lerp_(weight.data, 1 - config.ema_decay)
         means = {name: float(np.mean([info[name] for info in infos])) for name in infos[0]}
         is_due = iteration % 10 == 0 or iteration == config.iterations
-        if is_due and pretrain_loss:
-            means["pretrain_loss"] = pretrain_loss(policy)
-        if is_due and rollout.kl.mean() > rollout.mask.sum(dim=1).mean():
-            print(f"warning: iteration {iteration}: more than one nat per token away from SFT: "
-                  "the policy may please the reward model only; raise --kl-coef")
+        if is_due and val_stream is not None:
+            means["pretrain_loss"] = evaluate(policy, tokenizer, val_stream, 8192)["loss"]
         log(iteration, config.iterations, score=rollout.scores.mean().item(),
             kl=rollout.kl.mean().item(), reward=rollout.rewards.sum(dim=1).mean().item(),
             length=rollout.mask.sum(dim=1).mean().item(),
@@ -599,8 +603,7 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
     policy.load_state_dict(average.state_dict())
 
 
-def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig,
-                 ptx: Batches | None = None) -> dict:
+def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig, ptx) -> dict:
     """Accumulate all gradients of one minibatch; returns what to log."""
     # 1. The policy loss. Advantages are whitened over the minibatch, so that the size of a
     # step does not depend on the scale of the scores.
@@ -622,7 +625,7 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig,
     # pretraining gradients in consecutive steps and accumulate them both into the gradient
     # buffers" (C.4): two backward passes, one optimizer step. Separate steps would each be
     # scaled by Adam to the same size, whatever gamma is.
-    if ptx is not None:
+    if config.ptx_coef:
         loss = pretraining_loss(policy, ptx)
         (config.ptx_coef * loss).backward()
         info["ptx_loss"] = all_reduce(loss.detach()).item()
@@ -848,19 +851,6 @@ class FileTask:
         return self.comparisons if split == "train" else self.test_comparisons
 
 
-def answer_test(model, sft, reward_model, tokenizer, task, config: PPOConfig,
-                seed: int = 2) -> tuple[Rollout, list[tuple[str, bool]]]:
-    """One answer to every test prompt, scored: (rollout, [(text, whether it ended)])."""
-    generator = torch.Generator(model.device).manual_seed(seed)
-    prompts = [prompt.messages for prompt in task.test]
-    rollout = roll_out(model, sft, reward_model, tokenizer, prompts, config, generator)
-    texts = []
-    for ids, mask, ended in zip(rollout.ids, rollout.mask, rollout.ended):
-        ids = tokenizer.text_ids(ids[1:][mask.bool()].tolist())
-        texts.append((tokenizer.decode(ids).strip(), bool(ended)))
-    return rollout, texts
-
-
 def show_answers(task, answers: dict, count: int = 3):
     """A few prompts of different kinds, answered by every model."""
     kinds = {(prompt.use_case, prompt.unknowable): i for i, prompt in enumerate(task.test)}
@@ -896,8 +886,7 @@ class Options:
     fresh: bool = option(False, "train every stage anew")
 
 
-def instructgpt(options: Options = Options(),
-                shape: GPTConfig = gpt.PRESETS["laptop"]):
+def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["laptop"]):
     """The three steps of InstructGPT, from a blank model, with the ladder at the end."""
     function = load_function(options.reward) if options.reward else None
     is_own = bool(options.demonstrations or options.comparisons)
@@ -912,14 +901,6 @@ def instructgpt(options: Options = Options(),
     print("\n== 1. Pretraining: predict the next token")
     base, tokenizer, train_stream, val_stream = starting_model(options, shape, task, folder)
     block_size = base.config.block_size
-
-    def pretraining(size, stage):
-        """Batches of pretraining text, of windows that each stage draws for itself."""
-        return Batches(train_stream, size, block_size, 1000 * stage + options.seed)
-
-    def pretrain_loss(model):
-        return evaluate(model, tokenizer, val_stream, 8192)["loss"]
-
     if is_own:
         task.leave_out_long(tokenizer, block_size, options.max_response)
 
@@ -927,14 +908,12 @@ def instructgpt(options: Options = Options(),
     sft = copy.deepcopy(base)
     if not (options.init and gpt.knows_chat(options.init)):
         warm_start(sft, tokenizer)
-    sft_config = SFTConfig(epochs=options.sft_epochs, seed=options.seed)
-
-    def train(log):
-        ptx = pretraining(sft_config.ptx_sequences, stage=2)
-        train_sft(sft, tokenizer, task.demonstrations, sft_config, ptx, log)
-
-    trained(folder / "sft.pt", sft, tokenizer, train)
-    speak = chat_speaker(sft, tokenizer, options.max_response)
+    if not load_stage(folder / "sft.pt", sft):
+        config = SFTConfig(epochs=options.sft_epochs, seed=options.seed)
+        ptx = Batches(train_stream, config.ptx_sequences, block_size, 2000 + options.seed)
+        log = RunLog(folder / "sft.jsonl")
+        train_sft(sft, tokenizer, task.demonstrations, config, ptx, log)
+        gpt.save_checkpoint(folder / "sft.pt", sft, tokenizer, chat=True)
     if options.demonstrations and not options.comparisons and not function:
         print(f"\nno comparisons and no --reward: this is as far as demonstrations go\n"
               f"talk to it: python rlhf.py chat --model {folder / 'sft.pt'}")
@@ -942,7 +921,7 @@ def instructgpt(options: Options = Options(),
 
     ppo = PPOConfig(iterations=options.iterations, max_response=options.max_response,
                     kl_coef=options.kl_coef, seed=options.seed)
-    chats = {"SFT": sft}
+    speak = chat_speaker(sft, tokenizer, options.max_response)
     if function:
         reward_model = TextReward(function, tokenizer)
         ppo.unfinished_score = math.inf  # your function has its own scale: no cap
@@ -950,37 +929,35 @@ def instructgpt(options: Options = Options(),
         print("\n== 3. Labelers rank answers by the SFT model; a reward model learns their ranks")
         torch.manual_seed(options.seed)
         reward_model = RewardModel(sft)
-
-        def train(log):
+        if not load_stage(folder / "reward.pt", reward_model):
             comparisons = task.compared(speak, options.comparison_prompts, "train", RANKED)
-            train_reward_model(reward_model, tokenizer, comparisons, task.demonstrations,
-                               RewardConfig(seed=options.seed), log)
-
-        trained(folder / "reward.pt", reward_model, tokenizer, train)
+            config = RewardConfig(seed=options.seed)
+            log = RunLog(folder / "reward.jsonl")
+            train_reward_model(reward_model, tokenizer, comparisons, task.demonstrations, config,
+                               log)
+            gpt.save_checkpoint(folder / "reward.pt", reward_model, tokenizer)
         held_out = task.compared(speak, options.test_prompts // 3, "test", HELD_OUT)
         accuracy = pair_accuracy(reward_model, tokenizer, held_out)
-        print(f"accuracy on held-out pairs {accuracy:.3f}")
-        if accuracy < 0.52:
-            print("warning: chance is .5, so PPO will follow noise: give it more comparisons, or "
-                  "clearer ones")
+        print(f"accuracy on held-out pairs {accuracy:.3f} (chance is .5)")
 
+    chats = {"SFT": sft}
     for number, name, stage, ptx_coef in ((4, "PPO", "ppo", 0.0),
                                           (5, "PPO-ptx", "ppo_ptx", options.ptx_coef)):
         print(f"\n== {number}. {name}")
         policy = copy.deepcopy(sft)
-
-        def train(log):
+        if not load_stage(folder / f"{stage}.pt", policy):
             config = dataclasses.replace(ppo, ptx_coef=ptx_coef)
-            ptx = pretraining(config.ptx_sequences, stage=5) if ptx_coef else None
+            ptx = Batches(train_stream, config.ptx_sequences, block_size, 5000 + options.seed)
+            log = RunLog(folder / f"{stage}.jsonl")
             train_ppo(policy, reward_model, tokenizer, task.prompt_source(), config, log, ptx,
-                      pretrain_loss)
-
-        chats[name] = trained(folder / f"{stage}.pt", policy, tokenizer, train)
+                      val_stream)
+            gpt.save_checkpoint(folder / f"{stage}.pt", policy, tokenizer, chat=True)
+        chats[name] = policy
 
     print("\n== 6. The ladder: every model answers every held-out prompt once, at temperature 1")
+    prompts = [prompt.messages for prompt in task.test]
     answers, rows = {}, []
     if not is_own:
-        prompts = [prompt.messages for prompt in task.test]
         baseline = []  # three other answers by SFT to each prompt; one leaves much to chance
         for seed in (3, 4, 5):
             baseline += task.gold(speak(prompts, seed))
@@ -991,7 +968,9 @@ def instructgpt(options: Options = Options(),
             grades = task.grades(answers[name], baseline)
             rows.append({"model": name, **grades, "pretrain_loss": loss})
     for name, model in chats.items():
-        rollout, answers[name] = answer_test(model, sft, reward_model, tokenizer, task, ppo)
+        generator = torch.Generator(model.device).manual_seed(2)
+        rollout = roll_out(model, sft, reward_model, tokenizer, prompts, ppo, generator)
+        answers[name] = rollout.answers(tokenizer)
         grades = {} if is_own else task.grades(answers[name], baseline)
         loss = evaluate(model, tokenizer, val_stream)["loss"]
         rows.append({"model": name, **grades, "pretrain_loss": loss,
@@ -999,6 +978,16 @@ def instructgpt(options: Options = Options(),
     gpt.print_table(rows, folder / "table.json")
     show_answers(task, answers)
     print(f"\ntalk to it: python rlhf.py chat --model {folder / 'ppo_ptx.pt'}")
+
+
+def load_stage(path: Path, model) -> bool:
+    """Whether a stage of the run is done already: then the model gets the weights at `path`."""
+    if not path.exists():
+        return False
+    with data.reading(path, "a checkpoint of this stage"):
+        model.load_state_dict(gpt.load_checkpoint(path)["model"])
+    print(f"{path} is there: loaded")
+    return True
 
 
 def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
@@ -1032,18 +1021,6 @@ def check_room(max_response: int, block_size: int):
     if max_response > block_size // 2:
         raise UserError(f"--max-response {max_response} leaves too little room for prompts in a "
                         f"context of {block_size} tokens: at most {block_size // 2}")
-
-
-def trained(path: Path, model, tokenizer, train: Callable):
-    """One stage: load the model from `path` if the file is there; else train(log) and save it."""
-    if path.exists():
-        with data.reading(path, "a checkpoint of this stage"):
-            model.load_state_dict(gpt.load_checkpoint(path)["model"])
-        print(f"{path} is there: loaded")
-    else:
-        train(RunLog(path.with_suffix(".jsonl")))
-        gpt.save_checkpoint(path, model, tokenizer, chat=True)
-    return model.eval()
 
 
 def load_function(place: str) -> Callable[[str, str], float]:

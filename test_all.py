@@ -1782,7 +1782,7 @@ def test_the_first_gradients_of_ppo_are_those_of_its_definition(policy, rolled):
     the advantages whitened; the value network's is that of half its squared error."""
     rollout, _, _, _, value_model, config = rolled
     batch = rollout[torch.tensor([4, 1, 7, 30, 39])]
-    info = rlhf.ppo_backward(policy, value_model, batch, config)
+    info = rlhf.ppo_backward(policy, value_model, batch, config, None)
     assert info["ratio"] == 1 and info["approx_kl"] == info["clipfrac"] == 0
     inside = batch.mask == 1
     advantages = batch.advantages[inside]
@@ -1802,11 +1802,11 @@ def test_the_first_gradients_of_ppo_are_those_of_its_definition(policy, rolled):
     far = dataclasses.replace(batch, values=batch.values + 1000)  # then the value is clipped
     config = dataclasses.replace(config, cliprange_value=9)
     expected = (((batch.values + 991 - batch.returns)[inside]) ** 2).mean().item() / 2
-    info = rlhf.ppo_backward(policy, value_model, far, config)
+    info = rlhf.ppo_backward(policy, value_model, far, config, None)
     assert info["value_loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def ppo(policy, tokenizer, ptx=False, **options):
+def ppo(policy, tokenizer, **options):
     """PPO on a copy of the policy: (the copy, the rows that it logged, the reward model).
     It has dropout, which PPO must switch off."""
     policy = copy.deepcopy(policy).train()
@@ -1817,7 +1817,7 @@ def ppo(policy, tokenizer, ptx=False, **options):
     rlhf.train_ppo(policy, reward_model, tokenizer,
                    lambda count: [[user("? " * (1 + i))] for i in range(count)], config,
                    lambda step, steps, **values: rows.append(values),
-                   windows(32) if ptx else None)
+                   windows(32))
     return policy, rows, reward_model
 
 
@@ -1826,7 +1826,7 @@ def test_one_optimizer_step_holds_the_gradients_of_ppo_and_of_gamma_times_pretra
     gradients = []
     for ptx in (False, True):
         steps.clear()
-        after, rows, _ = ppo(policy, tokenizer, ptx, iterations=1, minibatches=1, ptx_coef=3.0)
+        after, rows, _ = ppo(policy, tokenizer, iterations=1, minibatches=1, ptx_coef=3.0 * ptx)
         [own] = [before for _, before in steps if after.wte.weight in before]
         assert len(steps) == 2  # the other is the value network's
         gradients.append([own[p][1] for p in after.parameters()])
@@ -2053,8 +2053,7 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
     assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"]
     numbers = [value for row in rows.values() for value in row.values() if value not in rows]
     assert all(map(math.isfinite, numbers)) and rows["SFT"]["kl"] == 0
-    [accuracy] = re.findall(r"held-out pairs (0\.\d+)", text := capsys.readouterr().out)
-    assert ("chance is .5" in text) == (float(accuracy) < .52)
+    assert re.search(r"held-out pairs 0\.\d+", capsys.readouterr().out)
     assert shots == [[], task.shots] and [len(shot) for shot in task.shots] == [2, 2]
     assert task.shots[0][1]["content"] in task.world.meaning  # a fact, then a refusal
     assert task.shots[1][1]["content"] in data.REFUSALS

@@ -36,7 +36,7 @@ from papers.gpt4_alignment_tasks import (FORMS, LOOKS, NEW_WORDS, USER_OBJECTS, 
                                          WithRule, careless_demonstrations, classify,
                                          obeying_answers, rule_cases, system_demonstrations,
                                          system_tests)
-from papers.instructgpt_run import Run, base_of, load_run
+from papers.instructgpt_run import Run, base_of, load_run, trained
 
 BAR = .9  # ours, for the share of system messages obeyed
 # Of the rule's reward; the score varies by about 1. A weight of 1 was tried and does less.
@@ -72,8 +72,8 @@ def fine_tune(run: Run, options: Options) -> GPT:
     model = copy.deepcopy(run.sft)
     config = rlhf.SFTConfig(epochs=1, ptx_sequences=2, seed=run.options.seed)
     ptx = run.pretraining(config.ptx_sequences)
-    return rlhf.trained(run.results / "fine_tuned.pt", model, run.tokenizer, lambda log:
-                        rlhf.train_sft(model, run.tokenizer, demonstrations, config, ptx, log))
+    return trained(run.results / "fine_tuned.pt", model, run.tokenizer, lambda log:
+                   rlhf.train_sft(model, run.tokenizer, demonstrations, config, ptx, log))
 
 
 def obeyed(run: Run, model: GPT, cases: list[SystemCase]) -> tuple[dict, list[float]]:
@@ -129,8 +129,8 @@ def train_policy(run: Run, tuned: GPT, options: Options, weight: float) -> GPT:
                             max_response=run.options.max_response, ema_decay=0.9,
                             seed=run.options.seed)
     policy = copy.deepcopy(tuned)
-    return rlhf.trained(run.results / f"ppo_rule{weight:g}.pt", policy, run.tokenizer, lambda log:
-                        rlhf.train_ppo(policy, reward, run.tokenizer, next_prompts, config, log))
+    return trained(run.results / f"ppo_rule{weight:g}.pt", policy, run.tokenizer, lambda log:
+                   rlhf.train_ppo(policy, reward, run.tokenizer, next_prompts, config, log))
 
 
 def rule_based_rewards(run: Run, tuned: GPT, options: Options) -> tuple[list[dict], dict]:

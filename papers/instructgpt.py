@@ -44,7 +44,7 @@ from gpt import PRESETS, GPTConfig, print_table
 from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
 from papers.instructgpt_data import agreement, batching, epochs_of_sft, labeler_folds
-from papers.instructgpt_run import NearGPT, Run, base_of, load_run
+from papers.instructgpt_run import NearGPT, Run, base_of, load_run, trained
 from papers.instructgpt_unseen import memory, unseen
 from papers.tasks import evaluate_pieces
 from rlhf import PPOConfig, win_rate
@@ -116,12 +116,12 @@ def tax(run: Run) -> list[dict]:
         reward = run.reward_model if reference == "SFT" else NearGPT(run, policy, beta)
 
         def train(log):
-            ptx = run.pretraining(config.ptx_sequences) if gamma else None
+            ptx = run.pretraining(config.ptx_sequences)
             rlhf.train_ppo(policy, reward, run.tokenizer, run.task.prompt_source(), config,
                            log, ptx)
 
         path = run.results / f"tax_{reference}_{beta}_{gamma}.pt"
-        policy = rlhf.trained(path, policy, run.tokenizer, train)
+        policy = trained(path, policy, run.tokenizer, train)
         rollout, _, golds = run.score(policy)
         after = evaluate_pieces(policy, run.tokenizer, run.stream("val"), "loss")
         mean, error = over_seeds([a - b for a, b in zip(after, before)])

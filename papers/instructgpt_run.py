@@ -5,15 +5,18 @@ papers/overoptimization.py start.
 import copy
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import data
 import rlhf
 from data import Batches, Tokenizer, UserError, reading
-from gpt import GPT, PRESETS, GPTConfig, load_checkpoint, load_model, pick_device
+from gpt import (GPT, PRESETS, GPTConfig, RunLog, load_checkpoint, load_model, pick_device,
+                 save_checkpoint)
 from rlhf import RewardModel, WorldTask
 
 # The models of a run and their files.
@@ -57,9 +60,11 @@ class Run:
         """One answer to each held-out prompt: (Rollout with scores and KL, texts, gold
         scores)."""
         config = rlhf.PPOConfig(max_response=self.options.max_response)
-        reward_model = reward_model or self.reward_model
-        rollout, answers = rlhf.answer_test(model, self.sft, reward_model,
-                                            self.tokenizer, self.task, config, seed)
+        prompts = [prompt.messages for prompt in self.task.test]
+        generator = torch.Generator(model.device).manual_seed(seed)
+        rollout = rlhf.roll_out(model, self.sft, reward_model or self.reward_model,
+                                self.tokenizer, prompts, config, generator)
+        answers = rollout.answers(self.tokenizer)
         return rollout, answers, np.array(self.task.gold(answers))
 
 
@@ -77,6 +82,14 @@ class NearGPT:
         logprobs = rlhf.response_logprobs(self.policy, ids, mask)  # (B, T-1)
         log_ratio = logprobs - rlhf.response_logprobs(self.gpt, ids, mask)
         return self.score(ids, mask) - self.beta * log_ratio.sum(dim=1)  # (B,)
+
+
+def trained(path: Path, model, tokenizer, train: Callable):
+    """One stage of a script: the model from `path` if the file is there; else train(log) it."""
+    if not rlhf.load_stage(path, model):
+        train(RunLog(path.with_suffix(".jsonl")))
+        save_checkpoint(path, model, tokenizer, chat=True)
+    return model
 
 
 def options_of(name: str) -> tuple[rlhf.Options, GPTConfig]:

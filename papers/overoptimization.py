@@ -29,7 +29,7 @@ from gpt import print_table
 from papers.claims import Claim, folder_of, over_seeds, save_claims
 from papers.figures import plot
 from papers.instructgpt_data import ranked_by_rubric
-from papers.instructgpt_run import Run, base_of, load_run, show_hacked
+from papers.instructgpt_run import Run, base_of, load_run, show_hacked, trained
 from rlhf import PPOConfig, RewardConfig, RewardModel, WorldTask
 
 SHARES = (16, 4, 1)  # of the prompts: a sixteenth, a quarter and all of them
@@ -68,7 +68,7 @@ def train_proxy(run: Run, prompts: int) -> RewardModel:
         print(f"{len(comparisons)} decided comparisons, held-out accuracy {accuracy:.3f}")
 
     path = run.results / f"reward{prompts}.pt"
-    return rlhf.trained(path, model, run.tokenizer, train)
+    return trained(path, model, run.tokenizer, train)
 
 
 @dataclass
@@ -138,7 +138,7 @@ def ppo_curve(run: Run, reward_model: RewardModel, scale: Scale, prompts: int,
                        config, log_with_gold)
 
     path = run.results / f"ppo{prompts}.pt"
-    policy = rlhf.trained(path, policy, run.tokenizer, train)
+    policy = trained(path, policy, run.tokenizer, train)
     points = [(0.0, 0.0, 0.0)]
     for line in path.with_suffix(".jsonl").read_text().splitlines():
         row = json.loads(line)
