@@ -818,27 +818,24 @@ class FileTask:
 
     def leave_out_long(self, tokenizer, block_size: int, max_response: int):
         """Keep the prompts that leave room for an answer, as the paper did with its prompts
-        of up to 1,000 tokens, and the comparisons whose answers fit, too: two that are cut
-        could be the same. UserError if nothing is left."""
+        of up to 1,000 tokens, and the comparisons whose answers fit: two that are cut could
+        be the same."""
         def fits(messages, room=max_response):
-            return len(data.render_conversation(tokenizer, messages)[0]) + room <= block_size
+            ids, _ = data.render_conversation(tokenizer, messages)
+            return len(ids) + room <= block_size
 
-        def comparison_fits(c):
+        def all_fit(c):
             return fits(c.messages) and all(fits(whole, room=0) for whole in c.conversations())
 
-        def keep(name, items, is_kept):
-            kept = [item for item in items if is_kept(item)]
-            if len(kept) < len(items):
-                print(f"{name}: {len(items) - len(kept)} of {len(items)} left out, too long")
-            if items and not kept:
-                raise UserError(f"all {name} are too long for a context of {block_size}: use a "
-                                "larger --block-size")
-            return kept
-
-        self.demonstrations = keep("demonstrations", self.demonstrations, lambda d: fits(d[:-1]))
-        self.comparisons = keep("comparisons", self.comparisons, comparison_fits)
-        self.test_comparisons = keep("test comparisons", self.test_comparisons, comparison_fits)
-        self.test = keep("test prompts", self.test, lambda prompt: fits(prompt.messages))
+        self.demonstrations = [d for d in self.demonstrations if fits(d[:-1])]
+        self.comparisons = [c for c in self.comparisons if all_fit(c)]
+        self.test_comparisons = [c for c in self.test_comparisons if all_fit(c)]
+        self.test = [prompt for prompt in self.test if fits(prompt.messages)]
+        found = (f"{len(self.demonstrations)} demonstrations, {len(self.comparisons)} comparisons "
+                 f"and {len(self.test)} test prompts fit into a context of {block_size} tokens")
+        if not (self.demonstrations and self.test):
+            raise UserError(f"{found}: use a larger --block-size")
+        print(f"{found}; longer ones are left out")
 
     def prompt_source(self) -> Callable[[int], list]:
         """A function that draws n conversations to answer."""
