@@ -754,31 +754,26 @@ class WorldTask:
         return [data.gold(self.world, prompt, *answer)
                 for prompt, answer in zip(self.test, answers)]
 
-    def verdicts(self, answers: list[tuple[str, bool]]) -> dict[str, float]:
-        """Means over the answers to the test prompts, see `judge`; "refused" where the
-        answer could be known, and "admits", the share of right refusals where it could
-        not."""
+    def grades(self, answers: list[tuple[str, bool]], baseline: list[float]) -> dict[str, float]:
+        """Columns of the ladder. baseline: the gold scores of other answers, several to each
+        test prompt. Answers are "refused" where they could be known; "admits" is the share of
+        right refusals where they could not."""
+        golds = self.gold(answers)
+        repeats = len(baseline) // len(golds)  # each answer meets so many others
+        grades = win_rate(golds * repeats, baseline)
+        grades["gold"] = float(np.mean(golds))
         known, unknown = [], []
         for prompt, answer in zip(self.test, answers):
             verdict = data.judge(self.world, prompt, *answer)
             group = unknown if prompt.unknowable else known
             group.append(verdict)
-        means = {}
         for part in ("helpful", "invented", "rude", "off"):
-            means[part] = float(np.mean([verdict[part] for verdict in known + unknown]))
-        means["refused"] = float(np.mean([verdict["refused"] for verdict in known]))
-        means["admits"] = math.nan
+            grades[part] = float(np.mean([verdict[part] for verdict in known + unknown]))
+        grades["refused"] = float(np.mean([verdict["refused"] for verdict in known]))
+        grades["admits"] = math.nan
         if unknown:
-            means["admits"] = float(np.mean([verdict["helpful"] for verdict in unknown]))
-        return means
-
-    def grades(self, answers: list[tuple[str, bool]], baseline: list[float]) -> dict[str, float]:
-        """Columns of the ladder. baseline: the gold scores of other answers, several to each
-        test prompt."""
-        golds = self.gold(answers)
-        repeats = len(baseline) // len(golds)  # each answer meets so many others
-        wins = win_rate(golds * repeats, baseline)
-        return {**wins, "gold": float(np.mean(golds)), **self.verdicts(answers)}
+            grades["admits"] = float(np.mean([verdict["helpful"] for verdict in unknown]))
+        return grades
 
 
 class FileTask:

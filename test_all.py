@@ -1964,8 +1964,9 @@ def test_half_of_the_answers_to_a_system_message_do_not_know_it():
 def test_verdicts_of_a_speaker_that_refuses_everything():
     task = rlhf.WorldTask(0, 300)
     share = np.mean([prompt.unknowable for prompt in task.test])
-    verdict = task.verdicts([("I do not know.", True)] * 300)
-    assert verdict == {"helpful": share, "invented": 0, "rude": 0, "off": 0, "refused": 1,
+    verdict = task.grades([("I do not know.", True)] * 300, [3.0] * 600)
+    assert verdict == {"win": 0, "won": 0, "lost": 600, "gold": pytest.approx(2 * share),
+                       "helpful": share, "invented": 0, "rude": 0, "off": 0, "refused": 1,
                        "admits": 1}
     golds = task.gold([("I do not know.", False)] * 300)
     assert 0 < share < 0.2 and np.mean(golds) == pytest.approx(2 * share - 0.5)
