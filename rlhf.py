@@ -109,26 +109,25 @@ def last_index(mask):
 def hidden_states(model, ids, mask):
     """The same as model.hidden(ids), (B, T) -> (B, T, C), in less time: rows are read in two
     groups, the shorter and the longer ones, each cut to its longest row. What lies after a
-    row's last response token is therefore not defined.
-    """
+    row's last response token is therefore not defined."""
     lengths = last_index(mask) + 2  # (B,): the last token is at last_index + 1
     order = lengths.argsort()
     parts = []
     for rows in order.chunk(2):
         T = int(lengths[rows].max())
-        hidden = model.hidden(ids[rows, :T])
+        with mixed_precision(ids.device):
+            hidden = model.hidden(ids[rows, :T])
         parts.append(F.pad(hidden, (0, 0, 0, ids.size(1) - T)))
-    return torch.cat(parts)[order.argsort()]  # in the old order again
+    hidden = torch.cat(parts)[order.argsort()]  # in the old order again
+    # Logits in bfloat16 would be off by up to .6 nats, and so would the KL divergence be.
+    return hidden.to(model.wte.weight.dtype)
 
 
 def response_logprobs(model, ids, mask):
     """log pi(y_t | x, y_<t) of the response tokens, at temperature 1: ids (B, T) and
     mask (B, T-1) -> (B, T-1), 0 where the mask is 0."""
     inside = mask.bool()
-    with mixed_precision(ids.device):
-        states = hidden_states(model, ids, mask)[:, :-1][inside]  # (N, C)
-    # Logits in bfloat16 would be off by up to .6 nats, and so would the KL divergence be.
-    states = states.to(model.wte.weight.dtype)
+    states = hidden_states(model, ids, mask)[:, :-1][inside]  # (N, C)
     targets = ids[:, 1:][inside]  # (N,)
     logprobs = []
     for part, target in zip(states.split(4096), targets.split(4096)):  # to save memory
@@ -237,16 +236,14 @@ class RewardModel(nn.Module):
         """ids (B, T), mask (B, T-1) -> scores (B,), read at the last token of each response:
         one place after the mask's last 1, which is where that token is predicted."""
         rows = torch.arange(len(ids), device=ids.device)
-        with mixed_precision(ids.device):
-            hidden = hidden_states(self.gpt, ids, mask)[rows, last_index(mask) + 1]  # (B, C)
-        return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
+        hidden = hidden_states(self.gpt, ids, mask)[rows, last_index(mask) + 1]  # (B, C)
+        return self.head(hidden).squeeze(-1)
 
     def values(self, ids, mask):
         """For each response token an estimate, made just before it, of the sum of all
         rewards from it on: ids (B, T), mask (B, T-1) -> (B, T-1)."""
-        with mixed_precision(ids.device):
-            hidden = hidden_states(self.gpt, ids, mask)[:, :-1]  # (B, T-1, C)
-        return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
+        hidden = hidden_states(self.gpt, ids, mask)[:, :-1]  # (B, T-1, C)
+        return self.head(hidden).squeeze(-1)
 
 
 def ranking_loss(scores, ranks=None):
