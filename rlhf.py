@@ -157,13 +157,8 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
               pretraining: Batches, log):
     """Fine-tune on demonstrations, in place: the loss covers only what the assistant
     says. Pretraining text is mixed in, or the model forgets what it has read. [C.3]"""
-    examples = []
-    for messages in demonstrations:
-        ids, mask = data.fit(tokenizer, messages, model.config.block_size)
-        if any(mask):
-            examples.append((ids, mask))
-    if not examples:
-        raise UserError("no demonstration has an answer that fits into the context")
+    examples = [data.fit(tokenizer, messages, model.config.block_size)
+                for messages in demonstrations]
     rng = random.Random(config.seed)
     batches = []  # of all epochs
     for _ in range(config.epochs):
