@@ -488,20 +488,17 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
         row += response
     ids, ends = to_tensors(rows, tokenizer.pad, policy.device)  # (B, T), (B,)
     mask = response_mask(ids, lengths, ends)  # (B, T-1)
-    mine = my_share(torch.arange(len(ids), device=ids.device))  # what this process computes
-
-    def compute(function, *model):
-        """function(*model, ids, mask): of its rows by each process, then of all."""
-        return from_all(function(*model, ids[mine], mask[mine]), mine, len(ids))
-
+    B = len(ids)
+    mine = my_share(torch.arange(B, device=ids.device))  # the rows that this process computes
+    batch = ids[mine], mask[mine]
     # The update computes log-probabilities by the same function, so that there the ratio
     # starts at 1 (up to rounding).
-    logprobs = compute(response_logprobs, policy)  # (B, T-1)
-    ref_logprobs = compute(response_logprobs, reference)  # (B, T-1)
-    scores = compute(reward_model)  # (B,)
+    logprobs = from_all(response_logprobs(policy, *batch), mine, B)  # (B, T-1)
+    ref_logprobs = from_all(response_logprobs(reference, *batch), mine, B)  # (B, T-1)
+    scores = from_all(reward_model(*batch), mine, B)  # (B,)
     values = torch.zeros_like(mask)
     if value_model is not None:
-        values = compute(value_model.values) * mask  # (B, T-1)
+        values = from_all(value_model.values(*batch), mine, B) * mask  # (B, T-1)
     scores = torch.where(ended, scores, scores.clamp(max=config.unfinished_score))
     rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.kl_coef)
     advantages, returns = compute_gae(rewards, values, mask, lam=config.lam)
@@ -872,14 +869,13 @@ class Options:
 
 def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["laptop"]):
     """The three steps of InstructGPT, from a blank model, with the ladder at the end."""
-    function = load_function(options.reward) if options.reward else None
     is_own = bool(options.demonstrations or options.comparisons)
-    is_default = not (is_own or options.reward or options.init)
+    function = load_function(options.reward) if options.reward else None
+    name = options.name or ("own" if is_own or function or options.init else "instructgpt")
     settings = {**dataclasses.asdict(options), **dataclasses.asdict(shape)}
     for key in ("name", "fresh", "test_prompts"):  # these change nothing that is trained
         settings.pop(key)
-    run_name = options.name or ("instructgpt" if is_default else "own")
-    folder = data.run_folder(run_name, settings, options.fresh)
+    folder = data.run_folder(name, settings, options.fresh)
     task = FileTask(options) if is_own else WorldTask(options.seed, options.test_prompts)
 
     print("\n== 1. Pretraining: predict the next token")
