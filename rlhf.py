@@ -759,9 +759,8 @@ class WorldTask:
         for part in ("helpful", "invented", "rude", "off"):
             grades[part] = float(np.mean([verdict[part] for verdict in known + unknown]))
         grades["refused"] = float(np.mean([verdict["refused"] for verdict in known]))
-        grades["admits"] = math.nan
-        if unknown:
-            grades["admits"] = float(np.mean([verdict["helpful"] for verdict in unknown]))
+        admits = [verdict["helpful"] for verdict in unknown] or [math.nan]
+        grades["admits"] = float(np.mean(admits))
         return grades
 
 
@@ -770,13 +769,10 @@ class FileTask:
     the table reports what the reward model thinks, on prompts that it was not trained on."""
 
     def __init__(self, options: Options):
-        comparisons = []
-        if options.comparisons:
-            comparisons = data.load_comparisons(options.comparisons)
+        comparisons = data.load_comparisons(options.comparisons) if options.comparisons else []
+        demonstrations = [c.best() for c in comparisons]
         if options.demonstrations:
             demonstrations = data.load_demonstrations(options.demonstrations)
-        else:
-            demonstrations = [c.best() for c in comparisons]
         # A prompt is on one side of the split with everything that belongs to it.
         prompts = [c.messages for c in comparisons] or [d[:-1] for d in demonstrations]
         by_key = {json.dumps(messages): messages for messages in prompts}
@@ -787,8 +783,8 @@ class FileTask:
                             "different prompts; training and test need at least two")
         held_out = set(keys[cut:])
         self.seed = options.seed
-        self.test = [data.Instruction("own", by_key[key]) for key in keys[cut:]]
-        self.test = self.test[:options.test_prompts]
+        self.test = [data.Instruction("own", by_key[key])
+                     for key in keys[cut:][:options.test_prompts]]
         self.comparisons = [c for c in comparisons if json.dumps(c.messages) not in held_out]
         self.test_comparisons = [c for c in comparisons if json.dumps(c.messages) in held_out]
         self.demonstrations = [d for d in demonstrations if json.dumps(d[:-1]) not in held_out]
@@ -832,10 +828,10 @@ class FileTask:
         return self.comparisons if split == "train" else self.test_comparisons
 
 
-def show_answers(task, answers: dict, count: int = 3):
+def show_answers(task, answers: dict):
     """A few prompts of different kinds, answered by every model."""
     kinds = {(prompt.use_case, prompt.unknowable): i for i, prompt in enumerate(task.test)}
-    for i in list(kinds.values())[:count]:
+    for i in list(kinds.values())[:3]:
         print("\n" + " / ".join(message["content"] for message in task.test[i].messages))
         for name, texts in answers.items():
             text, ended = texts[i]
