@@ -87,8 +87,7 @@ def masked_mean(x, mask):
 
 
 def whiten(x, mask):
-    """(B, T-1) -> mean 0 and variance 1 over the masked entries (population
-    variance, as in OpenAI's code); 0 elsewhere."""
+    """(B, T-1) -> mean 0 and (population) variance 1 over the masked entries, 0 elsewhere."""
     mean = masked_mean(x, mask)
     variance = masked_mean((x - mean) ** 2, mask)
     return (x - mean) / (variance + 1e-8).sqrt() * mask
@@ -155,8 +154,8 @@ class SFTConfig:
 
 def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTConfig,
               pretraining: Batches, log):
-    """Fine-tune on demonstrations, in place: the loss covers only what the assistant
-    says. Pretraining text is mixed in, or the model forgets what it has read. [C.3]"""
+    """Fine-tune on demonstrations, in place. Pretraining text is mixed in, or the model forgets
+    what it has read. [C.3]"""
     examples = [data.fit(tokenizer, messages, model.config.block_size)
                 for messages in demonstrations]
     rng = random.Random(config.seed)
@@ -244,10 +243,9 @@ class RewardModel(nn.Module):
 def ranking_loss(scores, ranks=None):
     """InstructGPT eq. (1): scores (B, K), best first -> scalar.
 
-    All C(K,2) pairs of a prompt are one batch element with weight 1/C(K,2).
-    They are strongly correlated: shuffled into separate elements, each answer
-    would get K - 1 gradient updates per epoch, and the paper's reward model
-    overfitted within one (§3.5). It also saves passes: K instead of C(K,2).
+    All C(K,2) pairs of a prompt are one batch element with weight 1/C(K,2). Shuffled into
+    elements of their own, each answer would get K - 1 gradient updates per epoch, and the
+    paper's reward model overfitted within one (§3.5). It also takes K passes, not C(K,2).
 
     ranks (B, K), if given, says the order: see `better_pairs`.
     """
@@ -294,9 +292,8 @@ def comparison_scores(model, tokenizer, comparisons: list[Comparison]):
 
 def train_reward_model(model, tokenizer, comparisons: list[Comparison],
                        demonstrations: list[list[dict]], config: RewardConfig, log):
-    """One epoch over the comparisons, in place. Then the scores are shifted so
-    that demonstrations score 0 on average (§3.5): the loss knows only
-    differences of scores."""
+    """One epoch over the comparisons, in place. The loss knows only differences of scores;
+    so they are shifted until demonstrations score 0 on average (§3.5)."""
     comparisons = random.Random(config.seed).sample(comparisons, len(comparisons))
     optimizers = make_optimizers(model, config.lr * lr_scale(model))
     steps = math.ceil(len(comparisons) / config.batch_size)
@@ -362,15 +359,14 @@ class PPOConfig:
 
 
 def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
-    """Scores (B,) and log-probabilities (B, T-1) -> rewards (B, T-1), constants
-    without gradient. r_t is the reward of token t, not the r(x, y) of the header.
+    """Scores (B,) and log-probabilities (B, T-1) -> rewards (B, T-1), without gradient.
 
         r_t = - beta log( pi(y_t|...) / pi_SFT(y_t|...) )          at every token
               + score                                              at the last one
 
-    Averaged over samples, log(pi / pi_SFT) is the KL divergence; this estimate is called
-    k1. Others vary less (k2 = k1^2 / 2, k3 = exp(-k1) - 1 + k1), but as a reward only k1
-    gives the policy gradient of beta KL. papers/exact.py tests it.
+    Averaged over samples, log(pi / pi_SFT), called k1, is the KL divergence. Other estimates
+    vary less (k2 = k1^2 / 2, k3 = exp(-k1) - 1 + k1), but as a reward only k1 gives the
+    policy gradient of beta KL. papers/exact.py tests it.
     """
     rewards = -kl_coef * (logprobs - ref_logprobs) * mask  # (B, T-1)
     rows = torch.arange(len(mask), device=mask.device)
@@ -379,14 +375,14 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
 
 
 def compute_gae(rewards, values, mask, discount: float = 1.0, lam: float = 0.95):
-    """Generalized advantage estimation. All (B, T-1) -> advantages and returns (B, T-1).
+    """Generalized advantage estimation: all (B, T-1) -> advantages and returns (B, T-1).
 
         delta_t = r_t + discount V_{t+1} - V_t      A_t = delta_t + discount lam A_{t+1}
 
-    (PPO, arXiv:1707.06347, eq. 11 and 12; its gamma is `discount`, which is 1 in RLHF.)
-    with V = A = 0 where the mask is 0. delta_t says how much better step t went than the
-    value network expected. With lam = 1 the advantage trusts the rewards (noisy), with
-    lam = 0 the value network (biased). The return A_t + V_t is what that network learns.
+    (PPO eq. 11 and 12; its gamma is `discount`, which is 1 in RLHF), with V = A = 0 where the
+    mask is 0. delta_t says how much better step t went than the value network expected. With
+    lam = 1 the advantage trusts the rewards (noisy), with lam = 0 the value network (biased).
+    The return A_t + V_t is what that network learns.
     """
     values = values * mask
     advantages = torch.zeros_like(rewards)
@@ -451,8 +447,7 @@ class Rollout:
 
     @property
     def kl(self):
-        """(B,) log pi(y|x) - log pi_SFT(y|x), in nats per response: unbiased for the KL
-        divergence."""
+        """(B,) log pi(y|x) - log pi_SFT(y|x), nats per response: k1 of the KL divergence."""
         return ((self.logprobs - self.ref_logprobs) * self.mask).sum(dim=1)
 
     def answers(self, tokenizer) -> list[tuple[str, bool]]:
@@ -467,13 +462,11 @@ class Rollout:
 @torch.no_grad()
 def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict]],
              config: PPOConfig, generator, value_model=None) -> Rollout:
-    """Answer the prompts, score the answers, and find each token's reward, value and
-    advantage.
+    """Answer the prompts, score the answers, and find each token's reward, value (without a
+    value network 0) and advantage.
 
-    Samples are drawn at temperature 1 from the whole distribution: a truncated
-    one is not pi, and the KL estimate would turn negative. A prompt that leaves
-    no room for max_response tokens in the context is cut, see data.fit. Without a value
-    network all values are 0.
+    Samples are drawn at temperature 1 from the whole distribution: a truncated one is not
+    pi, and the KL estimate would turn negative.
     """
     room = policy.config.block_size - config.max_response
     rows = [data.fit(tokenizer, messages, room)[0] for messages in prompts]
@@ -511,15 +504,14 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2):
-    """PPO's clipped objective (arXiv:1707.06347 eq. 7), negated: (B, T-1) -> loss, info.
+    """PPO's clipped objective (PPO eq. 7), negated: (B, T-1) -> loss, info.
 
         ratio = pi / pi_old          loss = - mean min( ratio A, clip(ratio, 1 - eps, 1 + eps) A )
 
-    In the first minibatch of a batch pi is still pi_old and every ratio is 1, but its
-    gradient is that of log pi: a plain policy gradient step. If the ratio is not 1 there,
-    rollout and update compute different log-probabilities. For later minibatches the policy
-    has moved; clipping removes the gradient of a token that has moved by
-    eps in the wanted direction.
+    In the first minibatch of a batch pi is still pi_old and every ratio is 1 (or rollout and
+    update compute different log-probabilities), but its gradient is that of log pi: a plain
+    policy gradient step. Later, clipping removes the gradient of a token whose ratio has
+    moved by eps in the wanted direction.
     """
     log_ratio = (logprobs - old_logprobs) * mask
     ratio = log_ratio.exp()
@@ -553,10 +545,9 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
     """
     reference = copy.deepcopy(policy)
     average = copy.deepcopy(policy)
-    # The value network is separate, so that its loss cannot pull at the
-    # policy's weights, and starts as the reward model (C.4), which already
-    # knows good answers from bad ones. A reward that is a function has no
-    # weights: then it starts as the policy with a new head.
+    # The value network is separate, so that its loss cannot pull at the policy's weights. It
+    # starts as the reward model (C.4), which knows good answers from bad ones; where the
+    # reward is a function, as the policy with a new head.
     if isinstance(reward_model, RewardModel):
         value_model = copy.deepcopy(reward_model)
     else:
@@ -594,8 +585,8 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
 
 def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig, ptx) -> dict:
     """Accumulate all gradients of one minibatch; returns what to log."""
-    # 1. The policy loss. Advantages are whitened over the minibatch, so that the size of a
-    # step does not depend on the scale of the scores.
+    # 1. The policy loss. Advantages are whitened, so that the size of a step does not depend on
+    # the scale of the scores.
     advantages = whiten(batch.advantages, batch.mask)
     mine = my_share(torch.arange(len(batch.ids), device=batch.ids.device))
     batch, advantages = batch[mine], advantages[mine]
@@ -612,8 +603,7 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig, ptx) ->
     info = dict(zip(info, means.tolist()))
     # 3. The pretraining loss, the second term of eq. (2). "We compute the PPO gradients and
     # pretraining gradients in consecutive steps and accumulate them both into the gradient
-    # buffers" (C.4): two backward passes, one optimizer step. Separate steps would each be
-    # scaled by Adam to the same size, whatever gamma is.
+    # buffers" (C.4). Adam would scale separate optimizer steps to one size, whatever gamma is.
     if config.ptx_coef:
         loss = pretraining_loss(policy, ptx)
         (config.ptx_coef * loss).backward()
@@ -645,8 +635,7 @@ FORUM_MARKS = {"system": "Rule", "user": "Q", "assistant": "A"}
 def forum_speaker(model, tokenizer, shots: list[list[dict]] = (),
                   max_new_tokens: int = 32) -> Speaker:
     """A pretrained model, asked in the form that it has read: a thread of Q: and A: lines.
-    `shots` are conversations with good answers to put in front: the paper's "GPT
-    (prompted)"."""
+    With `shots`, good answers to put in front, it is the paper's "GPT (prompted)"."""
     newline = tokenizer.encode("\n")[0]
 
     def speak(conversations, seed):
@@ -675,11 +664,11 @@ DEMONSTRATIONS, TEST, SHOTS, RANKED, HELD_OUT = 1, 2, 3, 10, 20
 
 
 class WorldTask:
-    """Prompts, demonstrations and labelers of the embedded world, and the gold score.
-    Training never sees the gold score, only the ranks that noisy labelers give. [§3.2-3.4]
+    """Prompts, demonstrations and labelers of the embedded world, and the gold score, which
+    training never sees: only the ranks that noisy labelers give. [§3.2-3.4]
 
-    Demonstrations, comparisons and PPO draw their prompts from the training split,
-    independently, so they share some. The test shares no whole conversation with them.
+    Demonstrations, comparisons and PPO draw their prompts independently and so share some.
+    The test shares no whole conversation with them.
     """
 
     def __init__(self, seed: int, test_prompts: int = 480):
@@ -708,8 +697,7 @@ class WorldTask:
                           data.instructions(self.world, "train", n, next(seeds))]
 
     def answers(self, speak: Speaker, count: int, split: str, seed: int) -> list[tuple]:
-        """(prompt, its different answers) for `count` prompts: K = 4..9 answers each. Equal
-        answers are kept once."""
+        """(prompt, its answers) for `count` prompts: K = 4..9 each, equal ones kept once."""
         rng = random.Random(f"answers {self.seed} {seed}")
         prompts = data.instructions(self.world, split, count, seed)
         asked, places = [], []  # messages, and which prompt they are
@@ -728,14 +716,14 @@ class WorldTask:
         return list(zip(prompts, map(sorted, answers)))
 
     def rank(self, answered: list, seed: int) -> list[Comparison]:
-        """One noisy labeler ranks the answers to each prompt. Prompts without a decided
-        pair say nothing and are dropped."""
+        """One noisy labeler ranks the answers to each prompt. Without a decided pair it says
+        nothing and is dropped."""
         rng = random.Random(f"rank {self.seed} {seed}")
         ranked = [data.label(self.world, prompt, answers, rng) for prompt, answers in answered]
         return [comparison for comparison in ranked if len(set(comparison.ranks)) > 1]
 
     def compared(self, speak: Speaker, count: int, split: str, seed: int) -> list[Comparison]:
-        """Comparisons of a speaker's answers to `count` prompts."""
+        """Comparisons of a speaker's answers."""
         return self.rank(self.answers(speak, count, split, seed), seed)
 
     def gold(self, answers: list[tuple[str, bool]]) -> list[float]:
@@ -967,8 +955,8 @@ def load_stage(path: Path, model) -> bool:
 
 
 def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
-    """A pretrained model; with --init one that exists, with our control tokens and no more
-    context than asked for. Returns (model, tokenizer, train stream, validation stream)."""
+    """A pretrained model or, with our control tokens and no more context than asked for, that
+    of --init: (model, tokenizer, train stream, validation stream)."""
     read = task.texts
     if options.data:
         read = lambda: gpt.documents_of(options.data, options.seed)
