@@ -65,7 +65,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from data import Batches, Comparison, UserError, World, option
-from gpt import (GPT, GPTConfig, RunLog, all_reduce, chunks, complete, evaluate, from_all,
+from gpt import (GPTConfig, RunLog, all_reduce, chunks, complete, evaluate, from_all,
                  make_optimizers, mixed_precision, my_part, my_share, pretraining_loss, schedule,
                  to_tensors, update)
 
@@ -895,10 +895,9 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         reward_model = RewardModel(sft)
         if not load_stage(folder / "reward.pt", reward_model):
             comparisons = task.compared(speak, options.comparison_prompts, "train", RANKED)
-            config = RewardConfig(seed=options.seed)
             log = RunLog(folder / "reward.jsonl")
-            train_reward_model(reward_model, tokenizer, comparisons, task.demonstrations, config,
-                               log)
+            train_reward_model(reward_model, tokenizer, comparisons, task.demonstrations,
+                               RewardConfig(seed=options.seed), log)
             gpt.save_checkpoint(folder / "reward.pt", reward_model, tokenizer)
         held_out = task.compared(speak, options.test_prompts // 3, "test", HELD_OUT)
         accuracy = pair_accuracy(reward_model, tokenizer, held_out)
