@@ -40,9 +40,8 @@ C = n_embd, V vocabulary, N response tokens. x prompt, y response, y_w the bette
 the worse of a pair; C(K,2) = K (K-1) / 2 pairs. beta is kl_coef, gamma is ptx_coef.
 
 In the equations r(x, y) is the *score*: one number per response, from the reward model or
-from your --reward function. The *reward* is per token: the score at the last one, minus
-beta times the log-ratio at each; a log's `reward` is the sum over an answer. The *gold
-score* is the rubric's.
+from your --reward function. The *reward* is per token, see `token_rewards`; a log's `reward`
+is the sum over an answer. The *gold score* is the rubric's.
 """
 from __future__ import annotations
 
@@ -142,7 +141,6 @@ def response_logprobs(model, ids, mask):
 
 @dataclass(slots=True)
 class SFTConfig:
-    """Constants of supervised fine-tuning."""
     epochs: int = 3              # paper: 16
     batch_size: int = 16         # demonstrations; paper: 32
     lr: float = 1e-3             # paper: 9.65e-6 at 1.3B; cosine to a tenth, no warm-up
@@ -175,8 +173,8 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
 
 
 def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
-    """Mean cross-entropy over the tokens whose mask is 1; examples are (ids, mask). Of several
-    processes, this one's part of it."""
+    """Mean cross-entropy over the tokens whose mask is 1 (of several processes, this one's part
+    of it); examples are (ids, mask)."""
     examples = my_share(examples)
     ids, _ = to_tensors([ids for ids, _ in examples], tokenizer.pad, model.device)  # (B, T)
     mask, _ = to_tensors([mask for _, mask in examples], 0, model.device)  # (B, T)
@@ -328,12 +326,11 @@ def pair_accuracy(model, tokenizer, comparisons: list[Comparison]) -> float:
 # ----------------------------------------------------------------------------------
 # 4. Step 3, answers and their rewards: PPOConfig, token_rewards, compute_gae, roll_out   [§3.5]
 
-# PPO in words. The policy is the GPT being trained; one answer is one episode, one token
-# one action. The policy answers prompts, and the reward model gives each answer one
-# score, which is the reward at its last token. From every token's reward beta log(pi /
-# pi_SFT) is subtracted, so that the policy stays near SFT. The value network estimates,
-# before each token, the rewards still to come. The advantage of a token is how much
-# better things went than that estimate. Tokens with a positive advantage are made
+# PPO in words. The policy is the GPT being trained; one answer is one episode, one token one
+# action. An answer's score is the reward at its last token; from every token's reward
+# beta log(pi / pi_SFT) is subtracted, so that the policy stays near SFT. The value network
+# estimates, before each token, the rewards still to come. The advantage of a token is how
+# much better things went than that estimate. Tokens with a positive advantage are made
 # likelier, the others less likely; clipping stops the push once a token's probability has
 # changed by a fifth. ptx mixes in the pretraining loss.
 
@@ -429,7 +426,7 @@ class TextReward:
 
 @dataclass(slots=True)
 class Rollout:
-    """A batch of answers by the policy and all that PPO needs to know of them."""
+    """A batch of answers and all that PPO needs to know of them."""
     ids: torch.Tensor            # (B, T) prompt and response, pads at the end
     mask: torch.Tensor           # (B, T-1) 1 where the next token is the response's
     ended: torch.Tensor          # (B,)   whether <|end|> came
@@ -451,7 +448,7 @@ class Rollout:
         return ((self.logprobs - self.ref_logprobs) * self.mask).sum(dim=1)
 
     def answers(self, tokenizer) -> list[tuple[str, bool]]:
-        """[(text, whether it ended)]"""
+        """[(text, whether it ended)]."""
         answers = []
         for ids, mask, ended in zip(self.ids, self.mask, self.ended):
             ids = tokenizer.text_ids(ids[1:][mask.bool()].tolist())
@@ -1008,7 +1005,6 @@ def load_function(place: str) -> Callable[[str, str], float]:
 
 @dataclass(slots=True)
 class ChatOptions:
-    """Options of `python rlhf.py chat`."""
     model: str = option("runs/instructgpt/ppo_ptx.pt", "the checkpoint that answers")
     temperature: float = option(0.7, "0 takes the most likely token")
     max_response: int = option(32, "tokens per answer", at_least=1)
