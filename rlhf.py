@@ -25,16 +25,6 @@ PPO (arXiv:1707.06347); GAE (arXiv:1506.02438).
 Constants are scaled to a run of minutes; each one's comment gives the paper's. Where we
 depart from the paper on purpose is listed in papers/README.md, section InstructGPT.
 
-Contents
-    1. Masks and log-probabilities: masked_mean, whiten, response_logprobs
-    2. Step 1, SFT: SFTConfig, train_sft
-    3. Step 2, the reward model: RewardModel, ranking_loss, train_reward_model
-    4. Step 3, answers and their rewards: PPOConfig, token_rewards, compute_gae, roll_out
-    5. Step 3, PPO-ptx: policy_loss, value_loss, train_ppo
-    6. How good are the answers: WorldTask, FileTask, win_rate
-    7. InstructGPT, from a blank model: instructgpt
-    8. Chat: chat
-
 Letters: B batch, T time, P prompt length, R response length, K ranked responses,
 C = n_embd, V vocabulary, N response tokens. x prompt, y response, y_w the better and y_l
 the worse of a pair; C(K,2) = K (K-1) / 2 pairs. beta is kl_coef, gamma is ptx_coef.
