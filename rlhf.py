@@ -782,13 +782,14 @@ class FileTask:
         def all_fit(c):
             return fits(c.messages) and all(fits(whole, room=0) for whole in c.conversations())
 
+        is_ranked = bool(self.comparisons)
         self.demonstrations = [d for d in self.demonstrations if fits(d[:-1])]
         self.comparisons = [c for c in self.comparisons if all_fit(c)]
         self.test_comparisons = [c for c in self.test_comparisons if all_fit(c)]
         self.test = [prompt for prompt in self.test if fits(prompt.messages)]
         found = (f"{len(self.demonstrations)} demonstrations, {len(self.comparisons)} comparisons "
                  f"and {len(self.test)} test prompts fit into a context of {block_size} tokens")
-        if not (self.demonstrations and self.test):
+        if not (self.demonstrations and self.test) or is_ranked and not self.comparisons:
             raise UserError(f"{found}: use a larger --block-size")
         print(f"{found}; longer ones are left out")
 
