@@ -146,6 +146,7 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
     what it has read. [C.3]"""
     examples = [data.fit(tokenizer, messages, model.config.block_size)
                 for messages in demonstrations]
+    examples = [(ids, mask) for ids, mask in examples if any(mask)]  # an answer is left
     rng = random.Random(config.seed)
     batches = []  # of all epochs
     for _ in range(config.epochs):
