@@ -25,6 +25,16 @@ PPO (arXiv:1707.06347); GAE (arXiv:1506.02438).
 Constants are scaled to a run of minutes; each one's comment gives the paper's. Where we
 depart from the paper on purpose is listed in papers/README.md, section InstructGPT.
 
+Contents
+    1. Masks and log-probabilities: masked_mean, whiten, response_logprobs
+    2. Step 1, SFT: SFTConfig, train_sft
+    3. Step 2, the reward model: RewardModel, ranking_loss, train_reward_model
+    4. Step 3, answers and their rewards: PPOConfig, token_rewards, compute_gae, roll_out
+    5. Step 3, PPO-ptx: policy_loss, value_loss, train_ppo
+    6. How good are the answers: WorldTask, FileTask, win_rate
+    7. InstructGPT, from a blank model: instructgpt
+    8. Chat: chat
+
 Letters: B batch, T time, P prompt length, R response length, K ranked responses,
 C = n_embd, V vocabulary, N response tokens. x prompt, y response, y_w the better and y_l
 the worse of a pair; C(K,2) = K (K-1) / 2 pairs. beta is kl_coef, gamma is ptx_coef.
@@ -564,6 +574,9 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
         is_due = iteration % 10 == 0 or iteration == config.iterations
         if is_due and val_stream is not None:
             means["pretrain_loss"] = evaluate(policy, tokenizer, val_stream, 8192)["loss"]
+        if is_due and rollout.kl.mean() > rollout.mask.sum(dim=1).mean():
+            print(f"warning: iteration {iteration}: more than one nat per token away from SFT: "
+                  "the policy may please the reward model only; raise --kl-coef")
         log(iteration, config.iterations, score=rollout.scores.mean().item(),
             kl=rollout.kl.mean().item(), reward=rollout.rewards.sum(dim=1).mean().item(),
             length=rollout.mask.sum(dim=1).mean().item(),
@@ -890,7 +903,10 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
             gpt.save_checkpoint(folder / "reward.pt", reward_model, tokenizer)
         held_out = task.compared(speak, options.test_prompts // 3, "test", HELD_OUT)
         accuracy = pair_accuracy(reward_model, tokenizer, held_out)
-        print(f"accuracy on held-out pairs {accuracy:.3f} (chance is .5)")
+        print(f"accuracy on held-out pairs {accuracy:.3f}")
+        if accuracy < 0.52:
+            print("warning: chance is .5, so PPO will follow noise: give it more comparisons, or "
+                  "clearer ones")
 
     chats = {"SFT": sft}
     for number, name, stage, ptx_coef in ((4, "PPO", "ppo", 0.0),

@@ -2052,7 +2052,8 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
     assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"]
     numbers = [value for row in rows.values() for value in row.values() if value not in rows]
     assert all(map(math.isfinite, numbers)) and rows["SFT"]["kl"] == 0
-    assert re.search(r"held-out pairs 0\.\d+", capsys.readouterr().out)
+    [accuracy] = re.findall(r"held-out pairs (0\.\d+)", text := capsys.readouterr().out)
+    assert ("chance is .5" in text) == (float(accuracy) < .52)
     assert shots == [[], task.shots] and [len(shot) for shot in task.shots] == [2, 2]
     assert task.shots[0][1]["content"] in task.world.meaning  # a fact, then a refusal
     assert task.shots[1][1]["content"] in data.REFUSALS
