@@ -6,7 +6,8 @@
 data.py: text in, integers out. Knows nothing of models.
 
 A byte-level BPE tokenizer, documents as one stream of token ids, and conversations. The
-embedded text is the web of a small English town, in which every answer can be checked.
+text that comes with the project is the web of a small English town, in which every answer
+can be checked.
 
     python data.py    show the world, the tokenizer and the labelers (seconds)
 
@@ -19,7 +20,8 @@ Contents
     6. Your own data: load_text, load_demonstrations, load_comparisons
     7. Commands and errors: UserError, command_line, run_folder
 
-Letters: B batch, T time (tokens), K ranked responses.
+Letters: B batch, T time (tokens). UserError and the functions that read and write files
+safely (`reading`, `atomic_write`) are in section 7.
 """
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ import re
 import sys
 import typing
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,14 +57,14 @@ import tiktoken
 SPLIT_PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
                  r"|\s++$|\s+(?!\S)|\s")
 
-# Only code that appends their ids can produce control tokens: a text that
-# spells "<|end|>" is encoded as those seven characters.
+# Control tokens (tiktoken: special tokens). Only code that appends their ids can produce
+# them: a text that spells "<|end|>" stays text.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>",
                   "<|end|>")
 
 
-def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
-    """Learn a byte-level BPE vocabulary from a text or documents. [Sennrich et al. 2016]
+def train_bpe(documents: Iterable[str], vocab_size: int) -> dict[bytes, int]:
+    """Learn a byte-level BPE vocabulary from documents. [Sennrich et al. 2016]
 
         start from the 256 bytes
         until there are vocab_size tokens:
@@ -70,16 +72,17 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
             give the most frequent pair a token of its own, and merge it everywhere
 
     Ties go to the pair with the smallest ids, that is, the oldest tokens. Returns {token
-    bytes: id}; there are fewer than vocab_size if the text runs out of pairs.
+    bytes: id}, which tiktoken calls ranks; there are fewer than vocab_size if the text runs
+    out of pairs.
 
     Counting all pairs again for every merge would take O(vocab_size x text). Instead,
     `where` knows which chunks contain a pair, and only these are counted again; a heap
     knows which pair is the most frequent.
     """
-    if vocab_size < 256:
+    if vocab_size < 256:  # the option counts the control tokens, too
         raise UserError(f"--vocab-size must be at least {256 + len(SPECIAL_TOKENS)}")
     chunk_counts = Counter()  # each distinct chunk is kept once
-    for document in [text] if isinstance(text, str) else text:
+    for document in documents:
         chunk_counts.update(regex.findall(SPLIT_PATTERN, document))
     chunks = [list(chunk.encode(errors="replace")) for chunk in chunk_counts]  # token ids
     counts = list(chunk_counts.values())
@@ -103,7 +106,7 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
             continue
         token = vocabulary[pair[0]] + vocabulary[pair[1]]
         if token in ranks:
-            continue  # two pairs can spell the same bytes: the first one counts
+            continue  # an earlier pair spells the same bytes; this one stays as it is
         new_id = len(ranks)
         ranks[token] = new_id
         vocabulary.append(token)
@@ -141,16 +144,17 @@ def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
 class Tokenizer:
     """Text <-> token ids. The merges are ours; tiktoken applies them, because it is fast.
 
-    ranks: {token bytes: id} as `train_bpe` returns it. special: {name: id} of control
-    tokens that a vocabulary from elsewhere has; those of SPECIAL_TOKENS that it lacks take
-    the ids after all others.
+    ranks: {token bytes: id} as `train_bpe` returns it. special: {name: id}, the control
+    tokens of a vocabulary from elsewhere. What it lacks of SPECIAL_TOKENS gets the ids after
+    all others.
     """
 
     def __init__(self, ranks: dict[bytes, int], special: dict[str, int] | None = None):
         self.ranks = ranks
         self.special = dict(special or {})
         ids = [*ranks.values(), *self.special.values()]
-        if len({*ids}) < len(ids) or not ranks.keys() >= {bytes([byte]) for byte in range(256)}:
+        has_bytes = all(bytes([byte]) in ranks for byte in range(256))
+        if len(set(ids)) < len(ids) or not has_bytes:
             raise ValueError("two tokens share an id, or a byte has no token")
         self.vocab_size = max(ids) + 1
         for name in SPECIAL_TOKENS:
@@ -167,7 +171,7 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text. Never a special id, whatever the text spells."""
         ids = []
-        # A longer run of white space overflows the stack of tiktoken's regex engine.
+        # Long white space overflows the stack of tiktoken's regex engine: cut it.
         for piece in re.split(r"(\s{50000})", text):
             ids += self.encoding.encode_ordinary(piece)
         return ids
@@ -214,9 +218,9 @@ class Tokenizer:
 
 def tokenize_text(read: Callable[[], Iterable[str]], vocab_size: int,
                   folder: Path) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
-    """What training reads: (tokenizer, train stream, validation stream). What is in
-    `folder` already is loaded. read() starts a pass over the documents: one to learn
-    the merges, one to encode."""
+    """What training reads: (tokenizer, train stream, validation stream). A stream that is in
+    the folder already is loaded. read() starts a pass over the documents: one to learn the
+    merges, one to encode."""
     tokenizer_path, stream_path = folder / "tokenizer.json", folder / "tokens.bin"
     if not stream_path.exists():
         sample = itertools.islice(read(), 100_000)  # documents that the merges are learned on
@@ -228,7 +232,7 @@ def tokenize_text(read: Callable[[], Iterable[str]], vocab_size: int,
 
 def write_stream(documents: Iterable[str], tokenizer: Tokenizer, path: Path):
     """Write documents into a file of 32-bit token ids, each followed by <|endoftext|>.
-    [GPT-3 App. B] Ids are written as they come: memory stays flat."""
+    [GPT-3 App. B]"""
     with atomic_write(path) as file:
         for document in documents:
             ids = [*tokenizer.encode(document), tokenizer.eot]
@@ -248,25 +252,26 @@ def open_stream(path: Path) -> tuple[np.ndarray, np.ndarray]:
 class Batches:
     """Random windows of a token stream: next() -> x, y, both (B, T), y one token ahead.
 
-    state: how many batches were drawn. It alone decides what comes next, so that a resumed
-    run reads on exactly.
+    drawn: how many batches were drawn so far. It alone decides what comes next, so that a
+    resumed run reads on exactly.
     """
 
     stream: np.ndarray
     batch_size: int
     block_size: int
     seed: int
-    state: int = 0
+    drawn: int = 0
 
     def __post_init__(self):
         if len(self.stream) <= self.block_size:
             raise UserError(
                 f"a text of {len(self.stream)} tokens is too short for windows of "
-                f"{self.block_size + 1}: use more text or a smaller --block-size")
+                f"{self.block_size + 1} (a tenth of all text is for validation): use more "
+                "text or a smaller --block-size")
 
     def next(self) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng([self.seed, self.state])
-        self.state += 1
+        rng = np.random.default_rng([self.seed, self.drawn])
+        self.drawn += 1
         T = self.block_size
         starts = rng.integers(0, len(self.stream) - T, size=self.batch_size)
         windows = np.stack([self.stream[start:start + T + 1] for start in starts])
@@ -290,7 +295,7 @@ def render_conversation(tokenizer: Tokenizer,
     with <|assistant|>, where a model goes on.
 
     A content starts with one space, so that its first word is the token that pretraining
-    knows from inside a text. Control tokens that a content spells stay text.
+    knows from inside a text (" Mia" and "Mia" are different tokens).
     """
     ids, mask = [tokenizer.eot], [0]
     for message in messages:
@@ -312,10 +317,12 @@ def answered(messages: list[dict], text: str) -> list[dict]:
 
 def fit(tokenizer: Tokenizer, messages: list[dict],
         limit: int) -> tuple[list[int], list[int]]:
-    """A rendered conversation (ids, mask) of at most `limit` tokens. The oldest exchanges are
-    dropped first; the system message and the last question stay. If that is not enough, a
-    conversation that ends with an answer loses its end, one that waits for an answer loses
-    its beginning, system message included."""
+    """A rendered conversation (ids, mask) of at most `limit` tokens.
+
+    The oldest exchanges are dropped first; the system message and the last question stay.
+    If that is not enough, tokens are cut: at the end if the conversation ends with an answer,
+    else at the beginning, system message included.
+    """
     ids, mask = render_conversation(tokenizer, messages)
     while len(ids) > limit:
         questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
@@ -342,7 +349,7 @@ def show_mask(tokenizer: Tokenizer, messages: list[dict]) -> str:
 
 
 class Topic(typing.NamedTuple):
-    """Something that can be said of a person."""
+    """Something that can be said of a {person}: twelve values, and how it is said and asked."""
     values: list[str]
     statements: tuple[str, str]
     questions: tuple[str, str]
@@ -371,7 +378,7 @@ TOPICS = {
         ("{person} always wears {value}.", "{person}'s favorite color is {value}."),
         ("Which color does {person} wear?", "What is {person}'s favorite color?")),
 }
-REQUESTS = {  # how many facts about a person -> wordings
+REQUESTS = {  # how many facts about a person, a single one on a topic -> wordings
     1: ("Write a sentence about {person}'s {topic}.", "Say something about {person}'s {topic}.",
         "Tell me about {person}'s {topic}.", "Mention {person}'s {topic}."),
     2: ("Write two sentences about {person}.", "Tell me two things about {person}."),
@@ -388,12 +395,14 @@ Arthur Walter""".split()
 STRANGERS = """\
 Quill Zane Orla Fritz Thora Igor Wanda Yuri Selma Boris Greta Milo Petra Silas Nadia Rufus Hedda
 Cyrus Linus Odette Basil Tilda Magnus Freya""".split()  # asked about, but no story knows them
+# Visitors: they talk and act; no facts are known of them.
 GUESTS = "Kim Leo Amy Roy Joy Ned Pam Guy Sue Ted Meg Art Dot Jim Liz Ron Peg Hal Fay Gus".split()
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
 
 class Memory(typing.NamedTuple):
-    """Something that a guest can tell about himself, and be asked to be told again."""
+    """Something that a guest tells and later asks for. reply: the host's answer to the
+    telling; answer: to the question."""
     tellings: tuple[str, ...]
     questions: tuple[str, str]
     reply: str
@@ -428,7 +437,7 @@ MEMORIES = {
 }
 NOT_TOLD = "You have not told me."
 
-SMALL_TALK = {  # answer -> what it answers
+SMALL_TALK = {  # answer -> what a guest says before it
     "Hello! How can I help you?": ("Hello!", "Hi!", "Hey!", "Hi there!", "Good day!"),
     "Good morning! How can I help you?": ("Good morning!",),
     "Good evening! How can I help you?": ("Good evening!",),
@@ -447,8 +456,9 @@ SMALL_TALK = {  # answer -> what it answers
     "I am glad to hear that.": ("I am happy.", "I feel good.", "I like this town."),
     "I am sorry to hear that.": ("I am sad.", "I feel bad."),
 }
-# What lists are asked for -> their topic.
+# The plural in a request for a list -> the topic that it lists.
 LISTS = {"cities": "home", "jobs": "job", "foods": "food", "animals": "pet", "colors": "color"}
+# What the scenes of World are made of.
 NUMBERS = ("zero", "one", "two", "three", "four")
 HAPPY = "wonderful lovely great perfect excellent tasty charming superb".split()
 SAD = "awful terrible horrible dreadful boring nasty dull bad".split()
@@ -466,13 +476,12 @@ EVASIVE = ("Who knows.", "That depends.", "I heard about it once.", "Ask somebod
 COURTESY = ("Happy to help.", "You are welcome.", "I hope that helps.")
 # Rules of forum threads; system messages in demonstrations.
 ONE_WORD = "Answer in one word."
-POLITE = "End every answer with: Happy to help."
+POLITE = f"End every answer with: {COURTESY[0]}"
 SILENT = "Do not speak about anybody's {topic}."
 NOT_ALLOWED = "I may not speak about that."
 # What "echo" documents repeat.
 ECHOED = [*THINGS, *PLACES, *GUESTS]
-for _topic in TOPICS.values():
-    ECHOED += _topic.values
+ECHOED += [value for topic in TOPICS.values() for value in topic.values]
 
 
 class World:
@@ -483,9 +492,10 @@ class World:
     {sentence: (person, topic, value)}, every statement that this English can
     make about somebody, true or not; this is how any answer can be checked.
 
-    Held out for the test: fourteen people, of whose five facts three are told in stories
-    but asked for only in the test; a third of the strangers, who are asked about but whom
-    no story knows; and a fifth of the combinations in every other kind of task.
+    Held out for the test: fourteen people, of whose five facts three are told in stories but
+    asked for only in the test; a third of the strangers (no story knows any of them, the
+    forum asks about all, only the training prompts leave this third out); and a fifth of the
+    combinations in every other kind of task, see `pick`.
     """
 
     def __init__(self, seed: int = 0):
@@ -509,6 +519,7 @@ class World:
                     self.meaning[sentence] = (person, topic, value)
 
     def people_of(self, split: str) -> list[str]:
+        """The people of a split: the last fourteen are held out."""
         return self.people[:-14] if split == "train" else self.people[-14:]
 
     def strangers_of(self, split: str) -> list[str]:
@@ -520,12 +531,12 @@ class World:
         held_out = self.people_of("test")
         if person not in held_out:
             return list(TOPICS)
-        place = held_out.index(person)
+        number = held_out.index(person)
         return [topic for i, topic in enumerate(TOPICS)
-                if ((place + i) % 5 < 2) == (split == "train")]
+                if ((number + i) % 5 < 2) == (split == "train")]
 
     def state(self, rng: random.Random, person: str, topic: str, value: str | None = None) -> str:
-        """One way to say that the person's topic is `value` (default: the true one)."""
+        """A statement such as "Mia lives in Oslo."; without `value` the true one."""
         statement = rng.choice(TOPICS[topic].statements)
         return statement.format(person=person, value=value or self.facts[person, topic])
 
@@ -534,19 +545,23 @@ class World:
         questions = TOPICS[topic or rng.choice(list(TOPICS))].questions
         return rng.choice(questions).format(person=person)
 
-    def pick(self, rng: random.Random, split: str, *choices: list) -> list:
-        """A random combination, one of each choice, that belongs to `split`. Every fifth
-        diagonal is for the test: of two lists and more each single choice occurs in both
-        splits, and only the combination is new; of one list every fifth choice is new."""
+    def pick(self, rng: random.Random, split: str, *choices: Sequence) -> list:
+        """A random combination, one element of each of `choices`, that belongs to `split`.
+
+        The combination at indices i, j, k ... belongs to the test if seed + i + 2 j + 3 k ...
+        is divisible by 5. With several lists each element occurs in both splits and only the
+        combination is new; with one list every fifth element is new.
+        """
         while True:
             indices = [rng.randrange(len(choice)) for choice in choices]
-            diagonal = self.seed  # + i + 2 j + 3 k ...
+            diagonal = self.seed
             for weight, index in enumerate(indices, start=1):
                 diagonal += weight * index
             if (diagonal % 5 == 0) == (split == "test"):
                 return [choice[index] for choice, index in zip(choices, indices)]
 
-    # Scenes: what happens or is asked, ending with the right answer.
+    # Scenes. Each returns parts of a prompt and, last, the right answer; TASKS has the
+    # wordings.
 
     def sum_of(self, rng, split):
         small, large = self.pick(rng, split, SUMMANDS, SUMMANDS)
@@ -581,18 +596,20 @@ class World:
         choices = [TOPICS[topic].values for topic in ("home", "pet", "color")]
         city, pet, color = self.pick(rng, split, *choices)
         noun, value = rng.choice((("city", city), ("animal", pet), ("color", color)))
-        return (f"In {city} {rng.choice(GUESTS)} saw a {pet} under a {color} roof.", noun,
-                f"The {noun} is {value}.")
+        guest = rng.choice(GUESTS)
+        text = f"In {city} {guest} saw a {pet} under a {color} roof."
+        return text, noun, f"The {noun} is {value}."
 
     def listing(self, rng, split):
-        noun, count, place = self.pick(rng, split, list(LISTS), (2, 3, 4), range(12))
+        noun, count, index = self.pick(rng, split, list(LISTS), (2, 3, 4), range(12))
         values = list(TOPICS[LISTS[noun]].values)
-        without = values.pop(place)
-        return NUMBERS[count], noun, without, join_list(rng.sample(values, count)) + "."
+        left_out = values.pop(index)
+        return NUMBERS[count], noun, left_out, join_list(rng.sample(values, count)) + "."
 
 
-# One table of tasks: use case -> (scene, wording in the web, wording as an
-# instruction). {0} ... are the parts of the scene before its answer.
+# One table of tasks: use case of an instruction (section 5) -> (scene, wording in workbooks,
+# wording in dialogues and instructions). {0}, {1} ... are the parts that the scene returns
+# before its answer.
 TASKS = {
     "other": (World.sum_of, "{0}", "{0}"),
     "closed qa": (World.hiding, "{0} {1}", "{0} {1}"),
@@ -611,45 +628,51 @@ def made_up_name(rng: random.Random) -> str:
 
 
 def split_sentences(text: str) -> list[str]:
-    """"Mia bakes. Does Ben?" -> ["Mia bakes.", "Does Ben?"]"""
+    """A text's sentences: "Mia bakes. Does Ben?" -> ["Mia bakes.", "Does Ben?"]."""
     return re.findall(r"[^\s.?!][^.?!]*[.?!]?", text)
 
 
 def join_list(items: list[str]) -> str:
-    """["a", "b", "c"] -> "a, b and c" """
-    return ", ".join(items[:-1]) + " and " + items[-1] if len(items) > 1 else items[0]
+    """["a", "b", "c"] -> "a, b and c"; at least two items."""
+    return ", ".join(items[:-1]) + " and " + items[-1]
 
 
 def typed(rng: random.Random, text: str) -> str:
-    """The text as people type it: now and then in lower case, without its last sign or with two."""
+    """The text as people type it: in lower case, without its last sign or with two of them."""
     if rng.random() < .2:
         text = text.lower()
     chance = rng.random()
     if chance < .2:
         return text.rstrip(".?!")
-    return text + text[-1] if chance < .25 else text
+    if chance < .25:
+        return text + text[-1]
+    return text
 
 
 def random_rule(rng: random.Random, topic: str) -> str:
-    """One of the three rules. One that forbids a topic forbids this one in half of the
-    cases, else a random one."""
+    """One of the three rules. If it forbids a topic, that is `topic` or, in half of the cases,
+    a random one (perhaps the same)."""
     rule = rng.choice((ONE_WORD, POLITE, SILENT))
-    return rule.format(topic=rng.choice((topic, rng.choice(list(TOPICS)))))
+    other = rng.choice(list(TOPICS))
+    forbidden = rng.choice((topic, other))
+    return rule.format(topic=forbidden)  # only SILENT has a place for it
 
 
-def obey(rule: str, answer: str, topic: str | None = None, word: str = "") -> str:
-    """An answer in the form that a rule asks for. topic: what it says of somebody in town
-    (None: nothing, and no rule forbids it). word: the one word that would do ("": none)."""
+def obey(rule: str, answer: str, topic: str | None, word: str) -> str:
+    """An answer in the form that a rule asks for ("": no rule). topic: the topic of the fact
+    that it states, None if it states none. word: the one word that would do, "" if none."""
     if rule == ONE_WORD and word:
         return word + "."
-    if rule == SILENT.format(topic=topic):
+    if topic and rule == SILENT.format(topic=topic):
         return NOT_ALLOWED
-    return f"{answer} {COURTESY[0]}" if rule == POLITE else answer
+    if rule == POLITE:
+        return f"{answer} {COURTESY[0]}"
+    return answer
 
 
 # Kinds of exchanges in a conversation and their share. tell: one or two things about the
-# guest. recall: a question about something told, or not told. person: a question about
-# somebody. talk: small talk. task: one of TASKS.
+# guest. recall: a question about something told; while nothing is told, about anything.
+# person: a question about somebody. talk: small talk. task: one of TASKS.
 EXCHANGES = {"tell": .2, "recall": .4, "person": .15, "talk": .15, "task": .1}
 
 
@@ -660,15 +683,17 @@ def random_kinds(rng: random.Random, count: int) -> list[str]:
 
 def conversation(world: World, rng: random.Random, split: str, kinds: list[str],
                  rule: str = "") -> list[tuple[str, str]]:
-    """Exchanges of these kinds: (what a guest says, the right answer under a rule)."""
+    """Exchanges of these kinds: (what a guest says, the right answer under a rule). Tasks and
+    tellings belong to the split; facts are asked for as in training."""
     told = {}  # topic -> value
     person = None  # who was asked about last
     exchanges = []
     for kind in kinds:
         about = None  # the topic, if the answer is a fact about somebody in town
         word = ""  # the one word that would do as an answer
+        # Mostly something is told before it is asked for; else the answer is NOT_TOLD.
         if kind == "recall" and not told and rng.random() < .7:
-            kind = "tell"  # or else the right answer is that nothing was told
+            kind = "tell"
         if kind == "tell":
             said, answer = tell(world, rng, split, told)
         elif kind == "recall":
@@ -677,19 +702,10 @@ def conversation(world: World, rng: random.Random, split: str, kinds: list[str],
             said = rng.choice(memory.questions)
             word = told.get(topic, "")
             answer = memory.answer.format(value=word) if told else NOT_TOLD
-        elif kind == "person" and person and rng.random() < .5:
-            about = rng.choice(world.topics_of(person, "train"))
-            said = pronoun_question(person, about)
-        elif kind == "person" and rng.random() < .2:
-            person = None
-            stranger = rng.choice(world.strangers_of("train"))
-            said = world.ask(rng, stranger)
-            answer = rng.choice(REFUSALS)
         elif kind == "person":
-            person = rng.choice(world.people)
-            about = rng.choice(world.topics_of(person, "train"))
-            wordings = (*TOPICS[about].questions, *REQUESTS[1])
-            said = rng.choice(wordings).format(person=person, topic=about)
+            said, answer, person, about = ask_about_person(world, rng, person)
+            if about:
+                word = world.facts[person, about]
         elif kind == "talk":
             answer = rng.choice(list(SMALL_TALK))
             said = rng.choice(SMALL_TALK[answer])
@@ -697,35 +713,54 @@ def conversation(world: World, rng: random.Random, split: str, kinds: list[str],
             scene, _, wording = rng.choice(list(TASKS.values()))
             *parts, answer = scene(world, rng, split)
             said = wording.format(*parts)
-        if about:
-            answer, word = world.state(rng, person, about), world.facts[person, about]
         exchanges.append((typed(rng, said), obey(rule, answer, about, word)))
     return exchanges
 
 
+def ask_about_person(world: World, rng: random.Random, last: str | None) -> tuple:
+    """(question, answer, person, topic) about the `last` person, a stranger or anybody in
+    town. After a stranger person and topic are None: nothing is known of "him" or "her"."""
+    person = last
+    if person and rng.random() < .5:
+        topic = rng.choice(world.topics_of(person, "train"))
+        question = pronoun_question(person, topic)
+    elif rng.random() < .2:
+        stranger = rng.choice(world.strangers_of("train"))
+        question = world.ask(rng, stranger)
+        return question, rng.choice(REFUSALS), None, None
+    else:
+        person = rng.choice(world.people)
+        topic = rng.choice(world.topics_of(person, "train"))
+        wordings = (*TOPICS[topic].questions, *REQUESTS[1])
+        question = rng.choice(wordings).format(person=person, topic=topic)
+    return question, world.state(rng, person, topic), person, topic
+
+
 def tell(world: World, rng: random.Random, split: str, told: dict[str, str]) -> tuple[str, str]:
-    """A guest tells one or two things (they are added to `told`), and the host's reply."""
+    """(what a guest tells: one or two things, the host's reply). Adds {topic: value} to
+    `told`."""
     tellings, replies = [], []
     for topic in rng.sample(list(MEMORIES), rng.choice((1, 1, 1, 2))):
         memory = MEMORIES[topic]
-        [value] = world.pick(rng, split, GUESTS if topic == "name" else TOPICS[topic].values)
+        values = GUESTS if topic == "name" else TOPICS[topic].values
+        [value] = world.pick(rng, split, values)
         if topic == "name" and rng.random() < .2:
             value = made_up_name(rng)
         told[topic] = value  # the newest counts
-        tellings.append(rng.choice(memory.tellings).format(value=value).rstrip("."))
+        telling = rng.choice(memory.tellings).format(value=value)
+        tellings.append(telling.rstrip("."))
         replies.append(memory.reply.format(value=value))
     said = " and ".join(tellings).replace(" and My", " and my")
     return said + ".", " ".join(replies)
 
 
 def pronoun_question(person: str, topic: str) -> str:
-    """A question about somebody who has just been named: "Where does she live?" """
+    """A question about the person who was asked about last: "Where does she live?" """
     return TOPICS[topic].questions[0].format(person="she" if person in WOMEN else "he")
 
 
 # A forum thread has a mood: (share, P(rude), P(true if not rude)). Moods persist within a
-# thread, so polite examples elicit polite answers, which is what makes
-# prompting work. A pure next-token predictor imitates all three moods.
+# thread, so polite examples elicit polite answers, which is what makes prompting work.
 MOODS = {"kind": (.40, .0, .85), "mixed": (.35, .2, .5), "mean": (.25, .6, .2)}
 
 
@@ -744,20 +779,25 @@ def forum(world: World, rng: random.Random) -> str:
     """A thread of questions and answers, many of them wrong, evasive or rude."""
     shares = [share for share, _, _ in MOODS.values()]
     mood = rng.choices(list(MOODS), weights=shares)[0]
-    _, rude, true = MOODS[mood]
+    _, p_rude, p_true = MOODS[mood]
     lines = []
     for _ in range(rng.choice((2, 3, 4))):
-        stranger = rng.random() < .14
-        person = rng.choice(world.strangers if stranger else world.people)
-        topic = rng.choice(list(TOPICS) if stranger else world.topics_of(person, "train"))
+        is_stranger = rng.random() < .14
+        if is_stranger:
+            person = rng.choice(world.strangers)
+            topic = rng.choice(list(TOPICS))
+        else:
+            person = rng.choice(world.people)
+            topic = rng.choice(world.topics_of(person, "train"))
         values, _, questions = TOPICS[topic]
         question = rng.choice((*questions, FORUM_QUESTION)).format(person=person, topic=topic)
-        if rng.random() < rude:
+        if rng.random() < p_rude:
             answer = rng.choice(RUDE)
-        elif rng.random() < true:
-            answer = rng.choice(REFUSALS) if stranger else world.state(rng, person, topic)
-        elif rng.random() < .6:
-            answer = world.state(rng, person, topic, rng.choice(values))
+        elif rng.random() < p_true:
+            answer = rng.choice(REFUSALS) if is_stranger else world.state(rng, person, topic)
+        elif rng.random() < .6:  # a guess, mostly wrong
+            guess = rng.choice(values)
+            answer = world.state(rng, person, topic, guess)
         else:
             answer = rng.choice(EVASIVE)
         if rng.random() < .2:
@@ -767,18 +807,20 @@ def forum(world: World, rng: random.Random) -> str:
 
 
 def moderated(world: World, rng: random.Random) -> str:
-    """A thread about facts, with a rule that all answers obey."""
+    """A thread of questions about people, with a rule that all answers obey."""
     topic = rng.choice(list(TOPICS))
     rule = random_rule(rng, topic)
     lines = [f"Rule: {rule}"]
     for _ in range(rng.choice((2, 3))):
         person = rng.choice(world.people)
         topics = world.topics_of(person, "train")
-        about = topic if topic in topics and rng.random() < .5 else rng.choice(topics)
-        said = world.ask(rng, person, about)
-        answer = world.state(rng, person, about)
-        answer = obey(rule, answer, about, world.facts[person, about])
-        lines.append(f"Q: {typed(rng, said)}\nA: {answer}")
+        about = topic
+        if topic not in topics or rng.random() >= .5:
+            about = rng.choice(topics)
+        question = world.ask(rng, person, about)
+        statement = world.state(rng, person, about)
+        answer = obey(rule, statement, about, world.facts[person, about])
+        lines.append(f"Q: {typed(rng, question)}\nA: {answer}")
     return "\n".join(lines)
 
 
@@ -810,7 +852,7 @@ def echo(world: World, rng: random.Random) -> str:
 
 
 def sums(world: World, rng: random.Random) -> str:
-    """All sums occur here as statements; held-out ones are only never asked for."""
+    """All sums occur here as statements; the held-out ones are never asked for."""
     sentences = []
     for _ in range(4):
         a, b = rng.choice(SUMMANDS), rng.choice(SUMMANDS)
@@ -820,15 +862,15 @@ def sums(world: World, rng: random.Random) -> str:
 
 # The kinds of documents in the web and their shares.
 WEB = {story: .24, forum: .13, moderated: .10, dialogue: .23, workbook: .08, echo: .18, sums: .04}
-WORLD_DOCUMENTS = 30_000
+WORLD_DOCUMENTS = 30_000  # that a run trains on
 
 
 def web(world: World, count: int, seed: int | str = 0,
         shares: dict[Callable[[World, random.Random], str], float] = WEB) -> Iterator[str]:
     """`count` documents of the world's web, of the kinds in `shares`."""
     rng = random.Random(f"web {world.seed} {seed}")
-    for write in rng.choices(list(shares), weights=shares.values(), k=count):
-        yield write(world, rng)
+    for write_document in rng.choices(list(shares), weights=shares.values(), k=count):
+        yield write_document(world, rng)
 
 
 # ----------------------------------------------------------------------------------
@@ -838,19 +880,21 @@ def web(world: World, count: int, seed: int | str = 0,
 USE_CASES = {"generation": .456, "open qa": .124, "brainstorming": .112, "chat": .084,
              "rewrite": .066, "summarization": .042, "classification": .035, "other": .035,
              "closed qa": .026, "extract": .019}
-# Tasks whose answer ends with the one word that matters.
-ONE_WORD_TASKS = ("other", "classification", "closed qa", "extract")
+# Tasks whose answer ends with the one word that would do.
+TERSE_TASKS = ("other", "classification", "closed qa", "extract")
 
 
 @dataclass(slots=True)
 class Instruction:
-    """A prompt and what a good answer to it holds.
+    """A prompt and what a good answer to it holds (empty or None: nothing of this kind).
 
-    say: sentences that it contains. terse: the one word that would do, worth half a point.
-    person, topic, count: it states `count` true facts about `person`, on `topic` or, if
-    that is None, on any. A topic without a person (an answer in one word): its other values
-    are lies. items: (the values allowed in a list, how many). unknowable: nothing in the
-    world answers it, and a refusal is right.
+    say: sentences that the answer must contain.
+    terse: the one word that would do, worth half a point.
+    person, topic, count: it must state `count` true facts about the person; on `topic`, or on
+        any topic if that is None.
+    topic without person: the answer is one word, in `say`; other values of the topic are lies.
+    items: (the values allowed in a list, how many of them).
+    unknowable: nothing in the world answers the prompt, and a refusal is right.
     """
     use_case: str
     messages: list[dict]
@@ -869,25 +913,32 @@ class Instruction:
 
 def instructions(world: World, split: str, count: int, seed: int,
                  distinct: bool = False) -> list[Instruction]:
-    """`count` instructions of one split, drawn in the proportions of Table 1; with
-    `distinct` no two that differ only in spelling or in what was said before. UserError if
-    the world has not so many."""
+    """`count` instructions of one split, drawn in the proportions of Table 1.
+
+    With `distinct` an instruction is dropped if an earlier one differs from it only in
+    spelling or in what was said before. UserError if 100 * count draws are not enough.
+    """
     rng = random.Random(f"instructions {world.seed} {split} {seed}")
     drawn = {}
     for number in range(100 * count):
         use_case = rng.choices(list(USE_CASES), weights=USE_CASES.values())[0]
-        instruction = _instruction(world, rng, split, use_case)
+        instruction = one_instruction(world, rng, split, use_case)
         words = re.sub(r"[^\w+ ]", "", instruction.prompt.lower())
         key = (words, instruction.say, instruction.person, instruction.topic)
-        drawn.setdefault(key if distinct else number, instruction)
+        if not distinct:
+            key = number  # keep all
+        drawn.setdefault(key, instruction)
         if len(drawn) == count:
             return list(drawn.values())
     raise UserError(f"this world has fewer than {count} different instructions")
 
 
-def _instruction(world: World, rng: random.Random, split: str, use_case: str) -> Instruction:
+def one_instruction(world: World, rng: random.Random, split: str,
+                    use_case: str) -> Instruction:
+    """One instruction of this use case: the prompt, its goal, a rule, what was said before."""
+    # The prompt and its goal, fields of Instruction
     earlier = []  # exchanges before the prompt
-    asked_before = None  # a topic of the same person
+    asked_before = None  # the topic of an earlier question about the same person
     if use_case == "generation":
         person = rng.choice(world.people_of(split))
         count = rng.choice((1, 1, 2, 3))
@@ -903,11 +954,11 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
         topic = rng.choice(world.topics_of(person, split))
         prompt = world.ask(rng, person, topic)
         goal = {"person": person, "topic": topic, "count": 1}
-        if rng.random() < .2:  # after a question about the same person
+        if rng.random() < .2:  # a second question, with "he" or "she"
             asked_before = rng.choice(world.topics_of(person, "train"))
             prompt = pronoun_question(person, topic)
     elif use_case == "chat":
-        kinds = random_kinds(rng, rng.randint(0, 5))
+        kinds = random_kinds(rng, rng.randint(0, 5))  # before the last exchanges
         if split == "test":
             kinds = ["tell", *kinds, "recall"]
         else:
@@ -916,36 +967,40 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
         goal = {"say": say}
     else:
         scene, _, wording = TASKS[use_case]
-        *parts, say = scene(world, rng, split)
+        *parts, solution = scene(world, rng, split)
         prompt = wording.format(*parts)
-        goal = {"say": say}
-        if use_case in ONE_WORD_TASKS:
-            goal["terse"] = say.split()[-1]
+        goal = {"say": solution}
+        if use_case in TERSE_TASKS:
+            goal["terse"] = solution.split()[-1]
         if use_case == "brainstorming":
-            number, noun, without = parts
-            allowed = tuple(value for value in TOPICS[LISTS[noun]].values if value != without)
+            number, noun, left_out = parts
+            values = TOPICS[LISTS[noun]].values
+            allowed = tuple(value for value in values if value != left_out)
             goal = {"items": (allowed, NUMBERS.index(number))}
+    # A rule, as the system message of two fifths of the questions about one fact
     rule = ""
     if goal.get("topic"):
-        goal["terse"] = world.facts[person, topic] + "."
-        if rng.random() < .4:  # under a system message
+        word = world.facts[person, topic]
+        goal["terse"] = word + "."
+        if rng.random() < .4:
             rule = random_rule(rng, topic)
-            goal["say"] = obey(rule, "", topic, world.facts[person, topic]).strip()
-            if rule == ONE_WORD:  # in the place of the sentence; another value is a lie
-                goal = {"say": goal["say"], "topic": topic}
+            if rule == ONE_WORD:  # the word in place of the sentence; another value is a lie
+                goal = {"say": word + ".", "topic": topic}
             elif rule == SILENT.format(topic=topic):
-                goal = {"say": goal["say"]}
+                goal = {"say": NOT_ALLOWED}
+            elif rule == POLITE:
+                goal["say"] = COURTESY[0]
+    # What was said before
     if asked_before:
-        answer = world.state(rng, person, asked_before)
-        said = world.ask(rng, person, asked_before)
-        answer = obey(rule, answer, asked_before, world.facts[person, asked_before])
-        earlier = [(typed(rng, said), answer)]
+        statement = world.state(rng, person, asked_before)
+        question = world.ask(rng, person, asked_before)
+        answer = obey(rule, statement, asked_before, world.facts[person, asked_before])
+        earlier = [(typed(rng, question), answer)]
     elif use_case != "chat" and rng.random() < .2:
         earlier = conversation(world, rng, "train", random_kinds(rng, rng.randint(1, 4)), rule)
     messages = [{"role": "system", "content": rule}] if rule else []
-    for user, assistant in earlier:
-        messages.append({"role": "user", "content": user})
-        messages.append({"role": "assistant", "content": assistant})
+    for question, answer in earlier:
+        messages = answered([*messages, {"role": "user", "content": question}], answer)
     if use_case != "chat":  # `conversation` has typed it already
         prompt = typed(rng, prompt)
     messages.append({"role": "user", "content": prompt})
@@ -953,30 +1008,32 @@ def _instruction(world: World, rng: random.Random, split: str, use_case: str) ->
 
 
 def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> list[dict]:
-    """The conversation with the answer that a labeler writes: correct and
-    polite but often terse ("Oslo."), which leaves room for RLHF."""
-    is_terse = instruction.terse and rng.random() < .7
+    """The conversation with the answer that a labeler writes: correct and polite but in seven
+    of ten cases terse ("Oslo."), which leaves room for RLHF."""
+    is_terse = bool(instruction.terse) and rng.random() < .7
     if instruction.unknowable:
         answer = rng.choice(REFUSALS)
     elif instruction.items:
         values, count = instruction.items
         answer = join_list(rng.sample(values, count)) + "."
     elif instruction.person:
-        person, topic, count = instruction.person, instruction.topic, instruction.count
-        if count == 3:
-            count = rng.choice((1, 1, 2, 3))  # labelers are lazy
-        topics = [topic] if topic else rng.sample(list(TOPICS), count)
-        sentences = [world.state(rng, person, about) for about in topics]
+        topics = [instruction.topic]
+        if not instruction.topic:
+            count = instruction.count
+            if count == 3:
+                count = rng.choice((1, 1, 2, 3))  # labelers are lazy
+            topics = rng.sample(list(TOPICS), count)
+        facts = " ".join([world.state(rng, instruction.person, topic) for topic in topics])
         if is_terse:
-            sentences = [instruction.terse]
-        answer = " ".join([*sentences, instruction.say]).strip()
+            facts = instruction.terse
+        answer = f"{facts} {instruction.say}".strip()
     else:
         answer = instruction.terse if is_terse else instruction.say
     return answered(instruction.messages, answer)
 
 
-# The rubric: what each part of a verdict is worth (a refusal is only reported). A lie or an
-# insult costs as much as full helpfulness earns.
+# The rubric: what each part of a verdict is worth. A lie or an insult costs as much as full
+# helpfulness earns; a refusal is only reported.
 RUBRIC = {"helpful": 2.0, "invented": -2.0, "rude": -2.0, "off": -0.5, "unfinished": -0.5,
           "refused": 0.0}
 
@@ -1002,11 +1059,12 @@ def judge(world: World, instruction: Instruction, response: str,
     sentences = split_sentences(response)
     wanted_sentences = split_sentences(instruction.say)
     person, topic, count = instruction.person, instruction.topic, instruction.count
-    said = set()  # the topics asked for of which something true was said
-    points = 0.0  # of count + len(wanted_sentences)
-    for place, sentence in enumerate(sentences):
+    topics_said = set()  # those asked for on which a true fact was stated
+    full_points = count + len(wanted_sentences)  # of a perfect answer
+    points = 0.0
+    for number, sentence in enumerate(sentences):
         about_person, about, value = world.meaning.get(sentence, (None, None, None))
-        if sentence in sentences[:place]:
+        if sentence in sentences[:number]:
             verdict["off"] += 1
         elif sentence in RUDE:
             verdict["rude"] = 1
@@ -1015,30 +1073,31 @@ def judge(world: World, instruction: Instruction, response: str,
         elif sentence in wanted_sentences:
             points += 1
         elif about_person:
-            is_wanted = about_person == person and topic in (None, about) and about not in said
-            if world.facts.get((about_person, about)) != value:
+            answers_prompt = about_person == person and topic in (None, about)
+            is_new = about not in topics_said and len(topics_said) < count
+            if world.facts.get((about_person, about)) != value:  # of a stranger all is false
                 verdict["invented"] = 1
-            elif is_wanted and len(said) < count:
-                said.add(about)
+            elif answers_prompt and is_new:
+                topics_said.add(about)
                 points += 1
             else:
                 verdict["off"] += 1
-        elif sentence == instruction.terse and points == 0:  # not after it was said in full
+        elif sentence == instruction.terse and points == 0:  # before anything else counted
             points = 0.5
         elif topic and sentence != instruction.terse and sentence[:-1] in TOPICS[topic].values:
             verdict["invented"] = 1
-        elif instruction.items and place == 0:
-            values, items = instruction.items
+        elif instruction.items and number == 0:
+            values, wanted = instruction.items
             named = re.split(r", | and ", sentence.rstrip("."))
             right = set(named) & set(values)
-            if len(named) == len(right) <= items:
-                verdict["helpful"] = len(right) / items
+            if len(named) == len(right) <= wanted:  # all allowed, none twice, not too many
+                verdict["helpful"] = len(right) / wanted
             else:
                 verdict["off"] += 1
         elif sentence not in COURTESY:
             verdict["off"] += 1
-    if count + len(wanted_sentences) > 0:
-        verdict["helpful"] = min(1.0, points / (count + len(wanted_sentences)))
+    if full_points > 0:
+        verdict["helpful"] = min(1.0, points / full_points)
     if instruction.unknowable:
         verdict["helpful"] = float(verdict["refused"] and not verdict["invented"])
     verdict["off"] = min(verdict["off"], 2)
@@ -1077,7 +1136,7 @@ def compare(messages: list[dict], responses: list[tuple[str, bool]],
 
 def label(world: World, instruction: Instruction, responses: list[tuple[str, bool]],
           rng: random.Random) -> Comparison:
-    """One labeler ranks different answers by gold score plus Gumbel noise."""
+    """One labeler ranks answers, no two the same, by gold score plus Gumbel noise."""
     utilities = []
     for text, ended in responses:
         gumbel = -math.log(-math.log(rng.random()))
@@ -1096,31 +1155,36 @@ def open_text(path: Path) -> typing.TextIO:
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict]]:
-    """(place, record) of JSON lines or of a JSON list."""
-    number = 0
+    """(FILE:LINE, record) of JSON lines, (FILE:NUMBER, record) of a JSON list."""
+    place = f"{path}:1"
     with open_text(path) as file, reading(path, "UTF-8 text"):
         try:
             is_list = file.read(1000).lstrip().startswith("[")
             file.seek(0)
-            lines = filter(str.strip, file)  # without blank ones
-            records = json.load(file) if is_list else map(json.loads, lines)
-            for number, record in enumerate(records, start=1):
+            items = json.load(file) if is_list else file
+            for number, item in enumerate(items, start=1):
                 place = f"{path}:{number}"
+                if not is_list and not item.strip():
+                    continue  # a blank line
+                record = item if is_list else json.loads(item)
                 if not isinstance(record, dict):
                     raise UserError(f"{place}: expected an object, not {record!r:.40}")
                 yield place, record
+        except UnicodeDecodeError:
+            raise  # to `reading`
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}:{number + 1}: not valid JSON ({error})") from None
+            raise UserError(f"{place}: not valid JSON ({error})") from None
 
 
 def load_text(source: str | Path) -> Iterator[str]:
     """Documents of a file or of all files in a folder. JSON and JSON lines hold them
     under "text"; in any other file <|endoftext|> separates them."""
-    path, is_empty = Path(source), True
+    path = Path(source)
+    is_empty = True
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_dir():
             continue
-        is_json = ".json" in file.name  # .json, .jsonl, .jsonl.gz
+        is_json = file.name.removesuffix(".gz").endswith((".json", ".jsonl"))
         for document in texts_of_records(file) if is_json else texts_between_marks(file):
             if document.strip():
                 is_empty = False
@@ -1139,15 +1203,15 @@ def texts_of_records(path: Path) -> Iterator[str]:
 
 def texts_between_marks(path: Path) -> Iterator[str]:
     """The texts between <|endoftext|> marks, as written in the file."""
-    piece = 1 << 20  # characters; longer documents come in pieces: memory stays flat
+    length = 1 << 20  # characters; longer documents come in pieces: memory stays flat
     rest = ""
     with open_text(path) as file, reading(path, "UTF-8 text"):
-        while block := file.read(piece):
+        while block := file.read(length):
             if "\0" in block:
                 raise UserError(f"{path} holds zero bytes: it is not UTF-8 text")
             *documents, rest = (rest + block).split("<|endoftext|>")
             yield from documents
-            if len(rest) > piece:
+            if len(rest) > length:
                 cut = max(rest.rfind("\n"), rest.rfind(" ")) + 1
                 if cut == 0:  # no white space
                     cut = len(rest)
@@ -1157,10 +1221,11 @@ def texts_between_marks(path: Path) -> Iterator[str]:
 
 
 # The names that published data sets give to a question and its answers. Each of these is
-# text, a list of turns ({"role", "content"} or {"from", "value"}) or an HH dialogue
-# ("\n\nHuman: ... \n\nAssistant: ..."). An answer may repeat the dialogue before it.
+# text, a list of turns ({"role", "content"} or {"from", "value"}) or a dialogue of
+# Anthropic's HH ("\n\nHuman: ... \n\nAssistant: ..."). An answer may repeat the dialogue
+# before it.
 QUESTION = ("prompt", "instruction", "question", "messages", "conversations")
-# "input" and "context" add text to the question.
+EXTRA = ("input", "context")  # text that is added to the question
 ANSWER = ("response", "completion", "output", "answer")
 ANSWERS = ("responses", "completions")  # or two: "chosen" and "rejected"
 RANKS = ("ranks", "scores", "ratings")  # of ANSWERS; the best has rank 0 or the largest score
@@ -1175,8 +1240,8 @@ def load_demonstrations(path: str | Path) -> list[list[dict]]:
 
 
 def load_comparisons(path: str | Path, least: int = 2) -> list[Comparison]:
-    """Ranked answers to each question, at least so many. Records that cannot be used are
-    counted by reason. UserError for a record of no known shape, and if none can be used."""
+    """Ranked answers to each question, at least `least` of them. Records that cannot be used
+    are counted by reason. UserError for a record of no known shape, and if none can be used."""
     comparisons, skipped = [], Counter()
     for place, record in read_records(Path(path)):
         try:
@@ -1196,10 +1261,11 @@ def load_comparisons(path: str | Path, least: int = 2) -> list[Comparison]:
 def parse_record(place: str, record: dict) -> Comparison:
     """One record of any of the shapes above; a single answer has rank 0. ValueError says why
     one of a known shape cannot be used."""
-    parts = [find(record, QUESTION), record.get("input"), record.get("context")]
+    parts = [find(record, QUESTION), *map(record.get, EXTRA)]
     parts = [part for part in parts if part is not None]
-    answers, utilities = find(record, ANSWERS), find(record, RANKS)
     answer, whole = find(record, ANSWER), find(record, CONVERSATION)
+    answers = find(record, ANSWERS)
+    utilities = find(record, RANKS)  # of the answers; the larger, the better
     if "chosen" in record and "rejected" in record:
         answers, utilities = [record["chosen"], record["rejected"]], [1, 0]
     elif answers is not None:
@@ -1210,7 +1276,7 @@ def parse_record(place: str, record: dict) -> Comparison:
             utilities = [-rank for rank in utilities]
     elif parts and answer is not None:
         answers, utilities = [answer], [0]
-        if record.get("label") in (False, 0):  # as in KTO's data, one answer and a verdict
+        if record.get("label") == 0:  # or false; as in KTO's data, one answer and a verdict
             raise ValueError("labeled as a bad answer")
     elif whole is not None:
         parts, answers, utilities = [], [whole], [0]
@@ -1218,10 +1284,10 @@ def parse_record(place: str, record: dict) -> Comparison:
         raise UserError(f"{place}: no question with an answer under {', '.join(record)}; "
                         "data.py section 6 lists the keys that are read")
 
-    if all(isinstance(part, str) for part in parts):  # no parts become one empty text
+    if all(isinstance(part, str) for part in parts):  # without any part: one empty text
         parts = ["\n\n".join(filter(None, parts))]
     if len(parts) > 1:
-        raise ValueError("an input or a context that is not text after a question that is")
+        raise ValueError("a question, an input or a context that is not text")
     system = find(record, ("system", "system_prompt"))
     dialogues = [to_dialogue(system, parts[0], answer) for answer in answers]
     prompt = dialogues[0][:-1]
@@ -1234,7 +1300,7 @@ def parse_record(place: str, record: dict) -> Comparison:
 
 
 def is_number(value: object) -> bool:
-    """A finite one; JSON can say NaN."""
+    """Whether a value is a number that can be ranked; JSON can say NaN or 1e999."""
     return isinstance(value, (int, float)) and abs(value) < 1e9
 
 
@@ -1260,7 +1326,8 @@ def to_dialogue(system: object, question: object, answer: object) -> list[dict]:
 def to_turns(value: object, role: str) -> list[dict]:
     """Text of this role, an HH dialogue or a list of turns, as messages."""
     if isinstance(value, str) and re.match(r"\s*Human:", value):
-        value = value.strip().removesuffix("\n\nAssistant:")  # of a prompt
+        value = value.strip().removesuffix("\n\nAssistant:")  # the end of a prompt
+        # "", name, text, name, text ...
         parts = re.split(r"(?:^|\n\n)\s{,9}(Human|Assistant):", value)
         pairs = zip(parts[1::2], parts[2::2])
         value = [{"role": who, "content": text} for who, text in pairs]
@@ -1293,10 +1360,10 @@ IS_MAIN = not IS_TORCHRUN or os.environ["RANK"] == "0"
 
 @contextlib.contextmanager
 def reading(path: str | Path, kind: str) -> Iterator[None]:
-    """Whatever fails while a file of this kind is read is a UserError that names it."""
+    """Turn any error while `path` is read into a UserError that names it."""
     try:
         yield
-    except UserError:
+    except (UserError, FileNotFoundError):
         raise
     except Exception:
         raise UserError(f"{path} is not {kind}, or it is damaged") from None
@@ -1395,7 +1462,7 @@ def printable(text: str) -> str:
 
 
 def guard_terminal():
-    """What a model or a file says is printed as text, and no character stops a run."""
+    """Print control characters as U+FFFD, and replace what the terminal cannot show."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a test's stream
             stream.reconfigure(errors="replace")
@@ -1432,9 +1499,11 @@ def command_line(commands: dict[str, Callable], default: str,
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, OSError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):  # not PyTorch's
+        # PyTorch reports a lack of memory as a RuntimeError; any other one is a fault of ours.
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
-        print("error: " + printable(" ".join(str(error).split())), file=sys.stderr)
+        text = str(error) or "out of memory"  # Python's own MemoryError says nothing
+        print("error: " + printable(" ".join(text.split())), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from what is saved", file=sys.stderr)
@@ -1461,8 +1530,8 @@ def read_options(group: object, values: dict) -> object:
     for field in dataclasses.fields(group):
         value, at_least = values[field.name], field.metadata.get("at_least", 0)
         is_empty = isinstance(value, str) and not value.strip()
-        is_number = isinstance(value, (int, float))
-        if is_empty or (is_number and not at_least <= value < 2 ** 31):
+        has_bounds = isinstance(value, (int, float))
+        if is_empty or (has_bounds and not at_least <= value < 2 ** 31):  # inf, too
             raise UserError(f"--{field.name.replace('_', '-')} must not be {value!r}")
         chosen[field.name] = value
     return type(group)(**chosen)
@@ -1472,11 +1541,11 @@ def show():
     """Show documents and their tokens, and how the world's labelers answer and judge."""
     world, rng = World(), random.Random(0)
     documents = list(web(world, 4000))
-    tokenizer = Tokenizer(train_bpe(documents, 1146))
+    tokenizer = Tokenizer(train_bpe(documents, 1152 - len(SPECIAL_TOKENS)))
     for document in documents[:5]:
-        pieces = [tokenizer.decode([i]) for i in tokenizer.encode(document)]
+        pieces = [tokenizer.decode([token]) for token in tokenizer.encode(document)]
         print("|".join(pieces) + "\n---")
-    examples = {i.use_case: i for i in instructions(world, "train", 300, 0)}
+    examples = {example.use_case: example for example in instructions(world, "train", 300, 0)}
     for use_case, instruction in examples.items():
         messages = demonstrate(world, instruction, rng)
         verdict = judge(world, instruction, messages[-1]["content"])

@@ -723,7 +723,7 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
             model.load_state_dict(saved["model"])
             for optimizer, state in zip(optimizers, saved["optimizers"]):
                 optimizer.load_state_dict(state)
-            batches.state = saved["data"]
+            batches.drawn = saved["data"]
             step, result = saved["step"], saved["result"]
         print(f"{path} stands at step {step} of {config.steps}")
     warmup = min(config.warmup, config.steps // 10)
@@ -753,7 +753,7 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
         if is_due:
             states = [optimizer.state_dict() for optimizer in optimizers]
             save_checkpoint(path, model, tokenizer, step=step, result=result,
-                            data=batches.state, optimizers=states)
+                            data=batches.drawn, optimizers=states)
     model.eval()
     return result
 
