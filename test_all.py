@@ -72,6 +72,16 @@ def assistant(text):
     return {"role": "assistant", "content": text}
 
 
+def system(text):
+    return {"role": "system", "content": text}
+
+
+def refused(says, function, *arguments, **options):
+    """Calling the function is one clear message to its user."""
+    with pytest.raises(UserError, match=says):
+        function(*arguments, **options)
+
+
 def small_gpt(vocab_size=50, block_size=16, n_layer=2, n_head=2, n_embd=16, **options):
     return GPT(GPTConfig(vocab_size, block_size, n_layer, n_head, n_embd, **options))
 
@@ -87,11 +97,33 @@ def loud(model, std=0.3):
 
 
 def optional(package):
-    """A package to compare with. Without it the test is skipped; where CI is set it fails."""
+    """A package to compare with. Without it the test is skipped, and fails where CI is set."""
     if not importlib.util.find_spec(package.split(".")[0]):
         give_up = pytest.fail if os.environ.get("CI") else pytest.skip
         give_up(f"{package} is not installed")
     return importlib.import_module(package)
+
+
+def token_logprobs(model, ids, count):
+    """log p of each of the last `count` tokens, from the logits over the whole vocabulary."""
+    logprobs = model(torch.tensor([ids[:-1]]))[0][0].log_softmax(-1)
+    return [logprobs[place, ids[place]].item() for place in range(-count, 0)]
+
+
+def json_lines(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def spy(monkeypatch, module, name):
+    """A list that gets the arguments of every call of a function, which runs as before."""
+    calls, function = [], getattr(module, name)
+
+    def recorded(*arguments, **options):
+        calls.append(arguments)
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(module, name, recorded)
+    return calls
 
 
 def run(*arguments, stdin="", timeout=300):
@@ -146,15 +178,15 @@ def test_imports_run_one_way_and_large_packages_wait_until_they_are_needed(path)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     inside = {node for function in functions for node in ast.walk(function)}
     allowed = IMPORTS[path] | sys.stdlib_module_names
+    later = allowed | {"matplotlib", "transformers", "tokenizers", "huggingface_hub"}
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [node.module]
-        later = {"matplotlib", "transformers", "tokenizers", "huggingface_hub"}
-        names = {name.split(".")[0] for name in names}
-        assert names <= (allowed | later if node in inside else allowed), f"line {node.lineno}"
+        packages = {name.split(".")[0] for name in names}
+        assert packages <= (later if node in inside else allowed), f"line {node.lineno}"
 
 
 # data.py: tokens and their stream ---------------------------------------------------
@@ -211,8 +243,7 @@ def test_a_tokenizer_is_complete_and_survives_its_file(tokenizer):
     loaded = Tokenizer.from_json(tokenizer.to_json())
     assert loaded.ranks == tokenizer.ranks and loaded.special == tokenizer.special
     assert train_bpe("", 300) == BYTES and b"a" * 65_536 in train_bpe("a" * 100_000, 300)
-    with pytest.raises(UserError, match="at least 262"):
-        train_bpe("text", 255)
+    refused("at least 262", train_bpe, "text", 255)
 
 
 @pytest.mark.parametrize("ranks, special", [
@@ -228,13 +259,12 @@ def test_documents_are_packed_and_a_tenth_is_for_validation():
     path = Path("tokens.bin")
     data.write_stream(documents, tokenizer, path)
     train, val = data.open_stream(path)
-    whole = [*train, *val]
     packed = [document + "<|endoftext|>" for document in documents]
-    assert tokenizer.decode(whole) == "".join(packed) and len(val) == len(whole) // 10
+    assert tokenizer.decode([*train, *val]) == "".join(packed)
+    assert len(val) == (len(train) + len(val)) // 10
     for content in (b"", path.read_bytes()[:-1]):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="cut off"):
-            data.open_stream(path)
+        refused("cut off", data.open_stream, path)
 
 
 def test_files_and_folders_of_every_kind_are_read():
@@ -246,8 +276,7 @@ def test_files_and_folders_of_every_kind_are_read():
     expected = ["one", "two\r\n", "three", "four", "five", "six", "seven"]
     assert list(data.load_text("texts")) == expected
     Path("texts/e.bin").write_bytes(bytes(range(256)))
-    with pytest.raises(UserError, match="e.bin is .*not UTF-8"):
-        list(data.load_text("texts"))
+    refused("e.bin is .*not UTF-8", lambda: list(data.load_text("texts")))
     long = "word " * 900_000  # 4.5 MB without the end of a line
     Path("long.txt").write_text(long)
     pieces = list(data.load_text("long.txt"))
@@ -271,7 +300,7 @@ def test_batches_are_all_windows_of_the_stream_and_go_on_exactly():
 
 # data.py: conversations -------------------------------------------------------------
 
-SYSTEM = {"role": "system", "content": "be kind"}
+SYSTEM = system("be kind")
 TALK = [SYSTEM, user("hi"), assistant("hello you"), user("say <|end|>"), assistant("no")]
 
 
@@ -339,16 +368,21 @@ def test_people_type_in_lower_case_or_without_the_last_sign_and_change_nothing_e
 
 
 def test_every_kind_of_document_has_its_content(world):
-    rng = random.Random(0)
-    lines = {write: [write(world, rng).strip().split("\n") for _ in range(40)] for write in data.WEB}
-    for write, documents in lines.items():
-        assert all(line for document in documents for line in document), write
+    rng, lines = random.Random(0), {}
+    for write in data.WEB:
+        lines[write] = [write(world, rng).strip().split("\n") for _ in range(40)]
+        assert all(line for document in lines[write] for line in document), write
     assert {len(document) for document in lines[data.workbook]} == {2, 4}
     for [text] in lines[data.sums]:
         stated = re.findall(r"(\d) \+ (\d) is (\d+)\.", text)
         assert len(stated) == 4 and all(int(a) + int(b) == int(c) for a, b, c in stated)
     for document in lines[data.echo]:
         assert len({line.partition(" says: ")[2] for line in document}) == 1 < len(document)
+
+
+def asked_in(line):
+    """What a line of the web asks."""
+    return words(re.sub("^(Q|Guest): ", "", line))
 
 
 def test_lists_are_joined_as_english_joins_them():
@@ -371,10 +405,9 @@ def test_sums_are_split_by_the_pair_without_its_order(world):
 def test_the_web_asks_nothing_that_the_test_asks(world, documents):
     rng = random.Random(0)
 
-    def key(text):
+    def key(line):
         """Without who saw the animal: what is held out is the place, animal and color."""
-        text = re.sub("^(Q|Guest): ", "", text)
-        return words(re.sub(r"\w+ saw", "saw", text.lower()))
+        return re.sub(r"\w+ saw", "saw", asked_in(line))
 
     asked = {key(line) for document in documents for line in document.splitlines()}
 
@@ -394,10 +427,8 @@ def test_the_web_asks_nothing_that_the_test_asks(world, documents):
 
 def test_facts_of_the_test_are_told_in_true_stories_and_asked_for_nowhere(world, documents):
     facts_of = questions_of(world)
-    asked = set()
-    for line in "\n".join(documents).splitlines():
-        asked.add(facts_of.get(words(re.sub("^(Q|Guest): ", "", line))))
-    asked = {fact for fact in asked if fact in world.facts}
+    lines = "\n".join(documents).splitlines()
+    asked = {facts_of.get(asked_in(line)) for line in lines} & set(world.facts)
     assert len(held_out(world)) == 14 * 3 and asked == set(world.facts) - held_out(world)
     rng = random.Random(0)
     told = {world.meaning.get(sentence) for _ in range(3000)
@@ -413,9 +444,9 @@ def conversations(request, world):
 
 
 def test_a_host_recalls_the_newest_that_was_told_and_nothing_else(conversations):
-    topic_of, seen = {}, Counter()
-    for topic, (_, questions, _, _) in data.MEMORIES.items():
-        topic_of.update({words(question): topic for question in questions})
+    seen = Counter()
+    topic_of = {words(question): topic for topic, (_, questions, _, _) in data.MEMORIES.items()
+                for question in questions}
     for exchanges in conversations:
         told = {}
         for said, answer in exchanges:
@@ -436,10 +467,9 @@ def test_a_host_recalls_the_newest_that_was_told_and_nothing_else(conversations)
 
 def test_a_host_is_asked_about_people_and_never_for_a_fact_of_the_test(world, conversations):
     facts_of, by_pronoun, seen = questions_of(world), {}, Counter()
-    for topic, (pronoun, people) in itertools.product(
-            TOPICS, (("she", data.WOMEN), ("he", data.MEN))):
-        question = words(TOPICS[topic].questions[0].format(person=pronoun))
-        by_pronoun[question] = (people, topic)
+    for topic, (_, _, [question, *_]) in TOPICS.items():
+        for pronoun, people in (("she", data.WOMEN), ("he", data.MEN)):
+            by_pronoun[words(question.format(person=pronoun))] = (people, topic)
     for exchanges in conversations:
         person = None  # who was asked about last
         for said, answer in exchanges:
@@ -479,8 +509,7 @@ def test_prompts_of_the_test_are_in_no_training_set(world, monkeypatch):
     assert {prompt.person for prompt in test if prompt.person} == set(world.people_of("test"))
     monkeypatch.setattr(data, "USE_CASES", {"other": 1.0})  # 8 sums, asked in 3 ways
     assert len(data.instructions(world, "test", 24, seed=0, distinct=True)) == 24
-    with pytest.raises(UserError, match="fewer than 25"):
-        data.instructions(world, "test", 25, seed=0, distinct=True)
+    refused("fewer than 25", data.instructions, world, "test", 25, seed=0, distinct=True)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -555,13 +584,15 @@ def test_the_rubric_on_answers_made_by_hand(world):
     right, job = world.facts[person, "home"], world.facts[person, "job"]
     wrong = next(city for city in TOPICS["home"].values if city != right)
     good, also = f"{person} lives in {right}.", f"{person} works as a {job}."
+    fact = {"person": person, "topic": "home", "count": 1, "terse": f"{right}."}
     table = [
-        (instruction(person=person, topic="home", count=1, terse=f"{right}."), {
-            good: 2, f"{good} {right}.": 1.5, f"{right}. {right}.": 0.5, f"{right}.": 1, f"{person} lives in {wrong}.": -2, f"{wrong}.": -2, "": 0,
-            "I do not know.": 0, "I do not know. I do not know.": -0.5,
-            f"{good} Happy to help.": 2, f"{good} Nobody cares, you idiot.": 0,
-            f"{good} {good}": 1.5, f"{good} {person}'s home is in {right}.": 1.5,
-            f"{good} {also}": 1.5, "Lives lives in in.": -0.5, "One. Two. Three. Four.": -1}),
+        (instruction(**fact), {
+            good: 2, f"{good} {right}.": 1.5, f"{right}. {right}.": 0.5, f"{right}.": 1,
+            f"{person} lives in {wrong}.": -2, f"{wrong}.": -2, "": 0, "I do not know.": 0,
+            "I do not know. I do not know.": -0.5, f"{good} Happy to help.": 2,
+            f"{good} Nobody cares, you idiot.": 0, f"{good} {good}": 1.5,
+            f"{good} {person}'s home is in {right}.": 1.5, f"{good} {also}": 1.5,
+            "Lives lives in in.": -0.5, "One. Two. Three. Four.": -1}),
         (instruction(person=person, count=2), {good: 1, f"{good} {also}": 2}),
         (instruction(unknowable=True), {
             "I do not know.": 2, "": 0,
@@ -571,7 +602,7 @@ def test_the_rubric_on_answers_made_by_hand(world):
             "red and pink.": -0.5, "red and blue. red and blue.": 1.5}),
         (instruction(say="It is here. So is he."), {"It is here. So is he.": 2, "So is he.": 1}),
         (instruction(say="1 + 2 is 3.", terse="3."), {"1 + 2 is 3.": 2, "3.": 1, "4.": -0.5}),
-        (instruction(person=person, topic="home", count=1, terse=f"{right}.", say="Happy to help."), {
+        (instruction(**fact, say="Happy to help."), {
             f"{good} Happy to help.": 2, f"{right}. Happy to help.": 1.5, good: 1,
             f"{right}.": 0.5})]
     for asked, scores in table:
@@ -680,36 +711,38 @@ def rows_of(table):
 @pytest.mark.parametrize("says, content", rows_of(NOT_READABLE))
 def test_files_that_cannot_be_read_are_named_with_the_line(says, content):
     Path("bad.jsonl").write_text(content)
-    with pytest.raises(UserError, match=f"bad.jsonl{says}"):
-        data.load_comparisons("bad.jsonl")
+    refused(f"bad.jsonl{says}", data.load_comparisons, "bad.jsonl")
 
 
 @pytest.mark.parametrize("says, record", rows_of(NOT_USABLE))
 def test_records_that_cannot_be_used_are_counted_by_reason(says, record, capsys):
-    with pytest.raises(UserError, match=says):
-        data.load_comparisons(own(record))
+    refused(says, data.load_comparisons, own(record))
     Path("gap.jsonl").write_text("\n" + Path(own(record, PAIR, record)).read_text())
     assert len(data.load_comparisons("gap.jsonl")) == 1
     assert re.search(rf"1 records read, skipped: {{.*{says}.*: 2}}", capsys.readouterr().out)
 
 
 def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
-    Path("text").touch()
-    Path("score.py").touch()
+    for path in ("text", "score.py", "texts/one"):
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).touch()
     settings = {"steps": 3, "rates": (0.5, None), "data": "text", "reward": "score.py:f",
-                "init": None}
+                "more": "texts", "init": None, "base": {"name": "a" * 300}}
     folder = data.run_folder("a/b", settings)
     for name in ("x.pt", "x.bin", "notes.txt"):
         (folder / name).touch()
-    for file in ("text", "score.py"):
-        Path(file).write_text("changed")
-        with pytest.raises(UserError, match=r"other settings \(files\)"):
-            data.run_folder("a/b", settings)
+    for path in ("text", "score.py", "texts/two"):
+        Path(path).write_text("changed")
+        refused(r"other settings \(files\)", data.run_folder, "a/b", settings)
         data.run_folder("a/b", settings, fresh=True)
         (folder / "x.pt").touch()
-    assert data.run_folder("a/b", settings) == folder and (folder / "x.pt").exists()
-    with pytest.raises(UserError, match=r"other settings \(steps, more\).*--fresh.*--name"):
-        data.run_folder("a/b", {**settings, "steps": 4, "more": 1})
+    assert data.run_folder("a/b", settings) == folder
+    refused(r"other settings \(steps, new\).*--fresh.*--name",
+            data.run_folder, "a/b", {**settings, "steps": 4, "new": 1})
+    for read in ("runs/a/b/x.pt", "runs/a/b", "runs/a/b/x.pt:f"):
+        refused("in the folder that --fresh empties", data.run_folder, "a/b", {"init": read},
+                fresh=True)
+    assert (folder / "x.pt").exists()
     data.run_folder("a/b", {"steps": 4}, fresh=True)  # empties it of what runs write
     assert set(os.listdir("runs/a/b")) == {".lock", "notes.txt", "settings.json"}
     take = "import data; data.run_folder('c', {}); data.run_folder('a/b', {'steps': 4})"
@@ -718,25 +751,9 @@ def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
     data.run_folder("c", {})  # that process has ended
     (folder / "settings.json").write_text("[")
     (folder / "x.pt").touch()
-    with pytest.raises(UserError, match="settings.json is not a run's settings"):
-        data.run_folder("a/b", {"steps": 4})
+    refused("settings.json is not a run's settings", data.run_folder, "a/b", {"steps": 4})
     for name in ("", ".", "..", "../x", "a/../../x", "/tmp/x", "a//b", "a b", "a/"):
-        with pytest.raises(UserError, match="--name"):
-            data.run_folder(name, {})
-
-
-def test_a_run_notices_changes_in_a_folder_and_does_not_empty_one_that_it_reads():
-    Path("texts").mkdir()
-    data.run_folder("long", {"base": {"name": "a" * 300}})  # no file can have such a name
-    folder = data.run_folder("a", {"data": "texts"})
-    (folder / "x.pt").touch()
-    Path("texts/one.txt").write_text("new")
-    with pytest.raises(UserError, match=r"other settings \(files\)"):
-        data.run_folder("a", {"data": "texts"})
-    for setting in ("runs/a/x.pt", "runs/a", "runs/a/x.pt:f"):
-        with pytest.raises(UserError, match="in the folder that --fresh empties"):
-            data.run_folder("a", {"init": setting}, fresh=True)
-    assert (folder / "x.pt").exists()
+        refused("--name", data.run_folder, name, {})
 
 
 def test_files_appear_whole_or_not_at_all():
