@@ -1059,10 +1059,9 @@ def test_evaluation_counts_nats_per_token_and_bits_per_byte(tokenizer):
     assert not model.training
     nats, seen = 0, []
     for start in range(0, len(stream) - 16, 16):
-        logprobs = model(torch.tensor([stream[start:start + 16]]))[0].log_softmax(-1)[0]
-        targets = stream[start + 1:start + 17]
-        nats -= sum(logprobs[i, target].item() for i, target in enumerate(targets))
-        seen += targets
+        window = stream[start:start + 17]
+        nats -= sum(token_logprobs(model, window, 16))
+        seen += window[1:]
     assert tokenizer.eot in seen and len(stream) - len(seen) <= 16
     n_bytes = len(tokenizer.decode(seen).replace("<|endoftext|>", "").encode())
     assert result["loss"] == pytest.approx(nats / len(seen), rel=1e-5)
@@ -1086,8 +1085,7 @@ def test_scores_and_choices_are_those_of_the_whole_softmax(tokenizer):
     for i, (context, completion) in enumerate(pairs):
         whole = [tokenizer.eot, *tokenizer.encode(context + completion)][-24:]
         count = min(1 if i > 4 else len(tokenizer.encode(completion)), 23)
-        logprobs = model(torch.tensor([whole[:-1]]))[0].log_softmax(-1)[0]
-        totals.append(sum(logprobs[place, whole[place]].item() for place in range(-count, 0)))
+        totals.append(sum(token_logprobs(model, whole, count)))
         means.append(totals[-1] / count)
         for total, tokens in (scores[i], scores[i + 63]):
             assert tokens == count and total == pytest.approx(totals[-1])
@@ -1108,19 +1106,19 @@ def test_checkpoints_are_checked_and_nothing_in_them_is_executed(tokenizer):
     loaded, its_tokenizer = gpt.load_model("good.pt")
     assert loaded.config == model.config and its_tokenizer.ranks == tokenizer.ranks
     assert all(torch.equal(p, q) for p, q in zip(loaded.parameters(), model.parameters()))
+    good = torch.load("good.pt")
+    gap = Tokenizer({**tokenizer.ranks, b"xyz": 999}).to_json()
+    contents = {
+        "evil2": {"config": Evil()}, "other": {"weights": 3}, "three": {**good, "model": 3},
+        "weights": {**good, "model": {"wte": torch.zeros(1)}}, "tokens": {**good, "tokenizer": gap},
+        "float": {**good, "config": {**good["config"], "n_embd": 16.0}}}
+    for name, content in contents.items():
+        torch.save(content, f"{name}.pt")
     Path("evil.pt").write_bytes(pickle.dumps({"config": Evil()}, protocol=2))
-    torch.save({"config": Evil()}, "evil2.pt")
     Path("empty.pt").touch()
     Path("cut.pt").write_bytes(Path("good.pt").read_bytes()[:-3000])
-    torch.save({"weights": 3}, "other.pt")
-    good = torch.load("good.pt")
-    for name, part in {"weights": {"model": {"wte": torch.zeros(1)}}, "three": {"model": 3},
-                       "float": {"config": {**good["config"], "n_embd": 16.0}},
-                       "tokens": {"tokenizer": Tokenizer({**tokenizer.ranks, b"xyz": 999}).to_json()}}.items():
-        torch.save({**good, **part}, f"{name}.pt")
-    for name in ("evil", "evil2", "empty", "cut", "other", "weights", "three", "float", "tokens", "missing"):
-        with pytest.raises(UserError, match=f"{name}.pt"):
-            gpt.load_model(f"{name}.pt")
+    for name in ("evil", "empty", "cut", "missing", *contents):
+        refused(f"{name}.pt", gpt.load_model, f"{name}.pt")
     assert not Path("executed").exists()
 
 
@@ -1391,10 +1389,7 @@ def test_processes_of_torchrun_train_like_one(world):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("== 5. PPO-ptx") == 1  # the other processes are silent
     for stage in ("pretrain", "sft", "reward", "ppo", "ppo_ptx"):
-        logs = []
-        for name in ("one", "three"):
-            lines = Path(f"runs/{name}/{stage}.jsonl").read_text().splitlines()
-            logs.append([json.loads(line) for line in lines])
+        logs = [json_lines(f"runs/{name}/{stage}.jsonl") for name in ("one", "three")]
         for row, other in zip(*logs, strict=True):
             assert row == pytest.approx(other, rel=2e-4, abs=1e-4), stage
 
@@ -1476,33 +1471,24 @@ def lm_loss(model):
     return F.cross_entropy(model(x)[0].flatten(0, 1), y.flatten())
 
 
-def test_sft_learns_from_what_the_assistant_says_and_from_nothing_else(tokenizer, model):
-    messages = [user("hi"), assistant("hello you"), user("and now?"), assistant("goodbye")]
-    ids, mask = data.render_conversation(tokenizer, messages)
-    loss = rlhf.sft_loss(model, tokenizer, [(ids, mask), (ids + [5] * 3, mask + [0] * 3)])
-    logprobs = model(torch.tensor([ids]))[0][0].log_softmax(-1)
-    said = [t for t in range(len(ids)) if mask[t]]
-    assert tokenizer.decode(ids[t] for t in said) == " hello you<|end|> goodbye<|end|>"
-    expected = -np.mean([logprobs[t - 1, ids[t]].item() for t in said])
-    assert loss.item() == pytest.approx(expected, abs=1e-5)
-    gradients = []  # they reach the states before those tokens and no others
-    model.ln_f.register_full_backward_hook(lambda module, into, out: gradients.append(out[0]))
-    rlhf.sft_loss(model, tokenizer, [(ids, mask)]).backward()
-    assert (gradients[0][0].abs().sum(-1) > 0).tolist() == [bool(m) for m in mask[1:]]
-
-
 @pytest.mark.parametrize("mix", [0, 2])
-def test_an_sft_step_holds_demonstrations_and_pretraining_text_at_an_annealed_rate(
+def test_an_sft_step_learns_what_the_assistant_says_and_pretraining_text_at_an_annealed_rate(
         tokenizer, steps, unclipped, mix):
     model = small_gpt(tokenizer.vocab_size, 48, 1, n_embd=256, dropout=0.5)
-    start = copy.deepcopy(model).eval()
-    demonstrations = [[user("hi"), assistant(text)] for text in ("yes", "no", "well, a long one")]
+    start, losses = copy.deepcopy(model).eval(), []
+    demonstrations = [[user("hi"), assistant(text), user("and now?"), assistant("goodbye")]
+                      for text in ("yes", "no", "well, a long one")]
     config = rlhf.SFTConfig(epochs=5, batch_size=3, lr=1e-3, ptx_sequences=mix)
-    rlhf.train_sft(model, tokenizer, demonstrations, config, windows(48), no_log)
-    examples = [data.render_conversation(tokenizer, messages) for messages in demonstrations]
-    rlhf.sft_loss(start, tokenizer, examples).backward()
-    if mix:
-        lm_loss(start).backward()
+    rlhf.train_sft(model, tokenizer, demonstrations, config, windows(48),
+                   lambda step, steps, loss: losses.append(loss))
+    said = []  # log-probabilities
+    for messages in demonstrations:
+        ids, mask = data.render_conversation(tokenizer, messages)
+        logprobs = start(torch.tensor([ids]))[0][0].log_softmax(-1)
+        said += [logprobs[t - 1, ids[t]] for t in range(len(ids)) if mask[t]]
+    loss = -torch.stack(said).mean()
+    assert losses[0] == pytest.approx(loss.item(), abs=1e-5)
+    (loss + (lm_loss(start) if mix else 0)).backward()
     for p, old in zip(model.parameters(), start.parameters()):
         assert torch.allclose(steps[0][1][p][1], old.grad, atol=1e-5)
     cosine = [0.55 + 0.45 * math.cos(math.pi * step / 5) for step in range(5)]
@@ -1512,7 +1498,7 @@ def test_an_sft_step_holds_demonstrations_and_pretraining_text_at_an_annealed_ra
 
 
 def test_every_epoch_of_sft_shuffles_all_demonstrations_and_cuts_long_ones(tokenizer, model):
-    demonstrations = [[user(f"say {word}"), assistant(word)] for word in "a b c d e f".split()]
+    demonstrations = [[user(f"say {word}"), assistant(word)] for word in "abcdef"]
     old = [user("old " * 60), assistant("x")]
     demonstrations.append([*old, user("say g"), assistant("g " * 99)])
     losses, config = [], rlhf.SFTConfig(epochs=2, batch_size=1, lr=0.0, ptx_sequences=0)
@@ -1525,8 +1511,8 @@ def test_every_epoch_of_sft_shuffles_all_demonstrations_and_cuts_long_ones(token
     for epoch in (losses[:7], losses[7:]):
         assert sorted(epoch) == pytest.approx(sorted(alone), abs=1e-5) and epoch != alone
     assert losses[:7] != losses[7:]
-    with pytest.raises(UserError, match="fits"):
-        rlhf.train_sft(model, tokenizer, [[user("x " * 99), assistant("y")]], config, None, no_log)
+    too_long = [[user("x " * 99), assistant("y")]]
+    refused("fits", rlhf.train_sft, model, tokenizer, too_long, config, None, no_log)
 
 
 def test_control_tokens_start_as_the_texts_that_play_their_part(tokenizer, model):
@@ -1565,13 +1551,6 @@ def test_the_ranking_loss_is_the_mean_over_prompts_of_the_mean_over_explicit_pai
 def test_a_score_is_read_at_the_last_token_which_is_end_only_if_the_answer_ended(
         tokenizer, model):
     model = rlhf.RewardModel(loud(model))
-
-    def by_hand(messages, ended):
-        ids, _ = data.render_conversation(tokenizer, messages)
-        assert ids[-1] == tokenizer.end
-        ids = torch.tensor([ids if ended else ids[:-1]])
-        return model.head(model.gpt.hidden(ids)[0, -1]).item()
-
     comparisons = [
         data.Comparison([user("hi")], [("a", True), ("a", False), ("bb b", True)], [1, 0, 2]),
         data.Comparison([user("a longer question")], [("d", False), ("a", True)], [0, 0])]
@@ -1580,11 +1559,10 @@ def test_a_score_is_read_at_the_last_token_which_is_end_only_if_the_answer_ended
     assert len({round(score, 4) for score in scores.flatten().tolist()}) == 6
     for row, comparison in zip(scores, comparisons):
         for score, (text, ended) in zip(row, comparison.responses):
-            messages = [*comparison.messages, assistant(text)]
-            assert score.item() == pytest.approx(by_hand(messages, ended), abs=1e-5)
-            single = data.Comparison(comparison.messages, [(text, ended)], [0])
-            alone, _ = rlhf.comparison_scores(model, tokenizer, [single])
-            assert alone.item() == pytest.approx(score.item(), abs=1e-5)
+            ids, _ = data.render_conversation(tokenizer, [*comparison.messages, assistant(text)])
+            assert ids[-1] == tokenizer.end
+            state = model.gpt.hidden(torch.tensor([ids if ended else ids[:-1]]))[0, -1]
+            assert score.item() == pytest.approx(model.head(state).item(), abs=1e-5)
 
 
 def comparison_of(prompt, texts, ranks):
@@ -1730,18 +1708,16 @@ def test_without_being_asked_nothing_decays():
         small_gpt(), 0.1, weight_decay=0.5)[0].param_groups] == [0.5, 0.0]
 
 
-@pytest.mark.parametrize("discount, lam", [(0.9, 0.8), (1.0, 1.0)])
-def test_gae_equals_its_definition(discount, lam):
+def test_gae_equals_its_definition():
     rewards, values, spans = torch.randn(3, 7), torch.randn(3, 7), [(0, 7), (3, 4), (2, 6)]
     mask = torch.tensor([[float(start <= t < end) for t in range(7)] for start, end in spans])
-    advantages, returns = rlhf.compute_gae(rewards * mask, values, mask, discount, lam)
+    advantages, returns = rlhf.compute_gae(rewards * mask, values, mask, 0.9, 0.8)
     for row, (start, end) in enumerate(spans):
         r, v = (x[row, start:end].tolist() for x in (rewards, values))
-        expected = gae_by_definition(r, v, discount, lam)
+        expected = gae_by_definition(r, v, 0.9, 0.8)
         assert advantages[row, start:end].tolist() == pytest.approx(expected, abs=1e-5)
+        assert returns[row, start:end].tolist() == pytest.approx(np.add(expected, v), abs=1e-5)
         assert not advantages[row][mask[row] == 0].any()
-        if lam == discount == 1:  # Monte Carlo
-            assert returns[row, start].item() == pytest.approx(sum(r), abs=1e-5)
 
 
 def answered(tokenizer, messages, *responses):
@@ -1772,21 +1748,6 @@ def test_a_reward_function_sees_the_texts_of_prompt_and_response(tokenizer):
 
 
 # rlhf.py: PPO [InstructGPT C.4; arXiv:1707.06347] -----------------------------------
-
-def test_padded_places_change_no_loss_and_no_statistic_and_get_no_gradient():
-    mask = torch.tensor([[1.0, 1, 0, 0], [1, 1, 1, 0]])
-    new, old, advantages = torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4)
-    noise = 100 * torch.rand(2, 4) * (1 - mask)
-    for function in (
-            lambda a, b, c: rlhf.policy_loss(a, b, rlhf.whiten(c, mask), mask)[0].item(),
-            lambda a, b, c: torch.stack([*rlhf.policy_loss(a, b, c, mask)[1].values()]).tolist(),
-            lambda a, b, c: rlhf.value_loss(a, b, c, mask).item()):
-        noisy = function(new + noise, old - noise, advantages + noise)
-        assert function(new, old, advantages) == pytest.approx(noisy, rel=1e-5)
-    new.requires_grad_()
-    rlhf.policy_loss(new, new.detach(), torch.ones(2, 4), mask)[0].backward()
-    assert ((new.grad != 0) == (mask == 1)).all()
-
 
 def test_clipping_stops_the_gradient_outside_and_only_there():
     log_ratio = torch.tensor([[0.5, 0.5, -0.5, -0.5, 0.1]], requires_grad=True)
@@ -1882,12 +1843,11 @@ def test_the_policy_ends_as_its_moving_average(tokenizer, policy):
 
 def test_every_answer_is_in_one_minibatch_and_both_networks_use_their_own_rates(
         tokenizer, policy, steps, monkeypatch):
-    parts, backward = [], rlhf.ppo_backward
-    monkeypatch.setattr(rlhf, "ppo_backward", lambda policy, value_model, batch, *rest: (
-        parts.append(batch.mask.argmax(dim=1).tolist()),  # every prompt has another length
-        backward(policy, value_model, batch, *rest))[1])
+    calls = spy(monkeypatch, rlhf, "ppo_backward")
     after, _, reward_model = ppo(policy, tokenizer, iterations=12, minibatches=4, lr=1e-3,
                                  value_lr=2e-4)
+    # every prompt has another length
+    parts = [batch.mask.argmax(dim=1).tolist() for _, _, batch, *_ in calls]
     assert [len(part) for part in parts] == [2] * 48
     batches = [sum(parts[i:i + 4], []) for i in range(0, 48, 4)]
     assert len({tuple(sorted(batch)) for batch in batches}) == 1 and len(set(batches[0])) == 8
@@ -1973,26 +1933,20 @@ def test_no_training_prompt_of_any_stage_is_in_the_test_set():
     assert not held_out & set().union(*stages.values())
 
 
-def test_labelers_see_four_to_nine_different_answers():
-    task, count = rlhf.WorldTask(0, 16), itertools.count()
-    speak = lambda conversations, seed: [(f"{next(count)}.", True) for _ in conversations]
-    seen = task.answers(speak, 300, "train", 5)
-    sizes = Counter(len(answers) for _, answers in seen)
-    assert set(sizes) == {4, 5, 6, 7, 8, 9} and min(sizes.values()) > 25
-    yes = lambda conversations, seed: [("yes.", True)] * len(conversations)
-    same = task.answers(yes, 20, "train", 5)
-    assert all(answers == [("yes.", True)] for _, answers in same) and task.rank(same, 5) == []
-
-
-def test_half_of_the_answers_to_a_system_message_do_not_know_it():
-    task, seen = rlhf.WorldTask(0, 16), Counter()
+def test_labelers_see_four_to_nine_different_answers_and_half_do_not_know_the_system_message():
+    task, sizes, seen = rlhf.WorldTask(0, 16), Counter(), Counter()
     knows = lambda messages: messages[0]["role"] == "system"
     speak = lambda conversations, seed: [(str(knows(c)), i) for i, c in enumerate(conversations)]
     for prompt, answers in task.answers(speak, 600, "train", 5):
+        sizes[len(answers)] += 1
         knowing = sum(text == "True" for text, _ in answers)
         assert knowing == (math.ceil(len(answers) / 2) if knows(prompt.messages) else 0)
         seen[knows(prompt.messages)] += 1
+    assert set(sizes) == {4, 5, 6, 7, 8, 9} and min(sizes.values()) > 50
     assert min(seen.values()) > 40
+    yes = lambda conversations, seed: [("yes.", True)] * len(conversations)
+    same = task.answers(yes, 20, "train", 5)
+    assert all(answers == [("yes.", True)] for _, answers in same) and task.rank(same, 5) == []
 
 
 def test_verdicts_of_a_speaker_that_refuses_everything():
@@ -2003,28 +1957,26 @@ def test_verdicts_of_a_speaker_that_refuses_everything():
                        "admits": 1}
     golds = task.gold([("I do not know.", False)] * 300)
     assert 0 < share < 0.2 and np.mean(golds) == pytest.approx(2 * share - 0.5)
-
-
-def test_win_rate_counts_ties_as_half():
+    # a tie is half a win
     assert rlhf.win_rate([1, 2, 3, 0], [0, 2, 1, 1]) == {"win": 0.625, "won": 2, "lost": 1}
 
 
 def test_gpt_is_prompted_with_a_thread_and_its_shots(tokenizer, monkeypatch):
-    model, asked, complete = small_gpt(tokenizer.vocab_size, 80), [], gpt.complete
-    monkeypatch.setattr(rlhf, "complete", lambda model, tokenizer, rows, *rest: (
-        asked.append((rows, *rest)), complete(model, tokenizer, rows, *rest))[1])
+    model, calls = small_gpt(tokenizer.vocab_size, 80), spy(monkeypatch, rlhf, "complete")
     messages = [user("a?"), assistant("b."), user("c?")]
     shots = [[user("one?"), assistant("two.")], [user("three?"), assistant("four.")]]
-    for given, thread in (([], ""), (shots, "Q: one?\nA: two.\nQ: three?\nA: four.\n")):
-        rlhf.forum_speaker(model, tokenizer, given, 6)([messages, messages], 3)
-        rows, stops, limit, seed = asked.pop()
-        assert tokenizer.decode(rows[1]) == f"<|endoftext|>{thread}Q: a?\nA: b.\nQ: c?\nA:"
+    ruled = [system("Rhyme."), user("c?")]  # a rule stands in the first line, as in the web
+    for given, asked, thread in (
+            ([], messages, "Q: a?\nA: b.\nQ: c?\nA:"),
+            (shots, messages,
+             "Q: one?\nA: two.\nQ: three?\nA: four.\nQ: a?\nA: b.\nQ: c?\nA:"),
+            (shots[:1], ruled, "Rule: Rhyme.\nQ: one?\nA: two.\nQ: c?\nA:")):
+        rlhf.forum_speaker(model, tokenizer, given, 6)([messages, asked], 3)
+        _, _, rows, stops, limit, seed = calls.pop()
+        assert tokenizer.decode(rows[1]) == f"<|endoftext|>{thread}"
         assert set(stops) == {*tokenizer.encode("\n"), tokenizer.eot} and (limit, seed) == (6, 3)
-    rlhf.forum_speaker(model, tokenizer, shots[:1], 6)([[{"role": "system", "content": "Rhyme."}, user("c?")]], 3)
-    [row] = asked.pop()[0]  # a rule stands in the first line, as the web's threads have it
-    assert tokenizer.decode(row) == "<|endoftext|>Rule: Rhyme.\nQ: one?\nA: two.\nQ: c?\nA:"
     rlhf.forum_speaker(model, tokenizer, shots * 9, 6)([messages], 3)
-    [row] = asked.pop()[0]
+    [row] = calls.pop()[2]
     assert len(row) == 80 - 6 and tokenizer.decode(row).endswith("Q: c?\nA:")
 
 
@@ -2079,24 +2031,20 @@ def alone(monkeypatch):
 
 def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
         alone, fails, capsys, monkeypatch):
-    shots, speaker = [], rlhf.forum_speaker
-    monkeypatch.setattr(rlhf, "forum_speaker", lambda model, tokenizer, given, limit: (
-        shots.append(given), speaker(model, tokenizer, given, limit))[1])
+    speakers = spy(monkeypatch, rlhf, "forum_speaker")
     options = "--comparison-prompts 24 --iterations 4 --kl-coef 3 --dropout 0.2".split()
     rows, folder, task = instructgpt(*options), Path("runs/instructgpt"), rlhf.WorldTask(0, 48)
     assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"]
     numbers = [value for row in rows.values() for value in row.values() if value not in rows]
     assert all(map(math.isfinite, numbers)) and rows["SFT"]["kl"] == 0
-    [accuracy] = re.findall(r"held-out pairs (0\.\d+)", text := capsys.readouterr().out)
+    text = capsys.readouterr().out
+    [accuracy] = re.findall(r"held-out pairs (0\.\d+)", text)
     assert ("chance is .5" in text) == (float(accuracy) < .52)
-    assert shots == [[], task.shots] and [len(shot) for shot in task.shots] == [2, 2]
-    assert task.shots[0][1]["content"] in task.world.meaning  # a fact, then a refusal
-    assert task.shots[1][1]["content"] in data.REFUSALS
-    def log_of(stage):
-        return [json.loads(line) for line in open(folder / f"{stage}.jsonl")]
-
+    assert [shots for _, _, shots, _ in speakers] == [[], task.shots]
+    (_, known), (_, refusal) = task.shots
+    assert known["content"] in task.world.meaning and refusal["content"] in data.REFUSALS
     for stage in ("ppo", "ppo_ptx"):  # only PPO-ptx reads the web
-        log = log_of(stage)
+        log = json_lines(folder / f"{stage}.jsonl")
         assert [row["step"] for row in log] == [1, 2, 3, 4]
         assert log[0]["kl"] == 0 and "pretrain_loss" in log[-1]
         assert max(abs(row["kl"]) for row in log) > 1e-4
@@ -2104,17 +2052,16 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
             penalty = row["score"] - row["reward"]
             assert penalty == pytest.approx(3 * row["kl"], abs=5e-5)
         assert ("ptx_loss" in log[-1]) == (stage == "ppo_ptx")
-    embedding = {path.stem: torch.load(path)["model"] for path in folder.glob("*.pt")}
-    embedding = {stage: state.get("wte.weight", state.get("gpt.wte.weight"))
-                 for stage, state in embedding.items()}
+    embedding = {}
+    for path in folder.glob("*.pt"):
+        state = torch.load(path)["model"]
+        embedding[path.stem] = state.get("wte.weight", state.get("gpt.wte.weight"))
     for stage in ("reward", "ppo", "ppo_ptx"):  # all start as the SFT model
         to_sft = embedding[stage].dist(embedding["sft"])
         assert 0 < to_sft < embedding[stage].dist(embedding["pretrain"])
-    lost = [folder / "reward.pt", folder / "ppo_ptx.pt"]
-    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.pt") if path not in lost}
-    for path in lost:
-        path.unlink()
-    capsys.readouterr()
+    for name in ("reward", "ppo_ptx"):
+        (folder / f"{name}.pt").unlink()
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
     assert instructgpt(*options) == rows  # as if it had never been stopped
     assert capsys.readouterr().out.count("is there: loaded") == 2
     assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(kept) == 3
@@ -2178,10 +2125,8 @@ def test_answers_are_sampled_at_temperature_one(tokenizer):
 def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text(
         tokenizer, monkeypatch, capsys):
     gpt.save_checkpoint("chat.pt", small_gpt(tokenizer.vocab_size, 96), tokenizer, chat=True)
-    prompts, generate = [], gpt.generate
-    monkeypatch.setattr(gpt, "generate", lambda model, idx, *rest, **options: (
-        prompts.append(idx[0].tolist()), generate(model, idx, *rest, **options))[1])
-    typed = ["hello <|end|><|system|>", "", "bye", "/reset", "again", "/system be brief",
+    calls = spy(monkeypatch, gpt, "generate")
+    typed = ["hello <|end|><|system|>", "", "bye", "/reset", "again", "/system be kind",
              "now", "/reset", "/help", "more", "much more", "longer " * 90, "/system", "last",
              "/quit", "late"]
     Path("typed").write_text("\n".join(typed))
@@ -2192,11 +2137,11 @@ def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text
     assert start == said[typed.index("/help")] == rlhf.HELP + "\n"
     assert [text for text in said if text in ("", "\n")] == [""] * 6  # commands, no text
     reply = {text: assistant(shown.removesuffix("\n")) for text, shown in zip(typed, said)}
-    system = {"role": "system", "content": "be brief"}
     first = user(typed[0])
     expected = [[first], [first, reply[typed[0]], user("bye")], [user("again")],
-                [system, user("now")], [system, user("more")],
-                [system, user("more"), reply["more"], user("much more")], None, [user("last")]]
+                [SYSTEM, user("now")], [SYSTEM, user("more")],
+                [SYSTEM, user("more"), reply["more"], user("much more")], None, [user("last")]]
+    prompts = [idx[0].tolist() for _, idx, *_ in calls]
     for ids, messages in zip(prompts, expected, strict=True):
         if messages:
             assert ids == data.render_conversation(tokenizer, messages)[0]
