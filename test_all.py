@@ -2768,180 +2768,196 @@ def test_gpt4_confidence_is_that_of_each_choice_alone(papers, world, tokenizer):
     assert calibration.dialogue_confidence(run, questions).sum(axis=1) == pytest.approx(np.ones(3))
 
 
-def read_picture(tasks, cells):
+def read_picture(tasks, scene):
     """{place: (color, shape)}, read from the tokens of a picture."""
+    cells = tasks.draw(scene)
     drawings = [(color, shape) for shape in tasks.SHAPES for color in tasks.COLORS]
     assert cells[0] == 0 and len(cells) == 10
     return {place: drawings[cell - 2] for place, cell in zip(tasks.PLACES, cells[1:]) if cell > 1}
 
 
+def places_named(things, question):
+    """The places of the things in a picture that a word of the question names."""
+    words = set(question.rstrip("?").split())
+    return [place for place, thing in things.items() if words & {place, *thing}]
+
+
+def parts(tasks, document, kind):
+    """The pictures (tuple) or the texts (str) of a document."""
+    return [part for part, _ in tasks.parts_of(document) if isinstance(part, kind)]
+
+
+def drawn_in(tasks, document):
+    """What can be held out: each thing, with the number of things in its scene."""
+    scenes = parts(tasks, document, tuple)
+    return {(thing, len(scene)) for scene in scenes for thing in scene}
+
+
+COUNTED = ["zero", "one", "two", "three", "four", "five"]
+
+
 def answer_from_picture(things, question):
     """The answer to a question, by other means than the script's."""
-    words = question.rstrip("?").split()
     if question == "What is there?":
         return ", ".join(f"{color} {shape} {place}" for place, (color, shape) in things.items())
-    [word] = [word for word in words if any(word in (place, *thing) for place, thing in things.items())] \
-        or [words[-1]]
-    named = [place for place, thing in things.items() if word in (place, *thing)]
+    named = places_named(things, question)
     if question.startswith("How many"):
-        return ["zero", "one", "two", "three", "four", "five"][len(named)]
+        return COUNTED[len(named)]
     [place] = named
     color, shape = things[place]
-    return {"Which shape": shape, "Which color": color}.get(" ".join(words[:2]), place)
+    return {"shape": shape, "color": color}.get(question.split()[1], place)
 
 
 def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out(papers):
-    tasks, seed = papers("gpt4_pictures_tasks"), 1
+    tasks, rng, seed = papers("gpt4_pictures_tasks"), random.Random(0), 1
     drawn, triples = set(), set()
-    rng = random.Random(0)
 
-    def values(thing, scene):
-        return ("shape", thing.shape), ("color", thing.color), ("place", thing.place), ("count", len(scene))
+    def triples_of(document):
+        """Any three of the four values that decide whether a thing is held out."""
+        fours = [[*dataclasses.asdict(thing).items(), len(document.scene)]
+                 for thing in document.scene]
+        return {triple for four in fours for triple in itertools.combinations(four, 3)}
 
     for _ in range(3000):
         document = tasks.random_document(rng, seed)
-        things = read_picture(tasks, tasks.draw(document.scene))
+        check_answers(tasks, document)
+        things = read_picture(tasks, document.scene)
         questions = [question for question, _ in document.turns]
-        assert len(set(questions)) == len(questions)
-        assert tasks.CAPTION not in questions or len(questions) == 1    # no answer is in a caption
         numbers = [question.startswith("How many") for question in questions]
-        assert not any(numbers) or all(numbers) and len(numbers) == 3
-        if not any(numbers) and tasks.CAPTION not in questions:         # each asks of another thing
-            places = set()
-            for question, _ in document.turns:
-                word = [w for w in question.rstrip("?").split()
-                        if any(w in (place, *thing) for place, thing in things.items())]
-                places |= {place for place, thing in things.items() if word[0] in (place, *thing)}
+        if any(numbers):
+            assert all(numbers) and len(numbers) == 3
+        elif tasks.CAPTION in questions:  # no answer is in a caption
+            assert len(questions) == 1
+        else:  # each asks of another thing
+            places = {tuple(places_named(things, question)) for question in questions}
             assert len(places) == len(questions) == len(document.scene)
-        for question, answer in document.turns:
-            assert answer == answer_from_picture(things, question), document
-        for thing in document.scene:
-            drawn.add((thing, len(document.scene)))
-            triples |= set(itertools.combinations(values(thing, document.scene), 3))
+        drawn |= drawn_in(tasks, document)
+        triples |= triples_of(document)
     for kind in tasks.KINDS:
         cases = tasks.cases_of(kind, 60, "test", seed)
         assert len(set(cases)) == len(cases) == 60
         for case in cases:
-            for thing in case.scene:
-                assert (thing, len(case.scene)) not in drawn
-                assert set(itertools.combinations(values(thing, case.scene), 3)) <= triples
-            [(question, answer)] = case.turns
-            assert answer == answer_from_picture(read_picture(tasks, tasks.draw(case.scene)), question)
-    held_out = [tasks.is_held_out(tasks.Thing(shape, color, place), count, seed)
-                for shape in tasks.SHAPES for color in tasks.COLORS for place in tasks.PLACES
-                for count in tasks.COUNTS]
+            check_answers(tasks, case)
+            assert len(case.turns) == 1 and not drawn_in(tasks, case) & drawn
+            assert triples_of(case) <= triples
+    values = itertools.product(tasks.SHAPES, tasks.COLORS, tasks.PLACES, tasks.COUNTS)
+    held_out = [tasks.is_held_out(tasks.Thing(*thing), count, seed) for *thing, count in values]
     assert .15 < np.mean(held_out) < .25
-    for kind, most in ((("color", "place"), 30), (("place", "shape"), 20), (("number", "color"), 25)):
-        counts = Counter(case.turns[0][1] for case in tasks.cases_of(kind, 60, "test", seed))
-        assert set(counts) == set(tasks.VALUES[kind[0]]) and max(counts.values()) < most
+    for asked, given, most in (
+            ("color", "place", 30), ("place", "shape", 20), ("number", "color", 25)):
+        cases = tasks.cases_of((asked, given), 60, "test", seed)
+        counts = Counter(case.turns[0][1] for case in cases)
+        assert set(counts) == set(tasks.VALUES[asked]) and max(counts.values()) < most
 
 
 def test_a_picture_is_ten_tokens_and_only_answers_have_loss(papers):
     tasks = papers("gpt4_pictures_tasks")
     tokenizer = tasks.learn_tokenizer(papers("gpt4_pictures_several").any_document, 0)
     document = tasks.random_document(random.Random(0), 0)
-    for question, answer in document.turns:            # every word is a token
+    for question, answer in document.turns:  # every word is a token
         assert len(tokenizer.encode(question)) == len(question.split()) + 1
         assert len(tokenizer.encode(f" {answer}\n")) == len(answer.split()) + answer.count(",") + 1
     asked = dataclasses.replace(document, turns=((document.turns[0][0], ""),))
     x, y = tasks.batch_of(tokenizer, [document, asked], "cpu")
-    cells = tasks.draw(document.scene)
     assert x[0, 0] == tokenizer.eot
-    assert x[0, 1:11].tolist() == [tokenizer.vocab_size + cell for cell in cells]
-    assert x.max() < tasks.vocabulary(tokenizer)
+    cells = [tokenizer.vocab_size + cell for cell in tasks.draw(document.scene)]
+    assert x[0, 1:11].tolist() == cells and x.max() < tasks.vocabulary(tokenizer)
     said = "".join(f" {answer}\n" for _, answer in document.turns)
-    assert tokenizer.decode(y[0][y[0] >= 0].tolist()) == said      # no picture, question or pad
-    assert (y[1] == -1).all()                                      # an answer still to be written
-    blind = dataclasses.replace(document, scene=None)
-    ids, _ = tasks.encode(tokenizer, blind)
-    assert max(ids) < tokenizer.vocab_size and len(ids) == len(tasks.encode(tokenizer, document)[0]) - 10
+    assert tokenizer.decode(y[0][y[0] >= 0].tolist()) == said  # no picture, question or pad
+    assert (y[1] == -1).all()  # an answer still to be written
+    whole, _ = tasks.encode(tokenizer, document)
+    blind, _ = tasks.encode(tokenizer, dataclasses.replace(document, scene=None))
+    assert max(blind) < tokenizer.vocab_size and len(blind) == len(whole) - 10
 
 
-def scenes_of(tasks, document):
-    return [part for part, _ in tasks.parts_of(document) if not isinstance(part, str)]
-
-
-def answer_from_two(pictures, question):
-    """The answer to a question about two pictures, by other means than the script's."""
-    ordinals = dict(zip(("first", "second"), pictures))
-    for ordinal, things in ordinals.items():
+def answer_from_pictures(pictures, question):
+    """The same about one picture or two."""
+    if len(pictures) == 1:
+        return answer_from_picture(pictures[0], question)
+    for ordinal, things in zip(("first", "second"), pictures):
         if question.endswith(f" in the {ordinal} picture?"):
             return answer_from_picture(things, question.replace(f" in the {ordinal} picture", ""))
-    words = question.rstrip("?").split()
-    if words[3] == "is":
-        [ordinal] = [name for name, things in ordinals.items() if tuple(words[4:]) in things.values()]
-        return ordinal
-    counts = {name: [word for thing in things.values() for word in thing].count(words[-1])
-              for name, things in ordinals.items()}
-    assert counts["first"] != counts["second"]
-    return max(counts, key=counts.get)
+    _, _, _, verb, *words = question.rstrip("?").split()  # In which picture is, or are more
+    named = set(words) - {"more"}
+    first, second = (sum(named <= set(thing) for thing in things.values()) for things in pictures)
+    assert first != second and (verb == "are" or 0 in (first, second))
+    return "first" if first > second else "second"
+
+
+def check_answers(tasks, document):
+    """All answers are right. Returns which ones the last of several examples could have."""
+    scenes = parts(tasks, document, tuple)
+    pictures = [read_picture(tasks, scene) for scene in scenes]
+    answers = [answer for _, answer in document.turns]
+    if document.turns[0][0] == (scenes[0],):  # examples
+        known = [answers_of_tasks(things) for things in pictures]
+        fitting = set(known[-1])  # tasks
+        for of_tasks, answer in zip(known[:-1], answers[:-1], strict=True):
+            fitting &= {task for task in of_tasks if of_tasks[task] == answer}
+        possible = {known[-1][task] for task in fitting}
+        assert answers[-1] in possible
+        return possible
+    questions = [question if isinstance(question, str) else question[-1].strip()
+                 for question, _ in document.turns]
+    assert answers == [answer_from_pictures(pictures, question) for question in questions]
+    assert len(set(questions)) == len(questions)
+    return set()
 
 
 def answers_of_tasks(things):
     """{task: its answer}: an attribute of the first or the last thing, or the number of things."""
     values = [(place, color, shape) for place, (color, shape) in things.items()]
     answers = {(attribute, i): values[i][attribute] for attribute in range(3) for i in (0, -1)}
-    return answers | {"number": ["zero", "one", "two", "three", "four", "five"][len(things)]}
+    return answers | {"number": COUNTED[len(things)]}
 
 
 def test_prompts_of_several_pictures_have_right_answers_and_the_tests_things_are_held_out(papers):
     tasks, several, seed = papers("gpt4_pictures_tasks"), papers("gpt4_pictures_several"), 1
     tokenizer = tasks.learn_tokenizer(several.any_document, seed)
-
-    def check(document):
-        """Checks all answers. Of examples, returns the answers that the possible tasks give."""
-        pictures = [read_picture(tasks, tasks.draw(scene)) for scene in scenes_of(tasks, document)]
-        answers = [answer for _, answer in document.turns]
-        if document.turns[0][0] == (scenes_of(tasks, document)[0],):     # examples
-            possible = [{task for task, known in answers_of_tasks(things).items() if known == answer}
-                        for things, answer in zip(pictures, answers, strict=True)]
-            assert set.intersection(*possible)
-            return {answers_of_tasks(pictures[-1])[task]
-                    for task in set.intersection(set(answers_of_tasks(pictures[-1])), *possible[:-1])}
-        questions = [question if isinstance(question, str) else question[-1].strip()
-                     for question, _ in document.turns]
-        reader = answer_from_two if len(pictures) == 2 else lambda pictures, q: answer_from_picture(pictures[0], q)
-        assert answers == [reader(pictures, question) for question in questions]
-        assert len(set(questions)) == len(questions)
-
-    rng, drawn, pictures = random.Random(0), set(), Counter()
+    rng, drawn, pictures, told = random.Random(0), set(), Counter(), {}
     for _ in range(1500):
         document = several.any_document(rng, seed)
-        check(document)
-        assert len(tasks.encode(tokenizer, document)[0]) <= papers("gpt4_pictures").SHAPE.block_size
-        pictures[len(scenes_of(tasks, document))] += 1
-        drawn |= {(thing, len(scene)) for scene in scenes_of(tasks, document) for thing in scene}
+        check_answers(tasks, document)
+        ids, _ = tasks.encode(tokenizer, document)
+        assert len(ids) <= papers("gpt4_pictures").SHAPE.block_size
+        pictures[len(parts(tasks, document, tuple))] += 1
+        drawn |= drawn_in(tasks, document)
     assert set(pictures) == {1, 2, 5} and min(pictures.values()) > 300
     cases = {kind: several.any_cases(kind, 60, "test", seed)
              for kind in (*several.PAIR_KINDS, *several.SHOT_KINDS)}
-    told = {}
-    for kind in cases:
-        assert len(set(cases[kind])) == len(cases[kind]) == 60
-        left = [check(case) for case in cases[kind]]
-        told[kind] = sum(answers is not None and len(answers) == 1 for answers in left)
-        for case in cases[kind]:
-            assert not drawn & {(thing, len(scene)) for scene in scenes_of(tasks, case) for thing in scene}
-    assert told["0 examples"] == 0 < told["1 example"] < told["2 examples"] < told["4 examples"] > 54
-    for kind in several.PAIR_KINDS:                       # the other order has another answer
-        assert max(Counter(case.turns[0][1] for case in cases[kind]).values()) < 42
-        for case in cases[kind]:
+    for kind, some in cases.items():
+        assert len(set(some)) == len(some) == 60
+        assert not any(drawn & drawn_in(tasks, case) for case in some)
+        told[kind] = [len(check_answers(tasks, case)) for case in some].count(1)
+    few, more, most = told["1 example"], told["2 examples"], told["4 examples"]
+    assert told["0 examples"] == 0 < few < more < most > 54
+
+
+def test_the_controls_of_prompts_of_several_pictures_change_one_thing_only(papers):
+    tasks, several, seed = papers("gpt4_pictures_tasks"), papers("gpt4_pictures_several"), 1
+    for kind in several.PAIR_KINDS:  # the other order has another answer
+        cases = several.any_cases(kind, 60, "test", seed)
+        assert max(Counter(case.turns[0][1] for case in cases).values()) < 42
+        for case in cases:
             other = several.exchanged(case, kind)
-            check(other)
-            assert scenes_of(tasks, other) == scenes_of(tasks, case)[::-1]
-            assert case.turns[0][0][-1] == other.turns[0][0][-1] and case.turns[0][1] != other.turns[0][1]
-    most = cases["4 examples"]
-    for kind, count in several.SHOT_KINDS.items():        # the same cases, with fewer examples
-        assert [case.turns for case in cases[kind]] == [case.turns[4 - count:] for case in most]
+            check_answers(tasks, other)
+            assert parts(tasks, other, tuple) == parts(tasks, case, tuple)[::-1]
+            [(question, answer)], [(same, another)] = case.turns, other.turns
+            assert question[-1] == same[-1] and answer != another
+    most = several.any_cases("4 examples", 60, "test", seed)
+    for kind, count in several.SHOT_KINDS.items():  # the same cases, with fewer examples
+        fewer = several.any_cases(kind, 60, "test", seed)
+        assert [case.turns for case in fewer] == [case.turns[4 - count:] for case in most]
     for case in most:
         control = several.shuffled(case)
-        assert scenes_of(tasks, control) == scenes_of(tasks, case) and control.turns[-1] == case.turns[-1]
+        assert parts(tasks, control, tuple) == parts(tasks, case, tuple)
+        assert control.turns[-1] == case.turns[-1]
         assert Counter(turn[1] for turn in control.turns) == Counter(turn[1] for turn in case.turns)
-    one = several.any_cases(("color", "place"), 60, "test", seed)
-    for asked, shown in ((one, 1), (cases["more of two"], 2), (most, 1)):
-        for case, before, other, blind in zip(asked, asked[-1:] + asked, several.with_other_pictures(asked),
-                                              several.without_pictures(asked)):
-            texts = [part for part, _ in tasks.parts_of(case) if isinstance(part, str)]
-            assert [part for part, _ in tasks.parts_of(other) if isinstance(part, str)] == texts
-            assert [part for part, _ in tasks.parts_of(blind)] == texts      # and no picture
-            assert scenes_of(tasks, other) == (
-                scenes_of(tasks, case)[:-shown] + scenes_of(tasks, before)[-shown:])
+    for kind, shown in ((("color", "place"), 1), ("more of two", 2), ("4 examples", 1)):
+        cases = several.any_cases(kind, 60, "test", seed)
+        others, blind = several.with_other_pictures(cases), several.without_pictures(cases)
+        for i, case in enumerate(cases):
+            scenes, before = (parts(tasks, one, tuple) for one in (case, cases[i - 1]))
+            texts = parts(tasks, case, str)
+            assert parts(tasks, others[i], tuple) == scenes[:-shown] + before[-shown:]
+            assert parts(tasks, others[i], str) == texts == parts(tasks, blind[i], (str, tuple))
