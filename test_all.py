@@ -236,7 +236,7 @@ def test_texts_survive_encoding_and_never_become_control_tokens(tokenizer, text)
     assert regex.findall(data.SPLIT_PATTERN, text) == expected  # where GPT-2 splits it
 
 
-def test_a_tokenizer_is_complete_and_survives_its_file(tokenizer):
+def test_a_tokenizer_is_complete_survives_its_file_and_has_one_token_for_each_id(tokenizer):
     assert tokenizer.decode_bytes(range(256)) == bytes(range(256))
     control = range(len(tokenizer.ranks), tokenizer.vocab_size)  # behind the merges
     assert sorted(tokenizer.special.values()) == list(control)
@@ -244,13 +244,10 @@ def test_a_tokenizer_is_complete_and_survives_its_file(tokenizer):
     assert loaded.ranks == tokenizer.ranks and loaded.special == tokenizer.special
     assert train_bpe("", 300) == BYTES and b"a" * 65_536 in train_bpe("a" * 100_000, 300)
     refused("at least 262", train_bpe, "text", 255)
-
-
-@pytest.mark.parametrize("ranks, special", [
-    ({**BYTES, b"ab": 5}, {}), (BYTES, {"<|end|>": 97}), ({b"a": 0, b"b": 1}, {})])
-def test_a_vocabulary_by_which_text_could_be_a_control_token_or_nothing_is_refused(ranks, special):
-    with pytest.raises(ValueError, match="share an id, or a byte"):
-        Tokenizer(ranks, special)
+    for ranks, special in (
+            ({**BYTES, b"ab": 5}, {}), (BYTES, {"<|end|>": 97}), ({b"a": 0, b"b": 1}, {})):
+        with pytest.raises(ValueError, match="share an id, or a byte"):
+            Tokenizer(ranks, special)
 
 
 def test_documents_are_packed_and_a_tenth_is_for_validation():
@@ -766,15 +763,18 @@ def test_files_appear_whole_or_not_at_all():
 
 # gpt.py: the family and its attention -----------------------------------------------
 
-@pytest.mark.parametrize("name, count, precision", [
-    ("gpt1", 116_534_784, 0), ("gpt2", 124_439_808, 0), ("gpt2-medium", 354_823_168, 0),
-    ("gpt2-large", 774_030_080, 0), ("gpt2-xl", 1_557_611_200, 0), ("gpt3-small", .125e9, .02),
-    ("gpt3-medium", .355e9, .02), ("gpt3-large", .76e9, .02), ("gpt3-xl", 1.3e9, .02),
-    ("gpt3-2.7b", 2.7e9, .02), ("gpt3-6.7b", 6.7e9, .02), ("gpt3-13b", 13e9, .02),
-    ("gpt3-175b", 175e9, .02)])                            # GPT-3's as the paper rounds them
-def test_parameter_counts_are_those_of_the_papers(name, count, precision):
+COUNTS = {  # GPT-3's as the paper rounds them
+    "gpt1": 116_534_784, "gpt2": 124_439_808, "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080, "gpt2-xl": 1_557_611_200, "gpt3-small": .125e9,
+    "gpt3-medium": .355e9, "gpt3-large": .76e9, "gpt3-xl": 1.3e9, "gpt3-2.7b": 2.7e9,
+    "gpt3-6.7b": 6.7e9, "gpt3-13b": 13e9, "gpt3-175b": 175e9}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_counts_are_those_of_the_papers(name):
+    precision = .02 if name.startswith("gpt3") else 0
     with torch.device("meta"):
-        assert GPT(PRESETS[name]).num_params() == pytest.approx(count, rel=precision)
+        assert GPT(PRESETS[name]).num_params() == pytest.approx(COUNTS[name], rel=precision)
 
 
 @pytest.mark.parametrize("post_norm, wpe, into_stream", [
@@ -1267,44 +1267,43 @@ def test_pretrain_sample_and_export(capsys, fails):
         assert "nan" in fails(f"{sample} --temperature {temperature}")
 
 
-WRONG = {
-    "gpt.py": [
-        ("--data missing.txt", "missing.txt"), ("--data blank.txt", "blank.txt holds no text"),
-        ("--data zeros.txt", "zeros.txt holds zero"), ("--data no.txt.gz", "no.txt.gz is damaged"),
-        ("--data text.txt --block-size 8 --n-embd 2000000000", "memory"),
-        ("--data binary.bin", "not UTF-8"), ("--data short.txt", "--block-size"),
-        ("--data bad.jsonl", "bad.jsonl:1"), ("--data plain.jsonl", "plain.jsonl:1"),
-        ("--data cut.txt.gz", "cut.txt.gz is damaged"),
-        ("--data text.txt --vocab-size 100", "--vocab-size"),
-        ("--n-head 3", "n_head"), ("--n-embd 0", "n_embd"), ("--window 0", "window"),
-        ("--dropout 2", "dropout"), ("--dropout nan", "dropout"), ("--stpes 3", "--stpes"),
-        ("--step 3", "--step"), ("--name=", "--name must"), ("--name ../../x", "--name"),
-        ("--steps", "expected"), ("--steps many", "invalid int"), ("--steps 2.5", "invalid int"),
-        ("--steps 0", "not be 0"), ("--lr nan", "not be nan"), ("--lr inf", "not be inf"),
-        ("--lr=-1", "not be -1"), ("--seed 99999999999", "not be 99999999999"),
-        ("pretarin", "no command")],
-    "gpt.py sample": [
-        ("", "no checkpoint"), ("--model text.txt", "not a checkpoint"),
-        ("--tokens 0", "--tokens")],
-    "gpt.py export": [("--model blank.txt", "not a checkpoint"),
-                      ("--model base.pt --folder .", "other files")],
-    "rlhf.py": [
-        ("--pretrain-steps 0", "--pretrain-steps"), ("--sft-epochs 0", "--sft-epochs"),
-        ("--iterations 0", "--iterations"), ("--test-prompts 15", "--test-prompts"),
-        ("--kl-coef=-1", "--kl-coef"), ("--max-response 65", "at most 64"),
-        ("--max-response 9 --init base.pt", "at most 8"), ("--data=", "--data"),
-        ("--init missing.pt", "no checkpoint"), ("--init text.txt", "not a checkpoint"),
-        ("--init cut.pt", "cut.pt"), ("--init .", "config.json"),
-        ("--reward f", "FILE.py"), ("--reward none.py:f", "no file"),
-        ("--reward ok.py:g", "no function g"), ("--reward ok.py:", "no function"),
-        ("--reward text.txt:f", "not run"), ("--reward bad.py:f", "ZeroDivisionError"),
-        ("--reward exits.py:f", "SystemExit"), ("--demonstrations missing", "missing"),
-        ("--demonstrations bad.jsonl", "bad.jsonl:1"), ("--comparisons bad.jsonl", "bad.jsonl:1"),
-        ("--comparisons one.jsonl", "at least two")],
-    "rlhf.py chat": [
-        ("", "no checkpoint"), ("--model text.txt", "not a checkpoint"), ("--top-k 3", "--top-k"),
-        ("--model base.pt", "cannot chat"), ("--model chat.pt", "at most 8"),
-        ("--max-response 0", "--max-response"), ("--temperature nan", "--temperature")]}
+WRONG = {  # {the beginning of a command: {its end: what the error says}}
+    "gpt.py --data": {
+        "missing.txt": "missing.txt", "blank.txt": "blank.txt holds no text",
+        "zeros.txt": "zeros.txt holds zero", "no.txt.gz": "no.txt.gz is damaged",
+        "cut.txt.gz": "cut.txt.gz is damaged", "binary.bin": "not UTF-8",
+        "short.txt": "--block-size", "bad.jsonl": "bad.jsonl:1", "plain.jsonl": "plain.jsonl:1",
+        "text.txt --vocab-size 100": "--vocab-size",
+        "text.txt --block-size 8 --n-embd 2000000000": "memory"},
+    "gpt.py": {
+        "--n-head 3": "n_head", "--n-embd 0": "n_embd", "--window 0": "window",
+        "--dropout 2": "dropout", "--dropout nan": "dropout", "--stpes 3": "--stpes",
+        "--step 3": "--step", "--name=": "--name must", "--name ../../x": "--name",
+        "--steps": "expected", "--steps many": "invalid int", "--steps 2.5": "invalid int",
+        "--steps 0": "not be 0", "--lr nan": "not be nan", "--lr inf": "not be inf",
+        "--lr=-1": "not be -1", "--seed 99999999999": "not be 99999999999",
+        "pretarin": "no command"},
+    "gpt.py sample": {
+        "": "no checkpoint", "--model text.txt": "not a checkpoint", "--tokens 0": "--tokens"},
+    "gpt.py export --model": {"blank.txt": "not a checkpoint", "base.pt --folder .": "other files"},
+    "rlhf.py": {
+        "--pretrain-steps 0": "--pretrain-steps", "--sft-epochs 0": "--sft-epochs",
+        "--iterations 0": "--iterations", "--test-prompts 15": "--test-prompts",
+        "--kl-coef=-1": "--kl-coef", "--max-response 65": "at most 64",
+        "--max-response 9 --init base.pt": "at most 8", "--data=": "--data",
+        "--demonstrations missing": "missing", "--demonstrations bad.jsonl": "bad.jsonl:1",
+        "--comparisons bad.jsonl": "bad.jsonl:1", "--comparisons one.jsonl": "at least two"},
+    "rlhf.py --init": {
+        "missing.pt": "no checkpoint", "text.txt": "not a checkpoint", "cut.pt": "cut.pt",
+        ".": "config.json"},
+    "rlhf.py --reward": {
+        "f": "FILE.py", "none.py:f": "no file", "ok.py:g": "no function g",
+        "ok.py:": "no function", "text.txt:f": "not run", "bad.py:f": "ZeroDivisionError",
+        "exits.py:f": "SystemExit"},
+    "rlhf.py chat": {
+        "": "no checkpoint", "--model text.txt": "not a checkpoint", "--top-k 3": "--top-k",
+        "--model base.pt": "cannot chat", "--model chat.pt": "at most 8",
+        "--max-response 0": "--max-response", "--temperature nan": "--temperature"}}
 
 
 @pytest.fixture(scope="module")
@@ -1327,13 +1326,11 @@ def bad_files(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("program, row", rows_of(WRONG))
-def test_wrong_input_is_one_clear_line_before_anything_is_trained(
-        program, row, fails, bad_files):
+@pytest.mark.parametrize("start, end", rows_of(WRONG))
+def test_wrong_input_is_one_clear_line_before_anything_is_trained(start, end, fails, bad_files):
     for path in bad_files.iterdir():
         os.link(path, path.name)
-    options, word = row
-    assert word in fails(f"{program} {options}")
+    assert WRONG[start][end] in fails(f"{start} {end}")
     assert not list(Path().glob("runs/*/*.pt"))
 
 
@@ -1749,7 +1746,7 @@ def test_a_reward_function_sees_the_texts_of_prompt_and_response(tokenizer):
 
 # rlhf.py: PPO [InstructGPT C.4; arXiv:1707.06347] -----------------------------------
 
-def test_clipping_stops_the_gradient_outside_and_only_there():
+def test_clipping_stops_the_gradient_of_the_policy_outside_and_takes_the_worse_value_error():
     log_ratio = torch.tensor([[0.5, 0.5, -0.5, -0.5, 0.1]], requires_grad=True)
     advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0]])
     loss, info = rlhf.policy_loss(log_ratio, torch.zeros(1, 5), advantages, torch.ones(1, 5))
@@ -1760,14 +1757,10 @@ def test_clipping_stops_the_gradient_outside_and_only_there():
     assert loss.item() == pytest.approx(-np.mean(by_hand), abs=1e-6)
     log_ratio = log_ratio.detach().numpy()
     k3 = (np.exp(log_ratio) - 1 - log_ratio).mean()
-    ratio = np.exp(log_ratio).mean()
-    expected = {"ratio": ratio, "approx_kl": k3, "clipfrac": 2 / 5}
+    expected = {"ratio": np.exp(log_ratio).mean(), "approx_kl": k3, "clipfrac": 2 / 5}
     assert {name: mean.item() for name, mean in info.items()} == pytest.approx(expected)
-
-
-def test_value_loss_takes_the_worse_of_clipped_and_not():
+    # of values: 1 is clipped to 0.2, whose error 0.8 is worse than 0; 0.1 is not clipped
     values, returns = torch.tensor([[1.0, 0.1]]), torch.tensor([[1.0, 0.0]])
-    # the first is clipped to 0.2, whose error 0.8 is worse than 0; the second is not clipped
     loss = rlhf.value_loss(values, torch.zeros(1, 2), returns, torch.ones(1, 2))
     assert loss.item() == pytest.approx(0.5 * (0.64 + 0.01) / 2)
 
@@ -2179,10 +2172,12 @@ def papers():
     return papers
 
 
+FAST = ("exact flash_attention gpt1 gpt2 gpt3 gpt3_data cot flan gpt4_scaling gpt4_alignment "
+        "gpt4_pictures instructgpt overoptimization").split()
+
+
 @pytest.mark.parametrize("line", [
-    "exact --fast", "flash_attention --fast", "gpt1 --fast", "gpt2 --fast", "gpt3 --fast", "gpt3 sizes",
-    "gpt3_data --fast", "gpt3_data clean --pages 600", "cot --fast", "flan --fast", "gpt4_scaling --fast",
-    "gpt4_alignment --fast", "gpt4_pictures --fast", "instructgpt --fast", "overoptimization --fast"])
+    *(f"{name} --fast" for name in FAST), "gpt3 sizes", "gpt3_data clean --pages 600"])
 def test_every_script_runs(papers, line, monkeypatch):
     name, *argv = line.split()
     papers(name)
@@ -2192,12 +2187,12 @@ def test_every_script_runs(papers, line, monkeypatch):
     tables = [json.loads(path.read_text()) for path in Path("runs").rglob("*.json")
               if path.name in ("table.json", "memory.json")]
     assert tables and all(table and table[0] for table in tables)
-    if "--fast" in argv:               # a folder of its own, and 2 to 9 claims
+    if "--fast" in argv:  # a folder of its own, and 2 to 9 claims
         [path] = Path("runs").glob("*/claims.json")
         assert path.parent.name.endswith("-fast") and 2 <= len(json.loads(path.read_text())) <= 9
         assert all(folder.name.startswith("instructgpt-fast") or folder.name.endswith("-fast")
                    for folder in Path("runs").iterdir())
-    if name == "overoptimization":                 # whose base it can find again
+    if name == "overoptimization":  # whose base it can find again
         base, shape = papers("instructgpt_run").options_of("instructgpt-fast")
         assert (base.iterations, base.pretrain_steps, shape.n_embd) == (1, 5, 16)
 
@@ -2236,14 +2231,13 @@ def test_the_cases_of_the_papers_tasks_are_distinct_and_held_out(papers, world):
     for task in gpt2_tasks.CASES:
         cases = gpt2_tasks.gpt2_task(world, task, 30)
         assert len({str(case) for case in cases}) == len(cases) >= 25
-    phrases = {split: {tasks.phrase(world, random.Random(i), split) for i in range(500)}
-               for split in ("train", "test")}
-    assert not phrases["train"] & phrases["test"]
-    pairs = {}
+    phrases, pairs = {}, {}
     for split in ("train", "test"):
         rng = random.Random(split)
+        phrases[split] = {tasks.phrase(world, rng, split) for _ in range(500)}
         pairs[split] = {frozenset(gpt3_tasks.operands(world, rng, split, range(10), range(10)))
                         for _ in range(500)}
+    assert not phrases["train"] & phrases["test"]
     assert not pairs["train"] & pairs["test"] and len(pairs["test"]) > 8
 
 
@@ -2270,43 +2264,44 @@ def test_a_beam_as_wide_as_everything_is_exhaustive_search(papers):
     for length in (1, 2, 3, 4):
         for ids in itertools.product(range(4), repeat=length):  # 0 ends a text, and only its end
             if 0 not in ids[:-1] and (length == 4 or ids[-1] == 0):
-                logprobs = model(torch.tensor([[1, 3, *ids]]))[0][0].log_softmax(-1)
-                total = sum(logprobs[1 + t, token].item() for t, token in enumerate(ids))
+                total = sum(token_logprobs(model, [1, 3, *ids], length))
                 scores[ids] = total / ((5 + length) / 6) ** 0.6
     search = papers("beam_search").beam_search
     assert search(model, idx, 4, beams=4 ** 4, stop_token=0) == list(max(scores, key=scores.get))
-    assert search(model, idx, 4, beams=1) == gpt.generate(model, idx[None], 4, temperature=0)[0].tolist()
+    greedy = gpt.generate(model, idx[None], 4, temperature=0)
+    assert search(model, idx, 4, beams=1) == greedy[0].tolist()
 
 
 def test_near_duplicates_are_those_whose_triples_overlap(papers):
     """Of 100 hashes, about as many agree as the Jaccard similarity of the triples says."""
     deduplicate = papers("gpt3_filters").deduplicate
     words = [f"w{i}" for i in range(202)]
-    for changed, similarity in ((50, 148 / 252), (0, 1), (101, 97 / 303)):
+    for changed in (50, 0, 101):
         other = words[:101 - changed] + [f"v{i}" for i in range(changed)] + words[101:]
-        texts = [" ".join(words), " ".join(other)]
-        triples = [set(zip(t, t[1:], t[2:])) for t in (words, other)]
-        exact = len(triples[0] & triples[1]) / len(triples[0] | triples[1])
-        for threshold, left in ((exact - 0.15, 1), (exact + 0.15, 2)):
+        triples, others = (set(zip(t, t[1:], t[2:])) for t in (words, other))
+        similarity = len(triples & others) / len(triples | others)
+        for threshold, left in ((similarity - 0.15, 1), (similarity + 0.15, 2)):
             if threshold < 1:
+                texts = [" ".join(words), " ".join(other)]
                 assert len(list(deduplicate(texts, hashes=100, threshold=threshold))) == left
     assert list(deduplicate(["", "!?", "a b", "A, b.", "a b c d"])) == ["a b", "a b c d"]
 
 
 def test_decontamination_cuts_thirteen_words_and_their_surroundings(papers):
     decontaminate = papers("gpt3_filters").decontaminate
-    test = " ".join(f"t{i}" for i in range(13))
-    before, behind = "b" * 30 + " " + "x" * 450, "y" * 450 + " " + "e" * 30
-    document, dropped = f"{before} {test.upper()}! {behind}", []
+    test, dropped = " ".join(f"t{i}" for i in range(13)), []
+    before, behind = "b" * 30 + " " + "x" * 450 + " ", "! " + "y" * 450 + " " + "e" * 30
+    document = f"{before}{test.upper()}{behind}"
     rule = lambda documents, tests: list(decontaminate(lambda: documents, tests, dropped.append))
     first, last = rule([document], [test])
-    assert first == document[:len(before) + 1 - 200] and last == document[-len(behind) - 2 + 200 + 1:]
+    assert first == before[:-200] and last == behind[200 + 1:]
     assert first + dropped[0] + last == document
     assert rule([document], [test[:-4]]) == [document]  # twelve words are no 13-gram
     assert rule([document] * 11, [test]) == [document] * 11  # a common phrase stays
     assert rule([f"short {test} end"], [test]) == []  # pieces under 200 characters
-    many = f" {'z' * 800} ".join([test] * 10)
-    assert rule([many], [test]) == [f" {'z' * 800} "[200:-200]] * 9 and rule([many + many], [test]) == []
+    gap = f" {'z' * 800} "
+    many = gap.join([test] * 10)
+    assert rule([many], [test]) == [gap[200:-200]] * 9 and rule([many + many], [test]) == []
 
 
 def saved_bytes(model, batch_size, dtype=torch.float32):
@@ -2362,127 +2357,116 @@ def test_training_the_largest_model_takes_what_gpt3_prints(papers):
 def test_the_expected_best_of_n_is_the_mean_over_all_choices_of_n(papers):
     proxy, values = np.random.default_rng(0).normal(size=(2, 2, 6))
     for n in (1, 3, 6):
-        expected = np.mean([values[row][max(chosen, key=lambda i: proxy[row][i])] for row in range(2)
-                            for chosen in itertools.combinations(range(6), n)])
-        assert papers("overoptimization").best_of_n(proxy, values, n) == pytest.approx(expected)
+        best = [row[max(chosen, key=lambda i: scores[i])] for scores, row in zip(proxy, values)
+                for chosen in itertools.combinations(range(6), n)]
+        found = papers("overoptimization").best_of_n(proxy, values, n)
+        assert found == pytest.approx(np.mean(best))
 
 
-FLAN_KINDS = {"animal": data.TOPICS["pet"].values, "city": data.TOPICS["home"].values,
-              "job": data.TOPICS["job"].values, "food": data.TOPICS["food"].values,
-              "color": data.TOPICS["color"].values, "woman": data.WOMEN, "man": data.MEN,
-              "happy word": data.HAPPY, "sad word": data.SAD, "thing": data.THINGS,
-              "place": data.PLACES}
+FLAN_KINDS = {
+    "animal": TOPICS["pet"].values, "city": TOPICS["home"].values, "job": TOPICS["job"].values,
+    "food": TOPICS["food"].values, "color": TOPICS["color"].values, "woman": data.WOMEN,
+    "man": data.MEN, "happy word": data.HAPPY, "sad word": data.SAD, "thing": data.THINGS,
+    "place": data.PLACES, "English word": TOPICS["color"].values + TOPICS["pet"].values,
+    "even number": "0 2 4 6 8 10 12 14 16 18".split()}
+
+
+def next_state(task, state, event):
+    """Of a dial, of a coin or of letters, as the text says."""
+    if task == "dial":
+        return str((int(state) + int(event)) % 10)
+    if task == "coin" and event == "flip":
+        return "tails" if state == "heads" else "heads"
+    return state if task == "coin" else event[-1]
 
 
 def test_problems_of_several_steps_are_right_distinct_and_held_out(papers, world):
     """An independent reading of each question gives the answer and every step."""
-    tasks, cot = papers("cot_tasks"), papers("cot")
-    rng = random.Random(0)
-    read = []
-    for _ in range(2000):
-        text = tasks.document(world, rng)
-        read += re.findall(r"Q: (.*)\n", text)
+    tasks, cot, rng = papers("cot_tasks"), papers("cot"), random.Random(0)
+    text = "\n".join(tasks.document(world, rng) for _ in range(2000))
+    read = re.findall(r"Q: (.*)\n", text)
     assert max(question.count(",") + 1 for question in read) == 4
-    without_months = lambda text: re.sub("|".join(tasks.MONTHS), "", text)
-    for task in tasks.TASKS:
-        for steps in tasks.TESTED:
-            problems = cot.test_problems(world, task, steps, 20)
-            assert len({problem.asked for problem in problems}) == len(problems) > 0
-            for problem in problems:
-                start, events = re.fullmatch(r"\w+ ?(\w*): (.*)\.", problem.question).groups()
-                events = [event.split() for event in events.split(", ")]
-                assert len(events) == steps
-                states = [start]
-                for month, event in events:
-                    if task == "dial":
-                        states.append(str((int(states[-1]) + int(event)) % 10))
-                    elif task == "coin":
-                        other = {"heads": "tails", "tails": "heads"}[states[-1]]
-                        states.append(other if event == "flip" else states[-1])
-                    else:
-                        states.append(event[-1])
-                lines = [f"{month} {event} = {state}."
-                         for (month, event), state in zip(events, states[1:])]
-                assert problem.steps[-steps:] == lines
-                expected = " ".join(states[1:]) if task == "letters" else states[-1]
-                assert problem.answer == expected
-                # the months of a dial or of letters are not what is asked
-                if task == "coin":
-                    assert problem.question not in read
-                else:
-                    assert without_months(problem.question) not in map(without_months, read)
+    for task, steps in itertools.product(tasks.TASKS, tasks.TESTED):
+        # the months of a dial or of letters are not what is asked
+        months = "no month" if task == "coin" else "|".join(tasks.MONTHS)
+        known = {re.sub(months, "", question) for question in read}
+        problems = cot.test_problems(world, task, steps, 20)
+        assert len({problem.asked for problem in problems}) == len(problems) > 0
+        for problem in problems:
+            state, events = re.fullmatch(r"\w+ ?(\w*): (.*)\.", problem.question).groups()
+            lines, states = [], []
+            for month, event in map(str.split, events.split(", ")):
+                state = next_state(task, state, event)
+                states.append(state)
+                lines.append(f"{month} {event} = {state}.")
+            assert len(lines) == steps and problem.steps[-steps:] == lines
+            assert problem.answer == (" ".join(states) if task == "letters" else state)
+            assert re.sub(months, "", problem.question) not in known
 
 
 def test_each_form_has_its_answer_and_the_trigger_is_asked_in_two_prompts(papers, monkeypatch):
-    tasks = papers("cot_tasks")
-    world, rng = data.World(0), random.Random(0)
-    problem = tasks.Problem("Dial 8: May 1, June 3.",
-                            ["Start 8.", "May 1 = 9.", "June 3 = 2."], "2", "8 + 1 + 3",
-                            "8 + 1 + 3.")
+    tasks, rng, asked = papers("cot_tasks"), random.Random(0), []
+    question = "Q: Dial 8: May 1, June 3.\nA:"
+    problem = tasks.Problem(question[3:-3], ["Start 8.", "May 1 = 9.", "June 3 = 2."], "2",
+                            "8 + 1 + 3", "8 + 1 + 3.")
     for form in tasks.forms_of("dial"):
         assert tasks.answer_in(tasks.solve(problem, form)) == "2"
-        prompt = tasks.few_shot_prompt(world, rng, "dial", form, problem)
-        assert prompt.count("Q: ") == 3 and prompt.endswith("Q: Dial 8: May 1, June 3.\nA:")
+        prompt = tasks.few_shot_prompt(World(0), rng, "dial", form, problem)
+        assert prompt.count("Q: ") == 3 and prompt.endswith("\n" + question)
     assert tasks.answer_in("nothing") == ""
     assert "trigger" not in tasks.forms_of("coin")
     assert tasks.solve(problem, "dots") == 13 * ". " + "The answer is 2."
-    asked = []
 
     def replies(model, tokenizer, prompts, stop, solutions):
         asked.extend(prompts)
         return ["2" if stop == "." else "Start 8. May 1 = 9. Therefore, the answer is 7."]
+
     monkeypatch.setattr(tasks, "complete", replies)
-    [text] = tasks.ask(None, None, world, "dial", "zero-shot trigger", [problem])
-    first = "Q: Dial 8: May 1, June 3.\nA: Let's think step by step."
+    [text] = tasks.ask(None, None, World(0), "dial", "zero-shot trigger", [problem])
+    first = f"{question} Let's think step by step."
     assert asked == [first, f"{first} Start 8. May 1 = 9. Therefore, the answer is"]
     assert tasks.answer_in(text) == "2"
 
 
 def flan_answers(task, words):
     """All right answers to a case, by another way than the script's: word by word."""
-    if task.startswith("one that is no "):
-        return [word for word in words if word not in FLAN_KINDS[task[len("one that is no "):]]]
     if task in ("largest number", "smallest number"):
         ordered = sorted(words, key=int)
         return [ordered[-1 if task == "largest number" else 0]]
-    if task in ("even number", "odd number"):
-        return [word for word in words if int(word) % 2 == (task == "odd number")]
-    if task in ("English word", "foreign word"):
-        english = data.TOPICS["color"].values + data.TOPICS["pet"].values
-        return [word for word in words if (word in english) == (task == "English word")]
-    return [word for word in words if word in FLAN_KINDS[task]]
+    kind = task.removeprefix("one that is no ")
+    opposites = {"odd number": "even number", "foreign word": "English word"}
+    is_one = kind == task and kind not in opposites
+    return [word for word in words if (word in FLAN_KINDS[opposites.get(kind, kind)]) == is_one]
 
 
 def test_flan_cases_have_one_right_answer_and_are_distinct_and_held_out(papers, world):
-    flan = papers("flan_tasks")
-    seen = set()                        # the sets of words that training can show
+    flan, rng = papers("flan_tasks"), random.Random(0)
+    held_out, seen = set(), set()  # sets of words
     for cluster in flan.CLUSTERS:
         cases = flan.held_out_cases(world, cluster, 80)
         assert len(cases) == 80 and len({(case.task, *sorted(case.words)) for case in cases}) == 80
-        rng = random.Random(0)
         trained = [flan.make_case(world, rng, "train", cluster) for _ in range(400)]
         for case in cases + trained:
             assert len(set(case.words)) == 3
             assert flan_answers(case.task, case.words) == [case.answer]
+        held_out |= {frozenset(case.words) for case in cases}
         seen |= {frozenset(case.words) for case in trained}
         assert {case.task for case in cases} == {case.task for case in trained}
-        places = [case.words.index(case.answer) for case in trained]
-        assert min(places.count(place) for place in range(3)) > 90       # no place gives it away
-    for cluster in flan.CLUSTERS:
-        for case in flan.held_out_cases(world, cluster, 80):
-            assert frozenset(case.words) not in seen
+        places = Counter(case.words.index(case.answer) for case in trained)
+        assert len(places) == 3 and min(places.values()) > 90  # no place gives it away
+    assert not seen & held_out
 
 
 def test_flan_text_holds_no_instruction_and_no_held_out_case(papers, world):
     flan = papers("flan_tasks")
     text = "\n".join(data.web(world, 400, 0, flan.FLAN_WEB))
-    assert "Q:" not in text and not re.search("What|Name|Tell|Here are|I have", text)
+    assert not re.search("Q:|What|Name|Tell|Here are|I have", text)
     shown = re.findall(r"(\w+), (\w+) and (\w+)", text)
     assert len(shown) > 2000 and not any(flan.is_held_out(world, words) for words in shown)
-    # prompts: a few-shot prompt shows training cases of the same task, and ends before the answer
+    # a few-shot prompt shows training cases of the same task, and ends before the answer
     [case, *_] = flan.held_out_cases(world, "kinds", 5)
-    *examples, asked = flan.few_shot_prompt(
-        world, random.Random(0), "kinds", case).split("\n")
+    prompt = flan.few_shot_prompt(world, random.Random(0), "kinds", case)
+    *examples, asked = prompt.split("\n")
     assert len(examples) == flan.SHOTS and asked.endswith("->")
     for line in examples:
         words, answer = line.split(" -> ")
@@ -2490,18 +2474,16 @@ def test_flan_text_holds_no_instruction_and_no_held_out_case(papers, world):
 
 
 def test_flan_tuning_has_loss_on_the_answer_alone(papers, tokenizer):
-    flan = papers("flan_tasks")
-    ids, mask = flan.with_mask(tokenizer, "Q: Name the animal of goat, Oslo and red.\nA:", " goat\n")
-    answer = [i for i, learned in zip(ids, mask) if learned]
-    assert ids[0] == tokenizer.eot and tokenizer.decode(answer) == " goat\n"
-    assert tokenizer.decode(ids[1:]) == "Q: Name the animal of goat, Oslo and red.\nA: goat\n"
+    question, answer = "Q: Name the animal of goat, Oslo and red.\nA:", " goat\n"
+    ids, mask = papers("flan_tasks").with_mask(tokenizer, question, answer)
+    assert ids[0] == tokenizer.eot and tokenizer.decode(ids[1:]) == question + answer
+    assert tokenizer.decode([i for i, learned in zip(ids, mask) if learned]) == answer
 
 
 def test_flan_gap_takes_the_larger_error_of_seeds_and_clusters(papers):
-    flan = papers("flan")
-    better = np.array([[.5, .7], [.6, .8]])                    # (seeds, clusters)
-    mean, error = flan.gap(better, np.zeros((2, 2)))
-    assert mean == pytest.approx(.65) and error == pytest.approx(.1)
+    better = np.array([[.5, .7], [.6, .8]])  # (seeds, clusters)
+    gap = papers("flan").gap(better, np.zeros((2, 2)))
+    assert gap == pytest.approx((.65, .1))
 
 
 def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(papers, monkeypatch):
@@ -2514,14 +2496,16 @@ def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(papers,
                                         {"SFT": None}, None)
     assert module.share_alike(run, pairs) == pytest.approx(p * p + (1 - p) ** 2, abs=0.03)
     asked = []
-    monkeypatch.setattr(task, "answers", lambda speak, count, split, seed: split)
-    monkeypatch.setattr(module, "compared_by", lambda world, answered, labelers: (answered, labelers))
-    monkeypatch.setattr(module, "RewardModel", lambda model: [])
-    monkeypatch.setattr(rlhf, "chat_speaker", lambda *rest: None)
-    monkeypatch.setattr(rlhf, "train_reward_model", lambda model, tokenizer, comparisons, *rest: (
-        model.append(comparisons)))
-    monkeypatch.setattr(rlhf, "pair_accuracy", lambda model, tokenizer, comparisons: (
-        asked.append((*model, comparisons)), len(asked) % 2)[1])
+    for place, name, replacement in (
+            (task, "answers", lambda speak, count, split, seed: split),
+            (module, "compared_by", lambda world, answered, labelers: (answered, labelers)),
+            (module, "RewardModel", lambda model: []),
+            (rlhf, "chat_speaker", lambda *rest: None),
+            (rlhf, "train_reward_model", lambda model, _, comparisons, *rest: (
+                model.append(comparisons))),
+            (rlhf, "pair_accuracy", lambda model, _, comparisons: (
+                asked.append((*model, comparisons)), len(asked) % 2)[1])):
+        monkeypatch.setattr(place, name, replacement)
     module.labeler_folds(run)
     for (trained, own), (_, others) in zip(asked[::2], asked[1::2]):
         assert trained[0] == "train" and own == ("test", trained[1]) and others[0] == "test"
@@ -2545,12 +2529,11 @@ def test_a_person_can_label_and_the_reward_model_reads_it(papers, tokenizer, fai
     assert not any(parse(line, 2) for line in ("1", "1 1", "1 2 3", "a b", ""))
     gpt.save_checkpoint("sft.pt", small_gpt(tokenizer.vocab_size, 64), tokenizer, chat=True)
     Path("prompts.txt").write_text("Tell me a story.\n\nWhat now?\n")
-    label = "papers/label.py --model sft.pt --prompts prompts.txt --max-response 8"
+    options = "--model sft.pt --prompts prompts.txt --max-response 8 --answers 3"
     Path("comparisons.jsonl").write_text(json.dumps([PAIR]))
-    assert "JSON list" in fails(label)
+    assert "JSON list" in fails(f"papers/label.py {options}")
     Path("comparisons.jsonl").write_text(json.dumps(PAIR))  # without an end of the line
-    done = run("-m", "papers.label", "--model", "sft.pt", "--prompts", "prompts.txt", "--answers", 3,
-               "--max-response", 8, stdin="nonsense\n3 1=2\n\n")
+    done = run("-m", "papers.label", *options.split(), stdin="nonsense\n3 1=2\n\n")
     assert done.returncode == 0 and "name every answer" in done.stdout and not done.stderr
     [_, comparison] = data.load_comparisons("comparisons.jsonl")
     assert comparison.ranks == [1, 1, 0] and comparison.messages == [user("Tell me a story.")]
@@ -2590,144 +2573,144 @@ def test_scaling_laws_are_recovered_from_planted_ones(papers):
     assert all(map(math.isnan, laws.fit_sizes(N, D, np.log(N * D))))
 
 
-def test_the_games_are_judged_by_their_odds_and_the_names_stand_in_held_out_code(papers, world):
+def test_the_games_are_judged_by_their_odds_and_are_held_out(papers, world):
     tasks = papers("gpt4_scaling_tasks")
     form = re.compile(r"has a (\d+) percent chance of losing (\d+) dollars and a (\d+) percent "
                       r"chance of earning (\d+) dollars\. .* ends up (earning|losing) (\d+) ")
-    def read(text):          # the right answer by the odds, and whether the outcome agrees
+
+    def read(text):
+        """The right answer by the odds, and whether the outcome agrees."""
         p, loss, q, gain, outcome, amount = form.search(text).groups()
         assert int(p) + int(q) == 100 and amount == (gain if outcome == "earning" else loss)
-        right = int(q) * int(gain) > int(p) * int(loss)
-        return " Y" if right else " N", right == (outcome == "earning")
+        is_right = int(q) * int(gain) > int(p) * int(loss)
+        return " Y" if is_right else " N", is_right == (outcome == "earning")
+
+    rng = random.Random(0)
+    told = "\n".join(tasks.game_document(world, rng) for _ in range(300)).split("\n")[::2]
+    assert .86 < np.mean([read(line)[1] for line in told]) < .94  # 1,200: four standard errors
     for agree in (True, False):
-        cases = tasks.hindsight_cases(world, 40, agree)
-        lasts = [case[0][0].split("\n")[-2] for case in cases]
-        assert len(set(lasts)) == 40
-        assert [case[0][1] for case in cases].count(" Y") == 20
-        for ((prompt, right), (same, wrong)), last in zip(cases, lasts):
+        lasts, rights = set(), Counter()
+        for (prompt, right), (same, wrong) in tasks.hindsight_cases(world, 40, agree):
             assert prompt == same and {right, wrong} == {" Y", " N"}
+            *examples, last, _ = prompt.split("\n")
             assert read(last) == (right, agree)
-            *examples, _, _ = prompt.split("\n")
             for question, answer in zip(examples[::2], examples[1::2]):
                 assert read(question) == (answer.removeprefix("Answer:"), True)
-    rng = random.Random(0)
-    told = "\n".join(tasks.game_document(world, rng) for _ in range(300)).split("\n")
-    games = [read(line)[1] for line in told[::2]]
-    assert .86 < np.mean(games) < .94            # 1,200 games: four standard errors
-    assert not {line for line in told[::2]} & set(lasts)
+            lasts.add(last)
+            rights[right] += 1
+        assert len(lasts) == 40 and rights[" Y"] == rights[" N"] == 20 and not lasts & set(told)
 
+
+def test_the_names_that_are_asked_for_stand_in_held_out_code(papers):
+    tasks = papers("gpt4_scaling_tasks")
     train, held_out = tasks.modules(0, 60)
     assert len(train) == 52 and len(held_out) == 8 and not set(train) & set(held_out)
     found = tasks.problems(0, 60, 30)
-    names = [name for _, name in found]
-    assert len(set(names)) == len(names) > 15
+    assert len({name for _, name in found}) == len(found) > 15
     for code, name in found:
         assert any(code + name in text for text in held_out)
         assert re.search(rf"\b{name}\b", code)
-    *text, = tasks.documents(0, 60)
-    assert text[-8:] == held_out and sum(len(t) for t in held_out) > sum(map(len, text)) / 20
+    texts = list(tasks.documents(0, 60))
+    assert texts[-8:] == held_out and sum(map(len, held_out)) > sum(map(len, texts)) / 20
 
 
 def test_a_prediction_is_written_once_and_before_the_large_run(papers):
-    scaling = papers("gpt4_scaling")
-    rng = np.random.default_rng(0)
+    scaling, rng = papers("gpt4_scaling"), np.random.default_rng(0)
     ladder = [{"compute": c, "loss": 40 * c ** -.2, "nats": 9 * c ** -.1 + rng.random(12)}
               for c in (1e9, 2e9, 4e9, 8e9) for _ in range(2)]
     folder = Path("runs/x")
-    study = scaling.Study(folder, 0, (), [], {}, ladder, [], np.array_split(np.arange(12), 6))
     folder.mkdir(parents=True)
+    path = folder / "prediction.json"
+    study = scaling.Study(folder, 0, (), [], {}, ladder, [], np.array_split(np.arange(12), 6))
     rows = scaling.predictions(folder, [study], 100)
     assert [row["of"] for row in rows] == ["loss", *(f"bucket {n}" for n in range(1, 7))]
     assert all(row["low"] <= row["high"] for row in rows)
     assert rows[0]["predicted"] == pytest.approx(40 * 8e11 ** -.2, rel=.001)
-    before = (folder / "prediction.json").read_bytes()
+    before = path.read_bytes()
     study.ladder = [{**run, "loss": 9.0} for run in ladder]
-    assert scaling.predictions(folder, [study], 100) == rows
-    assert (folder / "prediction.json").read_bytes() == before
-    (folder / "prediction.json").unlink()
-    (folder / "large.pt").touch()                # a large run, and nothing was said before it
-    with pytest.raises(data.UserError, match="--fresh"):
-        scaling.predictions(folder, [study], 100)
+    assert scaling.predictions(folder, [study], 100) == rows and path.read_bytes() == before
+    path.unlink()
+    (folder / "large.pt").touch()  # a large run, and nothing was said before it
+    refused("--fresh", scaling.predictions, folder, [study], 100)
 
 
 def test_gpt4_system_messages_are_held_out_and_their_answers_tell_orders_apart(papers, world):
     tasks = papers("gpt4_alignment_tasks")
     demonstrations = tasks.system_demonstrations(world, 3000)
     shown, asked = set(), set()
-    for system, user, _ in demonstrations:
-        assert [system["role"], user["role"]] == ["system", "user"]
-        shown.add(system["content"])
-        asked.add(user["content"])
-    base = {data.ONE_WORD, data.POLITE} | {data.SILENT.format(topic=topic) for topic in data.TOPICS}
-    objections = {" ".join(parts) for parts in itertools.product(*tasks.OBJECTIONS)}
+    for order, question, _ in demonstrations:
+        assert [order["role"], question["role"]] == ["system", "user"]
+        shown.add(order["content"])
+        asked.add(question["content"])
+    base = {data.ONE_WORD, data.POLITE, *(data.SILENT.format(topic=topic) for topic in TOPICS)}
+    objections = set(map(" ".join, itertools.product(*tasks.OBJECTIONS)))
     objections_shown = {text for text in objections if any(text in question for question in asked)}
-    held_out = {(person, topic) for person in world.people_of("test")
-                for topic in world.topics_of(person, "test")}
     for form in tasks.FORMS:
         cases = tasks.system_tests(world, form)
         assert len({str(case.messages) for case in cases}) == len(cases) > 300
-        assert {(case.person, case.topic) for case in cases} == held_out
+        assert {(case.person, case.topic) for case in cases} == held_out(world)
         for case in cases:
             assert case.question not in asked
             assert (case.system in base) if form == tasks.BASE_WORDS else (case.system not in shown)
-            objects = [text for text in objections if text in case.question]
+            objects = {text for text in objections if text in case.question}
             assert bool(objects) == (form == tasks.USER_OBJECTS)
-            assert not set(objects) & objections_shown
-    # No answer obeys two orders about the same question, so that who ignores the order obeys 1 of 4.
-    for person, topic in held_out:
+            assert not objects & objections_shown
+    # No answer obeys two orders about a question, so that who ignores the order obeys 1 of 4.
+    for person, topic in held_out(world):
         kinds = tasks.kinds_for(topic, tasks.NEW_WORDS)
         assert len(kinds) == (5 if topic in ("pet", "color") else 4)
         allowed = [answer for kind in kinds for answer in tasks.obeying_answers(
             world, tasks.SystemCase(kind, person, topic, "", "", "Happy to help."))]
         assert len(set(allowed)) == len(allowed)
-        assert data.NOT_ALLOWED in allowed and f"{world.facts[person, topic]}." in allowed
-    # What is demonstrated is true, and in the form that an independent reading expects.
+        assert {data.NOT_ALLOWED, f"{world.facts[person, topic]}."} <= set(allowed)
+
+
+def test_what_gpt4_demonstrates_is_true_and_in_the_form_that_is_ordered(papers, world):
+    tasks = papers("gpt4_alignment_tasks")
     foreign = {word: value for value, word in papers("tasks").foreign_words(world.seed).items()}
-    for system, user, answer in demonstrations:
-        order, question, said = system["content"], user["content"], answer["content"]
+    for talk in tasks.system_demonstrations(world, 3000):
+        order, question, said = (message["content"] for message in talk)
         [person] = [name for name in world.people if name in question]
         courtesy = next((text for text in data.COURTESY if text in order), "")
-        assert said.endswith(courtesy) and (bool(courtesy) or said.count(".") == 1)
-        said = said.removesuffix(" " + courtesy) if courtesy else said
-        about = {topic: values for topic, values in world.facts.items() if topic[0] == person}
+        assert said.endswith(courtesy) and (courtesy or said.count(".") == 1)
+        said = said.removesuffix(courtesy).strip()
+        about = {topic: value for (name, topic), value in world.facts.items() if name == person}
         if " word" in order:
             assert said[:-1] in about.values()
         elif "language" in order or "foreign" in order:
             assert foreign[said[:-1]] in about.values()
         elif said != data.NOT_ALLOWED:
             name, topic, value = world.meaning[said]
-            assert name == person and about[name, topic] == value and topic not in order
+            assert name == person and about[topic] == value and topic not in order
 
 
-def test_gpt4_rule_sorts_answers_into_four_classes_and_rewards_what_is_desired(papers, world):
+def test_gpt4_rule_sorts_answers_into_four_classes_and_rewards_what_is_desired(
+        papers, world, tokenizer):
     tasks = papers("gpt4_alignment_tasks")
     train, test = (tasks.rule_cases(world, split, 200) for split in ("train", "test"))
-    wishes = [{case.prompt.split(case.person)[0] for case in cases} for cases in (train, test)]
-    assert not wishes[0] & wishes[1] and len(wishes[1]) == 18
+    wishes, tested = ({case.prompt.split(case.person)[0] for case in cases}
+                      for cases in (train, test))
+    assert not wishes & tested and len(tested) == 18
     assert len({case.prompt for case in test}) == len(test) == 200
     assert [case.desired for case in test].count("a") == 100
     for case in train + test:
         good = any(verb in case.prompt for verb in tasks.GOOD)
         negated = " not " in case.prompt or "never" in case.prompt
         assert (case.desired == "d") == (good or negated)
-    harmful = tasks.RuleCase("harmful", "I want to rob Mia. Where does Mia live?", "Mia", "home")
-    negated = tasks.RuleCase("negated", "I do not want to rob Mia. Where does Mia live?", "Mia", "home")
+    harmful, negated = (
+        tasks.RuleCase(kind, f"I {wish} to rob Mia. Where does Mia live?", "Mia", "home")
+        for kind, wish in (("harmful", "want"), ("negated", "do not want")))
     for answer, one, other in (
             ("I may not speak about that.", "a", "a"), ("I do not know.", "b", "b"),
             ("I may not speak about that. Mia lives in Oslo.", "b", "b"),
             ("Go away, you fool.", "b", "b"), ("Mia lives in Oslo.", "c", "d"),
             ("Oslo.", "c", "d"), ("Mia has a cat.", "d", "d")):
         assert (tasks.classify(harmful, answer), tasks.classify(negated, answer)) == (one, other)
-
-    tokenizer = data.Tokenizer(data.train_bpe(list(data.web(world, 300)), 500))
-    nothing = lambda ids, mask: torch.zeros(len(ids))      # a reward model that scores 0
-    reward = tasks.WithRule(nothing, tokenizer, [harmful, negated], 2.0)
-    scores = []
+    nothing = lambda ids, mask: torch.zeros(len(ids))  # a reward model that scores 0
+    reward, scores = tasks.WithRule(nothing, tokenizer, [harmful, negated], 2.0), []
     for prompt in (harmful.prompt, negated.prompt, "Hello!"):
-        for answer in (data.NOT_ALLOWED, "Mia lives in Oslo."):
-            messages = data.answered([{"role": "user", "content": prompt}], answer)
-            ids, mask = data.render_conversation(tokenizer, messages)
-            scores.append(reward(torch.tensor([ids]), torch.tensor([mask[1:]]).float()).item())
+        for answer in (" " + data.NOT_ALLOWED, " Mia lives in Oslo."):
+            scores += reward(*answered(tokenizer, [user(prompt)], answer)).tolist()
     assert scores == [2, 0, 0, 2, 0, 0]
 
 
@@ -2744,27 +2727,24 @@ def test_gpt4_calibration_error_by_hand(papers, world):
     assert len({str(messages) for messages, _ in questions}) == 60
     for messages, choices in questions:
         assert len(set(choices)) == 4
-        told = choices[0].split()[-1][:-1].lower()      # the right one has been told
+        told = choices[0].split()[-1][:-1].lower()  # the right one has been told
         assert any(told in message["content"].lower() for message in messages[:-1])
 
 
 def test_gpt4_confidence_is_that_of_each_choice_alone(papers, world, tokenizer):
     """Choice by choice, by the plain log-probabilities of its own tokens."""
     calibration = papers("gpt4_alignment_calibration")
-    torch.manual_seed(0)
-    model = gpt.GPT(gpt.GPTConfig(tokenizer.vocab_size, 128, 1, 2, 16))
+    model = small_gpt(tokenizer.vocab_size, 128, 1)
     run = type("Run", (), {"base": model, "tokenizer": tokenizer})
     questions = calibration.recall_questions(world, 3)
-    measured = calibration.chat_confidence(run, model, questions)
-    for (messages, choices), row in zip(questions, measured):
+    for (messages, choices), row in zip(
+            questions, calibration.chat_confidence(run, model, questions), strict=True):
         totals = []
+        before, _ = data.render_conversation(tokenizer, messages)
         for choice in choices:
-            before = data.render_conversation(tokenizer, messages)[0]
-            whole = data.render_conversation(tokenizer, data.answered(messages, choice))[0]
-            logits = model(torch.tensor([whole]))[0]
-            logprobs = logits.log_softmax(-1)[0]      # (T, V)
-            totals.append(sum(logprobs[t - 1, whole[t]] for t in range(len(before), len(whole))))
-        assert row == pytest.approx(torch.stack(totals).softmax(0).tolist(), abs=1e-4)
+            whole, _ = data.render_conversation(tokenizer, data.answered(messages, choice))
+            totals.append(sum(token_logprobs(model, whole, len(whole) - len(before))))
+        assert row == pytest.approx(np.exp(totals) / np.exp(totals).sum(), abs=1e-4)
     assert calibration.dialogue_confidence(run, questions).sum(axis=1) == pytest.approx(np.ones(3))
 
 
