@@ -1430,29 +1430,6 @@ def test_a_model_sharded_by_fsdp_trains_like_a_whole_one():
 
 # rlhf.py: SFT [InstructGPT §3.5, C.1] -----------------------------------------------
 
-@pytest.fixture
-def steps():
-    """All AdamW steps of a test: (options, {parameter: (value before it, gradient)})."""
-    from torch.optim.optimizer import register_optimizer_step_pre_hook
-    taken = []
-
-    def record(optimizer, args, kwargs):
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        options = {name: optimizer.param_groups[0][name] for name in ("lr", "eps", "betas")}
-        taken.append((options, {p: (p.detach().clone(), p.grad.clone()) for p in parameters}))
-
-    handle = register_optimizer_step_pre_hook(record)
-    yield taken
-    handle.remove()
-
-
-@pytest.fixture
-def unclipped(monkeypatch):
-    """Gradients are not clipped, so that they add up."""
-    clip = torch.nn.utils.clip_grad_norm_
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, norm: clip(p, math.inf))
-
-
 def no_log(step, steps, **values):
     pass
 
@@ -1462,54 +1439,63 @@ def windows(block_size):
     return Batches(np.arange(2000, dtype=np.uint16) % 300, 2, block_size, 0)
 
 
-def lm_loss(model):
-    """Of the first of these batches, which every test mixes in."""
-    x, y = (torch.from_numpy(a) for a in windows(model.config.block_size).next())
+def lm_loss(model, batches):
+    x, y = map(torch.from_numpy, batches.next())
     return F.cross_entropy(model(x)[0].flatten(0, 1), y.flatten())
 
 
+def adamw(model, eps=1e-8):
+    return torch.optim.AdamW(model.parameters(), eps=eps, betas=(0.9, 0.95), weight_decay=0.0)
+
+
+def learn(model, optimizer, loss, rate):
+    """One step, by hand."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def assert_equal_weights(model, other):
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(p, q, rtol=0, atol=1e-8)
+
+
 @pytest.mark.parametrize("mix", [0, 2])
-def test_an_sft_step_learns_what_the_assistant_says_and_pretraining_text_at_an_annealed_rate(
-        tokenizer, steps, unclipped, mix):
-    model = small_gpt(tokenizer.vocab_size, 48, 1, n_embd=256, dropout=0.5)
-    start, losses = copy.deepcopy(model).eval(), []
+def test_sft_equals_a_loop_by_hand(tokenizer, mix):
+    """In float64, which forgives little. Nothing is learned but what the assistant says."""
+    model = small_gpt(tokenizer.vocab_size, 48, 1, n_embd=256, dropout=0.5).double()
     demonstrations = [[user("hi"), assistant(text), user("and now?"), assistant("goodbye")]
-                      for text in ("yes", "no", "well, a long one")]
-    config = rlhf.SFTConfig(epochs=5, batch_size=3, lr=1e-3, ptx_sequences=mix)
-    rlhf.train_sft(model, tokenizer, demonstrations, config, windows(48),
+                      for text in ("yes", "no", "well, a long one", "x", "why?")]
+    cut = [user("say g"), assistant("g " * 99)]  # without what was said before, and its end
+    examples = [[part[:48] for part in data.render_conversation(tokenizer, messages)]
+                for messages in (*demonstrations, cut)]
+    demonstrations += [[user("old " * 60), assistant("x"), *cut]]
+    too_long = [user("x " * 99), assistant("y")]
+    config = rlhf.SFTConfig(epochs=2, batch_size=4, lr=1e-3, ptx_sequences=mix)
+    trained, losses = copy.deepcopy(model).train(), []  # SFT must switch dropout off
+    rlhf.train_sft(trained, tokenizer, [*demonstrations, too_long], config, windows(48),
                    lambda step, steps, loss: losses.append(loss))
-    said = []  # log-probabilities
-    for messages in demonstrations:
-        ids, mask = data.render_conversation(tokenizer, messages)
-        logprobs = start(torch.tensor([ids]))[0][0].log_softmax(-1)
-        said += [logprobs[t - 1, ids[t]] for t in range(len(ids)) if mask[t]]
-    loss = -torch.stack(said).mean()
-    assert losses[0] == pytest.approx(loss.item(), abs=1e-5)
-    (loss + (lm_loss(start) if mix else 0)).backward()
-    for p, old in zip(model.parameters(), start.parameters()):
-        assert torch.allclose(steps[0][1][p][1], old.grad, atol=1e-5)
-    cosine = [0.55 + 0.45 * math.cos(math.pi * step / 5) for step in range(5)]
-    peak = 1e-3 * 128 / 256  # falls with the width
-    rates = [options["lr"] for options, _ in steps]
-    assert rates == pytest.approx([peak * share for share in cosine])
 
-
-def test_every_epoch_of_sft_shuffles_all_demonstrations_and_cuts_long_ones(tokenizer, model):
-    demonstrations = [[user(f"say {word}"), assistant(word)] for word in "abcdef"]
-    old = [user("old " * 60), assistant("x")]
-    demonstrations.append([*old, user("say g"), assistant("g " * 99)])
-    losses, config = [], rlhf.SFTConfig(epochs=2, batch_size=1, lr=0.0, ptx_sequences=0)
-    rlhf.train_sft(model, tokenizer, demonstrations, config, None,
-                   lambda step, steps, loss: losses.append(loss))
-    alone = []
-    for messages in demonstrations:
-        ids, mask = data.render_conversation(tokenizer, messages[-2:])
-        alone.append(rlhf.sft_loss(model, tokenizer, [(ids[:48], mask[:48])]).item())
-    for epoch in (losses[:7], losses[7:]):
-        assert sorted(epoch) == pytest.approx(sorted(alone), abs=1e-5) and epoch != alone
-    assert losses[:7] != losses[7:]
-    too_long = [[user("x " * 99), assistant("y")]]
-    refused("fits", rlhf.train_sft, model, tokenizer, too_long, config, None, no_log)
+    rng, text, optimizer, batches = random.Random(0), windows(48), adamw(model.eval()), []
+    for _ in range(2):
+        rng.shuffle(examples)
+        batches += [examples[:4], examples[4:]]
+    for step, batch in enumerate(batches):
+        said = []  # log-probabilities
+        for ids, mask in batch:
+            logprobs = model(torch.tensor([ids]))[0][0].log_softmax(-1)
+            said += [logprobs[t - 1, ids[t]] for t in range(len(ids)) if mask[t]]
+        loss = -torch.stack(said).mean()
+        assert losses[step] == pytest.approx(loss.item(), rel=1e-6)
+        loss = loss + lm_loss(model, text) if mix else loss
+        share = 0.55 + 0.45 * math.cos(math.pi * step / 4)
+        learn(model, optimizer, loss, 1e-3 * 128 / 256 * share)  # falls with the width
+    assert len(losses) == 4
+    assert_equal_weights(trained, model)
+    refused("fits", rlhf.train_sft, model, tokenizer, [too_long], config, None, no_log)
 
 
 def test_control_tokens_start_as_the_texts_that_play_their_part(tokenizer, model):
@@ -1545,21 +1531,45 @@ def test_the_ranking_loss_is_the_mean_over_prompts_of_the_mean_over_explicit_pai
     assert torch.isfinite(far.grad).all()
 
 
-def test_a_score_is_read_at_the_last_token_which_is_end_only_if_the_answer_ended(
-        tokenizer, model):
-    model = rlhf.RewardModel(loud(model))
-    comparisons = [
-        data.Comparison([user("hi")], [("a", True), ("a", False), ("bb b", True)], [1, 0, 2]),
-        data.Comparison([user("a longer question")], [("d", False), ("a", True)], [0, 0])]
-    scores, ranks = rlhf.comparison_scores(model, tokenizer, comparisons)
-    assert ranks.tolist() == [[1, 0, 2], [0, 0, -1]]
-    assert len({round(score, 4) for score in scores.flatten().tolist()}) == 6
-    for row, comparison in zip(scores, comparisons):
-        for score, (text, ended) in zip(row, comparison.responses):
-            ids, _ = data.render_conversation(tokenizer, [*comparison.messages, assistant(text)])
-            assert ids[-1] == tokenizer.end
-            state = model.gpt.hidden(torch.tensor([ids if ended else ids[:-1]]))[0, -1]
-            assert score.item() == pytest.approx(model.head(state).item(), abs=1e-5)
+def test_reward_model_training_equals_a_loop_by_hand(tokenizer):
+    """In float64. An answer is scored at its last token, which is <|end|> only if it ended."""
+    model = rlhf.RewardModel(small_gpt(tokenizer.vocab_size, 32, 1, n_embd=256, dropout=0.5))
+    assert model.head.weight.std().item() == pytest.approx(1 / math.sqrt(257), rel=0.15)
+    model.double()
+    comparisons = []
+    for i, ranks in enumerate([[0, 0, 0], [0, 1], *[[1, 0, 2], [1, 0], [0, 0, 1], [0, 2, 1]] * 10]):
+        answers = [("a", True), ("b b", i % 3 > 0), ("a", False)][:len(ranks)]
+        comparisons.append(data.Comparison([user(f"{i} " * (i % 4 + 1))], answers, ranks))
+    demonstrations = [[user("hi"), assistant(text)] for text in ("yes", "no", "a longer one")]
+    config, losses = rlhf.RewardConfig(batch_size=2, lr=1e-3), []
+    trained = copy.deepcopy(model).train()
+    rlhf.train_reward_model(trained, tokenizer, comparisons, demonstrations, config,
+                            lambda step, steps, loss: losses.append(loss))
+
+    def score(messages, ended=True):
+        ids, _ = data.render_conversation(tokenizer, messages)
+        assert ids[-1] == tokenizer.end
+        state = model.gpt.hidden(torch.tensor([ids if ended else ids[:-1]]))[0, -1]
+        return model.head(state)
+
+    order, optimizer = random.Random(0).sample(comparisons, 42), adamw(model.eval())
+    for step in range(21):
+        means = []  # of each prompt, over its pairs
+        for comparison in order[2 * step:2 * step + 2]:
+            scores = [score([*comparison.messages, assistant(text)], ended)
+                      for text, ended in comparison.responses]
+            pairs = [F.softplus(worse - better) for (better, i), (worse, j) in
+                     itertools.permutations(zip(scores, comparison.ranks), 2) if i < j]
+            if pairs:
+                means.append(torch.stack(pairs).mean())
+        loss = torch.stack(means).mean()
+        assert losses[step] == pytest.approx(loss.item(), rel=1e-6)
+        share = (step + 1) / 2 if step < 2 else 0.55 + 0.45 * math.cos(math.pi * (step - 2) / 19)
+        learn(model, optimizer, loss, 1e-3 * 128 / 256 * share)  # falls with the width
+    with torch.no_grad():  # demonstrations then score zero
+        model.head.bias -= torch.stack([score(messages) for messages in demonstrations]).mean()
+    assert len(losses) == 21
+    assert_equal_weights(trained, model)
 
 
 def comparison_of(prompt, texts, ranks):
@@ -1585,38 +1595,6 @@ def test_pair_accuracy_on_cases_made_by_hand(tokenizer):
     assert math.isnan(rlhf.pair_accuracy(model, tokenizer, [tie]))
     many = [comparison_of("hi", case[0], case[1]) for case in cases] * 20 + [tie]
     assert rlhf.pair_accuracy(model, tokenizer, many) == pytest.approx(4 / 6)
-
-
-def test_the_reward_model_reads_each_comparison_once_and_demonstrations_then_score_zero(
-        tokenizer, steps):
-    model = rlhf.RewardModel(small_gpt(tokenizer.vocab_size, 32, 1, n_embd=256, dropout=0.5))
-    assert model.head.weight.std().item() == pytest.approx(1 / math.sqrt(257), rel=0.15)
-    comparisons = [comparison_of(str(i), "abc", [1, 0, 2]) for i in range(50)]
-    demonstrations = [[user("hi"), assistant(text)] for text in ("yes", "no", "a longer one")]
-
-    def train(batch_size, lr):
-        losses, trained = [], copy.deepcopy(model)
-        config = rlhf.RewardConfig(batch_size, lr)
-        rlhf.train_reward_model(trained, tokenizer, comparisons, demonstrations, config,
-                                lambda step, steps, loss: losses.append(loss))
-        return trained, losses
-
-    _, losses = train(1, 0.0)
-    model.eval()
-    alone = [rlhf.ranking_loss(*rlhf.comparison_scores(model, tokenizer, [comparison])).item()
-             for comparison in comparisons]
-    assert sorted(losses) == pytest.approx(sorted(alone), abs=1e-5) and losses != alone
-    _, losses = train(2, 0.0)
-    assert len(losses) == 25 and np.mean(losses) == pytest.approx(np.mean(alone), abs=1e-5)
-    steps.clear()
-    trained, _ = train(2, 1e-3)
-    rates = [options["lr"] / (1e-3 * 128 / 256) for options, _ in steps]  # 25 steps, two up
-    assert rates[:3] == pytest.approx([0.5, 1, 1]) and rates[-1] < 0.11
-    assert rates[2:] == sorted(rates[2:], reverse=True)
-    assert rlhf.pair_accuracy(trained, tokenizer, comparisons) > 0.9
-    single = [comparison_of("hi", [messages[-1]["content"]], [0]) for messages in demonstrations]
-    scores, _ = rlhf.comparison_scores(trained, tokenizer, single)
-    assert scores.mean().item() == pytest.approx(0, abs=1e-5)
 
 
 # rlhf.py: answers and their rewards [InstructGPT §3.5] ------------------------------
@@ -1714,9 +1692,7 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
                    lambda step, steps, **values: logged.append(values), windows(32))
 
     reference, average, critic = map(copy.deepcopy, (policy, policy, reward_model))
-    learners = [(model, peak, torch.optim.AdamW(
-        model.parameters(), eps=1e-5, betas=(0.9, 0.95), weight_decay=0.0))
-        for model, peak in ((policy, 2e-3), (critic, 1e-3))]
+    actor_adam, critic_adam = adamw(policy, eps=1e-5), adamw(critic, eps=1e-5)
     sampling, shuffling, text = torch.Generator(), torch.Generator(), windows(32)
     seen = Counter()
     sampling.manual_seed(0)
@@ -1760,19 +1736,15 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
             log_ratio = logprobs(policy)[inside] - old[inside]
             ratio = log_ratio.exp()
             clipped = ratio.clamp(0.8, 1.2)
-            x, y = map(torch.from_numpy, text.next())
-            ptx_loss = F.cross_entropy(policy(x)[0].flatten(0, 1), y.flatten())
+            ptx_loss = lm_loss(policy, text)
             v, old_v, target = (x[inside] for x in (heads(critic)[:, :-1], old_values, returns))
             near = old_v + (v - old_v).clamp(-0.2, 0.2)
             seen["value clipped"] += (near != v).sum().item()
             value_loss = torch.maximum((v - target) ** 2, (near - target) ** 2).mean() / 2
             loss = 3 * ptx_loss - torch.minimum(ratio * a, clipped * a).mean()
-            for (model, peak, adam), its_loss in zip(learners, (loss, value_loss)):
-                its_loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                adam.param_groups[0]["lr"] = peak * min(1, 0.1 + 0.09 * iteration)
-                adam.step()
-                adam.zero_grad()
+            share = min(1, 0.1 + 0.09 * iteration)
+            learn(policy, actor_adam, loss, 2e-3 * share)
+            learn(critic, critic_adam, value_loss, 1e-3 * share)
             for mean, weight in zip(average.parameters(), policy.parameters()):
                 mean.data = 0.9 * mean.data + 0.1 * weight.data
             is_clipped = (clipped * a < ratio * a).double()
@@ -1787,8 +1759,7 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
             "kl": (kl * mask).sum(1).mean().item(), "length": np.mean([*map(len, written)]),
             "ended": np.mean([answer[-1] == end for answer in written])}
         assert found == pytest.approx(expected, rel=1e-6, abs=1e-9), iteration
-    for p, q in zip(trained.parameters(), average.parameters()):
-        assert torch.allclose(p, q, rtol=0, atol=1e-8)
+    assert_equal_weights(trained, average)
     assert len(seen) == 4 and min(seen.values()) > 5
     assert 0 < np.mean([row["ended"] for row in logged]) < 1
 
