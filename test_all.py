@@ -1529,6 +1529,8 @@ def test_reward_model_training_equals_a_loop_by_hand(tokenizer):
     for i, ranks in enumerate([[0, 0, 0], [0, 1], *[[1, 0, 2], [1, 0], [0, 0, 1], [0, 2, 1]] * 10]):
         answers = [("a", True), ("b b", i % 3 > 0), ("a", False)][:len(ranks)]
         comparisons.append(data.Comparison([user(f"{i} " * (i % 4 + 1))], answers, ranks))
+    _, ranks = rlhf.comparison_scores(model, tokenizer, comparisons[:3])
+    assert ranks.tolist() == [[0, 0, 0], [0, 1, -1], [1, 0, 2]]
     demonstrations = [[user("hi"), assistant(text)] for text in ("yes", "no", "a longer one")]
     config, losses = rlhf.RewardConfig(batch_size=2, lr=1e-3), []
     trained = copy.deepcopy(model).train()
