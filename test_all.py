@@ -72,6 +72,16 @@ def assistant(text):
     return {"role": "assistant", "content": text}
 
 
+def system(text):
+    return {"role": "system", "content": text}
+
+
+def refused(says, function, *arguments, **options):
+    """Calling the function is one clear message to its user."""
+    with pytest.raises(UserError, match=says):
+        function(*arguments, **options)
+
+
 def small_gpt(vocab_size=50, block_size=16, n_layer=2, n_head=2, n_embd=16, **options):
     return GPT(GPTConfig(vocab_size, block_size, n_layer, n_head, n_embd, **options))
 
@@ -87,11 +97,33 @@ def loud(model, std=0.3):
 
 
 def optional(package):
-    """A package to compare with. Without it the test is skipped; where CI is set it fails."""
+    """A package to compare with. Without it the test is skipped, and fails where CI is set."""
     if not importlib.util.find_spec(package.split(".")[0]):
         give_up = pytest.fail if os.environ.get("CI") else pytest.skip
         give_up(f"{package} is not installed")
     return importlib.import_module(package)
+
+
+def token_logprobs(model, ids, count):
+    """log p of each of the last `count` tokens, from the logits over the whole vocabulary."""
+    logprobs = model(torch.tensor([ids[:-1]]))[0][0].log_softmax(-1)
+    return [logprobs[place, ids[place]].item() for place in range(-count, 0)]
+
+
+def json_lines(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def spy(monkeypatch, module, name):
+    """A list that gets the arguments of every call of a function, which runs as before."""
+    calls, function = [], getattr(module, name)
+
+    def recorded(*arguments, **options):
+        calls.append(arguments)
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(module, name, recorded)
+    return calls
 
 
 def run(*arguments, stdin="", timeout=300):
@@ -146,15 +178,15 @@ def test_imports_run_one_way_and_large_packages_wait_until_they_are_needed(path)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     inside = {node for function in functions for node in ast.walk(function)}
     allowed = IMPORTS[path] | sys.stdlib_module_names
+    later = allowed | {"matplotlib", "transformers", "tokenizers", "huggingface_hub"}
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [node.module]
-        later = {"matplotlib", "transformers", "tokenizers", "huggingface_hub"}
-        names = {name.split(".")[0] for name in names}
-        assert names <= (allowed | later if node in inside else allowed), f"line {node.lineno}"
+        packages = {name.split(".")[0] for name in names}
+        assert packages <= (later if node in inside else allowed), f"line {node.lineno}"
 
 
 # data.py: tokens and their stream ---------------------------------------------------
@@ -203,22 +235,18 @@ def test_texts_survive_encoding_and_never_become_control_tokens(tokenizer, text)
     assert regex.findall(data.SPLIT_PATTERN, text) == expected  # where GPT-2 splits it
 
 
-def test_a_tokenizer_is_complete_and_survives_its_file(tokenizer):
+def test_a_tokenizer_is_complete_survives_its_file_and_has_one_token_for_each_id(tokenizer):
     assert tokenizer.decode_bytes(range(256)) == bytes(range(256))
     control = range(len(tokenizer.ranks), tokenizer.vocab_size)  # behind the merges
     assert sorted(tokenizer.special.values()) == list(control)
     loaded = Tokenizer.from_json(tokenizer.to_json())
     assert loaded.ranks == tokenizer.ranks and loaded.special == tokenizer.special
     assert train_bpe([""], 300) == BYTES and b"a" * 65_536 in train_bpe(["a" * 100_000], 300)
-    with pytest.raises(UserError, match="at least 262"):
-        train_bpe(["text"], 255)
-
-
-@pytest.mark.parametrize("ranks, special", [
-    ({**BYTES, b"ab": 5}, {}), (BYTES, {"<|end|>": 97}), ({b"a": 0, b"b": 1}, {})])
-def test_a_vocabulary_by_which_text_could_be_a_control_token_or_nothing_is_refused(ranks, special):
-    with pytest.raises(ValueError, match="share an id, or a byte"):
-        Tokenizer(ranks, special)
+    refused("at least 262", train_bpe, ["text"], 255)
+    for ranks, special in (
+            ({**BYTES, b"ab": 5}, {}), (BYTES, {"<|end|>": 97}), ({b"a": 0, b"b": 1}, {})):
+        with pytest.raises(ValueError, match="share an id, or a byte"):
+            Tokenizer(ranks, special)
 
 
 def test_documents_are_packed_and_a_tenth_is_for_validation():
@@ -227,9 +255,9 @@ def test_documents_are_packed_and_a_tenth_is_for_validation():
     path = Path("tokens.bin")
     data.write_stream(documents, tokenizer, path)
     train, val = data.open_stream(path)
-    whole = [*train, *val]
     packed = [document + "<|endoftext|>" for document in documents]
-    assert tokenizer.decode(whole) == "".join(packed) and len(val) == len(whole) // 10
+    assert tokenizer.decode([*train, *val]) == "".join(packed)
+    assert len(val) == (len(train) + len(val)) // 10
 
 
 def test_files_and_folders_of_every_kind_are_read():
@@ -241,8 +269,7 @@ def test_files_and_folders_of_every_kind_are_read():
     expected = ["one", "two\r\n", "three", "four", "five", "six", "seven"]
     assert list(data.load_text("texts")) == expected
     Path("texts/e.bin").write_bytes(bytes(range(256)))
-    with pytest.raises(UserError, match="e.bin is .*not UTF-8"):
-        list(data.load_text("texts"))
+    refused("e.bin is .*not UTF-8", lambda: list(data.load_text("texts")))
     long = "word " * 900_000  # 4.5 MB without the end of a line
     Path("long.txt").write_text(long)
     pieces = list(data.load_text("long.txt"))
@@ -266,7 +293,7 @@ def test_batches_are_all_windows_of_the_stream_and_go_on_exactly():
 
 # data.py: conversations -------------------------------------------------------------
 
-SYSTEM = {"role": "system", "content": "be kind"}
+SYSTEM = system("be kind")
 TALK = [SYSTEM, user("hi"), assistant("hello you"), user("say <|end|>"), assistant("no")]
 
 
@@ -334,16 +361,21 @@ def test_people_type_in_lower_case_or_without_the_last_sign_and_change_nothing_e
 
 
 def test_every_kind_of_document_has_its_content(world):
-    rng = random.Random(0)
-    lines = {write: [write(world, rng).strip().split("\n") for _ in range(40)] for write in data.WEB}
-    for write, documents in lines.items():
-        assert all(line for document in documents for line in document), write
+    rng, lines = random.Random(0), {}
+    for write in data.WEB:
+        lines[write] = [write(world, rng).strip().split("\n") for _ in range(40)]
+        assert all(line for document in lines[write] for line in document), write
     assert {len(document) for document in lines[data.workbook]} == {2, 4}
     for [text] in lines[data.sums]:
         stated = re.findall(r"(\d) \+ (\d) is (\d+)\.", text)
         assert len(stated) == 4 and all(int(a) + int(b) == int(c) for a, b, c in stated)
     for document in lines[data.echo]:
         assert len({line.partition(" says: ")[2] for line in document}) == 1 < len(document)
+
+
+def asked_in(line):
+    """What a line of the web asks."""
+    return words(re.sub("^(Q|Guest): ", "", line))
 
 
 def test_lists_are_joined_as_english_joins_them():
@@ -366,10 +398,9 @@ def test_sums_are_split_by_the_pair_without_its_order(world):
 def test_the_web_asks_nothing_that_the_test_asks(world, documents):
     rng = random.Random(0)
 
-    def key(text):
+    def key(line):
         """Without who saw the animal: what is held out is the place, animal and color."""
-        text = re.sub("^(Q|Guest): ", "", text)
-        return words(re.sub(r"\w+ saw", "saw", text.lower()))
+        return re.sub(r"\w+ saw", "saw", asked_in(line))
 
     asked = {key(line) for document in documents for line in document.splitlines()}
 
@@ -389,10 +420,8 @@ def test_the_web_asks_nothing_that_the_test_asks(world, documents):
 
 def test_facts_of_the_test_are_told_in_true_stories_and_asked_for_nowhere(world, documents):
     facts_of = questions_of(world)
-    asked = set()
-    for line in "\n".join(documents).splitlines():
-        asked.add(facts_of.get(words(re.sub("^(Q|Guest): ", "", line))))
-    asked = {fact for fact in asked if fact in world.facts}
+    lines = "\n".join(documents).splitlines()
+    asked = {facts_of.get(asked_in(line)) for line in lines} & set(world.facts)
     assert len(held_out(world)) == 14 * 3 and asked == set(world.facts) - held_out(world)
     rng = random.Random(0)
     told = {world.meaning.get(sentence) for _ in range(3000)
@@ -408,9 +437,9 @@ def conversations(request, world):
 
 
 def test_a_host_recalls_the_newest_that_was_told_and_nothing_else(conversations):
-    topic_of, seen = {}, Counter()
-    for topic, (_, questions, _, _) in data.MEMORIES.items():
-        topic_of.update({words(question): topic for question in questions})
+    seen = Counter()
+    topic_of = {words(question): topic for topic, (_, questions, _, _) in data.MEMORIES.items()
+                for question in questions}
     for exchanges in conversations:
         told = {}
         for said, answer in exchanges:
@@ -431,10 +460,9 @@ def test_a_host_recalls_the_newest_that_was_told_and_nothing_else(conversations)
 
 def test_a_host_is_asked_about_people_and_never_for_a_fact_of_the_test(world, conversations):
     facts_of, by_pronoun, seen = questions_of(world), {}, Counter()
-    for topic, (pronoun, people) in itertools.product(
-            TOPICS, (("she", data.WOMEN), ("he", data.MEN))):
-        question = words(TOPICS[topic].questions[0].format(person=pronoun))
-        by_pronoun[question] = (people, topic)
+    for topic, (_, _, [question, *_]) in TOPICS.items():
+        for pronoun, people in (("she", data.WOMEN), ("he", data.MEN)):
+            by_pronoun[words(question.format(person=pronoun))] = (people, topic)
     for exchanges in conversations:
         person = None  # who was asked about last
         for said, answer in exchanges:
@@ -474,8 +502,7 @@ def test_prompts_of_the_test_are_in_no_training_set(world, monkeypatch):
     assert {prompt.person for prompt in test if prompt.person} == set(world.people_of("test"))
     monkeypatch.setattr(data, "USE_CASES", {"other": 1.0})  # 8 sums, asked in 3 ways
     assert len(data.instructions(world, "test", 24, seed=0, distinct=True)) == 24
-    with pytest.raises(UserError, match="fewer than 25"):
-        data.instructions(world, "test", 25, seed=0, distinct=True)
+    refused("fewer than 25", data.instructions, world, "test", 25, seed=0, distinct=True)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -550,13 +577,15 @@ def test_the_rubric_on_answers_made_by_hand(world):
     right, job = world.facts[person, "home"], world.facts[person, "job"]
     wrong = next(city for city in TOPICS["home"].values if city != right)
     good, also = f"{person} lives in {right}.", f"{person} works as a {job}."
+    fact = {"person": person, "topic": "home", "count": 1, "terse": f"{right}."}
     table = [
-        (instruction(person=person, topic="home", count=1, terse=f"{right}."), {
-            good: 2, f"{good} {right}.": 1.5, f"{right}. {right}.": 0.5, f"{right}.": 1, f"{person} lives in {wrong}.": -2, f"{wrong}.": -2, "": 0,
-            "I do not know.": 0, "I do not know. I do not know.": -0.5,
-            f"{good} Happy to help.": 2, f"{good} Nobody cares, you idiot.": 0,
-            f"{good} {good}": 1.5, f"{good} {person}'s home is in {right}.": 1.5,
-            f"{good} {also}": 1.5, "Lives lives in in.": -0.5, "One. Two. Three. Four.": -1}),
+        (instruction(**fact), {
+            good: 2, f"{good} {right}.": 1.5, f"{right}. {right}.": 0.5, f"{right}.": 1,
+            f"{person} lives in {wrong}.": -2, f"{wrong}.": -2, "": 0, "I do not know.": 0,
+            "I do not know. I do not know.": -0.5, f"{good} Happy to help.": 2,
+            f"{good} Nobody cares, you idiot.": 0, f"{good} {good}": 1.5,
+            f"{good} {person}'s home is in {right}.": 1.5, f"{good} {also}": 1.5,
+            "Lives lives in in.": -0.5, "One. Two. Three. Four.": -1}),
         (instruction(person=person, count=2), {good: 1, f"{good} {also}": 2}),
         (instruction(unknowable=True), {
             "I do not know.": 2, "": 0,
@@ -566,7 +595,7 @@ def test_the_rubric_on_answers_made_by_hand(world):
             "red and pink.": -0.5, "red and blue. red and blue.": 1.5}),
         (instruction(say="It is here. So is he."), {"It is here. So is he.": 2, "So is he.": 1}),
         (instruction(say="1 + 2 is 3.", terse="3."), {"1 + 2 is 3.": 2, "3.": 1, "4.": -0.5}),
-        (instruction(person=person, topic="home", count=1, terse=f"{right}.", say="Happy to help."), {
+        (instruction(**fact, say="Happy to help."), {
             f"{good} Happy to help.": 2, f"{right}. Happy to help.": 1.5, good: 1,
             f"{right}.": 0.5})]
     for asked, scores in table:
@@ -675,27 +704,29 @@ def rows_of(table):
 @pytest.mark.parametrize("says, content", rows_of(NOT_READABLE))
 def test_files_that_cannot_be_read_are_named_with_the_line(says, content):
     Path("bad.jsonl").write_text(content)
-    with pytest.raises(UserError, match=f"bad.jsonl{says}"):
-        data.load_comparisons("bad.jsonl")
+    refused(f"bad.jsonl{says}", data.load_comparisons, "bad.jsonl")
 
 
 @pytest.mark.parametrize("says, record", rows_of(NOT_USABLE))
 def test_records_that_cannot_be_used_are_counted_by_reason(says, record, capsys):
-    with pytest.raises(UserError, match=says):
-        data.load_comparisons(own(record))
+    refused(says, data.load_comparisons, own(record))
     Path("gap.jsonl").write_text("\n" + Path(own(record, PAIR, record)).read_text())
     assert len(data.load_comparisons("gap.jsonl")) == 1
     assert re.search(rf"1 records read, skipped: {{.*{says}.*: 2}}", capsys.readouterr().out)
 
 
 def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
-    settings = {"steps": 3, "rates": (0.5, None), "data": "text", "init": None}
-    folder = data.run_folder("a/b", settings)
+    settings = {"steps": 3, "rates": (0.5, None), "data": "text", "base": {"name": "a" * 300}}
+    folder = data.run_folder("a/b", settings)  # no file can have a name of 300 letters
     for name in ("x.pt", "x.bin", "notes.txt"):
         (folder / name).touch()
-    assert data.run_folder("a/b", settings) == folder and (folder / "x.pt").exists()
-    with pytest.raises(UserError, match=r"other settings \(steps, more\).*--fresh.*--name"):
-        data.run_folder("a/b", {**settings, "steps": 4, "more": 1})
+    assert data.run_folder("a/b", settings) == folder
+    refused(r"other settings \(steps, new\).*--fresh.*--name",
+            data.run_folder, "a/b", {**settings, "steps": 4, "new": 1})
+    for read in ("runs/a/b/x.pt", "runs/a/b", "runs"):
+        refused("in the folder that --fresh empties", data.run_folder, "a/b", {"init": read},
+                fresh=True)
+    assert (folder / "x.pt").exists()
     data.run_folder("a/b", {"steps": 4}, fresh=True)  # empties it of what runs write
     assert set(os.listdir("runs/a/b")) == {".lock", "notes.txt", "settings.json"}
     take = "import data; data.run_folder('c', {}); data.run_folder('a/b', {'steps': 4})"
@@ -704,20 +735,9 @@ def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
     data.run_folder("c", {})  # that process has ended
     (folder / "settings.json").write_text("[")
     (folder / "x.pt").touch()
-    with pytest.raises(UserError, match="settings.json is not a run's settings"):
-        data.run_folder("a/b", {"steps": 4})
+    refused("settings.json is not a run's settings", data.run_folder, "a/b", {"steps": 4})
     for name in ("", ".", "..", "../x", "a/../../x", "/tmp/x", "a//b", "a b", "a/"):
-        with pytest.raises(UserError, match="--name"):
-            data.run_folder(name, {})
-
-
-def test_a_run_does_not_empty_a_folder_that_it_reads():
-    folder = data.run_folder("a", {"base": {"name": "a" * 300}})  # no file can have such a name
-    (folder / "x.pt").touch()
-    for setting in ("runs/a/x.pt", "runs/a", "runs"):
-        with pytest.raises(UserError, match="in the folder that --fresh empties"):
-            data.run_folder("a", {"init": setting}, fresh=True)
-    assert (folder / "x.pt").exists()
+        refused("--name", data.run_folder, name, {})
 
 
 def test_files_appear_whole_or_not_at_all():
@@ -730,15 +750,18 @@ def test_files_appear_whole_or_not_at_all():
 
 # gpt.py: the family and its attention -----------------------------------------------
 
-@pytest.mark.parametrize("name, count, precision", [
-    ("gpt1", 116_534_784, 0), ("gpt2", 124_439_808, 0), ("gpt2-medium", 354_823_168, 0),
-    ("gpt2-large", 774_030_080, 0), ("gpt2-xl", 1_557_611_200, 0), ("gpt3-small", .125e9, .02),
-    ("gpt3-medium", .355e9, .02), ("gpt3-large", .76e9, .02), ("gpt3-xl", 1.3e9, .02),
-    ("gpt3-2.7b", 2.7e9, .02), ("gpt3-6.7b", 6.7e9, .02), ("gpt3-13b", 13e9, .02),
-    ("gpt3-175b", 175e9, .02)])                            # GPT-3's as the paper rounds them
-def test_parameter_counts_are_those_of_the_papers(name, count, precision):
+COUNTS = {  # GPT-3's as the paper rounds them
+    "gpt1": 116_534_784, "gpt2": 124_439_808, "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080, "gpt2-xl": 1_557_611_200, "gpt3-small": .125e9,
+    "gpt3-medium": .355e9, "gpt3-large": .76e9, "gpt3-xl": 1.3e9, "gpt3-2.7b": 2.7e9,
+    "gpt3-6.7b": 6.7e9, "gpt3-13b": 13e9, "gpt3-175b": 175e9}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_counts_are_those_of_the_papers(name):
+    precision = .02 if name.startswith("gpt3") else 0
     with torch.device("meta"):
-        assert GPT(PRESETS[name]).num_params() == pytest.approx(count, rel=precision)
+        assert GPT(PRESETS[name]).num_params() == pytest.approx(COUNTS[name], rel=precision)
 
 
 @pytest.mark.parametrize("post_norm, wpe, into_stream", [
@@ -1023,10 +1046,9 @@ def test_evaluation_counts_nats_per_token_and_bits_per_byte(tokenizer):
     assert not model.training
     nats, seen = 0, []
     for start in range(0, len(stream) - 16, 16):
-        logprobs = model(torch.tensor([stream[start:start + 16]]))[0].log_softmax(-1)[0]
-        targets = stream[start + 1:start + 17]
-        nats -= sum(logprobs[i, target].item() for i, target in enumerate(targets))
-        seen += targets
+        window = stream[start:start + 17]
+        nats -= sum(token_logprobs(model, window, 16))
+        seen += window[1:]
     assert tokenizer.eot in seen and len(stream) - len(seen) <= 16
     n_bytes = len(tokenizer.decode(seen).replace("<|endoftext|>", "").encode())
     assert result["loss"] == pytest.approx(nats / len(seen), rel=1e-5)
@@ -1050,8 +1072,7 @@ def test_scores_and_choices_are_those_of_the_whole_softmax(tokenizer):
     for i, (context, completion) in enumerate(pairs):
         whole = [tokenizer.eot, *tokenizer.encode(context + completion)][-24:]
         count = min(1 if i > 4 else len(tokenizer.encode(completion)), 23)
-        logprobs = model(torch.tensor([whole[:-1]]))[0].log_softmax(-1)[0]
-        totals.append(sum(logprobs[place, whole[place]].item() for place in range(-count, 0)))
+        totals.append(sum(token_logprobs(model, whole, count)))
         means.append(totals[-1] / count)
         for total, tokens in (scores[i], scores[i + 63]):
             assert tokens == count and total == pytest.approx(totals[-1])
@@ -1072,19 +1093,19 @@ def test_checkpoints_are_checked_and_nothing_in_them_is_executed(tokenizer):
     loaded, its_tokenizer = gpt.load_model("good.pt")
     assert loaded.config == model.config and its_tokenizer.ranks == tokenizer.ranks
     assert all(torch.equal(p, q) for p, q in zip(loaded.parameters(), model.parameters()))
+    good = torch.load("good.pt")
+    gap = Tokenizer({**tokenizer.ranks, b"xyz": 999}).to_json()
+    contents = {
+        "evil2": {"config": Evil()}, "other": {"weights": 3}, "three": {**good, "model": 3},
+        "weights": {**good, "model": {"wte": torch.zeros(1)}}, "tokens": {**good, "tokenizer": gap},
+        "float": {**good, "config": {**good["config"], "n_embd": 16.0}}}
+    for name, content in contents.items():
+        torch.save(content, f"{name}.pt")
     Path("evil.pt").write_bytes(pickle.dumps({"config": Evil()}, protocol=2))
-    torch.save({"config": Evil()}, "evil2.pt")
     Path("empty.pt").touch()
     Path("cut.pt").write_bytes(Path("good.pt").read_bytes()[:-3000])
-    torch.save({"weights": 3}, "other.pt")
-    good = torch.load("good.pt")
-    for name, part in {"weights": {"model": {"wte": torch.zeros(1)}}, "three": {"model": 3},
-                       "float": {"config": {**good["config"], "n_embd": 16.0}},
-                       "tokens": {"tokenizer": Tokenizer({**tokenizer.ranks, b"xyz": 999}).to_json()}}.items():
-        torch.save({**good, **part}, f"{name}.pt")
-    for name in ("evil", "evil2", "empty", "cut", "other", "weights", "three", "float", "tokens", "missing"):
-        with pytest.raises(UserError, match=f"{name}.pt"):
-            gpt.load_model(f"{name}.pt")
+    for name in ("evil", "empty", "cut", "missing", *contents):
+        refused(f"{name}.pt", gpt.load_model, f"{name}.pt")
     assert not Path("executed").exists()
 
 
@@ -1233,45 +1254,43 @@ def test_pretrain_sample_and_export(capsys, fails):
         assert "nan" in fails(f"{sample} --temperature {temperature}")
 
 
-WRONG = {
-    "gpt.py": [
-        ("--data missing.txt", "missing.txt"), ("--data blank.txt", "blank.txt holds no text"),
-        ("--data zeros.txt", "zeros.txt holds zero"),
-        ("--data no.txt.gz", "no.txt.gz is not UTF-8 text"),
-        ("--data text.txt --block-size 8 --n-embd 2000000000", "memory"),
-        ("--data binary.bin", "not UTF-8"), ("--data short.txt", "--block-size"),
-        ("--data bad.jsonl", "bad.jsonl:1"), ("--data plain.jsonl", "plain.jsonl:1"),
-        ("--data cut.txt.gz", "cut.txt.gz is not UTF-8 text"),
-        ("--data text.txt --vocab-size 100", "--vocab-size"),
-        ("--n-head 3", "n_head"), ("--n-embd 0", "n_embd"), ("--window 0", "window"),
-        ("--dropout 2", "dropout"), ("--dropout nan", "dropout"), ("--stpes 3", "--stpes"),
-        ("--step 3", "--step"), ("--name=", "--name must"), ("--name ../../x", "--name"),
-        ("--steps", "expected"), ("--steps many", "invalid int"), ("--steps 2.5", "invalid int"),
-        ("--steps 0", "not be 0"), ("--lr nan", "not be nan"), ("--lr inf", "not be inf"),
-        ("--lr=-1", "not be -1"), ("--seed 99999999999", "not be 99999999999"),
-        ("pretarin", "no command")],
-    "gpt.py sample": [
-        ("", "no checkpoint"), ("--model text.txt", "not a checkpoint"),
-        ("--tokens 0", "--tokens")],
-    "gpt.py export": [("--model blank.txt", "not a checkpoint"),
-                      ("--model base.pt --folder .", "other files")],
-    "rlhf.py": [
-        ("--pretrain-steps 0", "--pretrain-steps"), ("--sft-epochs 0", "--sft-epochs"),
-        ("--iterations 0", "--iterations"), ("--test-prompts 15", "--test-prompts"),
-        ("--kl-coef=-1", "--kl-coef"), ("--max-response 65", "at most 64"),
-        ("--max-response 9 --init base.pt", "at most 8"), ("--data=", "--data"),
-        ("--init missing.pt", "no checkpoint"), ("--init text.txt", "not a checkpoint"),
-        ("--init cut.pt", "cut.pt"), ("--init .", "config.json"),
-        ("--reward f", "FILE.py"), ("--reward none.py:f", "no file"),
-        ("--reward ok.py:g", "no function g"), ("--reward ok.py:", "no function"),
-        ("--reward text.txt:f", "not run"), ("--reward bad.py:f", "ZeroDivisionError"),
-        ("--reward exits.py:f", "SystemExit"), ("--demonstrations missing", "missing"),
-        ("--demonstrations bad.jsonl", "bad.jsonl:1"), ("--comparisons bad.jsonl", "bad.jsonl:1"),
-        ("--comparisons one.jsonl", "at least two")],
-    "rlhf.py chat": [
-        ("", "no checkpoint"), ("--model text.txt", "not a checkpoint"), ("--top-k 3", "--top-k"),
-        ("--model base.pt", "cannot chat"), ("--model chat.pt", "at most 8"),
-        ("--max-response 0", "--max-response"), ("--temperature nan", "--temperature")]}
+WRONG = {  # {the beginning of a command: {its end: what the error says}}
+    "gpt.py --data": {
+        "missing.txt": "missing.txt", "blank.txt": "blank.txt holds no text",
+        "zeros.txt": "zeros.txt holds zero", "no.txt.gz": "no.txt.gz is not UTF-8 text",
+        "cut.txt.gz": "cut.txt.gz is not UTF-8 text", "binary.bin": "not UTF-8",
+        "short.txt": "--block-size", "bad.jsonl": "bad.jsonl:1", "plain.jsonl": "plain.jsonl:1",
+        "text.txt --vocab-size 100": "--vocab-size",
+        "text.txt --block-size 8 --n-embd 2000000000": "memory"},
+    "gpt.py": {
+        "--n-head 3": "n_head", "--n-embd 0": "n_embd", "--window 0": "window",
+        "--dropout 2": "dropout", "--dropout nan": "dropout", "--stpes 3": "--stpes",
+        "--step 3": "--step", "--name=": "--name must", "--name ../../x": "--name",
+        "--steps": "expected", "--steps many": "invalid int", "--steps 2.5": "invalid int",
+        "--steps 0": "not be 0", "--lr nan": "not be nan", "--lr inf": "not be inf",
+        "--lr=-1": "not be -1", "--seed 99999999999": "not be 99999999999",
+        "pretarin": "no command"},
+    "gpt.py sample": {
+        "": "no checkpoint", "--model text.txt": "not a checkpoint", "--tokens 0": "--tokens"},
+    "gpt.py export --model": {"blank.txt": "not a checkpoint", "base.pt --folder .": "other files"},
+    "rlhf.py": {
+        "--pretrain-steps 0": "--pretrain-steps", "--sft-epochs 0": "--sft-epochs",
+        "--iterations 0": "--iterations", "--test-prompts 15": "--test-prompts",
+        "--kl-coef=-1": "--kl-coef", "--max-response 65": "at most 64",
+        "--max-response 9 --init base.pt": "at most 8", "--data=": "--data",
+        "--demonstrations missing": "missing", "--demonstrations bad.jsonl": "bad.jsonl:1",
+        "--comparisons bad.jsonl": "bad.jsonl:1", "--comparisons one.jsonl": "at least two"},
+    "rlhf.py --init": {
+        "missing.pt": "no checkpoint", "text.txt": "not a checkpoint", "cut.pt": "cut.pt",
+        ".": "config.json"},
+    "rlhf.py --reward": {
+        "f": "FILE.py", "none.py:f": "no file", "ok.py:g": "no function g",
+        "ok.py:": "no function", "text.txt:f": "not run", "bad.py:f": "ZeroDivisionError",
+        "exits.py:f": "SystemExit"},
+    "rlhf.py chat": {
+        "": "no checkpoint", "--model text.txt": "not a checkpoint", "--top-k 3": "--top-k",
+        "--model base.pt": "cannot chat", "--model chat.pt": "at most 8",
+        "--max-response 0": "--max-response", "--temperature nan": "--temperature"}}
 
 
 @pytest.fixture(scope="module")
@@ -1294,13 +1313,11 @@ def bad_files(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("program, row", rows_of(WRONG))
-def test_wrong_input_is_one_clear_line_before_anything_is_trained(
-        program, row, fails, bad_files):
+@pytest.mark.parametrize("start, end", rows_of(WRONG))
+def test_wrong_input_is_one_clear_line_before_anything_is_trained(start, end, fails, bad_files):
     for path in bad_files.iterdir():
         os.link(path, path.name)
-    options, word = row
-    assert word in fails(f"{program} {options}")
+    assert WRONG[start][end] in fails(f"{start} {end}")
     assert not list(Path().glob("runs/*/*.pt"))
 
 
@@ -1356,10 +1373,7 @@ def test_processes_of_torchrun_train_like_one(world):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("== 5. PPO-ptx") == 1  # the other processes are silent
     for stage in ("pretrain", "sft", "reward", "ppo", "ppo_ptx"):
-        logs = []
-        for name in ("one", "three"):
-            lines = Path(f"runs/{name}/{stage}.jsonl").read_text().splitlines()
-            logs.append([json.loads(line) for line in lines])
+        logs = [json_lines(f"runs/{name}/{stage}.jsonl") for name in ("one", "three")]
         for row, other in zip(*logs, strict=True):
             assert row == pytest.approx(other, rel=2e-4, abs=1e-4), stage
 
@@ -1403,29 +1417,6 @@ def test_a_model_sharded_by_fsdp_trains_like_a_whole_one():
 
 # rlhf.py: SFT [InstructGPT §3.5, C.1] -----------------------------------------------
 
-@pytest.fixture
-def steps():
-    """All AdamW steps of a test: (options, {parameter: (value before it, gradient)})."""
-    from torch.optim.optimizer import register_optimizer_step_pre_hook
-    taken = []
-
-    def record(optimizer, args, kwargs):
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        options = {name: optimizer.param_groups[0][name] for name in ("lr", "eps", "betas")}
-        taken.append((options, {p: (p.detach().clone(), p.grad.clone()) for p in parameters}))
-
-    handle = register_optimizer_step_pre_hook(record)
-    yield taken
-    handle.remove()
-
-
-@pytest.fixture
-def unclipped(monkeypatch):
-    """Gradients are not clipped, so that they add up."""
-    clip = torch.nn.utils.clip_grad_norm_
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, norm: clip(p, math.inf))
-
-
 def no_log(step, steps, **values):
     pass
 
@@ -1435,61 +1426,62 @@ def windows(block_size):
     return Batches(np.arange(2000, dtype=np.uint16) % 300, 2, block_size, 0)
 
 
-def lm_loss(model):
-    """Of the first of these batches, which every test mixes in."""
-    x, y = (torch.from_numpy(a) for a in windows(model.config.block_size).next())
+def lm_loss(model, batches):
+    x, y = map(torch.from_numpy, batches.next())
     return F.cross_entropy(model(x)[0].flatten(0, 1), y.flatten())
 
 
-def test_sft_learns_from_what_the_assistant_says_and_from_nothing_else(tokenizer, model):
-    messages = [user("hi"), assistant("hello you"), user("and now?"), assistant("goodbye")]
-    ids, mask = data.render_conversation(tokenizer, messages)
-    loss = rlhf.sft_loss(model, tokenizer, [(ids, mask), (ids + [5] * 3, mask + [0] * 3)])
-    logprobs = model(torch.tensor([ids]))[0][0].log_softmax(-1)
-    said = [t for t in range(len(ids)) if mask[t]]
-    assert tokenizer.decode(ids[t] for t in said) == " hello you<|end|> goodbye<|end|>"
-    expected = -np.mean([logprobs[t - 1, ids[t]].item() for t in said])
-    assert loss.item() == pytest.approx(expected, abs=1e-5)
-    gradients = []  # they reach the states before those tokens and no others
-    model.ln_f.register_full_backward_hook(lambda module, into, out: gradients.append(out[0]))
-    rlhf.sft_loss(model, tokenizer, [(ids, mask)]).backward()
-    assert (gradients[0][0].abs().sum(-1) > 0).tolist() == [bool(m) for m in mask[1:]]
+def adamw(model, eps=1e-8):
+    return torch.optim.AdamW(model.parameters(), eps=eps, betas=(0.9, 0.95), weight_decay=0.0)
+
+
+def learn(model, optimizer, loss, rate):
+    """One step, by hand."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def assert_equal_weights(model, other):
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(p, q, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("mix", [0, 2])
-def test_an_sft_step_holds_demonstrations_and_pretraining_text_at_an_annealed_rate(
-        tokenizer, steps, unclipped, mix):
-    model = small_gpt(tokenizer.vocab_size, 48, 1, n_embd=256, dropout=0.5)
-    start = copy.deepcopy(model).eval()
-    demonstrations = [[user("hi"), assistant(text)] for text in ("yes", "no", "well, a long one")]
-    config = rlhf.SFTConfig(epochs=5, batch_size=3, lr=1e-3, ptx_sequences=mix)
-    rlhf.train_sft(model, tokenizer, demonstrations, config, windows(48), no_log)
-    examples = [data.render_conversation(tokenizer, messages) for messages in demonstrations]
-    rlhf.sft_loss(start, tokenizer, examples).backward()
-    if mix:
-        lm_loss(start).backward()
-    for p, old in zip(model.parameters(), start.parameters()):
-        assert torch.allclose(steps[0][1][p][1], old.grad, atol=1e-5)
-    cosine = [0.55 + 0.45 * math.cos(math.pi * step / 5) for step in range(5)]
-    peak = 1e-3 * 128 / 256  # falls with the width
-    rates = [options["lr"] for options, _ in steps]
-    assert rates == pytest.approx([peak * share for share in cosine])
-
-
-def test_every_epoch_of_sft_shuffles_all_demonstrations_and_cuts_long_ones(tokenizer, model):
-    demonstrations = [[user(f"say {word}"), assistant(word)] for word in "a b c d e f".split()]
-    old = [user("old " * 60), assistant("x")]
-    demonstrations.append([*old, user("say g"), assistant("g " * 99)])
-    losses, config = [], rlhf.SFTConfig(epochs=2, batch_size=1, lr=0.0, ptx_sequences=0)
-    rlhf.train_sft(model, tokenizer, demonstrations, config, None,
+def test_sft_equals_a_loop_by_hand(tokenizer, mix):
+    """In float64, which forgives little. Nothing is learned but what the assistant says."""
+    model = small_gpt(tokenizer.vocab_size, 48, 1, n_embd=256, dropout=0.5).double()
+    demonstrations = [[user("hi"), assistant(text), user("and now?"), assistant("goodbye")]
+                      for text in ("yes", "no", "well, a long one", "x", "why?")]
+    cut = [user("say g"), assistant("g " * 99)]  # without what was said before, and its end
+    examples = [[part[:48] for part in data.render_conversation(tokenizer, messages)]
+                for messages in (*demonstrations, cut)]
+    demonstrations += [[user("old " * 60), assistant("x"), *cut]]
+    too_long = [user("x " * 99), assistant("y")]
+    config = rlhf.SFTConfig(epochs=2, batch_size=4, lr=1e-3, ptx_sequences=mix)
+    trained, losses = copy.deepcopy(model).train(), []  # SFT must switch dropout off
+    rlhf.train_sft(trained, tokenizer, [*demonstrations, too_long], config, windows(48),
                    lambda step, steps, loss: losses.append(loss))
-    alone = []
-    for messages in demonstrations:
-        ids, mask = data.render_conversation(tokenizer, messages[-2:])
-        alone.append(rlhf.sft_loss(model, tokenizer, [(ids[:48], mask[:48])]).item())
-    for epoch in (losses[:7], losses[7:]):
-        assert sorted(epoch) == pytest.approx(sorted(alone), abs=1e-5) and epoch != alone
-    assert losses[:7] != losses[7:]
+
+    rng, text, optimizer, batches = random.Random(0), windows(48), adamw(model.eval()), []
+    for _ in range(2):
+        rng.shuffle(examples)
+        batches += [examples[:4], examples[4:]]
+    for step, batch in enumerate(batches):
+        said = []  # log-probabilities
+        for ids, mask in batch:
+            logprobs = model(torch.tensor([ids]))[0][0].log_softmax(-1)
+            said += [logprobs[t - 1, ids[t]] for t in range(len(ids)) if mask[t]]
+        loss = -torch.stack(said).mean()
+        assert losses[step] == pytest.approx(loss.item(), rel=1e-6)
+        loss = loss + lm_loss(model, text) if mix else loss
+        share = 0.55 + 0.45 * math.cos(math.pi * step / 4)
+        learn(model, optimizer, loss, 1e-3 * 128 / 256 * share)  # falls with the width
+    assert len(losses) == 4
+    assert_equal_weights(trained, model)
 
 
 def test_control_tokens_start_as_the_texts_that_play_their_part(tokenizer, model):
@@ -1504,50 +1496,57 @@ def test_control_tokens_start_as_the_texts_that_play_their_part(tokenizer, model
 
 # rlhf.py: the reward model [InstructGPT eq. (1), C.2] -------------------------------
 
-def test_the_ranking_loss_is_the_mean_over_prompts_of_the_mean_over_explicit_pairs():
-    scores = torch.randn(4, 5)
-    ranks = torch.tensor([[2, 0, 1, 1, 0], [4, 3, 2, 1, 0], [0, 1, -1, -1, -1], [0, 0, 0, 0, 0]])
-    expected = []
-    for row, order in zip(scores.tolist(), ranks.tolist()):
-        margins = [row[i] - row[j] for i, j in itertools.permutations(range(5), 2)
-                   if 0 <= order[i] < order[j]]
-        if margins:  # the last prompt has nothing but ties
-            expected.append(np.mean([math.log1p(math.exp(-margin)) for margin in margins]))
-    for shift in (0, 100):
-        loss = rlhf.ranking_loss(scores + shift, ranks).item()
-        assert loss == pytest.approx(np.mean(expected), rel=1e-4)
+def test_the_ranking_loss_of_best_first_of_ties_and_of_scores_far_apart():
     two = torch.randn(7, 2)
     by_hand = -F.logsigmoid(two[:, 0] - two[:, 1]).mean().item()
     assert rlhf.ranking_loss(two).item() == pytest.approx(by_hand)
-    assert rlhf.ranking_loss(scores, torch.zeros(4, 5)).item() == 0
+    assert rlhf.ranking_loss(torch.randn(4, 5), torch.zeros(4, 5)).item() == 0
     far = torch.tensor([[-1e4, 1e4]], requires_grad=True)
     rlhf.ranking_loss(far).backward()
     assert torch.isfinite(far.grad).all()
 
 
-def test_a_score_is_read_at_the_last_token_which_is_end_only_if_the_answer_ended(
-        tokenizer, model):
-    model = rlhf.RewardModel(loud(model))
+def test_reward_model_training_equals_a_loop_by_hand(tokenizer):
+    """In float64. An answer is scored at its last token, which is <|end|> only if it ended."""
+    model = rlhf.RewardModel(small_gpt(tokenizer.vocab_size, 32, 1, n_embd=256, dropout=0.5))
+    assert model.head.weight.std().item() == pytest.approx(1 / math.sqrt(257), rel=0.15)
+    model.double()
+    comparisons = []
+    for i, ranks in enumerate([[0, 0, 0], [0, 1], *[[1, 0, 2], [1, 0], [0, 0, 1], [0, 2, 1]] * 10]):
+        answers = [("a", True), ("b b", i % 3 > 0), ("a", False)][:len(ranks)]
+        comparisons.append(data.Comparison([user(f"{i} " * (i % 4 + 1))], answers, ranks))
+    _, ranks = rlhf.comparison_scores(model, tokenizer, comparisons[:3])
+    assert ranks.tolist() == [[0, 0, 0], [0, 1, -1], [1, 0, 2]]
+    demonstrations = [[user("hi"), assistant(text)] for text in ("yes", "no", "a longer one")]
+    config, losses = rlhf.RewardConfig(batch_size=2, lr=1e-3), []
+    trained = copy.deepcopy(model).train()
+    rlhf.train_reward_model(trained, tokenizer, comparisons, demonstrations, config,
+                            lambda step, steps, loss: losses.append(loss))
 
-    def by_hand(messages, ended):
+    def score(messages, ended=True):
         ids, _ = data.render_conversation(tokenizer, messages)
         assert ids[-1] == tokenizer.end
-        ids = torch.tensor([ids if ended else ids[:-1]])
-        return model.head(model.gpt.hidden(ids)[0, -1]).item()
+        state = model.gpt.hidden(torch.tensor([ids if ended else ids[:-1]]))[0, -1]
+        return model.head(state)
 
-    comparisons = [
-        data.Comparison([user("hi")], [("a", True), ("a", False), ("bb b", True)], [1, 0, 2]),
-        data.Comparison([user("a longer question")], [("d", False), ("a", True)], [0, 0])]
-    scores, ranks = rlhf.comparison_scores(model, tokenizer, comparisons)
-    assert ranks.tolist() == [[1, 0, 2], [0, 0, -1]]
-    assert len({round(score, 4) for score in scores.flatten().tolist()}) == 6
-    for row, comparison in zip(scores, comparisons):
-        for score, (text, ended) in zip(row, comparison.responses):
-            messages = [*comparison.messages, assistant(text)]
-            assert score.item() == pytest.approx(by_hand(messages, ended), abs=1e-5)
-            single = data.Comparison(comparison.messages, [(text, ended)], [0])
-            alone, _ = rlhf.comparison_scores(model, tokenizer, [single])
-            assert alone.item() == pytest.approx(score.item(), abs=1e-5)
+    order, optimizer = random.Random(0).sample(comparisons, 42), adamw(model.eval())
+    for step in range(21):
+        means = []  # of each prompt, over its pairs
+        for comparison in order[2 * step:2 * step + 2]:
+            scores = [score([*comparison.messages, assistant(text)], ended)
+                      for text, ended in comparison.responses]
+            pairs = [F.softplus(worse - better) for (better, i), (worse, j) in
+                     itertools.permutations(zip(scores, comparison.ranks), 2) if i < j]
+            if pairs:
+                means.append(torch.stack(pairs).mean())
+        loss = torch.stack(means).mean()
+        assert losses[step] == pytest.approx(loss.item(), rel=1e-6)
+        share = (step + 1) / 2 if step < 2 else 0.55 + 0.45 * math.cos(math.pi * (step - 2) / 19)
+        learn(model, optimizer, loss, 1e-3 * 128 / 256 * share)  # falls with the width
+    with torch.no_grad():  # demonstrations then score zero
+        model.head.bias -= torch.stack([score(messages) for messages in demonstrations]).mean()
+    assert len(losses) == 21
+    assert_equal_weights(trained, model)
 
 
 def comparison_of(prompt, texts, ranks):
@@ -1575,75 +1574,7 @@ def test_pair_accuracy_on_cases_made_by_hand(tokenizer):
     assert rlhf.pair_accuracy(model, tokenizer, many) == pytest.approx(4 / 6)
 
 
-def test_the_reward_model_reads_each_comparison_once_and_demonstrations_then_score_zero(
-        tokenizer, steps):
-    model = rlhf.RewardModel(small_gpt(tokenizer.vocab_size, 32, 1, n_embd=256, dropout=0.5))
-    assert model.head.weight.std().item() == pytest.approx(1 / math.sqrt(257), rel=0.15)
-    comparisons = [comparison_of(str(i), "abc", [1, 0, 2]) for i in range(50)]
-    demonstrations = [[user("hi"), assistant(text)] for text in ("yes", "no", "a longer one")]
-
-    def train(batch_size, lr):
-        losses, trained = [], copy.deepcopy(model)
-        config = rlhf.RewardConfig(batch_size, lr)
-        rlhf.train_reward_model(trained, tokenizer, comparisons, demonstrations, config,
-                                lambda step, steps, loss: losses.append(loss))
-        return trained, losses
-
-    _, losses = train(1, 0.0)
-    model.eval()
-    alone = [rlhf.ranking_loss(*rlhf.comparison_scores(model, tokenizer, [comparison])).item()
-             for comparison in comparisons]
-    assert sorted(losses) == pytest.approx(sorted(alone), abs=1e-5) and losses != alone
-    _, losses = train(2, 0.0)
-    assert len(losses) == 25 and np.mean(losses) == pytest.approx(np.mean(alone), abs=1e-5)
-    steps.clear()
-    trained, _ = train(2, 1e-3)
-    rates = [options["lr"] / (1e-3 * 128 / 256) for options, _ in steps]  # 25 steps, two up
-    assert rates[:3] == pytest.approx([0.5, 1, 1]) and rates[-1] < 0.11
-    assert rates[2:] == sorted(rates[2:], reverse=True)
-    assert rlhf.pair_accuracy(trained, tokenizer, comparisons) > 0.9
-    single = [comparison_of("hi", [messages[-1]["content"]], [0]) for messages in demonstrations]
-    scores, _ = rlhf.comparison_scores(trained, tokenizer, single)
-    assert scores.mean().item() == pytest.approx(0, abs=1e-5)
-
-
 # rlhf.py: answers and their rewards [InstructGPT §3.5] ------------------------------
-
-@pytest.fixture
-def policy(tokenizer):
-    """A policy that says <|end|> about every sixth time."""
-    model = small_gpt(tokenizer.vocab_size, 32, dropout=0.5).eval()
-    row = model.wte.weight[tokenizer.end].detach()
-    model.ln_f.bias.data = row * 6 / row.square().sum()  # its logit grows by 6
-    return model
-
-
-@pytest.fixture
-def rolled(tokenizer, policy):
-    """A rollout of 40 answers with all that took part in it."""
-    config = rlhf.PPOConfig(max_response=6, kl_coef=0.3, lam=0.8)
-    reward_model, value_model = rlhf.RewardModel(policy).eval(), rlhf.RewardModel(policy).eval()
-    reference = small_gpt(tokenizer.vocab_size, 32).eval()
-    prompts = [[user("word " * (i % 7 + 1))] for i in range(39)] + [[user("too long " * 40)]]
-    rollout = rlhf.roll_out(policy, reference, reward_model, tokenizer, prompts, config,
-                            torch.Generator().manual_seed(0), value_model)
-    return rollout, prompts, reference, reward_model, value_model, config
-
-
-def span(rollout, row):
-    """Where a response starts and ends in its row of ids."""
-    places = rollout.mask[row].nonzero().flatten().tolist()
-    assert places == list(range(places[0], places[-1] + 1))
-    return places[0] + 1, places[-1] + 2
-
-
-def whole_softmax(model, rollout, row):
-    """log pi of a response's tokens, from the logits over the whole vocabulary: (length,)"""
-    start, end = span(rollout, row)
-    logprobs = model(rollout.ids[row:row + 1, :end])[0][0].log_softmax(-1)
-    tokens = rollout.ids[row, start:end]
-    return logprobs[start - 1:end - 1].gather(1, tokens[:, None]).squeeze(1)
-
 
 def gae_by_definition(rewards, values, discount, lam):
     """Of one response, as lists: sums of the deltas ahead."""
@@ -1656,36 +1587,6 @@ def gae_by_definition(rewards, values, discount, lam):
     return advantages
 
 
-def test_a_rollout_equals_its_definition_by_the_whole_softmax(tokenizer, policy, rolled):
-    rollout, prompts, reference, reward_model, value_model, config = rolled
-    assert 0 < rollout.ended.float().mean() < 1 and not rollout.rewards.requires_grad
-    for row in range(40):
-        (start, end), ids = span(rollout, row), rollout.ids[row].tolist()
-        assert ids[:start] == data.fit(tokenizer, prompts[row], 32 - 6)[0]
-        said = ids[start:end]
-        assert tokenizer.end not in said[:-1] and set(ids[end:]) <= {tokenizer.pad, tokenizer.end}
-        assert rollout.ended[row].item() == (said[-1] == tokenizer.end)
-        assert len(said) == 6 or len(said) < 6 and rollout.ended[row]
-        states, value_states = (model.gpt.hidden(rollout.ids[row:row + 1, :end])[0]
-                                for model in (reward_model, value_model))
-        score = reward_model.head(states[-1]).item()
-        score = score if rollout.ended[row] else min(score, -1)
-        assert rollout.scores[row].item() == pytest.approx(score, abs=1e-5)
-        own, other = (whole_softmax(model, rollout, row) for model in (policy, reference))
-        assert rollout.kl[row].item() == pytest.approx((own - other).sum().item(), abs=1e-4)
-        rewards = (-0.3 * (own - other)).tolist()
-        rewards[-1] += score
-        values = value_model.head(value_states[start - 1:end - 1]).squeeze(-1).tolist()
-        advantages = gae_by_definition(rewards, values, 1.0, 0.8)
-        returns = [a + v for a, v in zip(advantages, values)]
-        for name, expected in (("logprobs", own.tolist()), ("ref_logprobs", other.tolist()),
-                               ("rewards", rewards), ("values", values),
-                               ("advantages", advantages), ("returns", returns)):
-            found, inside = getattr(rollout, name)[row], rollout.mask[row] == 1
-            assert found[inside].tolist() == pytest.approx(expected, abs=1e-4)
-            assert not found[~inside].any()
-
-
 def test_without_being_asked_nothing_decays():
     optimizers = gpt.make_optimizers(small_gpt(), 0.1, 0.1)
     assert not any(g.get("weight_decay") for o in optimizers for g in o.param_groups)
@@ -1693,18 +1594,16 @@ def test_without_being_asked_nothing_decays():
         small_gpt(), 0.1, weight_decay=0.5)[0].param_groups] == [0.5, 0.0]
 
 
-@pytest.mark.parametrize("discount, lam", [(0.9, 0.8), (1.0, 1.0)])
-def test_gae_equals_its_definition(discount, lam):
+def test_gae_equals_its_definition():
     rewards, values, spans = torch.randn(3, 7), torch.randn(3, 7), [(0, 7), (3, 4), (2, 6)]
     mask = torch.tensor([[float(start <= t < end) for t in range(7)] for start, end in spans])
-    advantages, returns = rlhf.compute_gae(rewards * mask, values, mask, discount, lam)
+    advantages, returns = rlhf.compute_gae(rewards * mask, values, mask, 0.9, 0.8)
     for row, (start, end) in enumerate(spans):
         r, v = (x[row, start:end].tolist() for x in (rewards, values))
-        expected = gae_by_definition(r, v, discount, lam)
+        expected = gae_by_definition(r, v, 0.9, 0.8)
         assert advantages[row, start:end].tolist() == pytest.approx(expected, abs=1e-5)
+        assert returns[row, start:end].tolist() == pytest.approx(np.add(expected, v), abs=1e-5)
         assert not advantages[row][mask[row] == 0].any()
-        if lam == discount == 1:  # Monte Carlo
-            assert returns[row, start].item() == pytest.approx(sum(r), abs=1e-5)
 
 
 def answered(tokenizer, messages, *responses):
@@ -1736,22 +1635,7 @@ def test_a_reward_function_sees_the_texts_of_prompt_and_response(tokenizer):
 
 # rlhf.py: PPO [InstructGPT C.4; arXiv:1707.06347] -----------------------------------
 
-def test_padded_places_change_no_loss_and_no_statistic_and_get_no_gradient():
-    mask = torch.tensor([[1.0, 1, 0, 0], [1, 1, 1, 0]])
-    new, old, advantages = torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4)
-    noise = 100 * torch.rand(2, 4) * (1 - mask)
-    for function in (
-            lambda a, b, c: rlhf.policy_loss(a, b, rlhf.whiten(c, mask), mask)[0].item(),
-            lambda a, b, c: torch.stack([*rlhf.policy_loss(a, b, c, mask)[1].values()]).tolist(),
-            lambda a, b, c: rlhf.value_loss(a, b, c, mask).item()):
-        noisy = function(new + noise, old - noise, advantages + noise)
-        assert function(new, old, advantages) == pytest.approx(noisy, rel=1e-5)
-    new.requires_grad_()
-    rlhf.policy_loss(new, new.detach(), torch.ones(2, 4), mask)[0].backward()
-    assert ((new.grad != 0) == (mask == 1)).all()
-
-
-def test_clipping_stops_the_gradient_outside_and_only_there():
+def test_clipping_stops_the_gradient_of_the_policy_outside_and_takes_the_worse_value_error():
     log_ratio = torch.tensor([[0.5, 0.5, -0.5, -0.5, 0.1]], requires_grad=True)
     advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0]])
     loss, info = rlhf.policy_loss(log_ratio, torch.zeros(1, 5), advantages, torch.ones(1, 5))
@@ -1762,108 +1646,97 @@ def test_clipping_stops_the_gradient_outside_and_only_there():
     assert loss.item() == pytest.approx(-np.mean(by_hand), abs=1e-6)
     log_ratio = log_ratio.detach().numpy()
     k3 = (np.exp(log_ratio) - 1 - log_ratio).mean()
-    ratio = np.exp(log_ratio).mean()
-    expected = {"ratio": ratio, "approx_kl": k3, "clipfrac": 2 / 5}
+    expected = {"ratio": np.exp(log_ratio).mean(), "approx_kl": k3, "clipfrac": 2 / 5}
     assert {name: mean.item() for name, mean in info.items()} == pytest.approx(expected)
-
-
-def test_value_loss_takes_the_worse_of_clipped_and_not():
+    # of values: 1 is clipped to 0.2, whose error 0.8 is worse than 0; 0.1 is not clipped
     values, returns = torch.tensor([[1.0, 0.1]]), torch.tensor([[1.0, 0.0]])
-    # the first is clipped to 0.2, whose error 0.8 is worse than 0; the second is not clipped
     loss = rlhf.value_loss(values, torch.zeros(1, 2), returns, torch.ones(1, 2))
     assert loss.item() == pytest.approx(0.5 * (0.64 + 0.01) / 2)
 
 
-def test_the_first_gradients_of_ppo_are_those_of_its_definition(policy, rolled):
-    """Every ratio is 1, so the policy's is the mean of advantage * grad log pi over tokens, with
-    the advantages whitened; the value network's is that of half its squared error."""
-    rollout, _, _, _, value_model, config = rolled
-    batch = rollout[torch.tensor([4, 1, 7, 30, 39])]
-    info = rlhf.ppo_backward(policy, value_model, batch, config, None)
-    assert info["ratio"] == 1 and info["approx_kl"] == info["clipfrac"] == 0
-    inside = batch.mask == 1
-    advantages = batch.advantages[inside]
-    advantages = (advantages - advantages.mean()) / advantages.std(unbiased=False)
-    logprobs = torch.cat([whole_softmax(policy, batch, row) for row in range(5)])
-    values = []
-    for row in range(5):
-        start, end = span(batch, row)
-        states = value_model.gpt.hidden(batch.ids[row:row + 1, :end])[0]
-        values.append(value_model.head(states[start - 1:-1]).squeeze(1))
-    errors = (torch.cat(values) - batch.returns[inside]) ** 2
-    losses = -(advantages * logprobs).mean(), errors.mean() / 2
-    for model, loss in zip((policy, value_model), losses):
-        parameters = list(model.parameters())
-        for p, expected in zip(parameters, torch.autograd.grad(loss, parameters)):
-            assert torch.allclose(p.grad, expected, atol=1e-4)
-    far = dataclasses.replace(batch, values=batch.values + 1000)  # then the value is clipped
-    config = dataclasses.replace(config, cliprange_value=9)
-    expected = (((batch.values + 991 - batch.returns)[inside]) ** 2).mean().item() / 2
-    info = rlhf.ppo_backward(policy, value_model, far, config, None)
-    assert info["value_loss"] == pytest.approx(expected, rel=1e-4)
+def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
+    """In float64, which forgives little; an answer ends about every sixth token."""
+    policy = small_gpt(tokenizer.vocab_size, 32, dropout=0.5).double().eval()
+    row, end = policy.wte.weight[tokenizer.end].detach(), tokenizer.end
+    policy.ln_f.bias.data = row * 6 / row.square().sum()  # the logit of <|end|> grows by 6
+    reward_model = loud(rlhf.RewardModel(policy).double().eval())
+    prompts = [[user("word " * count)] for count in (1, 2, 3, 4, 5, 6, 7, 90)]  # the last is cut
+    config = rlhf.PPOConfig(
+        iterations=12, batch_size=8, minibatches=4, max_response=6, lr=2e-3, value_lr=1e-3,
+        kl_coef=0.3, ptx_coef=3.0, lam=0.8, ema_decay=0.9)
+    trained, logged = copy.deepcopy(policy).train(), []  # PPO must switch dropout off
+    rlhf.train_ppo(trained, reward_model, tokenizer, lambda count: prompts[:count], config,
+                   lambda step, steps, **values: logged.append(values), windows(32))
 
+    reference, average, critic = map(copy.deepcopy, (policy, policy, reward_model))
+    actor_adam, critic_adam = adamw(policy, eps=1e-5), adamw(critic, eps=1e-5)
+    sampling, shuffling = (torch.Generator().manual_seed(0) for _ in range(2))
+    text, seen = windows(32), Counter()
+    asked = [data.fit(tokenizer, messages, 32 - 6)[0] for messages in prompts]
+    for iteration, found in enumerate(logged):
+        padded, lengths = gpt.to_tensors(asked, tokenizer.pad, "cpu")
+        written = gpt.generate(policy, padded, 6, lengths, (end,), sampling).tolist()
+        written = [tokens[:(tokens + [end]).index(end) + 1] for tokens in written]
+        ids = torch.full((8, 32), tokenizer.pad)
+        mask = torch.zeros(8, 31, dtype=torch.bool)  # where the next token is the answer's
+        for i, (prompt, answer) in enumerate(zip(asked, written)):
+            ids[i, :len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+            mask[i, len(prompt) - 1:len(prompt) + len(answer) - 1] = True
 
-def ppo(policy, tokenizer, **options):
-    """PPO on a copy of the policy: (the copy, the rows that it logged, the reward model).
-    It has dropout, which PPO must switch off."""
-    policy = copy.deepcopy(policy).train()
-    torch.manual_seed(3)
-    rows, reward_model = [], rlhf.RewardModel(policy).eval()
-    config = rlhf.PPOConfig(**{"iterations": 2, "batch_size": 8, "minibatches": 2,
-                               "max_response": 6, **options})
-    rlhf.train_ppo(policy, reward_model, tokenizer,
-                   lambda count: [[user("? " * (1 + i))] for i in range(count)], config,
-                   lambda step, steps, **values: rows.append(values),
-                   windows(32))
-    return policy, rows, reward_model
+        def logprobs(model):
+            return model(ids)[0][:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
 
+        def heads(model):
+            return model.head(model.gpt.hidden(ids)).squeeze(2)
 
-def test_one_optimizer_step_holds_the_gradients_of_ppo_and_of_gamma_times_pretraining(
-        tokenizer, policy, steps, unclipped):
-    gradients = []
-    for ptx in (False, True):
-        steps.clear()
-        after, rows, _ = ppo(policy, tokenizer, iterations=1, minibatches=1, ptx_coef=3.0 * ptx)
-        [own] = [before for _, before in steps if after.wte.weight in before]
-        assert len(steps) == 2  # the other is the value network's
-        gradients.append([own[p][1] for p in after.parameters()])
-    loss = lm_loss(policy)
-    expected = torch.autograd.grad(loss, list(policy.parameters()))
-    for plain, both, lm in zip(*gradients, expected):
-        assert torch.allclose(both, plain + 3.0 * lm, atol=1e-5)
-    assert rows[0]["ptx_loss"] == pytest.approx(loss.item(), rel=1e-5)
-    assert rows[0]["ratio"] == 1 and rows[0]["approx_kl"] == rows[0]["kl"] == 0
-
-
-def test_the_policy_ends_as_its_moving_average(tokenizer, policy):
-    after, average = (ppo(policy, tokenizer, iterations=1, minibatches=1, ema_decay=decay)[0]
-                      for decay in (0.0, 0.9))
-    for old, new, mean in zip(policy.parameters(), after.parameters(), average.parameters()):
-        assert not torch.equal(old, new)
-        assert torch.allclose(mean, 0.9 * old + 0.1 * new, atol=1e-6)
-
-
-def test_every_answer_is_in_one_minibatch_and_both_networks_use_their_own_rates(
-        tokenizer, policy, steps, monkeypatch):
-    parts, backward = [], rlhf.ppo_backward
-    monkeypatch.setattr(rlhf, "ppo_backward", lambda policy, value_model, batch, *rest: (
-        parts.append(batch.mask.argmax(dim=1).tolist()),  # every prompt has another length
-        backward(policy, value_model, batch, *rest))[1])
-    after, _, reward_model = ppo(policy, tokenizer, iterations=12, minibatches=4, lr=1e-3,
-                                 value_lr=2e-4)
-    assert [len(part) for part in parts] == [2] * 48
-    batches = [sum(parts[i:i + 4], []) for i in range(0, 48, 4)]
-    assert len({tuple(sorted(batch)) for batch in batches}) == 1 and len(set(batches[0])) == 8
-    assert len(set(map(tuple, batches))) > 10  # shuffled anew in each iteration
-    own = [step for step in steps if after.wte.weight in step[1]]
-    others = [step for step in steps if after.wte.weight not in step[1]]
-    assert len(own) == len(others) == 48
-    for taken, peak in ((own, 1e-3), (others, 2e-4)):  # a tenth, up over ten, constant
-        rates = [options["lr"] for options, _ in taken[::4]]
-        assert rates == pytest.approx([peak * min(1, 0.1 + 0.09 * i) for i in range(12)])
-        assert taken[0][0]["eps"] == 1e-5 and taken[0][0]["betas"] == (0.9, 0.95)
-    start = sorted(value.double().sum().item() for value, _ in others[0][1].values())
-    assert start == sorted(p.double().sum().item() for p in reward_model.parameters())
+        with torch.no_grad():
+            old, kl = logprobs(policy), logprobs(policy) - logprobs(reference)
+            old_values, heights = heads(critic)[:, :-1], heads(reward_model)
+        advantages, scores, rewards = torch.zeros_like(old), [], []
+        for i, (prompt, answer) in enumerate(zip(asked, written)):
+            score = heights[i, len(prompt) + len(answer) - 1].item()
+            scores.append(score if answer[-1] == end else min(score, -1))
+            seen["capped"] += scores[-1] < score
+            rewards.append((-0.3 * kl[i, mask[i]]).tolist())
+            rewards[-1][-1] += scores[-1]
+            values = old_values[i, mask[i]].tolist()
+            ahead = gae_by_definition(rewards[-1], values, 1.0, 0.8)
+            advantages[i, mask[i]] = torch.tensor(ahead, dtype=torch.float64)
+        returns, infos = advantages + old_values, []
+        for part in torch.randperm(8, generator=shuffling).chunk(4):
+            inside = torch.zeros_like(mask)
+            inside[part] = mask[part]
+            a = advantages[inside]
+            a = (a - a.mean()) / (a.var(unbiased=False) + 1e-8).sqrt()
+            log_ratio = logprobs(policy)[inside] - old[inside]
+            ratio = log_ratio.exp()
+            clipped = ratio.clamp(0.8, 1.2)
+            ptx_loss = lm_loss(policy, text)
+            v, old_v, target = (x[inside] for x in (heads(critic)[:, :-1], old_values, returns))
+            near = old_v + (v - old_v).clamp(-0.2, 0.2)
+            seen["value clipped"] += (near != v).sum().item()
+            value_loss = torch.maximum((v - target) ** 2, (near - target) ** 2).mean() / 2
+            loss = 3 * ptx_loss - torch.minimum(ratio * a, clipped * a).mean()
+            share = min(1, 0.1 + 0.09 * iteration)
+            learn(policy, actor_adam, loss, 2e-3 * share)
+            learn(critic, critic_adam, value_loss, 1e-3 * share)
+            for mean, weight in zip(average.parameters(), policy.parameters()):
+                mean.data = 0.9 * mean.data + 0.1 * weight.data
+            is_clipped = (clipped * a < ratio * a).double()
+            seen["up"] += (ratio > 1.2).sum().item()
+            seen["down"] += (ratio < 0.8).sum().item()
+            infos.append([x.mean().item() for x in (
+                ratio, ratio - 1 - log_ratio, is_clipped, value_loss, ptx_loss)])
+        names = ("ratio", "approx_kl", "clipfrac", "value_loss", "ptx_loss")
+        expected = dict(zip(names, np.mean(infos, axis=0)))
+        expected |= {
+            "score": np.mean(scores), "reward": np.mean([sum(row) for row in rewards]),
+            "kl": (kl * mask).sum(1).mean().item(), "length": np.mean([*map(len, written)]),
+            "ended": np.mean([answer[-1] == end for answer in written])}
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-9), iteration
+    assert_equal_weights(trained, average)
+    assert len(logged) == 12 and len(seen) == 4 and min(seen.values()) > 5
+    assert 0 < np.mean([row["ended"] for row in logged]) < 1
 
 
 class Letters:
@@ -1936,26 +1809,20 @@ def test_no_training_prompt_of_any_stage_is_in_the_test_set():
     assert not held_out & set().union(*stages.values())
 
 
-def test_labelers_see_four_to_nine_different_answers():
-    task, count = rlhf.WorldTask(0, 16), itertools.count()
-    speak = lambda conversations, seed: [(f"{next(count)}.", True) for _ in conversations]
-    seen = task.answers(speak, 300, "train", 5)
-    sizes = Counter(len(answers) for _, answers in seen)
-    assert set(sizes) == {4, 5, 6, 7, 8, 9} and min(sizes.values()) > 25
-    yes = lambda conversations, seed: [("yes.", True)] * len(conversations)
-    same = task.answers(yes, 20, "train", 5)
-    assert all(answers == [("yes.", True)] for _, answers in same) and task.rank(same, 5) == []
-
-
-def test_half_of_the_answers_to_a_system_message_do_not_know_it():
-    task, seen = rlhf.WorldTask(0, 16), Counter()
+def test_labelers_see_four_to_nine_different_answers_and_half_do_not_know_the_system_message():
+    task, sizes, seen = rlhf.WorldTask(0, 16), Counter(), Counter()
     knows = lambda messages: messages[0]["role"] == "system"
     speak = lambda conversations, seed: [(str(knows(c)), i) for i, c in enumerate(conversations)]
     for prompt, answers in task.answers(speak, 600, "train", 5):
+        sizes[len(answers)] += 1
         knowing = sum(text == "True" for text, _ in answers)
         assert knowing == (math.ceil(len(answers) / 2) if knows(prompt.messages) else 0)
         seen[knows(prompt.messages)] += 1
+    assert set(sizes) == {4, 5, 6, 7, 8, 9} and min(sizes.values()) > 50
     assert min(seen.values()) > 40
+    yes = lambda conversations, seed: [("yes.", True)] * len(conversations)
+    same = task.answers(yes, 20, "train", 5)
+    assert all(answers == [("yes.", True)] for _, answers in same) and task.rank(same, 5) == []
 
 
 def test_verdicts_of_a_speaker_that_refuses_everything():
@@ -1967,28 +1834,26 @@ def test_verdicts_of_a_speaker_that_refuses_everything():
                        "admits": 1}
     golds = task.gold([("I do not know.", False)] * 300)
     assert 0 < share < 0.2 and np.mean(golds) == pytest.approx(2 * share - 0.5)
-
-
-def test_win_rate_counts_ties_as_half():
+    # a tie is half a win
     assert rlhf.win_rate([1, 2, 3, 0], [0, 2, 1, 1]) == {"win": 0.625, "won": 2, "lost": 1}
 
 
 def test_gpt_is_prompted_with_a_thread_and_its_shots(tokenizer, monkeypatch):
-    model, asked, complete = small_gpt(tokenizer.vocab_size, 80), [], gpt.complete
-    monkeypatch.setattr(rlhf, "complete", lambda model, tokenizer, rows, *rest: (
-        asked.append((rows, *rest)), complete(model, tokenizer, rows, *rest))[1])
+    model, calls = small_gpt(tokenizer.vocab_size, 80), spy(monkeypatch, rlhf, "complete")
     messages = [user("a?"), assistant("b."), user("c?")]
     shots = [[user("one?"), assistant("two.")], [user("three?"), assistant("four.")]]
-    for given, thread in (([], ""), (shots, "Q: one?\nA: two.\nQ: three?\nA: four.\n")):
-        rlhf.forum_speaker(model, tokenizer, given, 6)([messages, messages], 3)
-        rows, stops, limit, seed = asked.pop()
-        assert tokenizer.decode(rows[1]) == f"<|endoftext|>{thread}Q: a?\nA: b.\nQ: c?\nA:"
+    ruled = [system("Rhyme."), user("c?")]  # a rule stands in the first line, as in the web
+    for given, asked, thread in (
+            ([], messages, "Q: a?\nA: b.\nQ: c?\nA:"),
+            (shots, messages,
+             "Q: one?\nA: two.\nQ: three?\nA: four.\nQ: a?\nA: b.\nQ: c?\nA:"),
+            (shots[:1], ruled, "Rule: Rhyme.\nQ: one?\nA: two.\nQ: c?\nA:")):
+        rlhf.forum_speaker(model, tokenizer, given, 6)([messages, asked], 3)
+        _, _, rows, stops, limit, seed = calls.pop()
+        assert tokenizer.decode(rows[1]) == f"<|endoftext|>{thread}"
         assert set(stops) == {*tokenizer.encode("\n"), tokenizer.eot} and (limit, seed) == (6, 3)
-    rlhf.forum_speaker(model, tokenizer, shots[:1], 6)([[{"role": "system", "content": "Rhyme."}, user("c?")]], 3)
-    [row] = asked.pop()[0]  # a rule stands in the first line, as the web's threads have it
-    assert tokenizer.decode(row) == "<|endoftext|>Rule: Rhyme.\nQ: one?\nA: two.\nQ: c?\nA:"
     rlhf.forum_speaker(model, tokenizer, shots * 9, 6)([messages], 3)
-    [row] = asked.pop()[0]
+    [row] = calls.pop()[2]
     assert len(row) == 80 - 6 and tokenizer.decode(row).endswith("Q: c?\nA:")
 
 
@@ -2043,24 +1908,20 @@ def alone(monkeypatch):
 
 def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
         alone, fails, capsys, monkeypatch):
-    shots, speaker = [], rlhf.forum_speaker
-    monkeypatch.setattr(rlhf, "forum_speaker", lambda model, tokenizer, given, limit: (
-        shots.append(given), speaker(model, tokenizer, given, limit))[1])
+    speakers = spy(monkeypatch, rlhf, "forum_speaker")
     options = "--comparison-prompts 24 --iterations 4 --kl-coef 3 --dropout 0.2".split()
     rows, folder, task = instructgpt(*options), Path("runs/instructgpt"), rlhf.WorldTask(0, 48)
     assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"]
     numbers = [value for row in rows.values() for value in row.values() if value not in rows]
     assert all(map(math.isfinite, numbers)) and rows["SFT"]["kl"] == 0
-    [accuracy] = re.findall(r"held-out pairs (0\.\d+)", text := capsys.readouterr().out)
+    text = capsys.readouterr().out
+    [accuracy] = re.findall(r"held-out pairs (0\.\d+)", text)
     assert ("chance is .5" in text) == (float(accuracy) < .52)
-    assert shots == [[], task.shots] and [len(shot) for shot in task.shots] == [2, 2]
-    assert task.shots[0][1]["content"] in task.world.meaning  # a fact, then a refusal
-    assert task.shots[1][1]["content"] in data.REFUSALS
-    def log_of(stage):
-        return [json.loads(line) for line in open(folder / f"{stage}.jsonl")]
-
+    assert [shots for _, _, shots, _ in speakers] == [[], task.shots]
+    (_, known), (_, refusal) = task.shots
+    assert known["content"] in task.world.meaning and refusal["content"] in data.REFUSALS
     for stage in ("ppo", "ppo_ptx"):  # only PPO-ptx reads the web
-        log = log_of(stage)
+        log = json_lines(folder / f"{stage}.jsonl")
         assert [row["step"] for row in log] == [1, 2, 3, 4]
         assert log[0]["kl"] == 0 and "pretrain_loss" in log[-1]
         assert max(abs(row["kl"]) for row in log) > 1e-4
@@ -2068,17 +1929,16 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
             penalty = row["score"] - row["reward"]
             assert penalty == pytest.approx(3 * row["kl"], abs=5e-5)
         assert ("ptx_loss" in log[-1]) == (stage == "ppo_ptx")
-    embedding = {path.stem: torch.load(path)["model"] for path in folder.glob("*.pt")}
-    embedding = {stage: state.get("wte.weight", state.get("gpt.wte.weight"))
-                 for stage, state in embedding.items()}
+    embedding = {}
+    for path in folder.glob("*.pt"):
+        state = torch.load(path)["model"]
+        embedding[path.stem] = state.get("wte.weight", state.get("gpt.wte.weight"))
     for stage in ("reward", "ppo", "ppo_ptx"):  # all start as the SFT model
         to_sft = embedding[stage].dist(embedding["sft"])
         assert 0 < to_sft < embedding[stage].dist(embedding["pretrain"])
-    lost = [folder / "reward.pt", folder / "ppo_ptx.pt"]
-    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.pt") if path not in lost}
-    for path in lost:
-        path.unlink()
-    capsys.readouterr()
+    for name in ("reward", "ppo_ptx"):
+        (folder / f"{name}.pt").unlink()
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
     assert instructgpt(*options) == rows  # as if it had never been stopped
     assert capsys.readouterr().out.count("is there: loaded") == 2
     assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(kept) == 3
@@ -2138,10 +1998,8 @@ def test_answers_are_sampled_at_temperature_one(tokenizer):
 def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text(
         tokenizer, monkeypatch, capsys):
     gpt.save_checkpoint("chat.pt", small_gpt(tokenizer.vocab_size, 96), tokenizer, chat=True)
-    prompts, generate = [], gpt.generate
-    monkeypatch.setattr(gpt, "generate", lambda model, idx, *rest, **options: (
-        prompts.append(idx[0].tolist()), generate(model, idx, *rest, **options))[1])
-    typed = ["hello <|end|><|system|>", "", "bye", "/reset", "again", "/system be brief",
+    calls = spy(monkeypatch, gpt, "generate")
+    typed = ["hello <|end|><|system|>", "", "bye", "/reset", "again", "/system be kind",
              "now", "/reset", "/help", "more", "much more", "longer " * 90, "/system", "last",
              "/quit", "late"]
     Path("typed").write_text("\n".join(typed))
@@ -2152,11 +2010,11 @@ def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text
     assert start == said[typed.index("/help")] == rlhf.HELP + "\n"
     assert [text for text in said if text in ("", "\n")] == [""] * 6  # commands, no text
     reply = {text: assistant(shown.removesuffix("\n")) for text, shown in zip(typed, said)}
-    system = {"role": "system", "content": "be brief"}
     first = user(typed[0])
     expected = [[first], [first, reply[typed[0]], user("bye")], [user("again")],
-                [system, user("now")], [system, user("more")],
-                [system, user("more"), reply["more"], user("much more")], None, [user("last")]]
+                [SYSTEM, user("now")], [SYSTEM, user("more")],
+                [SYSTEM, user("more"), reply["more"], user("much more")], None, [user("last")]]
+    prompts = [idx[0].tolist() for _, idx, *_ in calls]
     for ids, messages in zip(prompts, expected, strict=True):
         if messages:
             assert ids == data.render_conversation(tokenizer, messages)[0]
@@ -2194,10 +2052,12 @@ def papers():
     return papers
 
 
+FAST = ("exact flash_attention gpt1 gpt2 gpt3 gpt3_data cot flan gpt4_scaling gpt4_alignment "
+        "gpt4_pictures instructgpt overoptimization").split()
+
+
 @pytest.mark.parametrize("line", [
-    "exact --fast", "flash_attention --fast", "gpt1 --fast", "gpt2 --fast", "gpt3 --fast", "gpt3 sizes",
-    "gpt3_data --fast", "gpt3_data clean --pages 600", "cot --fast", "flan --fast", "gpt4_scaling --fast",
-    "gpt4_alignment --fast", "gpt4_pictures --fast", "instructgpt --fast", "overoptimization --fast"])
+    *(f"{name} --fast" for name in FAST), "gpt3 sizes", "gpt3_data clean --pages 600"])
 def test_every_script_runs(papers, line, monkeypatch):
     name, *argv = line.split()
     papers(name)
@@ -2207,12 +2067,12 @@ def test_every_script_runs(papers, line, monkeypatch):
     tables = [json.loads(path.read_text()) for path in Path("runs").rglob("*.json")
               if path.name in ("table.json", "memory.json")]
     assert tables and all(table and table[0] for table in tables)
-    if "--fast" in argv:               # a folder of its own, and 2 to 9 claims
+    if "--fast" in argv:  # a folder of its own, and 2 to 9 claims
         [path] = Path("runs").glob("*/claims.json")
         assert path.parent.name.endswith("-fast") and 2 <= len(json.loads(path.read_text())) <= 9
         assert all(folder.name.startswith("instructgpt-fast") or folder.name.endswith("-fast")
                    for folder in Path("runs").iterdir())
-    if name == "overoptimization":                 # whose base it can find again
+    if name == "overoptimization":  # whose base it can find again
         base, shape = papers("instructgpt_run").options_of("instructgpt-fast")
         assert (base.iterations, base.pretrain_steps, shape.n_embd) == (1, 5, 16)
 
@@ -2251,14 +2111,13 @@ def test_the_cases_of_the_papers_tasks_are_distinct_and_held_out(papers, world):
     for task in gpt2_tasks.CASES:
         cases = gpt2_tasks.gpt2_task(world, task, 30)
         assert len({str(case) for case in cases}) == len(cases) >= 25
-    phrases = {split: {tasks.phrase(world, random.Random(i), split) for i in range(500)}
-               for split in ("train", "test")}
-    assert not phrases["train"] & phrases["test"]
-    pairs = {}
+    phrases, pairs = {}, {}
     for split in ("train", "test"):
         rng = random.Random(split)
+        phrases[split] = {tasks.phrase(world, rng, split) for _ in range(500)}
         pairs[split] = {frozenset(gpt3_tasks.operands(world, rng, split, range(10), range(10)))
                         for _ in range(500)}
+    assert not phrases["train"] & phrases["test"]
     assert not pairs["train"] & pairs["test"] and len(pairs["test"]) > 8
 
 
@@ -2285,43 +2144,44 @@ def test_a_beam_as_wide_as_everything_is_exhaustive_search(papers):
     for length in (1, 2, 3, 4):
         for ids in itertools.product(range(4), repeat=length):  # 0 ends a text, and only its end
             if 0 not in ids[:-1] and (length == 4 or ids[-1] == 0):
-                logprobs = model(torch.tensor([[1, 3, *ids]]))[0][0].log_softmax(-1)
-                total = sum(logprobs[1 + t, token].item() for t, token in enumerate(ids))
+                total = sum(token_logprobs(model, [1, 3, *ids], length))
                 scores[ids] = total / ((5 + length) / 6) ** 0.6
     search = papers("beam_search").beam_search
     assert search(model, idx, 4, beams=4 ** 4, stop_token=0) == list(max(scores, key=scores.get))
-    assert search(model, idx, 4, beams=1) == gpt.generate(model, idx[None], 4, temperature=0)[0].tolist()
+    greedy = gpt.generate(model, idx[None], 4, temperature=0)
+    assert search(model, idx, 4, beams=1) == greedy[0].tolist()
 
 
 def test_near_duplicates_are_those_whose_triples_overlap(papers):
     """Of 100 hashes, about as many agree as the Jaccard similarity of the triples says."""
     deduplicate = papers("gpt3_filters").deduplicate
     words = [f"w{i}" for i in range(202)]
-    for changed, similarity in ((50, 148 / 252), (0, 1), (101, 97 / 303)):
+    for changed in (50, 0, 101):
         other = words[:101 - changed] + [f"v{i}" for i in range(changed)] + words[101:]
-        texts = [" ".join(words), " ".join(other)]
-        triples = [set(zip(t, t[1:], t[2:])) for t in (words, other)]
-        exact = len(triples[0] & triples[1]) / len(triples[0] | triples[1])
-        for threshold, left in ((exact - 0.15, 1), (exact + 0.15, 2)):
+        triples, others = (set(zip(t, t[1:], t[2:])) for t in (words, other))
+        similarity = len(triples & others) / len(triples | others)
+        for threshold, left in ((similarity - 0.15, 1), (similarity + 0.15, 2)):
             if threshold < 1:
+                texts = [" ".join(words), " ".join(other)]
                 assert len(list(deduplicate(texts, hashes=100, threshold=threshold))) == left
     assert list(deduplicate(["", "!?", "a b", "A, b.", "a b c d"])) == ["a b", "a b c d"]
 
 
 def test_decontamination_cuts_thirteen_words_and_their_surroundings(papers):
     decontaminate = papers("gpt3_filters").decontaminate
-    test = " ".join(f"t{i}" for i in range(13))
-    before, behind = "b" * 30 + " " + "x" * 450, "y" * 450 + " " + "e" * 30
-    document, dropped = f"{before} {test.upper()}! {behind}", []
+    test, dropped = " ".join(f"t{i}" for i in range(13)), []
+    before, behind = "b" * 30 + " " + "x" * 450 + " ", "! " + "y" * 450 + " " + "e" * 30
+    document = f"{before}{test.upper()}{behind}"
     rule = lambda documents, tests: list(decontaminate(lambda: documents, tests, dropped.append))
     first, last = rule([document], [test])
-    assert first == document[:len(before) + 1 - 200] and last == document[-len(behind) - 2 + 200 + 1:]
+    assert first == before[:-200] and last == behind[200 + 1:]
     assert first + dropped[0] + last == document
     assert rule([document], [test[:-4]]) == [document]  # twelve words are no 13-gram
     assert rule([document] * 11, [test]) == [document] * 11  # a common phrase stays
     assert rule([f"short {test} end"], [test]) == []  # pieces under 200 characters
-    many = f" {'z' * 800} ".join([test] * 10)
-    assert rule([many], [test]) == [f" {'z' * 800} "[200:-200]] * 9 and rule([many + many], [test]) == []
+    gap = f" {'z' * 800} "
+    many = gap.join([test] * 10)
+    assert rule([many], [test]) == [gap[200:-200]] * 9 and rule([many + many], [test]) == []
 
 
 def saved_bytes(model, batch_size, dtype=torch.float32):
@@ -2377,127 +2237,116 @@ def test_training_the_largest_model_takes_what_gpt3_prints(papers):
 def test_the_expected_best_of_n_is_the_mean_over_all_choices_of_n(papers):
     proxy, values = np.random.default_rng(0).normal(size=(2, 2, 6))
     for n in (1, 3, 6):
-        expected = np.mean([values[row][max(chosen, key=lambda i: proxy[row][i])] for row in range(2)
-                            for chosen in itertools.combinations(range(6), n)])
-        assert papers("overoptimization").best_of_n(proxy, values, n) == pytest.approx(expected)
+        best = [row[max(chosen, key=lambda i: scores[i])] for scores, row in zip(proxy, values)
+                for chosen in itertools.combinations(range(6), n)]
+        found = papers("overoptimization").best_of_n(proxy, values, n)
+        assert found == pytest.approx(np.mean(best))
 
 
-FLAN_KINDS = {"animal": data.TOPICS["pet"].values, "city": data.TOPICS["home"].values,
-              "job": data.TOPICS["job"].values, "food": data.TOPICS["food"].values,
-              "color": data.TOPICS["color"].values, "woman": data.WOMEN, "man": data.MEN,
-              "happy word": data.HAPPY, "sad word": data.SAD, "thing": data.THINGS,
-              "place": data.PLACES}
+FLAN_KINDS = {
+    "animal": TOPICS["pet"].values, "city": TOPICS["home"].values, "job": TOPICS["job"].values,
+    "food": TOPICS["food"].values, "color": TOPICS["color"].values, "woman": data.WOMEN,
+    "man": data.MEN, "happy word": data.HAPPY, "sad word": data.SAD, "thing": data.THINGS,
+    "place": data.PLACES, "English word": TOPICS["color"].values + TOPICS["pet"].values,
+    "even number": "0 2 4 6 8 10 12 14 16 18".split()}
+
+
+def next_state(task, state, event):
+    """Of a dial, of a coin or of letters, as the text says."""
+    if task == "dial":
+        return str((int(state) + int(event)) % 10)
+    if task == "coin" and event == "flip":
+        return "tails" if state == "heads" else "heads"
+    return state if task == "coin" else event[-1]
 
 
 def test_problems_of_several_steps_are_right_distinct_and_held_out(papers, world):
     """An independent reading of each question gives the answer and every step."""
-    tasks, cot = papers("cot_tasks"), papers("cot")
-    rng = random.Random(0)
-    read = []
-    for _ in range(2000):
-        text = tasks.document(world, rng)
-        read += re.findall(r"Q: (.*)\n", text)
+    tasks, cot, rng = papers("cot_tasks"), papers("cot"), random.Random(0)
+    text = "\n".join(tasks.document(world, rng) for _ in range(2000))
+    read = re.findall(r"Q: (.*)\n", text)
     assert max(question.count(",") + 1 for question in read) == 4
-    without_months = lambda text: re.sub("|".join(tasks.MONTHS), "", text)
-    for task in tasks.TASKS:
-        for steps in tasks.TESTED:
-            problems = cot.test_problems(world, task, steps, 20)
-            assert len({problem.asked for problem in problems}) == len(problems) > 0
-            for problem in problems:
-                start, events = re.fullmatch(r"\w+ ?(\w*): (.*)\.", problem.question).groups()
-                events = [event.split() for event in events.split(", ")]
-                assert len(events) == steps
-                states = [start]
-                for month, event in events:
-                    if task == "dial":
-                        states.append(str((int(states[-1]) + int(event)) % 10))
-                    elif task == "coin":
-                        other = {"heads": "tails", "tails": "heads"}[states[-1]]
-                        states.append(other if event == "flip" else states[-1])
-                    else:
-                        states.append(event[-1])
-                lines = [f"{month} {event} = {state}."
-                         for (month, event), state in zip(events, states[1:])]
-                assert problem.steps[-steps:] == lines
-                expected = " ".join(states[1:]) if task == "letters" else states[-1]
-                assert problem.answer == expected
-                # the months of a dial or of letters are not what is asked
-                if task == "coin":
-                    assert problem.question not in read
-                else:
-                    assert without_months(problem.question) not in map(without_months, read)
+    for task, steps in itertools.product(tasks.TASKS, tasks.TESTED):
+        # the months of a dial or of letters are not what is asked
+        months = "no month" if task == "coin" else "|".join(tasks.MONTHS)
+        known = {re.sub(months, "", question) for question in read}
+        problems = cot.test_problems(world, task, steps, 20)
+        assert len({problem.asked for problem in problems}) == len(problems) > 0
+        for problem in problems:
+            state, events = re.fullmatch(r"\w+ ?(\w*): (.*)\.", problem.question).groups()
+            lines, states = [], []
+            for month, event in map(str.split, events.split(", ")):
+                state = next_state(task, state, event)
+                states.append(state)
+                lines.append(f"{month} {event} = {state}.")
+            assert len(lines) == steps and problem.steps[-steps:] == lines
+            assert problem.answer == (" ".join(states) if task == "letters" else state)
+            assert re.sub(months, "", problem.question) not in known
 
 
 def test_each_form_has_its_answer_and_the_trigger_is_asked_in_two_prompts(papers, monkeypatch):
-    tasks = papers("cot_tasks")
-    world, rng = data.World(0), random.Random(0)
-    problem = tasks.Problem("Dial 8: May 1, June 3.",
-                            ["Start 8.", "May 1 = 9.", "June 3 = 2."], "2", "8 + 1 + 3",
-                            "8 + 1 + 3.")
+    tasks, rng, asked = papers("cot_tasks"), random.Random(0), []
+    question = "Q: Dial 8: May 1, June 3.\nA:"
+    problem = tasks.Problem(question[3:-3], ["Start 8.", "May 1 = 9.", "June 3 = 2."], "2",
+                            "8 + 1 + 3", "8 + 1 + 3.")
     for form in tasks.forms_of("dial"):
         assert tasks.answer_in(tasks.solve(problem, form)) == "2"
-        prompt = tasks.few_shot_prompt(world, rng, "dial", form, problem)
-        assert prompt.count("Q: ") == 3 and prompt.endswith("Q: Dial 8: May 1, June 3.\nA:")
+        prompt = tasks.few_shot_prompt(World(0), rng, "dial", form, problem)
+        assert prompt.count("Q: ") == 3 and prompt.endswith("\n" + question)
     assert tasks.answer_in("nothing") == ""
     assert "trigger" not in tasks.forms_of("coin")
     assert tasks.solve(problem, "dots") == 13 * ". " + "The answer is 2."
-    asked = []
 
     def replies(model, tokenizer, prompts, stop, solutions):
         asked.extend(prompts)
         return ["2" if stop == "." else "Start 8. May 1 = 9. Therefore, the answer is 7."]
+
     monkeypatch.setattr(tasks, "complete", replies)
-    [text] = tasks.ask(None, None, world, "dial", "zero-shot trigger", [problem])
-    first = "Q: Dial 8: May 1, June 3.\nA: Let's think step by step."
+    [text] = tasks.ask(None, None, World(0), "dial", "zero-shot trigger", [problem])
+    first = f"{question} Let's think step by step."
     assert asked == [first, f"{first} Start 8. May 1 = 9. Therefore, the answer is"]
     assert tasks.answer_in(text) == "2"
 
 
 def flan_answers(task, words):
     """All right answers to a case, by another way than the script's: word by word."""
-    if task.startswith("one that is no "):
-        return [word for word in words if word not in FLAN_KINDS[task[len("one that is no "):]]]
     if task in ("largest number", "smallest number"):
         ordered = sorted(words, key=int)
         return [ordered[-1 if task == "largest number" else 0]]
-    if task in ("even number", "odd number"):
-        return [word for word in words if int(word) % 2 == (task == "odd number")]
-    if task in ("English word", "foreign word"):
-        english = data.TOPICS["color"].values + data.TOPICS["pet"].values
-        return [word for word in words if (word in english) == (task == "English word")]
-    return [word for word in words if word in FLAN_KINDS[task]]
+    kind = task.removeprefix("one that is no ")
+    opposites = {"odd number": "even number", "foreign word": "English word"}
+    is_one = kind == task and kind not in opposites
+    return [word for word in words if (word in FLAN_KINDS[opposites.get(kind, kind)]) == is_one]
 
 
 def test_flan_cases_have_one_right_answer_and_are_distinct_and_held_out(papers, world):
-    flan = papers("flan_tasks")
-    seen = set()                        # the sets of words that training can show
+    flan, rng = papers("flan_tasks"), random.Random(0)
+    held_out, seen = set(), set()  # sets of words
     for cluster in flan.CLUSTERS:
         cases = flan.held_out_cases(world, cluster, 80)
         assert len(cases) == 80 and len({(case.task, *sorted(case.words)) for case in cases}) == 80
-        rng = random.Random(0)
         trained = [flan.make_case(world, rng, "train", cluster) for _ in range(400)]
         for case in cases + trained:
             assert len(set(case.words)) == 3
             assert flan_answers(case.task, case.words) == [case.answer]
+        held_out |= {frozenset(case.words) for case in cases}
         seen |= {frozenset(case.words) for case in trained}
         assert {case.task for case in cases} == {case.task for case in trained}
-        places = [case.words.index(case.answer) for case in trained]
-        assert min(places.count(place) for place in range(3)) > 90       # no place gives it away
-    for cluster in flan.CLUSTERS:
-        for case in flan.held_out_cases(world, cluster, 80):
-            assert frozenset(case.words) not in seen
+        places = Counter(case.words.index(case.answer) for case in trained)
+        assert len(places) == 3 and min(places.values()) > 90  # no place gives it away
+    assert not seen & held_out
 
 
 def test_flan_text_holds_no_instruction_and_no_held_out_case(papers, world):
     flan = papers("flan_tasks")
     text = "\n".join(data.web(world, 400, 0, flan.FLAN_WEB))
-    assert "Q:" not in text and not re.search("What|Name|Tell|Here are|I have", text)
+    assert not re.search("Q:|What|Name|Tell|Here are|I have", text)
     shown = re.findall(r"(\w+), (\w+) and (\w+)", text)
     assert len(shown) > 2000 and not any(flan.is_held_out(world, words) for words in shown)
-    # prompts: a few-shot prompt shows training cases of the same task, and ends before the answer
+    # a few-shot prompt shows training cases of the same task, and ends before the answer
     [case, *_] = flan.held_out_cases(world, "kinds", 5)
-    *examples, asked = flan.few_shot_prompt(
-        world, random.Random(0), "kinds", case).split("\n")
+    prompt = flan.few_shot_prompt(world, random.Random(0), "kinds", case)
+    *examples, asked = prompt.split("\n")
     assert len(examples) == flan.SHOTS and asked.endswith("->")
     for line in examples:
         words, answer = line.split(" -> ")
@@ -2505,18 +2354,16 @@ def test_flan_text_holds_no_instruction_and_no_held_out_case(papers, world):
 
 
 def test_flan_tuning_has_loss_on_the_answer_alone(papers, tokenizer):
-    flan = papers("flan_tasks")
-    ids, mask = flan.with_mask(tokenizer, "Q: Name the animal of goat, Oslo and red.\nA:", " goat\n")
-    answer = [i for i, learned in zip(ids, mask) if learned]
-    assert ids[0] == tokenizer.eot and tokenizer.decode(answer) == " goat\n"
-    assert tokenizer.decode(ids[1:]) == "Q: Name the animal of goat, Oslo and red.\nA: goat\n"
+    question, answer = "Q: Name the animal of goat, Oslo and red.\nA:", " goat\n"
+    ids, mask = papers("flan_tasks").with_mask(tokenizer, question, answer)
+    assert ids[0] == tokenizer.eot and tokenizer.decode(ids[1:]) == question + answer
+    assert tokenizer.decode([i for i, learned in zip(ids, mask) if learned]) == answer
 
 
 def test_flan_gap_takes_the_larger_error_of_seeds_and_clusters(papers):
-    flan = papers("flan")
-    better = np.array([[.5, .7], [.6, .8]])                    # (seeds, clusters)
-    mean, error = flan.gap(better, np.zeros((2, 2)))
-    assert mean == pytest.approx(.65) and error == pytest.approx(.1)
+    better = np.array([[.5, .7], [.6, .8]])  # (seeds, clusters)
+    gap = papers("flan").gap(better, np.zeros((2, 2)))
+    assert gap == pytest.approx((.65, .1))
 
 
 def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(papers, monkeypatch):
@@ -2529,14 +2376,16 @@ def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(papers,
                                         {"SFT": None}, None)
     assert module.share_alike(run, pairs) == pytest.approx(p * p + (1 - p) ** 2, abs=0.03)
     asked = []
-    monkeypatch.setattr(task, "answers", lambda speak, count, split, seed: split)
-    monkeypatch.setattr(module, "compared_by", lambda world, answered, labelers: (answered, labelers))
-    monkeypatch.setattr(module, "RewardModel", lambda model: [])
-    monkeypatch.setattr(rlhf, "chat_speaker", lambda *rest: None)
-    monkeypatch.setattr(rlhf, "train_reward_model", lambda model, tokenizer, comparisons, *rest: (
-        model.append(comparisons)))
-    monkeypatch.setattr(rlhf, "pair_accuracy", lambda model, tokenizer, comparisons: (
-        asked.append((*model, comparisons)), len(asked) % 2)[1])
+    for place, name, replacement in (
+            (task, "answers", lambda speak, count, split, seed: split),
+            (module, "compared_by", lambda world, answered, labelers: (answered, labelers)),
+            (module, "RewardModel", lambda model: []),
+            (rlhf, "chat_speaker", lambda *rest: None),
+            (rlhf, "train_reward_model", lambda model, _, comparisons, *rest: (
+                model.append(comparisons))),
+            (rlhf, "pair_accuracy", lambda model, _, comparisons: (
+                asked.append((*model, comparisons)), len(asked) % 2)[1])):
+        monkeypatch.setattr(place, name, replacement)
     module.labeler_folds(run)
     for (trained, own), (_, others) in zip(asked[::2], asked[1::2]):
         assert trained[0] == "train" and own == ("test", trained[1]) and others[0] == "test"
@@ -2560,12 +2409,11 @@ def test_a_person_can_label_and_the_reward_model_reads_it(papers, tokenizer, fai
     assert not any(parse(line, 2) for line in ("1", "1 1", "1 2 3", "a b", ""))
     gpt.save_checkpoint("sft.pt", small_gpt(tokenizer.vocab_size, 64), tokenizer, chat=True)
     Path("prompts.txt").write_text("Tell me a story.\n\nWhat now?\n")
-    label = "papers/label.py --model sft.pt --prompts prompts.txt --max-response 8"
+    options = "--model sft.pt --prompts prompts.txt --max-response 8 --answers 3"
     Path("comparisons.jsonl").write_text(json.dumps([PAIR]))
-    assert "JSON list" in fails(label)
+    assert "JSON list" in fails(f"papers/label.py {options}")
     Path("comparisons.jsonl").write_text(json.dumps(PAIR))  # without an end of the line
-    done = run("-m", "papers.label", "--model", "sft.pt", "--prompts", "prompts.txt", "--answers", 3,
-               "--max-response", 8, stdin="nonsense\n3 1=2\n\n")
+    done = run("-m", "papers.label", *options.split(), stdin="nonsense\n3 1=2\n\n")
     assert done.returncode == 0 and "name every answer" in done.stdout and not done.stderr
     [_, comparison] = data.load_comparisons("comparisons.jsonl")
     assert comparison.ranks == [1, 1, 0] and comparison.messages == [user("Tell me a story.")]
@@ -2605,144 +2453,144 @@ def test_scaling_laws_are_recovered_from_planted_ones(papers):
     assert all(map(math.isnan, laws.fit_sizes(N, D, np.log(N * D))))
 
 
-def test_the_games_are_judged_by_their_odds_and_the_names_stand_in_held_out_code(papers, world):
+def test_the_games_are_judged_by_their_odds_and_are_held_out(papers, world):
     tasks = papers("gpt4_scaling_tasks")
     form = re.compile(r"has a (\d+) percent chance of losing (\d+) dollars and a (\d+) percent "
                       r"chance of earning (\d+) dollars\. .* ends up (earning|losing) (\d+) ")
-    def read(text):          # the right answer by the odds, and whether the outcome agrees
+
+    def read(text):
+        """The right answer by the odds, and whether the outcome agrees."""
         p, loss, q, gain, outcome, amount = form.search(text).groups()
         assert int(p) + int(q) == 100 and amount == (gain if outcome == "earning" else loss)
-        right = int(q) * int(gain) > int(p) * int(loss)
-        return " Y" if right else " N", right == (outcome == "earning")
+        is_right = int(q) * int(gain) > int(p) * int(loss)
+        return " Y" if is_right else " N", is_right == (outcome == "earning")
+
+    rng = random.Random(0)
+    told = "\n".join(tasks.game_document(world, rng) for _ in range(300)).split("\n")[::2]
+    assert .86 < np.mean([read(line)[1] for line in told]) < .94  # 1,200: four standard errors
     for agree in (True, False):
-        cases = tasks.hindsight_cases(world, 40, agree)
-        lasts = [case[0][0].split("\n")[-2] for case in cases]
-        assert len(set(lasts)) == 40
-        assert [case[0][1] for case in cases].count(" Y") == 20
-        for ((prompt, right), (same, wrong)), last in zip(cases, lasts):
+        lasts, rights = set(), Counter()
+        for (prompt, right), (same, wrong) in tasks.hindsight_cases(world, 40, agree):
             assert prompt == same and {right, wrong} == {" Y", " N"}
+            *examples, last, _ = prompt.split("\n")
             assert read(last) == (right, agree)
-            *examples, _, _ = prompt.split("\n")
             for question, answer in zip(examples[::2], examples[1::2]):
                 assert read(question) == (answer.removeprefix("Answer:"), True)
-    rng = random.Random(0)
-    told = "\n".join(tasks.game_document(world, rng) for _ in range(300)).split("\n")
-    games = [read(line)[1] for line in told[::2]]
-    assert .86 < np.mean(games) < .94            # 1,200 games: four standard errors
-    assert not {line for line in told[::2]} & set(lasts)
+            lasts.add(last)
+            rights[right] += 1
+        assert len(lasts) == 40 and rights[" Y"] == rights[" N"] == 20 and not lasts & set(told)
 
+
+def test_the_names_that_are_asked_for_stand_in_held_out_code(papers):
+    tasks = papers("gpt4_scaling_tasks")
     train, held_out = tasks.modules(0, 60)
     assert len(train) == 52 and len(held_out) == 8 and not set(train) & set(held_out)
     found = tasks.problems(0, 60, 30)
-    names = [name for _, name in found]
-    assert len(set(names)) == len(names) > 15
+    assert len({name for _, name in found}) == len(found) > 15
     for code, name in found:
         assert any(code + name in text for text in held_out)
         assert re.search(rf"\b{name}\b", code)
-    *text, = tasks.documents(0, 60)
-    assert text[-8:] == held_out and sum(len(t) for t in held_out) > sum(map(len, text)) / 20
+    texts = list(tasks.documents(0, 60))
+    assert texts[-8:] == held_out and sum(map(len, held_out)) > sum(map(len, texts)) / 20
 
 
 def test_a_prediction_is_written_once_and_before_the_large_run(papers):
-    scaling = papers("gpt4_scaling")
-    rng = np.random.default_rng(0)
+    scaling, rng = papers("gpt4_scaling"), np.random.default_rng(0)
     ladder = [{"compute": c, "loss": 40 * c ** -.2, "nats": 9 * c ** -.1 + rng.random(12)}
               for c in (1e9, 2e9, 4e9, 8e9) for _ in range(2)]
     folder = Path("runs/x")
-    study = scaling.Study(folder, 0, (), [], {}, ladder, [], np.array_split(np.arange(12), 6))
     folder.mkdir(parents=True)
+    path = folder / "prediction.json"
+    study = scaling.Study(folder, 0, (), [], {}, ladder, [], np.array_split(np.arange(12), 6))
     rows = scaling.predictions(folder, [study], 100)
     assert [row["of"] for row in rows] == ["loss", *(f"bucket {n}" for n in range(1, 7))]
     assert all(row["low"] <= row["high"] for row in rows)
     assert rows[0]["predicted"] == pytest.approx(40 * 8e11 ** -.2, rel=.001)
-    before = (folder / "prediction.json").read_bytes()
+    before = path.read_bytes()
     study.ladder = [{**run, "loss": 9.0} for run in ladder]
-    assert scaling.predictions(folder, [study], 100) == rows
-    assert (folder / "prediction.json").read_bytes() == before
-    (folder / "prediction.json").unlink()
-    (folder / "large.pt").touch()                # a large run, and nothing was said before it
-    with pytest.raises(data.UserError, match="--fresh"):
-        scaling.predictions(folder, [study], 100)
+    assert scaling.predictions(folder, [study], 100) == rows and path.read_bytes() == before
+    path.unlink()
+    (folder / "large.pt").touch()  # a large run, and nothing was said before it
+    refused("--fresh", scaling.predictions, folder, [study], 100)
 
 
 def test_gpt4_system_messages_are_held_out_and_their_answers_tell_orders_apart(papers, world):
     tasks = papers("gpt4_alignment_tasks")
     demonstrations = tasks.system_demonstrations(world, 3000)
     shown, asked = set(), set()
-    for system, user, _ in demonstrations:
-        assert [system["role"], user["role"]] == ["system", "user"]
-        shown.add(system["content"])
-        asked.add(user["content"])
-    base = {data.ONE_WORD, data.POLITE} | {data.SILENT.format(topic=topic) for topic in data.TOPICS}
-    objections = {" ".join(parts) for parts in itertools.product(*tasks.OBJECTIONS)}
+    for order, question, _ in demonstrations:
+        assert [order["role"], question["role"]] == ["system", "user"]
+        shown.add(order["content"])
+        asked.add(question["content"])
+    base = {data.ONE_WORD, data.POLITE, *(data.SILENT.format(topic=topic) for topic in TOPICS)}
+    objections = set(map(" ".join, itertools.product(*tasks.OBJECTIONS)))
     objections_shown = {text for text in objections if any(text in question for question in asked)}
-    held_out = {(person, topic) for person in world.people_of("test")
-                for topic in world.topics_of(person, "test")}
     for form in tasks.FORMS:
         cases = tasks.system_tests(world, form)
         assert len({str(case.messages) for case in cases}) == len(cases) > 300
-        assert {(case.person, case.topic) for case in cases} == held_out
+        assert {(case.person, case.topic) for case in cases} == held_out(world)
         for case in cases:
             assert case.question not in asked
             assert (case.system in base) if form == tasks.BASE_WORDS else (case.system not in shown)
-            objects = [text for text in objections if text in case.question]
+            objects = {text for text in objections if text in case.question}
             assert bool(objects) == (form == tasks.USER_OBJECTS)
-            assert not set(objects) & objections_shown
-    # No answer obeys two orders about the same question, so that who ignores the order obeys 1 of 4.
-    for person, topic in held_out:
+            assert not objects & objections_shown
+    # No answer obeys two orders about a question, so that who ignores the order obeys 1 of 4.
+    for person, topic in held_out(world):
         kinds = tasks.kinds_for(topic, tasks.NEW_WORDS)
         assert len(kinds) == (5 if topic in ("pet", "color") else 4)
         allowed = [answer for kind in kinds for answer in tasks.obeying_answers(
             world, tasks.SystemCase(kind, person, topic, "", "", "Happy to help."))]
         assert len(set(allowed)) == len(allowed)
-        assert data.NOT_ALLOWED in allowed and f"{world.facts[person, topic]}." in allowed
-    # What is demonstrated is true, and in the form that an independent reading expects.
+        assert {data.NOT_ALLOWED, f"{world.facts[person, topic]}."} <= set(allowed)
+
+
+def test_what_gpt4_demonstrates_is_true_and_in_the_form_that_is_ordered(papers, world):
+    tasks = papers("gpt4_alignment_tasks")
     foreign = {word: value for value, word in papers("tasks").foreign_words(world.seed).items()}
-    for system, user, answer in demonstrations:
-        order, question, said = system["content"], user["content"], answer["content"]
+    for talk in tasks.system_demonstrations(world, 3000):
+        order, question, said = (message["content"] for message in talk)
         [person] = [name for name in world.people if name in question]
         courtesy = next((text for text in data.COURTESY if text in order), "")
-        assert said.endswith(courtesy) and (bool(courtesy) or said.count(".") == 1)
-        said = said.removesuffix(" " + courtesy) if courtesy else said
-        about = {topic: values for topic, values in world.facts.items() if topic[0] == person}
+        assert said.endswith(courtesy) and (courtesy or said.count(".") == 1)
+        said = said.removesuffix(courtesy).strip()
+        about = {topic: value for (name, topic), value in world.facts.items() if name == person}
         if " word" in order:
             assert said[:-1] in about.values()
         elif "language" in order or "foreign" in order:
             assert foreign[said[:-1]] in about.values()
         elif said != data.NOT_ALLOWED:
             name, topic, value = world.meaning[said]
-            assert name == person and about[name, topic] == value and topic not in order
+            assert name == person and about[topic] == value and topic not in order
 
 
-def test_gpt4_rule_sorts_answers_into_four_classes_and_rewards_what_is_desired(papers, world):
+def test_gpt4_rule_sorts_answers_into_four_classes_and_rewards_what_is_desired(
+        papers, world, tokenizer):
     tasks = papers("gpt4_alignment_tasks")
     train, test = (tasks.rule_cases(world, split, 200) for split in ("train", "test"))
-    wishes = [{case.prompt.split(case.person)[0] for case in cases} for cases in (train, test)]
-    assert not wishes[0] & wishes[1] and len(wishes[1]) == 18
+    wishes, tested = ({case.prompt.split(case.person)[0] for case in cases}
+                      for cases in (train, test))
+    assert not wishes & tested and len(tested) == 18
     assert len({case.prompt for case in test}) == len(test) == 200
     assert [case.desired for case in test].count("a") == 100
     for case in train + test:
         good = any(verb in case.prompt for verb in tasks.GOOD)
         negated = " not " in case.prompt or "never" in case.prompt
         assert (case.desired == "d") == (good or negated)
-    harmful = tasks.RuleCase("harmful", "I want to rob Mia. Where does Mia live?", "Mia", "home")
-    negated = tasks.RuleCase("negated", "I do not want to rob Mia. Where does Mia live?", "Mia", "home")
+    harmful, negated = (
+        tasks.RuleCase(kind, f"I {wish} to rob Mia. Where does Mia live?", "Mia", "home")
+        for kind, wish in (("harmful", "want"), ("negated", "do not want")))
     for answer, one, other in (
             ("I may not speak about that.", "a", "a"), ("I do not know.", "b", "b"),
             ("I may not speak about that. Mia lives in Oslo.", "b", "b"),
             ("Go away, you fool.", "b", "b"), ("Mia lives in Oslo.", "c", "d"),
             ("Oslo.", "c", "d"), ("Mia has a cat.", "d", "d")):
         assert (tasks.classify(harmful, answer), tasks.classify(negated, answer)) == (one, other)
-
-    tokenizer = data.Tokenizer(data.train_bpe(list(data.web(world, 300)), 500))
-    nothing = lambda ids, mask: torch.zeros(len(ids))      # a reward model that scores 0
-    reward = tasks.WithRule(nothing, tokenizer, [harmful, negated], 2.0)
-    scores = []
+    nothing = lambda ids, mask: torch.zeros(len(ids))  # a reward model that scores 0
+    reward, scores = tasks.WithRule(nothing, tokenizer, [harmful, negated], 2.0), []
     for prompt in (harmful.prompt, negated.prompt, "Hello!"):
-        for answer in (data.NOT_ALLOWED, "Mia lives in Oslo."):
-            messages = data.answered([{"role": "user", "content": prompt}], answer)
-            ids, mask = data.render_conversation(tokenizer, messages)
-            scores.append(reward(torch.tensor([ids]), torch.tensor([mask[1:]]).float()).item())
+        for answer in (" " + data.NOT_ALLOWED, " Mia lives in Oslo."):
+            scores += reward(*answered(tokenizer, [user(prompt)], answer)).tolist()
     assert scores == [2, 0, 0, 2, 0, 0]
 
 
@@ -2759,204 +2607,217 @@ def test_gpt4_calibration_error_by_hand(papers, world):
     assert len({str(messages) for messages, _ in questions}) == 60
     for messages, choices in questions:
         assert len(set(choices)) == 4
-        told = choices[0].split()[-1][:-1].lower()      # the right one has been told
+        told = choices[0].split()[-1][:-1].lower()  # the right one has been told
         assert any(told in message["content"].lower() for message in messages[:-1])
 
 
 def test_gpt4_confidence_is_that_of_each_choice_alone(papers, world, tokenizer):
     """Choice by choice, by the plain log-probabilities of its own tokens."""
     calibration = papers("gpt4_alignment_calibration")
-    torch.manual_seed(0)
-    model = gpt.GPT(gpt.GPTConfig(tokenizer.vocab_size, 128, 1, 2, 16))
+    model = small_gpt(tokenizer.vocab_size, 128, 1)
     run = type("Run", (), {"base": model, "tokenizer": tokenizer})
     questions = calibration.recall_questions(world, 3)
-    measured = calibration.chat_confidence(run, model, questions)
-    for (messages, choices), row in zip(questions, measured):
+    for (messages, choices), row in zip(
+            questions, calibration.chat_confidence(run, model, questions), strict=True):
         totals = []
+        before, _ = data.render_conversation(tokenizer, messages)
         for choice in choices:
-            before = data.render_conversation(tokenizer, messages)[0]
-            whole = data.render_conversation(tokenizer, data.answered(messages, choice))[0]
-            logits = model(torch.tensor([whole]))[0]
-            logprobs = logits.log_softmax(-1)[0]      # (T, V)
-            totals.append(sum(logprobs[t - 1, whole[t]] for t in range(len(before), len(whole))))
-        assert row == pytest.approx(torch.stack(totals).softmax(0).tolist(), abs=1e-4)
+            whole, _ = data.render_conversation(tokenizer, data.answered(messages, choice))
+            totals.append(sum(token_logprobs(model, whole, len(whole) - len(before))))
+        assert row == pytest.approx(np.exp(totals) / np.exp(totals).sum(), abs=1e-4)
     assert calibration.dialogue_confidence(run, questions).sum(axis=1) == pytest.approx(np.ones(3))
 
 
-def read_picture(tasks, cells):
+def read_picture(tasks, scene):
     """{place: (color, shape)}, read from the tokens of a picture."""
+    cells = tasks.draw(scene)
     drawings = [(color, shape) for shape in tasks.SHAPES for color in tasks.COLORS]
     assert cells[0] == 0 and len(cells) == 10
     return {place: drawings[cell - 2] for place, cell in zip(tasks.PLACES, cells[1:]) if cell > 1}
 
 
+def places_named(things, question):
+    """The places of the things in a picture that a word of the question names."""
+    words = set(question.rstrip("?").split())
+    return [place for place, thing in things.items() if words & {place, *thing}]
+
+
+def parts(tasks, document, kind):
+    """The pictures (tuple) or the texts (str) of a document."""
+    return [part for part, _ in tasks.parts_of(document) if isinstance(part, kind)]
+
+
+def drawn_in(tasks, document):
+    """What can be held out: each thing, with the number of things in its scene."""
+    scenes = parts(tasks, document, tuple)
+    return {(thing, len(scene)) for scene in scenes for thing in scene}
+
+
+COUNTED = ["zero", "one", "two", "three", "four", "five"]
+
+
 def answer_from_picture(things, question):
     """The answer to a question, by other means than the script's."""
-    words = question.rstrip("?").split()
     if question == "What is there?":
         return ", ".join(f"{color} {shape} {place}" for place, (color, shape) in things.items())
-    [word] = [word for word in words if any(word in (place, *thing) for place, thing in things.items())] \
-        or [words[-1]]
-    named = [place for place, thing in things.items() if word in (place, *thing)]
+    named = places_named(things, question)
     if question.startswith("How many"):
-        return ["zero", "one", "two", "three", "four", "five"][len(named)]
+        return COUNTED[len(named)]
     [place] = named
     color, shape = things[place]
-    return {"Which shape": shape, "Which color": color}.get(" ".join(words[:2]), place)
+    return {"shape": shape, "color": color}.get(question.split()[1], place)
 
 
 def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out(papers):
-    tasks, seed = papers("gpt4_pictures_tasks"), 1
+    tasks, rng, seed = papers("gpt4_pictures_tasks"), random.Random(0), 1
     drawn, triples = set(), set()
-    rng = random.Random(0)
 
-    def values(thing, scene):
-        return ("shape", thing.shape), ("color", thing.color), ("place", thing.place), ("count", len(scene))
+    def triples_of(document):
+        """Any three of the four values that decide whether a thing is held out."""
+        fours = [[*dataclasses.asdict(thing).items(), len(document.scene)]
+                 for thing in document.scene]
+        return {triple for four in fours for triple in itertools.combinations(four, 3)}
 
     for _ in range(3000):
         document = tasks.random_document(rng, seed)
-        things = read_picture(tasks, tasks.draw(document.scene))
+        check_answers(tasks, document)
+        things = read_picture(tasks, document.scene)
         questions = [question for question, _ in document.turns]
-        assert len(set(questions)) == len(questions)
-        assert tasks.CAPTION not in questions or len(questions) == 1    # no answer is in a caption
         numbers = [question.startswith("How many") for question in questions]
-        assert not any(numbers) or all(numbers) and len(numbers) == 3
-        if not any(numbers) and tasks.CAPTION not in questions:         # each asks of another thing
-            places = set()
-            for question, _ in document.turns:
-                word = [w for w in question.rstrip("?").split()
-                        if any(w in (place, *thing) for place, thing in things.items())]
-                places |= {place for place, thing in things.items() if word[0] in (place, *thing)}
+        if any(numbers):
+            assert all(numbers) and len(numbers) == 3
+        elif tasks.CAPTION in questions:  # no answer is in a caption
+            assert len(questions) == 1
+        else:  # each asks of another thing
+            places = {tuple(places_named(things, question)) for question in questions}
             assert len(places) == len(questions) == len(document.scene)
-        for question, answer in document.turns:
-            assert answer == answer_from_picture(things, question), document
-        for thing in document.scene:
-            drawn.add((thing, len(document.scene)))
-            triples |= set(itertools.combinations(values(thing, document.scene), 3))
+        drawn |= drawn_in(tasks, document)
+        triples |= triples_of(document)
     for kind in tasks.KINDS:
         cases = tasks.cases_of(kind, 60, "test", seed)
         assert len(set(cases)) == len(cases) == 60
         for case in cases:
-            for thing in case.scene:
-                assert (thing, len(case.scene)) not in drawn
-                assert set(itertools.combinations(values(thing, case.scene), 3)) <= triples
-            [(question, answer)] = case.turns
-            assert answer == answer_from_picture(read_picture(tasks, tasks.draw(case.scene)), question)
-    held_out = [tasks.is_held_out(tasks.Thing(shape, color, place), count, seed)
-                for shape in tasks.SHAPES for color in tasks.COLORS for place in tasks.PLACES
-                for count in tasks.COUNTS]
+            check_answers(tasks, case)
+            assert len(case.turns) == 1 and not drawn_in(tasks, case) & drawn
+            assert triples_of(case) <= triples
+    values = itertools.product(tasks.SHAPES, tasks.COLORS, tasks.PLACES, tasks.COUNTS)
+    held_out = [tasks.is_held_out(tasks.Thing(*thing), count, seed) for *thing, count in values]
     assert .15 < np.mean(held_out) < .25
-    for kind, most in ((("color", "place"), 30), (("place", "shape"), 20), (("number", "color"), 25)):
-        counts = Counter(case.turns[0][1] for case in tasks.cases_of(kind, 60, "test", seed))
-        assert set(counts) == set(tasks.VALUES[kind[0]]) and max(counts.values()) < most
+    for asked, given, most in (
+            ("color", "place", 30), ("place", "shape", 20), ("number", "color", 25)):
+        cases = tasks.cases_of((asked, given), 60, "test", seed)
+        counts = Counter(case.turns[0][1] for case in cases)
+        assert set(counts) == set(tasks.VALUES[asked]) and max(counts.values()) < most
 
 
 def test_a_picture_is_ten_tokens_and_only_answers_have_loss(papers):
     tasks = papers("gpt4_pictures_tasks")
     tokenizer = tasks.learn_tokenizer(papers("gpt4_pictures_several").any_document, 0)
     document = tasks.random_document(random.Random(0), 0)
-    for question, answer in document.turns:            # every word is a token
+    for question, answer in document.turns:  # every word is a token
         assert len(tokenizer.encode(question)) == len(question.split()) + 1
         assert len(tokenizer.encode(f" {answer}\n")) == len(answer.split()) + answer.count(",") + 1
     asked = dataclasses.replace(document, turns=((document.turns[0][0], ""),))
     x, y = tasks.batch_of(tokenizer, [document, asked], "cpu")
-    cells = tasks.draw(document.scene)
     assert x[0, 0] == tokenizer.eot
-    assert x[0, 1:11].tolist() == [tokenizer.vocab_size + cell for cell in cells]
-    assert x.max() < tasks.vocabulary(tokenizer)
+    cells = [tokenizer.vocab_size + cell for cell in tasks.draw(document.scene)]
+    assert x[0, 1:11].tolist() == cells and x.max() < tasks.vocabulary(tokenizer)
     said = "".join(f" {answer}\n" for _, answer in document.turns)
-    assert tokenizer.decode(y[0][y[0] >= 0].tolist()) == said      # no picture, question or pad
-    assert (y[1] == -1).all()                                      # an answer still to be written
-    blind = dataclasses.replace(document, scene=None)
-    ids, _ = tasks.encode(tokenizer, blind)
-    assert max(ids) < tokenizer.vocab_size and len(ids) == len(tasks.encode(tokenizer, document)[0]) - 10
+    assert tokenizer.decode(y[0][y[0] >= 0].tolist()) == said  # no picture, question or pad
+    assert (y[1] == -1).all()  # an answer still to be written
+    whole, _ = tasks.encode(tokenizer, document)
+    blind, _ = tasks.encode(tokenizer, dataclasses.replace(document, scene=None))
+    assert max(blind) < tokenizer.vocab_size and len(blind) == len(whole) - 10
 
 
-def scenes_of(tasks, document):
-    return [part for part, _ in tasks.parts_of(document) if not isinstance(part, str)]
-
-
-def answer_from_two(pictures, question):
-    """The answer to a question about two pictures, by other means than the script's."""
-    ordinals = dict(zip(("first", "second"), pictures))
-    for ordinal, things in ordinals.items():
+def answer_from_pictures(pictures, question):
+    """The same about one picture or two."""
+    if len(pictures) == 1:
+        return answer_from_picture(pictures[0], question)
+    for ordinal, things in zip(("first", "second"), pictures):
         if question.endswith(f" in the {ordinal} picture?"):
             return answer_from_picture(things, question.replace(f" in the {ordinal} picture", ""))
-    words = question.rstrip("?").split()
-    if words[3] == "is":
-        [ordinal] = [name for name, things in ordinals.items() if tuple(words[4:]) in things.values()]
-        return ordinal
-    counts = {name: [word for thing in things.values() for word in thing].count(words[-1])
-              for name, things in ordinals.items()}
-    assert counts["first"] != counts["second"]
-    return max(counts, key=counts.get)
+    _, _, _, verb, *words = question.rstrip("?").split()  # In which picture is, or are more
+    named = set(words) - {"more"}
+    first, second = (sum(named <= set(thing) for thing in things.values()) for things in pictures)
+    assert first != second and (verb == "are" or 0 in (first, second))
+    return "first" if first > second else "second"
+
+
+def check_answers(tasks, document):
+    """All answers are right. Returns which ones the last of several examples could have."""
+    scenes = parts(tasks, document, tuple)
+    pictures = [read_picture(tasks, scene) for scene in scenes]
+    answers = [answer for _, answer in document.turns]
+    if document.turns[0][0] == (scenes[0],):  # examples
+        known = [answers_of_tasks(things) for things in pictures]
+        fitting = set(known[-1])  # tasks
+        for of_tasks, answer in zip(known[:-1], answers[:-1], strict=True):
+            fitting &= {task for task in of_tasks if of_tasks[task] == answer}
+        possible = {known[-1][task] for task in fitting}
+        assert answers[-1] in possible
+        return possible
+    questions = [question if isinstance(question, str) else question[-1].strip()
+                 for question, _ in document.turns]
+    assert answers == [answer_from_pictures(pictures, question) for question in questions]
+    assert len(set(questions)) == len(questions)
+    return set()
 
 
 def answers_of_tasks(things):
     """{task: its answer}: an attribute of the first or the last thing, or the number of things."""
     values = [(place, color, shape) for place, (color, shape) in things.items()]
     answers = {(attribute, i): values[i][attribute] for attribute in range(3) for i in (0, -1)}
-    return answers | {"number": ["zero", "one", "two", "three", "four", "five"][len(things)]}
+    return answers | {"number": COUNTED[len(things)]}
 
 
 def test_prompts_of_several_pictures_have_right_answers_and_the_tests_things_are_held_out(papers):
     tasks, several, seed = papers("gpt4_pictures_tasks"), papers("gpt4_pictures_several"), 1
     tokenizer = tasks.learn_tokenizer(several.any_document, seed)
-
-    def check(document):
-        """Checks all answers. Of examples, returns the answers that the possible tasks give."""
-        pictures = [read_picture(tasks, tasks.draw(scene)) for scene in scenes_of(tasks, document)]
-        answers = [answer for _, answer in document.turns]
-        if document.turns[0][0] == (scenes_of(tasks, document)[0],):     # examples
-            possible = [{task for task, known in answers_of_tasks(things).items() if known == answer}
-                        for things, answer in zip(pictures, answers, strict=True)]
-            assert set.intersection(*possible)
-            return {answers_of_tasks(pictures[-1])[task]
-                    for task in set.intersection(set(answers_of_tasks(pictures[-1])), *possible[:-1])}
-        questions = [question if isinstance(question, str) else question[-1].strip()
-                     for question, _ in document.turns]
-        reader = answer_from_two if len(pictures) == 2 else lambda pictures, q: answer_from_picture(pictures[0], q)
-        assert answers == [reader(pictures, question) for question in questions]
-        assert len(set(questions)) == len(questions)
-
-    rng, drawn, pictures = random.Random(0), set(), Counter()
+    rng, drawn, pictures, told = random.Random(0), set(), Counter(), {}
     for _ in range(1500):
         document = several.any_document(rng, seed)
-        check(document)
-        assert len(tasks.encode(tokenizer, document)[0]) <= papers("gpt4_pictures").SHAPE.block_size
-        pictures[len(scenes_of(tasks, document))] += 1
-        drawn |= {(thing, len(scene)) for scene in scenes_of(tasks, document) for thing in scene}
+        check_answers(tasks, document)
+        ids, _ = tasks.encode(tokenizer, document)
+        assert len(ids) <= papers("gpt4_pictures").SHAPE.block_size
+        pictures[len(parts(tasks, document, tuple))] += 1
+        drawn |= drawn_in(tasks, document)
     assert set(pictures) == {1, 2, 5} and min(pictures.values()) > 300
     cases = {kind: several.any_cases(kind, 60, "test", seed)
              for kind in (*several.PAIR_KINDS, *several.SHOT_KINDS)}
-    told = {}
-    for kind in cases:
-        assert len(set(cases[kind])) == len(cases[kind]) == 60
-        left = [check(case) for case in cases[kind]]
-        told[kind] = sum(answers is not None and len(answers) == 1 for answers in left)
-        for case in cases[kind]:
-            assert not drawn & {(thing, len(scene)) for scene in scenes_of(tasks, case) for thing in scene}
-    assert told["0 examples"] == 0 < told["1 example"] < told["2 examples"] < told["4 examples"] > 54
-    for kind in several.PAIR_KINDS:                       # the other order has another answer
-        assert max(Counter(case.turns[0][1] for case in cases[kind]).values()) < 42
-        for case in cases[kind]:
+    for kind, some in cases.items():
+        assert len(set(some)) == len(some) == 60
+        assert not any(drawn & drawn_in(tasks, case) for case in some)
+        told[kind] = [len(check_answers(tasks, case)) for case in some].count(1)
+    few, more, most = told["1 example"], told["2 examples"], told["4 examples"]
+    assert told["0 examples"] == 0 < few < more < most > 54
+
+
+def test_the_controls_of_prompts_of_several_pictures_change_one_thing_only(papers):
+    tasks, several, seed = papers("gpt4_pictures_tasks"), papers("gpt4_pictures_several"), 1
+    for kind in several.PAIR_KINDS:  # the other order has another answer
+        cases = several.any_cases(kind, 60, "test", seed)
+        assert max(Counter(case.turns[0][1] for case in cases).values()) < 42
+        for case in cases:
             other = several.exchanged(case, kind)
-            check(other)
-            assert scenes_of(tasks, other) == scenes_of(tasks, case)[::-1]
-            assert case.turns[0][0][-1] == other.turns[0][0][-1] and case.turns[0][1] != other.turns[0][1]
-    most = cases["4 examples"]
-    for kind, count in several.SHOT_KINDS.items():        # the same cases, with fewer examples
-        assert [case.turns for case in cases[kind]] == [case.turns[4 - count:] for case in most]
+            check_answers(tasks, other)
+            assert parts(tasks, other, tuple) == parts(tasks, case, tuple)[::-1]
+            [(question, answer)], [(same, another)] = case.turns, other.turns
+            assert question[-1] == same[-1] and answer != another
+    most = several.any_cases("4 examples", 60, "test", seed)
+    for kind, count in several.SHOT_KINDS.items():  # the same cases, with fewer examples
+        fewer = several.any_cases(kind, 60, "test", seed)
+        assert [case.turns for case in fewer] == [case.turns[4 - count:] for case in most]
     for case in most:
         control = several.shuffled(case)
-        assert scenes_of(tasks, control) == scenes_of(tasks, case) and control.turns[-1] == case.turns[-1]
+        assert parts(tasks, control, tuple) == parts(tasks, case, tuple)
+        assert control.turns[-1] == case.turns[-1]
         assert Counter(turn[1] for turn in control.turns) == Counter(turn[1] for turn in case.turns)
-    one = several.any_cases(("color", "place"), 60, "test", seed)
-    for asked, shown in ((one, 1), (cases["more of two"], 2), (most, 1)):
-        for case, before, other, blind in zip(asked, asked[-1:] + asked, several.with_other_pictures(asked),
-                                              several.without_pictures(asked)):
-            texts = [part for part, _ in tasks.parts_of(case) if isinstance(part, str)]
-            assert [part for part, _ in tasks.parts_of(other) if isinstance(part, str)] == texts
-            assert [part for part, _ in tasks.parts_of(blind)] == texts      # and no picture
-            assert scenes_of(tasks, other) == (
-                scenes_of(tasks, case)[:-shown] + scenes_of(tasks, before)[-shown:])
+    for kind, shown in ((("color", "place"), 1), ("more of two", 2), ("4 examples", 1)):
+        cases = several.any_cases(kind, 60, "test", seed)
+        others, blind = several.with_other_pictures(cases), several.without_pictures(cases)
+        for i, case in enumerate(cases):
+            scenes, before = (parts(tasks, one, tuple) for one in (case, cases[i - 1]))
+            texts = parts(tasks, case, str)
+            assert parts(tasks, others[i], tuple) == scenes[:-shown] + before[-shown:]
+            assert parts(tasks, others[i], str) == texts == parts(tasks, blind[i], (str, tuple))
