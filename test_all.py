@@ -1785,6 +1785,18 @@ def test_ppo_comes_close_to_the_optimum_in_closed_form_where_all_answers_can_be_
     assert objective <= optimum and (objective - start) / (optimum - start) > 0.93
 
 
+@pytest.mark.parametrize("beta", [0.0, 9.0])
+def test_a_policy_more_than_a_nat_per_token_away_from_sft_is_warned_of(beta, capsys):
+    letters = Letters()
+    prompt, _ = data.fit(letters, [user("ab")], 8)
+    wanted = torch.tensor([0, 1])  # one of 64 answers: log(64) / 2 = 2.1 nats per token
+    score = lambda ids, mask: 9.0 * (F.pad(ids, (0, 2))[:, len(prompt):][:, :2] == wanted).all(1)
+    config = rlhf.PPOConfig(iterations=20, minibatches=2, max_response=2, kl_coef=beta, lr=2e-2)
+    rlhf.train_ppo(small_gpt(8, 8, n_layer=1), score, letters,
+                   lambda count: [[user("ab")]] * count, config, no_log)
+    assert ("iteration 20: more than one nat" in capsys.readouterr().out) == (beta == 0)
+
+
 # rlhf.py: tasks and speakers [InstructGPT §3.2-3.4, §4] -----------------------------
 
 def key(messages):
