@@ -253,11 +253,10 @@ class GPT(nn.Module):
 # ----------------------------------------------------------------------------------
 # 3. Several processes: join_processes, my_share, all_reduce, my_part, from_all
 #
-# torchrun runs the same program N times on one machine, each on a GPU of its own or on one
-# thread (more with OMP_NUM_THREADS). All processes hold the same model and draw the same
-# batches. Of what takes long (answers, their scores, gradients) each computes its share of
-# the rows; `update` in section 6 adds up the gradients. So all make the same step, and N
-# processes train like one, up to rounding (and dropout, of which each draws its own).
+# torchrun runs the same program N times on one machine, each on a GPU or a thread of its
+# own. All processes hold the same model and draw the same batches. Of what takes long
+# (answers, their scores, gradients) each computes its share of the rows, and `update` adds
+# up the gradients: N processes train like one, up to rounding (and each one's dropout).
 #
 # A first reader may take N as 1. Then my_share(batch) is the batch, all_reduce(x) is x,
 # my_part(mean, count) is the mean, and from_all gives back what it gets.
@@ -272,8 +271,8 @@ def join_processes():
 
 
 def my_share(batch):
-    """The rows of a batch that this process computes: every N-th. With fewer rows than
-    processes every process computes all of them: a mean over no rows is nan."""
+    """The rows of a batch that this process computes: every N-th, but all of fewer than N,
+    because a mean over no rows is nan."""
     if not dist.is_initialized() or len(batch) < dist.get_world_size():
         return batch
     return batch[dist.get_rank()::dist.get_world_size()]
@@ -300,8 +299,7 @@ def my_part(mean, count):
 
 
 def from_all(own, mine, n_rows: int):
-    """`own` (n, ...), which this process has computed for the rows `mine` -> (n_rows, ...),
-    what all have computed for theirs."""
+    """What this process has computed for its rows, (n, ...) -> for all rows, (n_rows, ...)."""
     if len(mine) == n_rows:
         return own
     whole = own.new_zeros(n_rows, *own.shape[1:])
@@ -315,9 +313,8 @@ def from_all(own, mine, n_rows: int):
 
 def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = None,
                       top_p: float | None = None):
-    """(B, V) logits and (B,) random numbers, uniform in [0, 1) -> (B,) ids. top_k leaves only
-    the k most likely tokens, top_p the smallest set of most likely ones whose probabilities
-    reach it."""
+    """(B, V) logits and (B,) random numbers, uniform in [0, 1) -> (B,) ids. top_k leaves the
+    k most likely tokens, top_p the fewest most likely ones whose probabilities reach it."""
     if logits.isnan().any():
         raise UserError("the model computes nan: its training has diverged")
     if temperature < 0.01:  # as good as 0: the most likely token
@@ -334,8 +331,7 @@ def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = N
         smallest_kept = ordered.gather(1, kept - 1)  # (B, 1)
         logits = logits.masked_fill(logits < smallest_kept, -math.inf)
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, V)
-    # The first token up to which the probabilities exceed u. The factor keeps u below their
-    # sum after rounding.
+    # the first token whose sum exceeds u; the factor keeps u below the last, rounded sum
     u = u[:, None] * cumulative[:, -1:] * (1 - torch.finfo(torch.float32).eps)  # (B, 1)
     return torch.searchsorted(cumulative, u, right=True).squeeze(1)
 
@@ -392,8 +388,8 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     temperature, top_k and top_p of `sample_next_token`.
 
     Positions are learned, so a full context cannot slide: when the longest row fills the
-    cache, all are cut to their last block_size // 2 tokens and read anew. A prompt keeps at most
-    block_size - 1 tokens, because one slot is for a new one.
+    cache, all are cut to their last block_size // 2 tokens and read anew. A prompt keeps
+    block_size - 1 tokens at most: one slot is for a new one.
     """
     model.eval()
     limit = model.config.block_size
@@ -436,11 +432,8 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
 
 
 def to_tensors(rows: list[list[int]], pad: int, device):
-    """Rows of ids -> (B, T) padded on the right, and their lengths (B,).
-
-    On the right, because attention is causal: nothing before a pad can see it, and
-    every token keeps the position that it was trained with.
-    """
+    """Rows of ids -> (B, T) padded on the right, and their lengths (B,). On the right,
+    no token can see a pad, and all keep the positions that they were trained with."""
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
     ids = nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=pad)
     lengths = torch.tensor([len(row) for row in rows])
@@ -489,20 +482,16 @@ TILE = 2 ** 21  # scores computed at once: 8 MB, which should stay in the proces
 class FusedAttention(torch.autograd.Function):
     """Attention by tiles of scores: time O(T^2), or O(T window); memory O(T).
 
-    Forward, with S = q k^T / sqrt(hs) and P = softmax(S): O = P v. A block of query
-    rows meets all the keys that it sees at once, so its softmax needs no running
-    maximum.
+    Forward, with S = q k^T / sqrt(hs) and P = softmax(S): O = P v. A block of queries
+    meets all the keys that it sees at once, so its softmax needs no running maximum.
 
     Backward, from dO, with delta = rowsum(dO * O):
 
         dV = P^T dO      dP = dO v^T      dS = P * (dP - delta)      dq = dS k      dk = dS^T q
 
     A block of keys meets all the queries that see it: dK and dV of the block are then
-    complete, and dQ adds up. P is recomputed from L = log2(sum of 2^S), which is one
-    number per row.
-
-    Keys that no row of a block sees are never multiplied. The softmax is taken to base 2
-    (q carries the factor log2 e), because processors compute 2^x faster than e^x.
+    complete, and dQ adds up. P is recomputed from L = log2(sum of 2^S), one number per
+    query. Base 2 (q carries the factor log2 e), because 2^x is faster than e^x.
     """
 
     @staticmethod
@@ -593,9 +582,8 @@ def orthogonalize(matrices):
     matrices towards 1 and keep the singular vectors.
 
     Each step maps a singular value s to a s + b s^3 + c s^5. With these coefficients
-    (Jordan et al. 2024) small ones grow 3.4-fold per step, and after five steps nearly all
-    are in 0.7 ... 1.2, which is good enough. bfloat16 is slow on CPUs, so this computes in
-    the precision that it is given.
+    small ones grow 3.4-fold per step, and after five steps nearly all are in 0.7 ... 1.2,
+    which is good enough. (Jordan et al. compute in bfloat16, which is slow on CPUs.)
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     is_tall = matrices.size(1) > matrices.size(2)
@@ -611,9 +599,8 @@ def orthogonalize(matrices):
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalized, for the matrices in the blocks. [Jordan et al. 2024]
 
-    The update of a matrix has the singular vectors of its momentum but singular values
-    near 1, so directions that the gradient rarely shows are learned as fast as the
-    dominant ones.
+    All singular values of an update are near 1, so directions that the gradient rarely
+    shows are learned as fast as the dominant ones.
     """
 
     def __init__(self, params, lr: float = 0.02, momentum: float = 0.95):
@@ -707,10 +694,8 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
           config: TrainConfig, path: Path, log) -> dict[str, float]:
     """Pretrain: predict the next token. Returns `evaluate` of the validation stream.
 
-    log(step, steps, **values) writes a row, see RunLog.
-    The checkpoint at `path` holds all that decides the future: weights, optimizers,
-    step, place in the data. If it exists, training goes on from there
-    and ends as if it had never been stopped.
+    If there is a checkpoint at `path`, training goes on from there and ends as if it had
+    never been stopped. log(step, steps, **values) writes a row, see RunLog.
     """
     optimizers = make_optimizers(model, config.lr, config.muon_lr,
                                  weight_decay=config.weight_decay)
@@ -1146,7 +1131,6 @@ def pretrained(read: Callable, shape: GPTConfig, config: TrainConfig, folder: Pa
 
 @dataclass(slots=True)
 class PretrainOptions:
-    """Options of `python gpt.py pretrain`, beside those of TrainConfig and GPTConfig."""
     data: str = option("world", "the embedded world, a file or a folder")
     name: str = option("pretrain", "results go to runs/NAME")
     fresh: bool = option(False, "train anew")
@@ -1168,7 +1152,6 @@ def pretrain(options: PretrainOptions = PretrainOptions(), config: TrainConfig =
 
 @dataclass(slots=True)
 class SampleOptions:
-    """Options of `python gpt.py sample`."""
     model: str = option("runs/pretrain/pretrain.pt", "a checkpoint, a folder, gpt2 ... gpt2-xl")
     prompt: str | None = option(None, "the text to continue")
     tokens: int = option(100, "how many tokens to write", at_least=1)
@@ -1191,7 +1174,6 @@ def sample(options: SampleOptions = SampleOptions()):
 
 @dataclass(slots=True)
 class ExportOptions:
-    """Options of `python gpt.py export`."""
     model: str = option("runs/pretrain/pretrain.pt", "a checkpoint")
     folder: str = option("runs/export", "where to write config.json, weights and tokenizer")
 
