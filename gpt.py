@@ -652,7 +652,7 @@ def schedule(step: int, steps: int, warmup: int) -> float:
     then a cosine down to a tenth."""
     if step < warmup:
         return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    progress = (step - warmup) / (steps - warmup)
     return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
