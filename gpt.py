@@ -753,9 +753,8 @@ def pretraining_loss(model, batches: Batches):
 
 def mixed_precision(device):
     """bfloat16 matrix products on CUDA, float32 everywhere else."""
-    kind = torch.device(device).type
-    enabled = kind == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(kind, torch.bfloat16, enabled=enabled)
+    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 @torch.no_grad()
