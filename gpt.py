@@ -913,8 +913,7 @@ def pick_device() -> str:
     torch.set_float32_matmul_precision("high")  # TF32
     place = int(os.environ.get("LOCAL_RANK", 0))  # of this process among torchrun's
     if place >= torch.cuda.device_count():
-        raise UserError(f"process {place + 1} of this machine finds {torch.cuda.device_count()} GPUs: "
-                        "start no more processes than there are")
+        raise UserError("there are more processes than GPUs: start fewer")
     torch.cuda.set_device(place)
     return "cuda"
 
