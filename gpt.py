@@ -472,8 +472,11 @@ def fused_attention(q, k, v, window: int | None = None):
     bfloat16 is computed in float32, because softmax exponentiates rounding errors.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
+    T = q.size(2)
     with torch.autocast(q.device.type, enabled=False):
-        return FusedAttention.apply(q.to(wide), k.to(wide), v.to(wide), window).to(q.dtype)
+        flat = [x.to(wide).flatten(0, 1) for x in (q, k, v)]  # (B*nh, T, hs)
+        out = FusedAttention.apply(*flat, min(window or T, T))
+    return out.view(q.shape).to(q.dtype)
 
 
 TILE = 2 ** 21  # scores computed at once: 8 MB, which should stay in the processor's cache
@@ -497,11 +500,7 @@ class FusedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, window):
         T, hs = q.shape[-2:]
-        window = min(window or T, T)
-        ctx.shape, ctx.window = q.shape, window
-        q = (q * (math.log2(math.e) / math.sqrt(hs))).reshape(-1, T, hs)  # (B*nh, T, hs)
-        k = k.reshape(-1, T, hs)
-        v = v.reshape(-1, T, hs)
+        q = q * (math.log2(math.e) / math.sqrt(hs))  # (B*nh, T, hs)
         out = torch.empty_like(v)
         L = q.new_empty(len(q), 1, T)  # (B*nh, 1, T)
         for heads, start, stop, (buffer, _) in _tiles(q, window):
@@ -515,15 +514,15 @@ class FusedAttention(torch.autograd.Function):
             total = p.sum(-1, keepdim=True)  # (n, rows, 1)
             out[heads, start:stop] = torch.bmm(p, v[heads, first:stop]).div_(total)
             L[heads, 0, start:stop] = (top + total.log2()).squeeze(-1)
+        ctx.window = window
         ctx.save_for_backward(q, k, v, out, L)
-        return out.view(ctx.shape)
+        return out
 
     @staticmethod
     def backward(ctx, grad_out):
         q, k, v, out, L = ctx.saved_tensors
         window = ctx.window
-        T, hs = ctx.shape[-2:]
-        grad_out = grad_out.reshape(out.shape)
+        T, hs = q.shape[-2:]
         delta = (grad_out * out).sum(-1)[:, None]  # (B*nh, 1, T)
         dq, dk, dv = torch.zeros_like(q), torch.empty_like(k), torch.empty_like(v)
         for heads, start, stop, (buffer, buffer2) in _tiles(q, window):
@@ -543,7 +542,7 @@ class FusedAttention(torch.autograd.Function):
             dq[queries] += torch.bmm(ds.transpose(1, 2), k[keys])
         dk /= math.log2(math.e)  # q carries log2(e) / sqrt(hs), of which dk wants 1 / sqrt(hs)
         dq /= math.sqrt(hs)
-        return dq.view(ctx.shape), dk.view(ctx.shape), dv.view(ctx.shape), None
+        return dq, dk, dv, None
 
 
 def _tiles(q, window: int):
