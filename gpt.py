@@ -232,9 +232,8 @@ class GPT(nn.Module):
         return self.ln_f(x)
 
     def forward(self, idx, targets=None):
-        """(B, T) ids -> logits (B, T, V) for the token after each position, and, if
-        targets (B, T) are given, the loss: mean cross-entropy in nats over the
-        targets that are not -1."""
+        """(B, T) ids -> logits (B, T, V) over the token after each position and, given targets
+        (B, T), the loss: mean cross-entropy in nats over those that are not -1."""
         x = self.hidden(idx)  # (B, T, C)
         logits = F.linear(x, self.wte.weight)  # (B, T, V), tied to the embedding
         loss = None
@@ -299,7 +298,7 @@ def my_part(mean, count):
 
 
 def from_all(own, mine, n_rows: int):
-    """What this process has computed for its rows, (n, ...) -> for all rows, (n_rows, ...)."""
+    """Results for this process's rows `mine`, (n, ...) -> for all rows, (n_rows, ...)."""
     if len(mine) == n_rows:
         return own
     whole = own.new_zeros(n_rows, *own.shape[1:])
@@ -331,7 +330,7 @@ def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = N
         smallest_kept = ordered.gather(1, kept - 1)  # (B, 1)
         logits = logits.masked_fill(logits < smallest_kept, -math.inf)
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, V)
-    # the first token whose sum exceeds u; the factor keeps u below the last, rounded sum
+    # the first that exceeds u; the factor keeps u below the last in spite of rounding
     u = u[:, None] * cumulative[:, -1:] * (1 - torch.finfo(torch.float32).eps)  # (B, 1)
     return torch.searchsorted(cumulative, u, right=True).squeeze(1)
 
