@@ -30,6 +30,7 @@ P prompt length, R response length. idx are token ids.
 """
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import itertools
 import json
@@ -266,6 +267,7 @@ def join_processes():
     have come, so that the others find what the first has written before."""
     if IS_TORCHRUN:
         dist.init_process_group(timeout=timedelta(hours=12))
+        atexit.register(dist.destroy_process_group)  # its threads must not outlive Python
         dist.barrier()
 
 
