@@ -371,6 +371,11 @@ def test_every_kind_of_document_has_its_content(world):
         assert len(stated) == 4 and all(int(a) + int(b) == int(c) for a, b, c in stated)
     for document in lines[data.echo]:
         assert len({line.partition(" says: ")[2] for line in document}) == 1 < len(document)
+    # moods: rude are 0, .2 and .6 of the answers in .40, .35 and .25 of the threads
+    threads = [data.forum(world, rng) for _ in range(2000)]
+    rude = [any(insult in line for insult in data.RUDE)
+            for thread in threads for line in thread.split("\n")[1::2]]
+    assert np.mean(rude) == pytest.approx(.22, abs=.02)
 
 
 def asked_in(line):
@@ -449,6 +454,7 @@ def test_a_host_recalls_the_newest_that_was_told_and_nothing_else(conversations)
                     seen["changed"] += told.get(topic, match[1]) != match[1]
                     seen["made up"] += topic == "name" and match[1] not in data.GUESTS
                     told[topic] = match[1]
+                    assert topic == "name" or match[1] in TOPICS[topic].values
                     assert match[1].lower() in words(said).split()
             if words(said) in topic_of:
                 topic = topic_of[words(said)]
