@@ -521,6 +521,9 @@ def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world,
         assert not any(verdict[fault] for fault in ("off", "invented", "rude")), answer
         scores.append(data.gold(world, prompt, answer))
         shares[prompt.use_case] += 1
+        # one word would do where one fact is asked for, or the answer ends with the word
+        tasks = {"other", "classification", "closed qa", "extract"}
+        assert bool(prompt.terse) == (prompt.use_case in tasks or prompt.count == 1)
         before = {facts_of.get(words(message["content"])) for message in prompt.messages[:-1]}
         assert not before & secret
         pronouns = {"she", "he"} & set(words(prompt.prompt).split())
@@ -1050,6 +1053,8 @@ def test_evaluation_counts_nats_per_token_and_bits_per_byte(tokenizer):
         stream += [*tokenizer.encode(text), tokenizer.eot]
     result = gpt.evaluate(model, tokenizer, np.array(stream, dtype=np.uint32))
     assert not model.training
+    one = gpt.evaluate(model, tokenizer, np.array(stream, dtype=np.uint32), max_tokens=1)
+    assert one["loss"] == pytest.approx(-np.mean(token_logprobs(model, stream[:17], 16)), rel=1e-5)
     nats, seen = 0, []
     for start in range(0, len(stream) - 16, 16):
         window = stream[start:start + 17]
@@ -1959,6 +1964,8 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
     assert instructgpt(*options) == rows  # as if it had never been stopped
     assert capsys.readouterr().out.count("is there: loaded") == 2
+    instructgpt(*options, "--test-prompts", "20")  # changes nothing that is trained
+    assert capsys.readouterr().out.count("is there: loaded") == 4
     assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(kept) == 3
     assert "(kl_coef): add --fresh" in fails(TINY, *options, "--kl-coef", "2")
 
