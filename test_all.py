@@ -1053,6 +1053,7 @@ def test_evaluation_counts_nats_per_token_and_bits_per_byte(tokenizer):
         stream += [*tokenizer.encode(text), tokenizer.eot]
     result = gpt.evaluate(model, tokenizer, np.array(stream, dtype=np.uint32))
     assert not model.training
+    assert gpt.evaluate(model, tokenizer, np.array(stream[:2], dtype=np.uint32))["loss"] > 0
     one = gpt.evaluate(model, tokenizer, np.array(stream, dtype=np.uint32), max_tokens=1)
     assert one["loss"] == pytest.approx(-np.mean(token_logprobs(model, stream[:17], 16)), rel=1e-5)
     nats, seen = 0, []
