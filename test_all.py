@@ -1797,6 +1797,19 @@ def test_ppo_comes_close_to_the_optimum_in_closed_form_where_all_answers_can_be_
     assert objective <= optimum and (objective - start) / (optimum - start) > 0.93
 
 
+def test_ppo_depends_on_its_own_seed_alone():
+    letters, policies = Letters(), []
+    start = small_gpt(8, 8, n_layer=1)
+    score = lambda ids, mask: ids.float().mean(1)
+    config = rlhf.PPOConfig(iterations=2, batch_size=8, minibatches=2, max_response=2)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        policies.append(copy.deepcopy(start))
+        rlhf.train_ppo(policies[-1], score, letters, lambda count: [[user("ab")]] * count, config,
+                       no_log)
+    assert_equal_weights(*policies)
+
+
 @pytest.mark.parametrize("beta", [0.0, 9.0])
 def test_a_policy_more_than_a_nat_per_token_away_from_sft_is_warned_of(beta, capsys):
     letters = Letters()
