@@ -243,7 +243,8 @@ def write_stream(documents: Iterable[str], tokenizer: Tokenizer, path: Path):
 def open_stream(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The tokens in a file, for training and (the last tenth) for validation: two arrays
     that are paged in as they are read."""
-    stream = np.memmap(path, np.uint32, mode="r")  # (tokens,)
+    with reading(path, "a token stream"):
+        stream = np.memmap(path, np.uint32, mode="r")  # (tokens,)
     cut = len(stream) - len(stream) // 10
     return stream[:cut], stream[cut:]
 
@@ -349,7 +350,7 @@ def show_mask(tokenizer: Tokenizer, messages: list[dict]) -> str:
 
 
 class Topic(typing.NamedTuple):
-    """Something that can be said of a {person}: twelve values, and how it is said and asked."""
+    """Something that can be said of a person: twelve values, and how it is said and asked."""
     values: list[str]
     statements: tuple[str, str]
     questions: tuple[str, str]
@@ -378,7 +379,7 @@ TOPICS = {
         ("{person} always wears {value}.", "{person}'s favorite color is {value}."),
         ("Which color does {person} wear?", "What is {person}'s favorite color?")),
 }
-REQUESTS = {  # how many facts about a person, a single one on a topic -> wordings
+REQUESTS = {  # how many facts are asked for -> wordings; a single one is on a {topic}
     1: ("Write a sentence about {person}'s {topic}.", "Say something about {person}'s {topic}.",
         "Tell me about {person}'s {topic}.", "Mention {person}'s {topic}."),
     2: ("Write two sentences about {person}.", "Tell me two things about {person}."),
@@ -638,7 +639,8 @@ def join_list(items: list[str]) -> str:
 
 
 def typed(rng: random.Random, text: str) -> str:
-    """The text as people type it: in lower case, without its last sign or with two of them."""
+    """The text as people type it: now and then in lower case, or without its last sign, or
+    with two of them."""
     if rng.random() < .2:
         text = text.lower()
     chance = rng.random()
@@ -1173,7 +1175,7 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
         except UnicodeDecodeError:
             raise  # to `reading`
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{place}: not valid JSON ({error})") from None
+            raise UserError(f"{place}: neither a JSON list nor an object a line ({error})") from None
 
 
 def load_text(source: str | Path) -> Iterator[str]:
@@ -1314,6 +1316,8 @@ def to_dialogue(system: object, question: object, answer: object) -> list[dict]:
     turns = to_turns(answer, "assistant")
     if not any(turn["role"] == "user" for turn in turns):
         turns = to_turns(question, "user") + turns
+    if isinstance(system, str):
+        system = system.strip()
     if system:
         turns = to_turns(system, "system") + turns
     if [turn["role"] for turn in turns[-2:]] != ["user", "assistant"]:
@@ -1363,7 +1367,7 @@ def reading(path: str | Path, kind: str) -> Iterator[None]:
     """Turn any error while `path` is read into a UserError that names it."""
     try:
         yield
-    except (UserError, FileNotFoundError):
+    except UserError:
         raise
     except Exception:
         raise UserError(f"{path} is not {kind}, or it is damaged") from None
@@ -1401,8 +1405,9 @@ _locks = {}  # folder -> its open lock file; other processes stay out until this
 def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
     """runs/NAME, made if needed and locked against a second process.
 
-    settings.json in it holds what the run was asked for. A folder with results of other
-    settings is a UserError; `fresh` empties it first of the files that runs write.
+    settings.json in it holds what the run was asked for, and size and date of each file that
+    a setting names (as FILE or FILE.py:FUNCTION). A folder with results of other settings is a
+    UserError; `fresh` empties it first of the files that runs write.
     """
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):  # nothing outside of runs/
         raise UserError(f"--name takes letters, digits, '.', '-' and '_', not {name!r}")
@@ -1421,7 +1426,12 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
                                 "wait for it or choose another --name") from None
         _locks[folder] = lock
 
-    settings = json.loads(json.dumps(settings))  # tuples become lists
+    files = {}
+    for value in map(str, settings.values()):
+        path = value if os.path.exists(value) else value.rpartition(":")[0]
+        if os.path.isfile(path):
+            files[path] = os.path.getsize(path), os.path.getmtime(path)
+    settings = json.loads(json.dumps({**settings, "files": files}))  # tuples become lists
     if fresh:
         written = [path for path in folder.iterdir()
                    if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png")]

@@ -793,7 +793,7 @@ class RunLog:
     def __call__(self, step: int, steps: int, **values: float):
         if self.file is None:
             rows = self.path.read_bytes().splitlines(True) if self.path.exists() else []
-            with atomic_write(self.path) as file:
+            with atomic_write(self.path) as file, reading(self.path, "a log"):
                 file.writelines(row for row in rows if row.endswith(b"}\n")  # whole
                                 and json.loads(row)["step"] < step)
             self.file = open(self.path if IS_MAIN else os.devnull, "a", buffering=1)

@@ -45,6 +45,7 @@ is the sum over an answer. The *gold score* is the rubric's.
 """
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -157,6 +158,8 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
     examples = [data.fit(tokenizer, messages, model.config.block_size)
                 for messages in demonstrations]
     examples = [(ids, mask) for ids, mask in examples if any(mask)]  # an answer is left
+    if not examples:
+        raise UserError("no demonstration has an answer that fits into the context")
     rng = random.Random(config.seed)
     batches = []  # of all epochs
     for _ in range(config.epochs):
@@ -506,10 +509,10 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2
 
         ratio = pi / pi_old          loss = - mean min( ratio A, clip(ratio, 1 - eps, 1 + eps) A )
 
-    In the first minibatch of a batch pi is still pi_old and every ratio is 1 (or rollout and
-    update compute different log-probabilities), but its gradient is that of log pi: a plain
-    policy gradient step. Later, clipping removes the gradient of a token whose ratio has
-    moved by eps in the wanted direction.
+    In the first minibatch of a batch pi is still pi_old. Every ratio is 1, but its gradient is
+    that of log pi: a plain policy gradient step. (A ratio that is not 1 there is a fault:
+    rollout and update compute different log-probabilities.) Later, clipping removes the
+    gradient of a token whose ratio has moved by eps in the wanted direction.
     """
     log_ratio = (logprobs - old_logprobs) * mask
     ratio = log_ratio.exp()
@@ -537,9 +540,9 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
     """PPO, or with ptx_coef PPO-ptx, in place. The policy ends as the exponential moving
     average of its weights.
 
-    next_prompts(n) gives n conversations to answer, ptx pretraining windows. log is called
-    once per iteration, every tenth time with the pretraining loss on `val_stream`; the README
-    says what its numbers mean.
+    next_prompts(n) gives n conversations to answer; ptx gives pretraining windows, read if
+    ptx_coef is not 0. log is called once per iteration, every tenth time with the
+    pretraining loss on `val_stream`; the README says what its numbers mean.
     """
     reference = copy.deepcopy(policy)
     average = copy.deepcopy(policy)
@@ -796,16 +799,17 @@ class FileTask:
         def all_fit(c):
             return fits(c.messages) and all(fits(whole, room=0) for whole in c.conversations())
 
-        is_ranked = bool(self.comparisons)
-        self.demonstrations = [d for d in self.demonstrations if fits(d[:-1])]
-        self.comparisons = [c for c in self.comparisons if all_fit(c)]
-        self.test_comparisons = [c for c in self.test_comparisons if all_fit(c)]
-        self.test = [prompt for prompt in self.test if fits(prompt.messages)]
-        found = (f"{len(self.demonstrations)} demonstrations, {len(self.comparisons)} comparisons "
-                 f"and {len(self.test)} test prompts fit into a context of {block_size} tokens")
-        if not (self.demonstrations and self.test) or is_ranked and not self.comparisons:
-            raise UserError(f"{found}: use a larger --block-size")
-        print(f"{found}; longer ones are left out")
+        for name, is_kept in (("demonstrations", lambda d: fits(d[:-1])),
+                              ("comparisons", all_fit), ("test_comparisons", all_fit),
+                              ("test", lambda prompt: fits(prompt.messages))):
+            items = getattr(self, name)
+            kept = [item for item in items if is_kept(item)]
+            found = f"{name}: {len(kept)} of {len(items)} fit into {block_size} tokens"
+            if items and not kept:
+                raise UserError(f"{found}: use a larger --block-size")
+            if len(kept) < len(items):
+                print(f"{found}, the others are left out")
+            setattr(self, name, kept)
 
     def prompt_source(self) -> Callable[[int], list]:
         """A function that draws n conversations to answer."""
@@ -857,11 +861,11 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
     """The three steps of InstructGPT, from a blank model, with the ladder at the end."""
     is_own = bool(options.demonstrations or options.comparisons)
     function = load_function(options.reward) if options.reward else None
-    name = options.name or ("own" if is_own or function or options.init else "instructgpt")
+    run_name = options.name or ("own" if is_own or function or options.init else "instructgpt")
     settings = {**dataclasses.asdict(options), **dataclasses.asdict(shape)}
     for key in ("name", "fresh", "test_prompts"):  # these change nothing that is trained
         settings.pop(key)
-    folder = data.run_folder(name, settings, options.fresh)
+    folder = data.run_folder(run_name, settings, options.fresh)
     task = FileTask(options) if is_own else WorldTask(options.seed, options.test_prompts)
 
     print("\n== 1. Pretraining: predict the next token")
@@ -876,6 +880,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         warm_start(sft, tokenizer)
     if not load_stage(folder / "sft.pt", sft):
         config = SFTConfig(epochs=options.sft_epochs, seed=options.seed)
+        # windows of its own: pretraining has drawn those of seed options.seed
         ptx = Batches(train_stream, config.ptx_sequences, block_size, 2000 + options.seed)
         log = RunLog(folder / "sft.jsonl")
         train_sft(sft, tokenizer, task.demonstrations, config, ptx, log)
@@ -893,7 +898,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         ppo.unfinished_score = math.inf  # your function has its own scale: no cap
     else:
         print("\n== 3. Labelers rank answers by the SFT model; a reward model learns their ranks")
-        torch.manual_seed(options.seed)
+        torch.manual_seed(options.seed)  # of the new output layer
         reward_model = RewardModel(sft)
         if not load_stage(folder / "reward.pt", reward_model):
             comparisons = task.compared(speak, options.comparison_prompts, "train", RANKED)
@@ -904,7 +909,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         held_out = task.compared(speak, options.test_prompts // 3, "test", HELD_OUT)
         accuracy = pair_accuracy(reward_model, tokenizer, held_out)
         print(f"accuracy on held-out pairs {accuracy:.3f}")
-        if accuracy < 0.52:
+        if not accuracy >= 0.52:  # or nan: nothing to compare
             print("warning: chance is .5, so PPO will follow noise: give it more comparisons, or "
                   "clearer ones")
 
@@ -996,7 +1001,7 @@ def load_function(place: str) -> Callable[[str, str], float]:
     UserError if that fails."""
     path, _, name = place.rpartition(":")
     if not Path(path).is_file():
-        raise UserError(f"--reward takes FILE.py:FUNCTION, and no file is called {path!r}")
+        raise UserError(f"--reward takes FILE.py:FUNCTION, and no file {path!r} is in {place!r}")
     try:
         sys.path.insert(0, str(Path(path).parent))  # for what the file imports
         function = runpy.run_path(path).get(name)
@@ -1040,26 +1045,24 @@ def chat(options: ChatOptions = ChatOptions()):
     speak = chat_speaker(model, tokenizer, options.max_response, options.temperature)
     system, messages = [], []
     print(HELP)
-    while True:
-        try:
+    with contextlib.suppress(EOFError, KeyboardInterrupt):  # Ctrl-D, Ctrl-C
+        while True:
             text = input("\nyou> ").strip()
-        except (EOFError, KeyboardInterrupt):
-            print()
-            return
-        command, _, rest = text.partition(" ")
-        if command == "/quit":
-            return
-        elif command == "/help":
-            print(HELP)
-        elif command in ("/reset", "/system"):
-            messages = []
-            if command == "/system":
-                system = [{"role": "system", "content": rest.strip()}] if rest.strip() else []
-        elif text:
-            messages.append({"role": "user", "content": text})
-            reply, _ = speak([system + messages], options.seed + len(messages))[0]
-            print(reply)
-            messages.append({"role": "assistant", "content": reply})
+            command, _, rest = text.partition(" ")
+            if command == "/quit":
+                return
+            elif command in ("/reset", "/system"):
+                messages = []
+                if command == "/system":
+                    system = [{"role": "system", "content": rest.strip()}] if rest.strip() else []
+            elif command.startswith("/"):
+                print(HELP)
+            elif text:
+                messages.append({"role": "user", "content": text})
+                reply, _ = speak([system + messages], options.seed + len(messages))[0]
+                print(reply)
+                messages.append({"role": "assistant", "content": reply})
+    print()
 
 
 if __name__ == "__main__":

@@ -258,6 +258,9 @@ def test_documents_are_packed_and_a_tenth_is_for_validation():
     packed = [document + "<|endoftext|>" for document in documents]
     assert tokenizer.decode([*train, *val]) == "".join(packed)
     assert len(val) == (len(train) + len(val)) // 10
+    for content in (b"", b"abc"):
+        Path("damaged.bin").write_bytes(content)
+        refused("damaged.bin is not a token stream", data.open_stream, Path("damaged.bin"))
 
 
 def test_files_and_folders_of_every_kind_are_read():
@@ -645,7 +648,7 @@ def own(*records, path="own.jsonl"):
     {"messages": [user("hi"), assistant("good")]},
     {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "good"}]},
     {"prompt": HH, "completion": " good"}, {"question": "hi", "answer": "good", "context": ""},
-    {"prompt": [user("hi")], "response": [assistant("good")]},
+    {"prompt": [user("hi")], "response": [assistant("good")], "system": " "},
     {"instruction": "hi", "input": "", "output": "good"}, {"input": "hi", "output": "good"},
     {"instruction": "hi", "context": None, "response": "good"},
     {"prompt": "ignored", "messages": [user("hi"), assistant("good")]}])
@@ -676,12 +679,12 @@ def test_comparisons_of_every_shape(record):
 
 
 NOT_READABLE = {  # what the error says: files
-    ":1: not valid": ['{"a": 1', "[" * 100_000],
+    ":1: neither": ['{"a": 1', "[" * 100_000],
     ": 0 records read": [""],
     ":1: expected": ["[1, 2]"],
     ":1: no question": ['{"prompt": "x"}', '{"output": "x", "query": "y"}'],
-    ":1: not valid JSON .Exceeds": ['{"prompt": ' + "1" * 5000 + "}"],
-    ":2: not valid": [json.dumps(PAIR) + '\n{"b']}
+    ":1: neither.*Exceeds": ['{"prompt": ' + "1" * 5000 + "}"],
+    ":3: neither": [json.dumps(PAIR) + '\n\n{"b']}
 TWO = {"prompt": "hi", "responses": ["a", "b"]}
 NOT_USABLE = {  # the reason that is counted: records of a known shape
     "differ before the last": [
@@ -725,11 +728,19 @@ def test_records_that_cannot_be_used_are_counted_by_reason(says, record, capsys)
 
 
 def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
-    settings = {"steps": 3, "rates": (0.5, None), "data": "text", "base": {"name": "a" * 300}}
+    Path("text").touch()
+    Path("score.py").touch()
+    settings = {"steps": 3, "rates": (0.5, None), "data": "text", "reward": "score.py:f",
+                "base": {"name": "a" * 300}}
     folder = data.run_folder("a/b", settings)  # no file can have a name of 300 letters
     for name in ("x.pt", "x.bin", "notes.txt"):
         (folder / name).touch()
     assert data.run_folder("a/b", settings) == folder
+    for path in ("text", "score.py"):
+        Path(path).write_text("changed")
+        refused(r"other settings \(files\)", data.run_folder, "a/b", settings)
+        data.run_folder("a/b", settings, fresh=True)
+        (folder / "x.pt").touch()
     refused(r"other settings \(steps, new\).*--fresh.*--name",
             data.run_folder, "a/b", {**settings, "steps": 4, "new": 1})
     for read in ("runs/a/b/x.pt", "runs/a/b", "runs"):
@@ -1494,6 +1505,7 @@ def test_sft_equals_a_loop_by_hand(tokenizer, mix):
         learn(model, optimizer, loss, 1e-3 * 128 / 256 * share)  # falls with the width
     assert len(losses) == 4
     assert_equal_weights(trained, model)
+    refused("fits", rlhf.train_sft, model, tokenizer, [too_long], config, None, no_log)
 
 
 def test_control_tokens_start_as_the_texts_that_play_their_part(tokenizer, model):
@@ -1917,7 +1929,8 @@ def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, 
     task.leave_out_long(tokenizer, block_size=64, max_response=24)
     assert len(task.comparisons) + len(task.test_comparisons) == 20
     kept = [task.comparisons, task.test_comparisons, task.prompt_source()(200), task.test]
-    assert "long" not in str(kept) and "left out" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "long" not in str(kept) and "comparisons: 16 of 32 fit into 64 tokens, the oth" in said
     with pytest.raises(UserError, match="block-size"):
         task.leave_out_long(tokenizer, 64, 61)
 
@@ -2039,14 +2052,14 @@ def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text
     gpt.save_checkpoint("chat.pt", small_gpt(tokenizer.vocab_size, 96), tokenizer, chat=True)
     calls = spy(monkeypatch, gpt, "generate")
     typed = ["hello <|end|><|system|>", "", "bye", "/reset", "again", "/system be kind",
-             "now", "/reset", "/help", "more", "much more", "longer " * 90, "/system", "last",
+             "now", "/reset", "/hepl", "more", "much more", "longer " * 90, "/system", "last",
              "/quit", "late"]
     Path("typed").write_text("\n".join(typed))
     monkeypatch.setattr(sys, "stdin", open("typed"))
     rlhf.chat(rlhf.ChatOptions("chat.pt", max_response=4))
     start, *said = capsys.readouterr().out.split("\nyou> ")
     assert len(said) == len(typed) - 1
-    assert start == said[typed.index("/help")] == rlhf.HELP + "\n"
+    assert start == said[typed.index("/hepl")] == rlhf.HELP + "\n"
     assert [text for text in said if text in ("", "\n")] == [""] * 6  # commands, no text
     reply = {text: assistant(shown.removesuffix("\n")) for text, shown in zip(typed, said)}
     first = user(typed[0])

@@ -100,6 +100,7 @@ def options_of(name: str) -> tuple[rlhf.Options, GPTConfig]:
         return rlhf.Options(name=name), PRESETS["laptop"]
     with reading(path, "the settings of a run of `python rlhf.py`"):
         settings = json.loads(path.read_text())
+        settings.pop("files", None)
         shape = {}
         for field in dataclasses.fields(GPTConfig):
             shape[field.name] = settings.pop(field.name)
