@@ -1076,10 +1076,10 @@ def judge(world: World, instruction: Instruction, response: str,
             points += 1
         elif about_person:
             answers_prompt = about_person == person and topic in (None, about)
-            is_new = about not in topics_said and len(topics_said) < count
+            counts = about not in topics_said and len(topics_said) < count
             if world.facts.get((about_person, about)) != value:  # of a stranger all is false
                 verdict["invented"] = 1
-            elif answers_prompt and is_new:
+            elif answers_prompt and counts:
                 topics_said.add(about)
                 points += 1
             else:

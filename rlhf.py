@@ -862,6 +862,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
     is_own = bool(options.demonstrations or options.comparisons)
     function = load_function(options.reward) if options.reward else None
     run_name = options.name or ("own" if is_own or function or options.init else "instructgpt")
+    # What the stages in the run's folder were made with; other settings want another folder.
     settings = {**dataclasses.asdict(options), **dataclasses.asdict(shape)}
     for key in ("name", "fresh", "test_prompts"):  # these change nothing that is trained
         settings.pop(key)
@@ -876,7 +877,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
 
     print(f"\n== 2. SFT: imitate {len(task.demonstrations)} demonstrations")
     sft = copy.deepcopy(base)
-    if not (options.init and gpt.knows_chat(options.init)):
+    if not (options.init and gpt.knows_chat(options.init)):  # the control tokens are new to it
         warm_start(sft, tokenizer)
     if not load_stage(folder / "sft.pt", sft):
         config = SFTConfig(epochs=options.sft_epochs, seed=options.seed)
@@ -920,6 +921,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         policy = copy.deepcopy(sft)
         if not load_stage(folder / f"{stage}.pt", policy):
             config = dataclasses.replace(ppo, ptx_coef=ptx_coef)
+            # read by PPO-ptx only, whose ptx_coef is not 0
             ptx = Batches(train_stream, config.ptx_sequences, block_size, 5000 + options.seed)
             log = RunLog(folder / f"{stage}.jsonl")
             train_ppo(policy, reward_model, tokenizer, task.prompt_source(), config, log, ptx,
@@ -942,6 +944,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
             rows.append({"model": name, **grades, "pretrain_loss": loss})
     for name, model in chats.items():
         generator = torch.Generator(model.device).manual_seed(2)
+        # not by chat_speaker, which gives neither score nor KL
         rollout = roll_out(model, sft, reward_model, tokenizer, prompts, ppo, generator)
         answers[name] = rollout.answers(tokenizer)
         grades = {} if is_own else task.grades(answers[name], baseline)
