@@ -1129,6 +1129,7 @@ def pretrained(read: Callable, shape: GPTConfig, config: TrainConfig, folder: Pa
 
 @dataclass(slots=True)
 class PretrainOptions:
+    """Options of `pretrain`, beside those of TrainConfig and GPTConfig."""
     data: str = option("world", "the embedded world, a file or a folder")
     name: str = option("pretrain", "results go to runs/NAME")
     fresh: bool = option(False, "train anew")
@@ -1150,6 +1151,7 @@ def pretrain(options: PretrainOptions = PretrainOptions(), config: TrainConfig =
 
 @dataclass(slots=True)
 class SampleOptions:
+    """Options of `sample`."""
     model: str = option("runs/pretrain/pretrain.pt", "a checkpoint, a folder, gpt2 ... gpt2-xl")
     prompt: str | None = option(None, "the text to continue")
     tokens: int = option(100, "how many tokens to write", at_least=1)
@@ -1172,6 +1174,7 @@ def sample(options: SampleOptions = SampleOptions()):
 
 @dataclass(slots=True)
 class ExportOptions:
+    """Options of `export`."""
     model: str = option("runs/pretrain/pretrain.pt", "a checkpoint")
     folder: str = option("runs/export", "where to write config.json, weights and tokenizer")
 

@@ -142,6 +142,7 @@ def response_logprobs(model, ids, mask):
 
 @dataclass(slots=True)
 class SFTConfig:
+    """Constants of supervised fine-tuning."""
     epochs: int = 3              # paper: 16
     batch_size: int = 16         # demonstrations; paper: 32
     lr: float = 1e-3             # paper: 9.65e-6 at 1.3B; cosine to a tenth, no warm-up
@@ -1021,6 +1022,7 @@ def load_function(place: str) -> Callable[[str, str], float]:
 
 @dataclass(slots=True)
 class ChatOptions:
+    """Options of `python rlhf.py chat`."""
     model: str = option("runs/instructgpt/ppo_ptx.pt", "the checkpoint that answers")
     temperature: float = option(0.7, "0 takes the most likely token")
     max_response: int = option(32, "tokens per answer", at_least=1)
