@@ -266,7 +266,10 @@ def join_processes():
     """Connect the processes that torchrun has started, if it has. Each waits here until all
     have come, so that the others find what the first has written before."""
     if IS_TORCHRUN:
-        dist.init_process_group(timeout=timedelta(hours=12))
+        own_gpu = None
+        if pick_device() == "cuda":
+            own_gpu = torch.device("cuda", torch.cuda.current_device())
+        dist.init_process_group(timeout=timedelta(hours=12), device_id=own_gpu)
         atexit.register(dist.destroy_process_group)  # its threads must not outlive Python
         dist.barrier()
 
@@ -551,9 +554,11 @@ def _tiles(q, window: int):
     of a tile). Allocating the buffers anew for each tile would be slow."""
     n, T, _ = q.shape
     # longer blocks are faster but waste more at their ends
-    block = 64 if window <= 512 else 128
+    block, tile = (64 if window <= 512 else 128), TILE
+    if q.is_cuda:  # large tiles: starting a kernel costs more than its arithmetic
+        block, tile = 4 * block, 64 * tile
     width = min(T, window + block)
-    together = max(1, TILE // (block * width))  # heads
+    together = max(1, tile // (block * width))  # heads
     buffers = q.new_empty(2, min(n, together) * block * width)
     for head in range(0, n, together):
         for start in range(0, T, block):

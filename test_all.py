@@ -19,6 +19,7 @@ import os
 import pickle
 import random
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -1375,6 +1376,64 @@ def test_help_ctrl_c_and_a_reader_that_goes_have_their_exit_codes(capsys):
     assert done.stdout.count("\n") == 1 and done.stderr == ""
 
 
+ON_GPU = """
+import copy, torch, data, gpt, rlhf
+from gpt import GPT, GPTConfig
+
+torch.manual_seed(0)
+assert gpt.pick_device() == "cuda"
+torch.set_float32_matmul_precision("highest")  # no TF32
+for window in (None, 40, 300):
+    inputs = [torch.randn(2, 3, 700, 16, dtype=torch.float64, device="cuda") for _ in range(4)]
+    *qkv, grad = [x.requires_grad_() for x in inputs]
+    results = []
+    for attend in (gpt.attention, gpt.fused_attention):
+        out = attend(*qkv, window)
+        results.append([out, *torch.autograd.grad(out, qkv, grad)])
+    for expected, found in zip(*results):
+        assert (expected - found).abs().max() < 1e-12
+
+tokenizer = data.Tokenizer(data.train_bpe(data.web(data.World(0), 200), 300))
+cpu = GPT(GPTConfig(tokenizer.vocab_size, 64, 2, 2, 32)).eval()
+for p in cpu.parameters():
+    p.data *= 4  # so that no two logits are close
+gpu = copy.deepcopy(cpu).cuda()
+ids = torch.randint(tokenizer.vocab_size, (5, 48))
+logits, loss = cpu(ids, ids)
+assert torch.allclose(gpu(ids.cuda())[0].cpu(), logits, atol=1e-3)
+with gpt.mixed_precision(gpu.device):
+    assert abs(gpu(ids.cuda(), ids.cuda())[1].item() - loss.item()) < 0.05
+written = []
+for model in (cpu, gpu):
+    start, lengths = ids[:, :9].to(model.device), torch.tensor([9, 3, 5, 1, 7]).to(model.device)
+    written.append(gpt.generate(model, start, 80, lengths, temperature=0).cpu())
+assert torch.equal(*written)  # the full cache is read anew on the way
+
+mask = torch.zeros(5, 47)
+mask[:, 20:30] = 1
+logprobs = [rlhf.response_logprobs(model, ids.to(model.device), mask.to(model.device)).cpu()
+            for model in (cpu, gpu)]
+assert (logprobs[0] - logprobs[1]).abs().max() < 0.5 and logprobs[1].dtype == torch.float32
+"""
+
+
+@pytest.mark.skipif(not shutil.which("nvidia-smi"), reason="needs a GPU")
+def test_a_gpu_computes_what_the_cpu_does(monkeypatch):
+    Path("on_gpu.py").write_text(ON_GPU)
+    shape = ["--n-layer", 2, "--n-embd", 64, "--vocab-size", 600, "--pretrain-steps", 60,
+             "--comparison-prompts", 40, "--iterations", 2, "--test-prompts", 16]
+    losses = {}
+    for device in ("cpu", "gpu"):
+        done = run(HERE / "rlhf.py", *shape, "--name", device)
+        assert done.returncode == 0, done.stderr
+        losses[device] = [row["loss"] for row in json_lines(f"runs/{device}/pretrain.jsonl")]
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert losses["gpu"] == pytest.approx(losses["cpu"], abs=0.05)  # bfloat16
+    assert json_lines("runs/gpu/ppo.jsonl")[0]["ratio"] == pytest.approx(1, abs=0.02)
+    done = run("on_gpu.py")
+    assert done.returncode == 0, done.stderr
+
+
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
@@ -1402,7 +1461,7 @@ def test_processes_of_torchrun_train_like_one(world):
 
 
 SHARDED = """
-import torch, torch.distributed as dist, gpt
+import os, sys, torch, torch.distributed as dist, gpt
 from torch.distributed.fsdp import fully_shard
 gpt.join_processes()
 torch.manual_seed(0)
@@ -1424,6 +1483,10 @@ for step in range(8):
         print(mean.item())
 if gpt.IS_MAIN:
     print(sum(getattr(p, "to_local", lambda: p)().numel() for p in model.parameters()))
+# fully_shard keeps the process group's threads alive until Python has ended, and one that then
+# asks for Python's lock aborts the process: end without that.
+sys.stdout.flush()
+os._exit(0)
 """
 
 

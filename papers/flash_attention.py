@@ -6,7 +6,8 @@ The claims, here for gpt.fused_attention, tiles of scores in plain PyTorch:
     linear memory   twice the context takes twice the memory; in the equation
                     four times (§3.1)
     fast            faster than the equation (§4.1)
-The tables also compare with PyTorch's attention, which is C++.
+The tables also compare with PyTorch's attention, which is C++ (CUDA on a GPU, where
+times are in bfloat16, and so are the inputs and outputs of all three).
 
     python -m papers.flash_attention            two tables (about 7 minutes)
     python -m papers.flash_attention --fast     one small shape
@@ -28,7 +29,7 @@ import torch
 import torch.nn.functional as F
 
 from data import command_line, option
-from gpt import attention, fused_attention, print_table
+from gpt import attention, fused_attention, pick_device, print_table
 from papers.claims import Claim, folder_of, over_seeds, save_claims
 
 METHODS = ("equation", "PyTorch", "ours")
@@ -69,12 +70,14 @@ class Options:
 # One run of attention
 
 
-def random_inputs(shape, dtype=torch.float32) -> list[torch.Tensor]:
+DEVICE = pick_device()
+TIMED_DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
+
+
+def random_inputs(shape, dtype=TIMED_DTYPE) -> list[torch.Tensor]:
     """q, k, v and the gradient of the output, (B, nh, T, hs) each."""
-    q = torch.randn(shape, dtype=dtype, requires_grad=True)
-    k = torch.randn(shape, dtype=dtype, requires_grad=True)
-    v = torch.randn(shape, dtype=dtype, requires_grad=True)
-    return [q, k, v, torch.randn(shape, dtype=dtype)]
+    q, k, v, grad_out = (torch.randn(shape, dtype=dtype, device=DEVICE) for _ in range(4))
+    return [q.requires_grad_(), k.requires_grad_(), v.requires_grad_(), grad_out]
 
 
 def run_attention(method: str, window: int | None, q, k, v,
@@ -87,19 +90,30 @@ def run_attention(method: str, window: int | None, q, k, v,
     elif window is None:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     else:
-        i = torch.arange(q.size(2))[:, None]
-        j = torch.arange(q.size(2))
+        j = torch.arange(q.size(2), device=q.device)
+        i = j[:, None]
         band = (j <= i) & (i - window < j)  # (T, T)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=band)
     return [out.detach(), *torch.autograd.grad(out, (q, k, v), grad_out)]
 
 
 # ------------------------------------------------------------------------------
-# Peak memory
+# Time and peak memory
+
+
+def timed(function, *arguments) -> float:
+    """Seconds that a call takes."""
+    started = time.perf_counter()
+    function(*arguments)
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()  # or the time is that of starting kernels
+    return time.perf_counter() - started
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has held so far."""
+    """The most bytes that this process has held so far; on a GPU, since `reset_peak_memory`."""
+    if DEVICE == "cuda":
+        return torch.cuda.max_memory_allocated()
     # On Linux getrusage also counts the parent process; /proc does not.
     status = Path("/proc/self/status")
     if status.exists():
@@ -110,19 +124,27 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def added_memory(method: str, shape, window: int | None) -> float:
-    """Megabytes that one run adds to the peak of this process. Call it in a
-    fresh process."""
-    inputs = random_inputs(shape)
-    # what PyTorch loads on first use does not count
-    run_attention(method, window, *random_inputs((1, 1, 2, shape[3])))
+def added_memory(function, *arguments) -> float:
+    """Megabytes that a call adds to the peak of this process."""
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     before = peak_memory()
-    run_attention(method, window, *inputs)
+    function(*arguments)
     return (peak_memory() - before) / 2**20
 
 
+def attention_memory(method: str, shape, window: int | None) -> float:
+    """Megabytes that one run adds to the peak of a new process."""
+    inputs = random_inputs(shape)
+    # what PyTorch loads on first use does not count
+    run_attention(method, window, *random_inputs((1, 1, 2, shape[3])))
+    return added_memory(run_attention, method, window, *inputs)
+
+
 def in_new_process(function, *arguments):
-    """function(*arguments), computed in a process of its own."""
+    """function(*arguments), computed in a process of its own (not needed for a GPU)."""
+    if DEVICE == "cuda":
+        return function(*arguments)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
@@ -132,8 +154,7 @@ def in_new_process(function, *arguments):
 
 
 def exactness_and_memory(cases) -> list[dict]:
-    """Largest difference to the equation in float64, and peak memory in
-    float32."""
+    """Largest difference to the equation in float64, and peak memory."""
     rows = []
     for shape, window in cases:
         print(f"... {shape}, window {window}", flush=True)
@@ -148,15 +169,14 @@ def exactness_and_memory(cases) -> list[dict]:
             row[f"{method}: output"] = differences[0]
             row[f"{method}: gradients"] = max(differences[1:])
         for method in METHODS:
-            megabytes = in_new_process(added_memory, method, shape, window)
+            megabytes = in_new_process(attention_memory, method, shape, window)
             row[f"{method} MB"] = round(megabytes, 1)
         rows.append(row)
     return rows
 
 
 def time_and_memory(cases, repeats: int) -> list[dict]:
-    """Median time in ms, forward and backward, and peak memory in MB of each
-    way to compute it."""
+    """Median ms, forward and backward, and peak MB of each way to compute it."""
     rows = []
     for shape, window in cases:
         print(f"... {shape}, window {window}", flush=True)
@@ -168,16 +188,14 @@ def time_and_memory(cases, repeats: int) -> list[dict]:
         # The first run is for warming up.
         for _ in range(repeats + 1):
             for method in methods:
-                started = time.perf_counter()
-                run_attention(method, window, *inputs)
-                seconds[method].append(time.perf_counter() - started)
+                seconds[method].append(timed(run_attention, method, window, *inputs))
 
         row = {"B, nh, T, hs": str(shape), "window": window}
         for method in methods:
             milliseconds = 1000 * float(np.median(seconds[method][1:]))
             row[f"{method} ms"] = round(milliseconds, 3)
         for method in methods:
-            megabytes = in_new_process(added_memory, method, shape, window)
+            megabytes = in_new_process(attention_memory, method, shape, window)
             row[f"{method} MB"] = round(megabytes)
         row["ours / PyTorch"] = round(row["ours ms"] / row["PyTorch ms"], 2)
         rows.append(row)
@@ -209,7 +227,7 @@ def claims(exact: list[dict], speed: list[dict]) -> list[Claim]:
         Claim(paper, "§3.1", "memory is linear in the context T: 1.5 minus the exponent of T",
               "0.5; the equation -0.5", *over_seeds(below), 1, len(below)),
         Claim(paper, "§4.1", "forward and backward are faster than the equation: log2 of the "
-              "ratio of times (here on a CPU)", "1.6 to 3.3 (3 to 10 times, on an A100)",
+              f"ratio of times (here on a {DEVICE})", "1.6 to 3.3 (3 to 10 times, on an A100)",
               *over_seeds(speedups), 1, len(speedups))]
 
 
@@ -218,12 +236,12 @@ def flash_attention(options: Options = Options()):
     folder = folder_of(options, {"repeats": options.repeats})
     torch.manual_seed(0)
 
-    print("== largest difference to the equation (float64), peak memory (float32)")
+    print(f"== largest difference to the equation (float64), peak memory ({TIMED_DTYPE})")
     exact = exactness_and_memory(FAST_CASES if options.fast else EXACT_CASES)
     print_table([{name: f"{x:.0e}" if ": " in name else x for name, x in row.items()}
                  for row in exact], folder / "exact.json")
 
-    print("\n== forward and backward: median time and peak memory (float32)")
+    print(f"\n== forward and backward: median time and peak memory ({TIMED_DTYPE})")
     speed = time_and_memory(FAST_CASES if options.fast else SPEED_CASES, options.repeats)
     print_table(speed, folder / "table.json")
     save_claims(folder, claims(exact, speed))

@@ -14,6 +14,7 @@ The claims:
 
     python -m papers.gpt3           four tables and a figure (about 12 minutes)
     python -m papers.gpt3 sizes     the papers' models: parameters, memory, compute
+    python -m papers.gpt3 speed     training steps of GPT-2's smallest on this machine
 
 Results go to runs/gpt3. Paper: GPT-3 (arXiv:2005.14165); see also gpt3_data.py.
 """
@@ -34,6 +35,7 @@ from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_c
 from papers.figures import plot
 from papers.gpt3_comparing import comparing
 from papers.gpt3_costs import sizes, training_megabytes, training_seconds
+from papers.gpt3_speed import speed
 from papers.gpt3_tasks import PROMPTS, RULE_WEB, TASK_WEB, rule_cases
 from papers.tasks import SIZES
 
@@ -239,4 +241,4 @@ def gpt3(options: Options = Options()):
 
 
 if __name__ == "__main__":
-    command_line({"gpt3": gpt3, "sizes": sizes}, default="gpt3")
+    command_line({"gpt3": gpt3, "sizes": sizes, "speed": speed}, default="gpt3")

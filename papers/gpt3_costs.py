@@ -8,14 +8,13 @@ Papers: GPT-3 (arXiv:2005.14165) §2.1 (bands), Table 2.1, Appendix D (compute);
 (arXiv:1910.02054) §3.1 (memory).
 """
 import math
-import time
 from dataclasses import dataclass
 
 import torch
 
 from data import option, run_folder
 from gpt import GPT, PRESETS, GPTConfig, print_table
-from papers.flash_attention import in_new_process, peak_memory
+from papers.flash_attention import DEVICE, added_memory, in_new_process, timed
 
 # What the papers print: parameters. GPT-3's models all read 300 billion tokens.
 PRINTED = {
@@ -168,29 +167,28 @@ def sizes(options: SizesOptions = SizesOptions()):
 def training_seconds(configs: list[GPTConfig], repeats: int = 5) -> list[float]:
     """Seconds of a forward and backward pass over one full context: the least
     of several."""
-    models = [GPT(config) for config in configs]
+    models = [GPT(config).to(DEVICE) for config in configs]
     least = [math.inf] * len(models)
     # In turns, so that a slow moment of the machine affects all of them.
     for _ in range(repeats):
         for index, model in enumerate(models):
-            idx = torch.zeros(1, model.config.block_size, dtype=torch.long)  # (1, T)
-            started = time.perf_counter()
-            model(idx, idx)[1].backward()
-            least[index] = min(least[index], time.perf_counter() - started)
+            idx = torch.zeros(1, model.config.block_size, dtype=torch.long, device=DEVICE)
+            seconds = timed(lambda: model(idx, idx)[1].backward())
+            least[index] = min(least[index], seconds)
     return least
 
 
 def peak_of_training(config: GPTConfig) -> float:
     """Peak MB of a forward and backward pass over one full context. Call it in
     a fresh process."""
-    model = GPT(config)
-    idx = torch.zeros(1, config.block_size, dtype=torch.long)  # (1, T)
-    # what PyTorch loads on first use does not count
-    model(idx[:, :2], idx[:, :2])[1].backward()
-    before = peak_memory()
-    for _ in range(2):
+    model = GPT(config).to(DEVICE)
+    idx = torch.zeros(1, config.block_size, dtype=torch.long, device=DEVICE)  # (1, T)
+
+    def train(idx):
         model(idx, idx)[1].backward()
-    return (peak_memory() - before) / 2**20
+
+    train(idx[:, :2])  # what PyTorch loads on first use does not count
+    return added_memory(lambda: [train(idx), train(idx)])
 
 
 def training_megabytes(config: GPTConfig) -> float:
