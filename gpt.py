@@ -3,13 +3,13 @@
 # dependencies = ["torch==2.13.0", "numpy", "tiktoken"]
 # ///
 """
-gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class and two switches.
+gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class; two fields of GPTConfig tell them apart.
 
-    python gpt.py                                train the default model on the embedded world
+    python gpt.py                                train on the embedded world (data.py, section 4)
     python gpt.py pretrain --data my.txt         the same on a file or a folder
-    python gpt.py sample --prompt "Mia lives"    text from it, or with --model gpt2 from OpenAI's
-    python gpt.py export                         the model as a folder that transformers opens
-    torchrun --standalone --nproc-per-node 2 gpt.py pretrain --name pretrain-two
+    python gpt.py sample --prompt "Mia lives"    continue a text; --model gpt2: OpenAI's weights
+    python gpt.py export                         write the model as a folder for transformers
+    torchrun --standalone --nproc-per-node 2 gpt.py pretrain --name two    in two processes
 
 Papers: GPT-1 (Radford et al. 2018); GPT-2 (Radford et al. 2019); GPT-3 (arXiv:2005.14165);
 FlashAttention-2 (arXiv:2307.08691); Muon (Jordan et al. 2024).
@@ -17,7 +17,7 @@ FlashAttention-2 (arXiv:2307.08691); Muon (Jordan et al. 2024).
 Contents
     1. The family: GPTConfig, PRESETS
     2. The model: attention, CausalSelfAttention, MLP, Block, GPT
-    3. Several processes: join_processes, my_share, all_reduce, my_part, from_all
+    3. Several processes: join_processes, my_share, all_reduce, my_part, gather_rows
     4. Sampling with a cache: sample_next_token, KVCache, generate
     5. The fused kernel: fused_attention
     6. Training: Muon, schedule, train, evaluate
@@ -25,8 +25,9 @@ Contents
     8. Checkpoints and published weights: load_model, load_pretrained, export_pretrained
     9. Commands: pretrain, sample, export
 
-Letters: B batch, T time (tokens), C = n_embd, nh heads, hs = C / nh head size, V vocabulary,
-P prompt length, R response length. idx are token ids.
+Shapes: B batch size, T sequence length, S number of keys, C = n_embd, nh = n_head, hs = C / nh
+(head size), V = vocab_size, P prompt length, R response length, N tokens selected by a mask,
+W processes. idx holds token ids.
 """
 from __future__ import annotations
 
@@ -43,8 +44,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-# Idle OpenMP threads sleep instead of spinning; otherwise one busy process
-# beside this one slows training four times. Read when torch is imported.
+# Set before torch is imported: idle OpenMP threads soon sleep instead of spinning. Without
+# this, another busy process on the machine makes training four times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import torch
 import torch.distributed as dist
@@ -67,9 +68,9 @@ class GPTConfig:
     n_layer: int = 12
     n_head: int = 12
     n_embd: int = 768
-    dropout: float = 0.0        # on embeddings and on what each sub-layer adds
-    post_norm: bool = False     # GPT-1: normalize after each sub-layer, and not at the end
-    window: int | None = None   # GPT-3: every other layer sees only so many tokens back
+    dropout: float = 0.0        # on the embeddings and on the output of each sub-layer
+    post_norm: bool = False     # GPT-1: LayerNorm after each sub-layer, none at the end
+    window: int | None = None   # GPT-3: every other layer sees only the last `window` tokens
 
     def __post_init__(self):
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "window"):
@@ -82,22 +83,23 @@ class GPTConfig:
             raise UserError(f"dropout must be in [0, 1), not {self.dropout}")
 
 
-PRESETS = {
-    "laptop": GPTConfig(1152, 128, n_layer=3, n_head=4, n_embd=128),  # the default
-    "gpt1": GPTConfig(40478, 512, post_norm=True),
+PRESETS = {  # "laptop" is the default of the commands
+    "laptop": GPTConfig(vocab_size=1152, block_size=128, n_layer=3, n_head=4, n_embd=128),
+    "gpt1": GPTConfig(vocab_size=40478, block_size=512, post_norm=True),
     "gpt2": GPTConfig(),
     "gpt2-medium": GPTConfig(n_layer=24, n_head=16, n_embd=1024),
     "gpt2-large": GPTConfig(n_layer=36, n_head=20, n_embd=1280),
     "gpt2-xl": GPTConfig(n_layer=48, n_head=25, n_embd=1600),
 }
-# Two misprints of Table 2.1 are corrected: XL's 24 heads of 128 are not 2048
-# wide, and 13B's width 5140 is no multiple of its 40 heads. How wide the bands
-# are the paper does not say.
+# Two misprints of Table 2.1 are corrected: XL has 16 heads (24 heads of size 128 do not give
+# 2048), and 13B has n_embd 5120 (5140 is not a multiple of 40). The paper does not state the
+# window; 256 is our choice.
 for _name, _layers, _heads, _width in (
         ("small", 12, 12, 768), ("medium", 24, 16, 1024), ("large", 24, 16, 1536),
         ("xl", 24, 16, 2048), ("2.7b", 32, 32, 2560), ("6.7b", 32, 32, 4096),
         ("13b", 40, 40, 5120), ("175b", 96, 96, 12288)):
-    PRESETS[f"gpt3-{_name}"] = GPTConfig(50257, 2048, _layers, _heads, _width, window=256)
+    PRESETS[f"gpt3-{_name}"] = GPTConfig(block_size=2048, n_layer=_layers, n_head=_heads,
+                                         n_embd=_width, window=256)
 
 # ----------------------------------------------------------------------------------
 # 2. The model: attention, CausalSelfAttention, MLP, Block, GPT   [GPT-1 §3.1; GPT-2 §2.3]
@@ -105,11 +107,11 @@ for _name, _layers, _heads, _width in (
 
 def attention(q, k, v, window: int | None = None, positions=None):
     """softmax(q k^T / sqrt(hs) + mask) v: q (B, nh, T, hs), k and v (B, nh, S, hs) ->
-    (B, nh, T, hs). O(T S) memory. [Vaswani et al. 2017 eq. 1]
+    (B, nh, T, hs), in O(T S) memory. [Vaswani et al. 2017 eq. 1]
 
-    A query at position i sees the keys j with j <= i, and with a window only i - window < j.
-    In training S is T, and query t stands at position t. With a cache S counts all tokens
-    so far, and the queries stand at `positions` (B, 1, T).
+    The query at position i sees the keys at positions j <= i; with a window, only those with
+    i - window < j <= i. Without `positions`, query t is at position t. With a KVCache, S counts
+    all tokens read so far, and `positions` (B, 1, T) holds the positions of the T queries.
     """
     T, hs = q.shape[-2:]
     S = k.size(-2)
@@ -117,9 +119,11 @@ def attention(q, k, v, window: int | None = None, positions=None):
     if positions is None:
         positions = torch.arange(T, device=q.device)
     i = positions[..., None]  # (T, 1) or (B, 1, T, 1)
-    j = torch.arange(S, device=q.device)
-    visible = (j <= i) & (i - (window or S) < j)  # (T, S) or (B, 1, T, S)
-    # -inf, because a finite mask leaks the future once the scores are large enough
+    j = torch.arange(S, device=q.device)  # (S,)
+    visible = j <= i  # (T, S) or (B, 1, T, S)
+    if window is not None:
+        visible = visible & (i - window < j)
+    # -inf, not a large negative number: next to that, very large scores would show the future
     scores = scores.masked_fill(~visible, -math.inf)
     return scores.softmax(dim=-1) @ v  # (B, nh, T, hs)
 
@@ -130,8 +134,8 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
         self.n_head = config.n_head
-        self.layer = layer
-        # dense, banded, dense ... [GPT-3 §2.1]
+        self.layer = layer  # its place in a KVCache
+        # Odd layers use the window, even layers see all tokens. [GPT-3 §2.1]
         self.window = config.window if layer % 2 else None
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
@@ -139,22 +143,22 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x, cache=None):
         B, T, C = x.shape
-        heads = (B, T, self.n_head, C // self.n_head)
+        shape = (B, T, self.n_head, C // self.n_head)  # (B, T, nh, hs)
         q, k, v = self.c_attn(x).split(C, dim=2)  # (B, T, C) each
-        q = q.view(heads).transpose(1, 2)  # (B, nh, T, hs)
-        k = k.view(heads).transpose(1, 2)
-        v = v.view(heads).transpose(1, 2)
+        q = q.view(shape).transpose(1, 2)  # (B, nh, T, hs)
+        k = k.view(shape).transpose(1, 2)
+        v = v.view(shape).transpose(1, 2)
         if cache is None:
-            # the same as attention(q, k, v, self.window), in less time and memory
+            # equal to attention(q, k, v, self.window), but takes less time and memory
             y = fused_attention(q, k, v, self.window)
         else:
             y = cache.attend(self.layer, q, k, v, self.window)
-        y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
+        y = y.transpose(1, 2).reshape(B, T, C)  # concatenate the heads
         return self.dropout(self.c_proj(y))
 
 
 class MLP(nn.Module):
-    """Two layers, at each position alone: (B, T, C) -> (B, T, C)."""
+    """Linear, GELU, linear, applied to each position separately: (B, T, C) -> (B, T, C)."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -163,7 +167,7 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x):
-        # GELU in its tanh form, as in all code that OpenAI released
+        # the tanh approximation of GELU, as in all code that OpenAI released
         x = F.gelu(self.c_fc(x), approximate="tanh")  # (B, T, 4C)
         return self.dropout(self.c_proj(x))
 
@@ -180,7 +184,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x, cache=None):
-        if self.post_norm:  # GPT-1: normalize the stream itself
+        if self.post_norm:  # GPT-1: normalize the residual stream after each sub-layer
             x = self.ln_1(x + self.attn(x, cache))
             x = self.ln_2(x + self.mlp(x))
         else:  # GPT-2: normalize the input of each sub-layer [§2.3]
@@ -190,12 +194,12 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Token ids in, logits over the next token out."""
+    """A GPT: token ids (B, T) -> logits (B, T, V) over the next token."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # tokens; also the output layer
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # tokens; tied to the output
         self.wpe = nn.Embedding(config.block_size, config.n_embd)  # positions
         self.dropout = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
@@ -203,10 +207,10 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        """Matrices N(0, 0.02), biases 0, gains 1 [GPT-1 §4.1]. GPT-2 starts the positions
-        at 0.01, as OpenAI's code does, and divides the scale of the 2 n_layer projections
-        that write into the residual stream by sqrt(2 n_layer), so that the stream does not
-        grow with depth [§2.3]."""
+        """Matrices from a normal distribution with std 0.02, biases 0, LayerNorm weights 1
+        [GPT-1 §4.1]. For GPT-2 and GPT-3, position embeddings have std 0.01, as in OpenAI's
+        code, and the 2 n_layer projections into the residual stream 0.02 / sqrt(2 n_layer),
+        so that its variance does not grow with depth [GPT-2 §2.3]."""
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=0.02)
@@ -220,12 +224,13 @@ class GPT(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
     def hidden(self, idx, cache=None):
-        """The last hidden states: (B, T) -> (B, T, C). UserError if T exceeds the context."""
+        """The hidden states before the output layer: ids (B, T) -> (B, T, C)."""
         T = idx.size(1)
         if T > self.config.block_size:
             raise UserError(f"{T} tokens do not fit into a context of {self.config.block_size}")
-        positions = torch.arange(T, device=idx.device)  # (T,)
-        if cache is not None:
+        if cache is None:
+            positions = torch.arange(T, device=idx.device)  # (T,)
+        else:
             positions = cache.advance(T)  # (B, T)
         x = self.dropout(self.wte(idx) + self.wpe(positions))  # (B, T, C)
         for block in self.h:
@@ -233,10 +238,10 @@ class GPT(nn.Module):
         return self.ln_f(x)
 
     def forward(self, idx, targets=None):
-        """(B, T) ids -> logits (B, T, V) over the token after each position and, given targets
-        (B, T), the loss: mean cross-entropy in nats over those that are not -1."""
+        """ids (B, T) -> (logits (B, T, V), loss). The loss is None without targets (B, T), else
+        their mean cross-entropy in nats; targets of -1 are ignored."""
         x = self.hidden(idx)  # (B, T, C)
-        logits = F.linear(x, self.wte.weight)  # (B, T, V), tied to the embedding
+        logits = F.linear(x, self.wte.weight)  # (B, T, V), with the weights of the embedding
         loss = None
         if targets is not None:
             loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
