@@ -9,7 +9,7 @@ gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class; two fields of GPTConfig
     python gpt.py pretrain --data my.txt         the same on a file or a folder
     python gpt.py sample --prompt "Mia lives"    continue a text; --model gpt2: OpenAI's weights
     python gpt.py export                         write the model as a folder for transformers
-    torchrun --standalone --nproc-per-node 2 gpt.py pretrain --name two    in two processes
+    torchrun --standalone --nproc-per-node 2 gpt.py pretrain --name pretrain-two    in two processes
 
 Papers: GPT-1 (Radford et al. 2018); GPT-2 (Radford et al. 2019); GPT-3 (arXiv:2005.14165);
 FlashAttention-2 (arXiv:2307.08691); Muon (Jordan et al. 2024).
@@ -256,40 +256,40 @@ class GPT(nn.Module):
 
 
 # ----------------------------------------------------------------------------------
-# 3. Several processes: join_processes, my_share, all_reduce, my_part, from_all
+# 3. Several processes: join_processes, my_share, all_reduce, my_part, gather_rows
 #
-# torchrun runs the same program N times on one machine, each on a GPU or a thread of its
-# own. All processes hold the same model and draw the same batches. Of what takes long
-# (answers, their scores, gradients) each computes its share of the rows, and `update` adds
-# up the gradients: N processes train like one, up to rounding (and each one's dropout).
+# torchrun starts the same program W times on one machine, each on its own GPU or CPU thread.
+# All processes hold the same model and draw the same batches. The slow parts (answers, their
+# scores, gradients) are divided: each process computes its share of the rows, and `update`
+# sums the gradients. W processes train like one, up to rounding and dropout.
 #
-# A first reader may take N as 1. Then my_share(batch) is the batch, all_reduce(x) is x,
-# my_part(mean, count) is the mean, and from_all gives back what it gets.
+# A first reader may assume W = 1. Then my_share(batch) is the batch, all_reduce(x) is x,
+# my_part(mean, count) is the mean, and gather_rows returns its first argument.
 
 
 def join_processes():
-    """Connect the processes that torchrun has started, if it has. Each waits here until all
-    have come, so that the others find what the first has written before."""
+    """Under torchrun, start the process group and wait until every process has called this.
+    What the main process has written before its call, the others can read after theirs."""
     if IS_TORCHRUN:
-        own_gpu = None
+        gpu = None
         if pick_device() == "cuda":
-            own_gpu = torch.device("cuda", torch.cuda.current_device())
-        dist.init_process_group(timeout=timedelta(hours=12), device_id=own_gpu)
-        atexit.register(dist.destroy_process_group)  # its threads must not outlive Python
+            gpu = torch.device("cuda", torch.cuda.current_device())
+        dist.init_process_group(timeout=timedelta(hours=12), device_id=gpu)
+        atexit.register(dist.destroy_process_group)  # ends its threads before Python exits
         dist.barrier()
 
 
 def my_share(batch):
-    """The rows of a batch that this process computes: every N-th, but all of fewer than N,
-    because a mean over no rows is nan."""
+    """The rows of a batch that this process computes: every W-th. A batch of fewer than W rows
+    is not divided, because the mean over an empty share would be nan."""
     if not dist.is_initialized() or len(batch) < dist.get_world_size():
         return batch
     return batch[dist.get_rank()::dist.get_world_size()]
 
 
 def all_reduce(x):
-    """The sum of a tensor over all processes, in place and without gradient: for a loss only
-    after backward()."""
+    """Sum a tensor over all processes, in place and without gradient. loss.detach() shares
+    memory with the loss, so reduce it only after loss.backward()."""
     if dist.is_initialized():
         try:
             dist.all_reduce(x)
@@ -300,20 +300,20 @@ def all_reduce(x):
 
 
 def my_part(mean, count):
-    """The mean over this process's `count` tokens (or rows) -> its part of the mean over the
-    whole batch: all parts add up to that."""
+    """Weight the mean over this process's `count` tokens (or rows), so that the results of all
+    processes add up to the mean over the whole batch."""
     count = torch.as_tensor(count, dtype=mean.dtype, device=mean.device)
     total = all_reduce(count.clone())
     return mean * (count / total.clamp(min=1))
 
 
-def from_all(own, mine, n_rows: int):
-    """Results for this process's rows `mine`, (n, ...) -> for all rows, (n_rows, ...)."""
+def gather_rows(own, mine, n_rows: int):
+    """Results (n, ...) for this process's n row indices `mine` -> (n_rows, ...), for all rows."""
     if len(mine) == n_rows:
         return own
     whole = own.new_zeros(n_rows, *own.shape[1:])
     whole[mine] = own
-    return all_reduce(whole)
+    return all_reduce(whole)  # the rows of the other processes are 0 here
 
 
 # ----------------------------------------------------------------------------------
@@ -322,11 +322,11 @@ def from_all(own, mine, n_rows: int):
 
 def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = None,
                       top_p: float | None = None):
-    """(B, V) logits and (B,) random numbers, uniform in [0, 1) -> (B,) ids. top_k leaves the
-    k most likely tokens, top_p the fewest most likely ones whose probabilities reach it."""
+    """logits (B, V) and u (B,), uniform in [0, 1) -> ids (B,). top_k keeps the k most likely
+    tokens; top_p the smallest set of most likely tokens whose probabilities sum to top_p."""
     if logits.isnan().any():
         raise UserError("the model computes nan: its training has diverged")
-    if temperature < 0.01:  # as good as 0: the most likely token
+    if temperature < 0.01:  # practically 0: the most likely token
         return logits.argmax(dim=-1)
     logits = logits / temperature
     if top_k is not None:
@@ -335,12 +335,13 @@ def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = N
     if top_p is not None:
         ordered = logits.sort(dim=-1, descending=True).values  # (B, V)
         probabilities = ordered.softmax(dim=-1)
-        before = probabilities.cumsum(dim=-1) - probabilities  # of all likelier ones
+        before = probabilities.cumsum(dim=-1) - probabilities  # sum over all likelier tokens
         kept = (before < top_p).sum(dim=-1, keepdim=True).clamp(min=1)  # (B, 1)
         smallest_kept = ordered.gather(1, kept - 1)  # (B, 1)
         logits = logits.masked_fill(logits < smallest_kept, -math.inf)
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, V)
-    # the first that exceeds u; the factor keeps u below the last in spite of rounding
+    # Take the first token whose cumulative probability exceeds u. The last sum may not be
+    # exactly 1: scale u by it, and by a factor that keeps u below it in spite of rounding.
     u = u[:, None] * cumulative[:, -1:] * (1 - torch.finfo(torch.float32).eps)  # (B, 1)
     return torch.searchsorted(cumulative, u, right=True).squeeze(1)
 
@@ -348,12 +349,12 @@ def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = N
 class KVCache:
     """Keys and values of all tokens read so far, so that each is computed once.
 
-    The token at position p of a row stands in slot p. Prompts are padded on the right;
-    a row's first new token overwrites its first pad. Prompts of 3 and 1 tokens, then
-    one token more:
+    The token at position p of a row is stored in slot p, and a query sees the slots up to its
+    own position. Prompts are padded on the right; a row's first new token overwrites its first
+    pad. Prompts of 3 tokens and 1 token, then one more token for each:
 
-        row 0    a b c         a b c d        a query sees the slots up to
-        row 1    x . .         x y .          its own position
+        row 0    a b c         a b c d
+        row 1    x . .         x y . .
     """
 
     def __init__(self, model, batch_size: int, max_length: int):
@@ -361,27 +362,29 @@ class KVCache:
         shape = (batch_size, c.n_head, max_length, c.n_embd // c.n_head)  # (B, nh, slots, hs)
         self.k = [model.wte.weight.new_zeros(shape) for _ in range(c.n_layer)]
         self.v = [model.wte.weight.new_zeros(shape) for _ in range(c.n_layer)]
-        # tokens of each row, (B,)
+        # (B,): the number of tokens of each row, which is also the position of its next token
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=model.device)
-        self.used = 0  # slots in use: no row is longer
+        self.used = 0  # slots in use, at least the longest row's length
 
     def advance(self, T: int):
-        """Make room for T more tokens in each row; returns their positions (B, T)."""
+        """Count T more tokens in each row; returns their positions (B, T)."""
         self.positions = self.lengths[:, None] + torch.arange(T, device=self.lengths.device)
         self.lengths = self.lengths + T
         self.used += T
         return self.positions
 
     def attend(self, layer: int, q, k, v, window: int | None):
-        """Store the new keys and values; attention of the new queries to all of them."""
-        rows = torch.arange(len(q), device=q.device)[:, None]
+        """Store the keys and values of the new tokens, then let their queries attend to all
+        stored ones: q, k and v (B, nh, T, hs) -> (B, nh, T, hs)."""
+        rows = torch.arange(len(q), device=q.device)[:, None]  # (B, 1)
         self.k[layer][rows, :, self.positions] = k.transpose(1, 2)  # (B, T, nh, hs)
         self.v[layer][rows, :, self.positions] = v.transpose(1, 2)
-        keys, values = self.k[layer][:, :, :self.used], self.v[layer][:, :, :self.used]
+        keys = self.k[layer][:, :, :self.used]  # (B, nh, S, hs)
+        values = self.v[layer][:, :, :self.used]
         return attention(q, keys, values, window, self.positions[:, None])
 
     def select(self, rows):
-        """Keep only these rows of the batch."""
+        """Keep only some rows of the batch; `rows` is an index or a boolean mask."""
         self.k = [k[rows] for k in self.k]
         self.v = [v[rows] for v in self.v]
         self.lengths = self.lengths[rows]
@@ -390,15 +393,15 @@ class KVCache:
 @torch.no_grad()
 def generate(model, idx, max_new_tokens: int, lengths=None,
              stop_tokens: tuple[int, ...] = (), generator=None, **sampling):
-    """Continue prompts: (B, P) -> the new tokens (B, R), R <= max_new_tokens.
+    """Continue prompts idx (B, P), padded on the right -> the new tokens (B, R).
 
-    idx holds prompts padded on the right, lengths (B,) their true lengths (default: P).
-    A row ends with its first stop token, which then fills it up. `sampling` are
-    temperature, top_k and top_p of `sample_next_token`.
+    lengths (B,) are the prompts' lengths without pads (default: P). A row ends with its first
+    stop token, which is repeated up to R, the length of the longest answer and at most
+    max_new_tokens. `sampling`: temperature, top_k and top_p of `sample_next_token`.
 
-    Positions are learned, so a full context cannot slide: when the longest row fills the
-    cache, all are cut to their last block_size // 2 tokens and read anew. A prompt keeps
-    block_size - 1 tokens at most: one slot is for a new one.
+    Position embeddings are absolute, so a full cache cannot drop its oldest token. Instead all
+    rows are cut to their last block_size // 2 tokens and read again. Of a prompt the last
+    block_size - 1 tokens are read, which leaves one slot for a new token.
     """
     model.eval()
     limit = model.config.block_size
@@ -406,11 +409,11 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
         lengths = torch.full((len(idx),), idx.size(1))
     stops = torch.tensor(stop_tokens, dtype=torch.long, device=idx.device)
     new = idx.new_zeros(len(idx), max_new_tokens)  # (B, R)
-    # One random number for each token, so that no row depends on how long the others are.
+    # All random numbers are drawn here, so that a row's do not depend on when others end.
     uniform = torch.rand(new.shape, generator=generator, device=idx.device)  # (B, R)
-    mine = my_share(torch.arange(len(idx), device=idx.device))  # what this process continues
-    rows = mine  # less those that have ended
-    newest = idx.new_full((len(rows),), -1)  # their newest tokens; -1: there is none yet
+    mine = my_share(torch.arange(len(idx), device=idx.device))  # this process's rows
+    rows = mine  # the rows still in the cache; ended ones are removed from time to time
+    newest = idx.new_full((len(rows),), -1)  # (rows,) their newest tokens, none yet
     cache = None
     for step in range(max_new_tokens):
         if cache is None or cache.used == limit:
@@ -422,27 +425,27 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
             ids, ends = to_tensors(texts, 0, idx.device)  # (rows, T), (rows,)
             cache = KVCache(model, len(rows), min(limit, ids.size(1) + max_new_tokens))
             x = model.hidden(ids, cache)[torch.arange(len(rows)), ends - 1]  # (rows, C)
-            cache.lengths = ends  # without the pads, which hidden() has counted
+            cache.lengths = ends  # hidden() has counted the pads, too: correct that
         else:
             x = model.hidden(newest[:, None], cache)[:, 0]  # (rows, C)
         logits = F.linear(x, model.wte.weight)  # (rows, V)
         sampled = sample_next_token(logits, uniform[rows, step], **sampling)  # (rows,)
         newest = torch.where(torch.isin(newest, stops), newest, sampled)
-        new[rows, step:] = newest[:, None]  # up to the end, for rows that are dropped below
+        new[rows, step:] = newest[:, None]  # also later steps: a stop token fills up its row
         has_ended = torch.isin(newest, stops)  # (rows,)
         if has_ended.all():
             break
-        if has_ended.sum() > len(rows) // 4:  # cheaper to copy the cache than to go on
+        if has_ended.sum() > len(rows) // 4:  # now copying the cache without them pays off
             rows, newest = rows[~has_ended], newest[~has_ended]
             cache.select(~has_ended)
-    new = from_all(new[mine], mine, len(idx))
+    new = gather_rows(new[mine], mine, len(idx))
     written = (~torch.isin(new, stops)).sum(dim=1)  # (B,) tokens before the stop token
     return new[:, :written.max() + 1]
 
 
 def to_tensors(rows: list[list[int]], pad: int, device):
-    """Rows of ids -> (B, T) padded on the right, and their lengths (B,). On the right,
-    no token can see a pad, and all keep the positions that they were trained with."""
+    """Lists of ids -> ids (B, T), padded on the right, and their lengths (B,). With the pads on
+    the right, no token sees a pad, and every row starts at position 0, as in training."""
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
     ids = nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=pad)
     lengths = torch.tensor([len(row) for row in rows])
@@ -450,16 +453,16 @@ def to_tensors(rows: list[list[int]], pad: int, device):
 
 
 def chunks(items: list, size: int) -> list[list]:
-    """The items in lists of this size; the last may be shorter."""
+    """Split a list into lists of `size` items; the last may be shorter."""
     return [items[i:i + size] for i in range(0, len(items), size)]
 
 
 def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
              max_new_tokens: int, seed: int = 0, **sampling) -> list[tuple[str, bool]]:
-    """Continue prompts of ids: (text up to a stop token, whether one came) for each."""
+    """Continue each prompt, a list of ids: [(text before the stop token, whether one came)]."""
     generator = torch.Generator(model.device).manual_seed(seed)
     answers = [None] * len(prompts)
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # few pads
     for batch in chunks(by_length, 256):
         ids, lengths = to_tensors([prompts[i] for i in batch], tokenizer.pad, model.device)
         tokens = generate(model, ids, max_new_tokens, lengths, stops, generator, **sampling)

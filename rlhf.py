@@ -65,7 +65,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from data import Batches, Comparison, UserError, World, option
-from gpt import (GPTConfig, RunLog, all_reduce, chunks, complete, evaluate, from_all,
+from gpt import (GPTConfig, RunLog, all_reduce, chunks, complete, evaluate, gather_rows,
                  make_optimizers, mixed_precision, my_part, my_share, pretraining_loss, schedule,
                  to_tensors, update)
 
@@ -488,12 +488,12 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     batch = ids[mine], mask[mine]
     # The update computes log-probabilities by the same function, so that there the ratio
     # starts at 1 (up to rounding).
-    logprobs = from_all(response_logprobs(policy, *batch), mine, B)  # (B, T-1)
-    ref_logprobs = from_all(response_logprobs(reference, *batch), mine, B)  # (B, T-1)
-    scores = from_all(reward_model(*batch), mine, B)  # (B,)
+    logprobs = gather_rows(response_logprobs(policy, *batch), mine, B)  # (B, T-1)
+    ref_logprobs = gather_rows(response_logprobs(reference, *batch), mine, B)  # (B, T-1)
+    scores = gather_rows(reward_model(*batch), mine, B)  # (B,)
     values = torch.zeros_like(mask)
     if value_model is not None:
-        values = from_all(value_model.values(*batch), mine, B) * mask  # (B, T-1)
+        values = gather_rows(value_model.values(*batch), mine, B) * mask  # (B, T-1)
     scores = torch.where(ended, scores, scores.clamp(max=config.unfinished_score))
     rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.kl_coef)
     advantages, returns = compute_gae(rewards, values, mask, lam=config.lam)
