@@ -478,35 +478,38 @@ def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
 
 
 def fused_attention(q, k, v, window: int | None = None):
-    """`attention` without ever holding a T x T matrix; the same arguments and result.
+    """attention(q, k, v, window) for S = T, without ever storing a T x T matrix.
     A first reader may skip this section: only memory and time differ.
 
     bfloat16 is computed in float32, because softmax exponentiates rounding errors.
     """
-    wide = torch.promote_types(q.dtype, torch.float32)
+    dtype = torch.promote_types(q.dtype, torch.float32)
     T = q.size(2)
     with torch.autocast(q.device.type, enabled=False):
-        flat = [x.to(wide).flatten(0, 1) for x in (q, k, v)]  # (B*nh, T, hs)
+        flat = [x.to(dtype).flatten(0, 1) for x in (q, k, v)]  # (B*nh, T, hs)
         out = FusedAttention.apply(*flat, min(window or T, T))
     return out.view(q.shape).to(q.dtype)
 
 
-TILE = 2 ** 21  # scores computed at once: 8 MB, which should stay in the processor's cache
+TILE = 2 ** 21  # scores computed at once: 8 MB, which should stay in the CPU's cache
 
 
 class FusedAttention(torch.autograd.Function):
     """Attention by tiles of scores: time O(T^2), or O(T window); memory O(T).
 
-    Forward, with S = q k^T / sqrt(hs) and P = softmax(S): O = P v. A block of queries
-    meets all the keys that it sees at once, so its softmax needs no running maximum.
+    Forward: S = q k^T / sqrt(hs), P = softmax(S), O = P v. A tile holds a block of queries and
+    all the keys that they see, so the softmax needs no running maximum.
 
     Backward, from dO, with delta = rowsum(dO * O):
 
-        dV = P^T dO      dP = dO v^T      dS = P * (dP - delta)      dq = dS k      dk = dS^T q
+        dv = P^T dO                     dP = dO v^T      dS = P * (dP - delta)
+        dq = dS k / sqrt(hs)            dk = dS^T q / sqrt(hs)
 
-    A block of keys meets all the queries that see it: dK and dV of the block are then
-    complete, and dQ adds up. P is recomputed from L = log2(sum of 2^S), one number per
-    query. Base 2 (q carries the factor log2 e), because 2^x is faster than e^x.
+    Here a tile holds a block of keys and all the queries that see them: one tile gives dk and
+    dv of the block, and dq is summed over tiles. P is recomputed from L, one number per query.
+
+    The code uses base 2, because 2^x is faster than e^x: q is multiplied by log2(e), so the
+    scores are S log2(e), e^S is 2^scores, and L = log2(sum of 2^scores) over the keys.
     """
 
     @staticmethod
@@ -516,13 +519,13 @@ class FusedAttention(torch.autograd.Function):
         out = torch.empty_like(v)
         L = q.new_empty(len(q), 1, T)  # (B*nh, 1, T)
         for heads, start, stop, (buffer, _) in _tiles(q, window):
-            first = max(0, start - window + 1)  # the first key that any row sees
+            first = max(0, start - window + 1)  # the first key that any query of the block sees
             scores = _product(q[heads, start:stop], k[heads, first:stop], buffer)
-            # every row sees all keys before this one
-            partly = start if stop <= window else first
-            _hide(scores[:, :, partly - first:], start, partly, window, -math.inf)
+            # Without a window in reach, all queries see the keys before `start`: no mask there.
+            masked = start if stop <= window else first  # the first key to mask
+            _hide(scores[:, :, masked - first:], start, masked, window, -math.inf)
             top = scores.amax(-1, keepdim=True)  # (n, rows, 1)
-            p = scores.sub_(top).exp2_()
+            p = scores.sub_(top).exp2_()  # (n, rows, keys), softmax times total
             total = p.sum(-1, keepdim=True)  # (n, rows, 1)
             out[heads, start:stop] = torch.bmm(p, v[heads, first:stop]).div_(total)
             L[heads, 0, start:stop] = (top + total.log2()).squeeze(-1)
@@ -538,39 +541,39 @@ class FusedAttention(torch.autograd.Function):
         delta = (grad_out * out).sum(-1)[:, None]  # (B*nh, 1, T)
         dq, dk, dv = torch.zeros_like(q), torch.empty_like(k), torch.empty_like(v)
         for heads, start, stop, (buffer, buffer2) in _tiles(q, window):
-            last = min(T, stop + window - 1)  # the end of the queries that see any key
+            last = min(T, stop + window - 1)  # one past the last query that sees any key
             queries = heads, slice(start, last)
             keys = heads, slice(start, stop)
-            # transposed, (n, keys, queries): the rows of the keys stay together in memory
+            # tiles are transposed here, (n, keys, queries): each key's row is contiguous
             p = _product(k[keys], q[queries], buffer)  # S^T
             p.sub_(L[heads, :, start:last]).exp2_()  # P^T = 2^(S^T - L)
-            # from this query on all see every key
-            partly = stop if T <= start + window else last
-            _hide(p[:, :, :partly - start].transpose(1, 2), start, start, window, 0)
+            # Without a window in reach, the queries from `stop` on see all keys: no mask there.
+            masked = stop if T <= start + window else last  # one past the last query to mask
+            _hide(p[:, :, :masked - start].transpose(1, 2), start, start, window, 0)
             dv[keys] = torch.bmm(p, grad_out[queries])
             ds = _product(v[keys], grad_out[queries], buffer2)  # dP^T
             ds.sub_(delta[heads, :, start:last]).mul_(p)  # dS^T
             dk[keys] = torch.bmm(ds, q[queries])
             dq[queries] += torch.bmm(ds.transpose(1, 2), k[keys])
-        dk /= math.log2(math.e)  # q carries log2(e) / sqrt(hs), of which dk wants 1 / sqrt(hs)
+        dk /= math.log2(math.e)  # q was multiplied by log2(e) / sqrt(hs); 1 / sqrt(hs) is right
         dq /= math.sqrt(hs)
         return dq, dk, dv, None
 
 
 def _tiles(q, window: int):
-    """Yields (a slice of the heads, start and stop of a block of positions, two buffers
-    of a tile). Allocating the buffers anew for each tile would be slow."""
+    """Yield (slice of the heads, start and stop of a block of positions, two buffers) for each
+    tile. All tiles share the buffers, because allocating new ones would be slow."""
     n, T, _ = q.shape
-    # longer blocks are faster but waste more at their ends
+    # longer blocks are faster, but compute more scores that the mask then hides
     block, tile = (64 if window <= 512 else 128), TILE
     if q.is_cuda:  # there a small tile takes less time than starting its kernels
         block, tile = 512, 64 * TILE
-    width = min(T, window + block)
-    together = max(1, tile // (block * width))  # heads
-    buffers = q.new_empty(2, min(n, together) * block * width)
-    for head in range(0, n, together):
+    width = min(T, window + block)  # at most so many keys (or queries) to a block
+    step = max(1, tile // (block * width))  # heads per tile
+    buffers = q.new_empty(2, min(n, step) * block * width)
+    for head in range(0, n, step):
         for start in range(0, T, block):
-            yield slice(head, head + together), start, min(start + block, T), buffers
+            yield slice(head, head + step), start, min(start + block, T), buffers
 
 
 def _product(a, b, buffer):
@@ -580,7 +583,7 @@ def _product(a, b, buffer):
 
 
 def _hide(tile, i0: int, j0: int, window: int, value: float):
-    """Overwrite what is not visible in a tile of queries from i0 and keys from j0 on."""
+    """In a tile whose first query is i0 and first key j0, overwrite what the mask hides."""
     i = torch.arange(i0, i0 + tile.size(1), device=tile.device)[:, None]
     j = torch.arange(j0, j0 + tile.size(2), device=tile.device)
     tile.masked_fill_((j > i) | (j <= i - window), value)
@@ -591,11 +594,11 @@ def _hide(tile, i0: int, j0: int, window: int, value: float):
 
 
 def orthogonalize(matrices):
-    """Five steps of Newton-Schulz: move all singular values of (N, rows, columns)
-    matrices towards 1 and keep the singular vectors.
+    """Move the singular values of matrices (n, rows, columns) towards 1 and keep their
+    singular vectors, by five Newton-Schulz iterations.
 
-    Each step maps a singular value s to a s + b s^3 + c s^5. With these coefficients
-    small ones grow 3.4-fold per step, and after five steps nearly all are in 0.7 ... 1.2,
+    Each iteration maps a singular value s to a s + b s^3 + c s^5. With these coefficients
+    small values grow by 3.4 per iteration, and after five nearly all are in 0.7 ... 1.2,
     which is good enough. (Jordan et al. compute in bfloat16, which is slow on CPUs.)
     """
     a, b, c = 3.4445, -4.7750, 2.0315
@@ -603,17 +606,17 @@ def orthogonalize(matrices):
     x = matrices.transpose(1, 2) if is_tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # all singular values are now <= 1
     for _ in range(5):
-        gram = x @ x.transpose(1, 2)  # (N, rows, rows), the smaller side
-        # a x + (b G + c G^2) x
+        gram = x @ x.transpose(1, 2)  # (n, m, m), where m is the smaller of rows and columns
+        # a x + (b gram + c gram^2) x
         x = torch.baddbmm(a * x, b * gram + c * gram @ gram, x)
     return x.transpose(1, 2) if is_tall else x
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalized, for the matrices in the blocks. [Jordan et al. 2024]
+    """Momentum whose update is orthogonalized, for weight matrices. [Jordan et al. 2024]
 
-    All singular values of an update are near 1, so directions that the gradient rarely
-    shows are learned as fast as the dominant ones.
+    All singular values of an update are near 1, so rare directions of the gradient are learned
+    as fast as the dominant ones.
     """
 
     def __init__(self, params, lr: float = 0.02, momentum: float = 0.95):
@@ -622,28 +625,28 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            by_shape = {}  # matrices of one shape are orthogonalized together
+            by_shape = {}  # shape -> [(parameter, its update)], orthogonalized in one batch
             for p in group["params"]:
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
                 momentum = self.state[p]["momentum"]
                 momentum.lerp_(p.grad, 1 - group["momentum"])
-                step = p.grad.lerp(momentum, group["momentum"])  # Nesterov: look ahead
-                by_shape.setdefault(p.shape, []).append((p, step))
+                nesterov = p.grad.lerp(momentum, group["momentum"])
+                by_shape.setdefault(p.shape, []).append((p, nesterov))
             for (rows, columns), members in by_shape.items():
-                steps = orthogonalize(torch.stack([step for _, step in members]))
-                # Singular values near 1 change an output by as much as its input is long;
-                # more outputs than inputs would each change less.
+                updates = orthogonalize(torch.stack([nesterov for _, nesterov in members]))
+                # An orthogonal matrix keeps the norm of its input. Spread over more outputs than
+                # inputs, each output would change less: scale that up.
                 scale = max(1, rows / columns) ** 0.5
-                for (p, _), step in zip(members, steps):
-                    p.sub_(step, alpha=group["lr"] * scale)
+                for (p, _), update in zip(members, updates):
+                    p.sub_(update, alpha=group["lr"] * scale)
 
 
 def make_optimizers(model, lr: float, muon_lr: float | None = None,
                     betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.0,
                     eps: float = 1e-8) -> list[torch.optim.Optimizer]:
-    """AdamW, and with muon_lr Muon for the matrices in the blocks. Only matrices decay,
-    never gains and biases. Each group remembers its peak rate."""
+    """[AdamW], or with muon_lr [AdamW, Muon], with Muon for the matrices in the blocks. Weight
+    decay applies to AdamW's matrices only. Each group stores its peak_lr for `update`."""
     matrices, vectors, in_blocks = [], [], []
     for name, p in model.named_parameters():
         if p.ndim < 2:
@@ -661,8 +664,8 @@ def make_optimizers(model, lr: float, muon_lr: float | None = None,
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:
-    """The fraction of the peak learning rate at a step: linearly up over `warmup` steps,
-    then a cosine down to a tenth."""
+    """The learning rate at a step (from 0) as a fraction of its peak: linear warm-up over
+    `warmup` steps, then cosine decay to a tenth."""
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / (steps - warmup)
@@ -670,11 +673,11 @@ def schedule(step: int, steps: int, warmup: int) -> float:
 
 
 def update(model, optimizers: list, fraction: float, grad_clip: float = 1.0):
-    """One optimizer step on the gradients that backward() has accumulated, with every
-    rate at this fraction of its peak."""
-    if dist.is_initialized():  # gradients of this process's rows -> of the whole batch
+    """Take one optimizer step with the accumulated gradients, each learning rate at `fraction`
+    of its peak, and set the gradients to None."""
+    if dist.is_initialized():  # sum the gradients of all processes
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        whole = all_reduce(nn.utils.parameters_to_vector(gradients))  # one message, not many
+        whole = all_reduce(nn.utils.parameters_to_vector(gradients))  # one message is faster
         nn.utils.vector_to_parameters(whole, gradients)
     norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
     if not torch.isfinite(norm):
@@ -689,8 +692,8 @@ def update(model, optimizers: list, fraction: float, grad_clip: float = 1.0):
 
 @dataclass(slots=True)
 class TrainConfig:
-    """How to pretrain. option(default, help): a field that is also an option of a command,
-    see data.py section 7."""
+    """How to pretrain. Each option(default, help) is a field and a command-line option
+    (data.py, section 7)."""
     steps: int = option(1500, "optimizer steps", at_least=1)
     batch_size: int = option(12, "sequences per forward pass, of all processes", at_least=1)
     accumulate: int = option(1, "forward passes per optimizer step", at_least=1)
@@ -700,15 +703,15 @@ class TrainConfig:
     weight_decay: float = option(0.0, "on matrices that AdamW trains")
     grad_clip: float = option(1.0, "largest norm of the gradient")
     eval_every: int = option(200, "steps between evaluations and checkpoints", at_least=1)
-    seed: int = option(0, "of the batches and of dropout")
+    seed: int = option(0, "of the world, the weights, the batches and dropout")
 
 
 def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
           config: TrainConfig, path: Path, log) -> dict[str, float]:
-    """Pretrain: predict the next token. Returns `evaluate` of the validation stream.
+    """Pretrain: predict the next token. Returns the last `evaluate` of the validation stream.
 
-    If there is a checkpoint at `path`, training goes on from there and ends as if it had
-    never been stopped. log(step, steps, **values) writes a row, see RunLog.
+    If there is a checkpoint at `path`, training resumes from it and ends as if it had never
+    stopped. log(step, steps, **values) writes a row, see RunLog.
     """
     optimizers = make_optimizers(model, config.lr, config.muon_lr,
                                  weight_decay=config.weight_decay)
@@ -727,11 +730,11 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
     warmup = min(config.warmup, config.steps // 10)
     while step < config.steps:
         model.train()
-        # Dropout: the same after a stop, another one in each process.
+        # Seed dropout by step, so that a resumed run repeats it, and by process.
         torch.manual_seed(config.seed + 1000 * step + rank)
         mean_loss = 0.0
         for _ in range(config.accumulate):
-            # gradients of several backward passes add up, but the loss is a mean
+            # backward() sums gradients, but the loss of a step is a mean: divide here
             loss = pretraining_loss(model, batches) / config.accumulate
             loss.backward()
             mean_loss += all_reduce(loss.detach()).item()
@@ -742,7 +745,7 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
         is_due = step % config.eval_every == 0 or step == config.steps
         if is_due:
             result = evaluate(model, tokenizer, val_stream)
-            if not math.isfinite(result["loss"]):  # the last checkpoint stays
+            if not math.isfinite(result["loss"]):  # keep the previous checkpoint
                 raise UserError(f"step {step}: the loss is no longer finite: lower the "
                                 "learning rate")
             values["val_loss"] = result["loss"]
@@ -757,15 +760,15 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
 
 
 def pretraining_loss(model, batches: Batches):
-    """The pretraining loss on the next batch; of several processes, this one's part of it."""
-    x, y = (torch.from_numpy(my_share(a)).to(model.device) for a in batches.next())  # (B/N, T)
+    """The mean loss on the next batch (this process's part of it, see my_part)."""
+    x, y = (torch.from_numpy(my_share(a)).to(model.device) for a in batches.next())  # (B/W, T)
     with mixed_precision(model.device):
         _, loss = model(x, y)
     return my_part(loss, len(x))
 
 
 def mixed_precision(device):
-    """bfloat16 matrix products on CUDA, float32 everywhere else."""
+    """A context manager: matrix products in bfloat16 on CUDA if it can, else no change."""
     enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
@@ -773,19 +776,19 @@ def mixed_precision(device):
 @torch.no_grad()
 def evaluate(model, tokenizer, stream: np.ndarray,
              max_tokens: int = 32_768) -> dict[str, float]:
-    """{"loss": nats per token, "bits_per_byte"} of about max_tokens of a stream, in
-    evenly spaced windows. Bits per byte do not depend on the tokenizer."""
+    """The mean loss, {"loss": nats per token, "bits_per_byte": ...}, over about max_tokens of a
+    stream in evenly spaced windows. Bits per byte can be compared between tokenizers."""
     model.eval()
     T = min(model.config.block_size, len(stream) - 1)
     if T < 1:
         raise UserError("the validation text is too short: it needs at least two tokens")
     starts = np.arange(0, len(stream) - T, T)
-    wanted = min(len(starts), max(1, max_tokens // T))
-    starts = starts[np.linspace(0, len(starts) - 1, wanted).astype(int)]
+    count = min(len(starts), max(1, max_tokens // T))
+    starts = starts[np.linspace(0, len(starts) - 1, count).astype(int)]
     windows = np.stack([stream[start:start + T + 1] for start in starts])
-    windows = torch.from_numpy(windows.astype(np.int64))  # (wanted, T+1)
+    windows = torch.from_numpy(windows.astype(np.int64))  # (count, T+1)
     nats = 0.0
-    for part in windows.to(model.device).tensor_split(math.ceil(wanted / 32)):
+    for part in windows.to(model.device).tensor_split(math.ceil(count / 32)):
         x, y = part[:, :-1], part[:, 1:]  # (B, T)
         _, loss = model(x, y)
         nats += loss.item() * y.numel()
@@ -796,8 +799,8 @@ def evaluate(model, tokenizer, stream: np.ndarray,
 
 
 class RunLog:
-    """log(step, steps, **values): a row of JSON in a file, and now and then a line on the
-    terminal. When a stopped run goes on, the rows of steps done again are replaced."""
+    """log(step, steps, **values) appends a JSON row to a file and prints some of the rows. In a
+    resumed run, the first call deletes the file's rows from its own step on."""
 
     def __init__(self, path: Path):
         self.path, self.file = path, None
@@ -807,8 +810,8 @@ class RunLog:
         if self.file is None:
             rows = self.path.read_bytes().splitlines(True) if self.path.exists() else []
             with atomic_write(self.path) as file, reading(self.path, "a log"):
-                file.writelines(row for row in rows if row.endswith(b"}\n")  # whole
-                                and json.loads(row)["step"] < step)
+                complete_rows = [row for row in rows if row.endswith(b"}\n")]
+                file.writelines(r for r in complete_rows if json.loads(r)["step"] < step)
             self.file = open(self.path if IS_MAIN else os.devnull, "a", buffering=1)
         row = {name: round(float(value), 5) for name, value in values.items()}
         self.file.write(json.dumps({"step": step, **row}) + "\n")
