@@ -828,11 +828,11 @@ class RunLog:
 @torch.no_grad()
 def completion_logprobs(model, tokenizer,
                         pairs: list[tuple[str, str]]) -> list[tuple[float, int]]:
-    """For each (context, completion): the sum of log P(token | what is before it) over
-    the completion, in nats, and its number of tokens.
+    """For each (context, completion): the log-probability of the completion's tokens given the
+    context, summed, in nats, and their number.
 
-    Context and completion are tokenized as one text. A token across the seam belongs to
-    the completion. What is too long loses its front.
+    Context and completion are tokenized as one text; a token that spans both belongs to the
+    completion. A text that is too long is cut at its beginning.
     """
     model.eval()
     results = []
@@ -841,30 +841,30 @@ def completion_logprobs(model, tokenizer,
         for context, completion in batch:
             whole = [tokenizer.eot, *tokenizer.encode(context + completion)]
             before = [tokenizer.eot, *tokenizer.encode(context)]
-            common = len(os.path.commonprefix([whole, before]))  # of any two sequences
+            common = len(os.path.commonprefix([whole, before]))  # works on lists, not only paths
             row = whole[-model.config.block_size:]
             rows.append(row)
             counts.append(min(len(whole) - common, len(row) - 1))
         ids, ends = to_tensors(rows, 0, model.device)  # (B, T), (B,)
         begins = ends - torch.tensor(counts, device=model.device)
-        places = torch.arange(1, ids.size(1), device=model.device)
-        inside = (places >= begins[:, None]) & (places < ends[:, None])  # (B, T-1)
-        # The state at t - 1 predicts the token at t. Only the N tokens of completions get
-        # logits, not all B * T.
-        x = model.hidden(ids)[:, :-1][inside]  # (N, C)
+        t = torch.arange(1, ids.size(1), device=model.device)  # (T-1,)
+        in_completion = (t >= begins[:, None]) & (t < ends[:, None])  # (B, T-1)
+        # The state at t - 1 predicts the token at t. Logits are computed for the N tokens of the
+        # completions only.
+        x = model.hidden(ids)[:, :-1][in_completion]  # (N, C)
         logits = F.linear(x, model.wte.weight)  # (N, V)
-        nats = F.cross_entropy(logits, ids[:, 1:][inside], reduction="none")  # (N,)
-        for of_row, count in zip(nats.split(counts), counts):
-            results.append((-of_row.sum().item(), count))
+        nats = F.cross_entropy(logits, ids[:, 1:][in_completion], reduction="none")  # (N,)
+        for row_nats, count in zip(nats.split(counts), counts):
+            results.append((-row_nats.sum().item(), count))
     return results
 
 
 def choose(model, tokenizer, cases: list[list[tuple[str, str]]],
            per_token: bool = True) -> list[int]:
-    """For each case, a list of (context, completion): the index of the completion with
-    the highest log-probability, per token or in all. Completions must not be empty."""
+    """For each case, a list of (context, completion): the index of the pair with the highest
+    log-probability, per token or summed. No completion may be empty."""
     pairs = [pair for case in cases for pair in case]
-    logprobs = iter(completion_logprobs(model, tokenizer, pairs))
+    logprobs = iter(completion_logprobs(model, tokenizer, pairs))  # consumed case by case
     chosen = []
     for case in cases:
         scores = []
@@ -879,7 +879,7 @@ def choose(model, tokenizer, cases: list[list[tuple[str, str]]],
 
 
 def save_checkpoint(path: str | Path, model, tokenizer, **state):
-    """Write one file with configuration, weights, tokenizer and `state`."""
+    """Write a checkpoint with config, weights, tokenizer and `state` (main process only)."""
     if not IS_MAIN:
         return
     content = {"config": dataclasses.asdict(model.config), "model": model.state_dict(),
@@ -892,8 +892,8 @@ def save_checkpoint(path: str | Path, model, tokenizer, **state):
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """What save_checkpoint wrote: "config" is a GPTConfig, "model" a state dict,
-    "tokenizer" a Tokenizer. Nothing in the file is executed (weights_only)."""
+    """Read what save_checkpoint wrote: "config" is a GPTConfig, "model" a state dict,
+    "tokenizer" a Tokenizer. No code in the file is executed (weights_only)."""
     if not Path(path).is_file():
         raise UserError(f"no checkpoint at {path}: train one first, or say which with --model")
     with reading(path, "a checkpoint of papergpt"):
@@ -909,12 +909,12 @@ def load_model(path: str | Path) -> tuple[GPT, Tokenizer]:
         return load_pretrained(path)
     content = load_checkpoint(path)
     with reading(path, "a checkpoint of a language model"):
-        model = fitting_model(content["config"], content["model"], content["tokenizer"])
+        model = build_model(content["config"], content["model"], content["tokenizer"])
     return model, content["tokenizer"]
 
 
-def fitting_model(config: GPTConfig, state: dict, tokenizer) -> GPT:
-    """A GPT with these weights. ValueError if it lacks tokens of the tokenizer's."""
+def build_model(config: GPTConfig, state: dict, tokenizer) -> GPT:
+    """A GPT with these weights. ValueError if it has no embedding for some text token."""
     if max(tokenizer.eot, *tokenizer.ranks.values()) >= config.vocab_size:
         raise ValueError("the tokenizer has tokens that the model lacks")
     model = GPT(config)
@@ -923,32 +923,34 @@ def fitting_model(config: GPTConfig, state: dict, tokenizer) -> GPT:
 
 
 def pick_device() -> str:
-    """CUDA where there is one, else the CPU, whose float32 is the reference."""
+    """"cuda" if there is a GPU, else "cpu". On CUDA also select this process's GPU and allow
+    TF32. Published numbers are from the CPU, in float32."""
     if not torch.cuda.is_available():
         return "cpu"
-    torch.set_float32_matmul_precision("high")  # TF32
-    place = int(os.environ.get("LOCAL_RANK", 0))  # of this process among torchrun's
-    if place >= torch.cuda.device_count():
+    torch.set_float32_matmul_precision("high")
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))  # set by torchrun
+    if local_rank >= torch.cuda.device_count():
         raise UserError("there are more processes than GPUs: start fewer")
-    torch.cuda.set_device(place)
+    torch.cuda.set_device(local_rank)
     return "cuda"
 
 
 RELEASED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # by OpenAI
-TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # OpenAI: (inputs, outputs)
-# what else a config.json can say, and how our model computes
+# stored as (inputs, outputs) in OpenAI's files, (outputs, inputs) in nn.Linear
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+# values of a config.json that class GPT requires: a model with others computes differently
 GPT2_FORM = {"model_type": "gpt2", "activation_function": "gelu_new",
              "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
              "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
 
 
 def download(name: str) -> Path:
-    """A model of OpenAI's as a folder in the hub's cache."""
+    """Download a model of RELEASED from the Hugging Face hub; returns its folder."""
     try:
         from huggingface_hub import snapshot_download
         files = ["*.json", "model.safetensors", "merges.txt"]
         return Path(snapshot_download(f"openai-community/{name}", allow_patterns=files))
-    except Exception as error:  # of the network, the disk, the hub; no huggingface_hub
+    except Exception as error:  # network, disk, hub, or huggingface_hub is not installed
         raise UserError(f"{name} could not be downloaded: {error}") from None
 
 
@@ -961,13 +963,13 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
     try:
         config = read_config(folder, GPT2_FORM)
         tokenizer = read_tokenizer(folder / "tokenizer.json")
-        return fitting_model(config, read_weights(folder), tokenizer), tokenizer
+        return build_model(config, read_weights(folder), tokenizer), tokenizer
     except Exception as error:
         raise UserError(f"{folder} does not hold a GPT-2: {str(error)[:200]}") from None
 
 
 def read_config(folder: Path, form: dict, **options) -> GPTConfig:
-    """The shape in a config.json, whose other values must be those of `form`."""
+    """The GPTConfig of a config.json. ValueError if another value differs from `form`."""
     c = json.loads((folder / "config.json").read_text())
     for name, value in form.items():
         if c.get(name, value) != value:
@@ -977,8 +979,8 @@ def read_config(folder: Path, form: dict, **options) -> GPTConfig:
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The state dict in model.safetensors: eight bytes with the length of a JSON header,
-    the header, the numbers. The names are OpenAI's, and so are ours."""
+    """The state dict in a model.safetensors file: 8 bytes with the length of a JSON header, the
+    header, the raw tensors. Our parameters have OpenAI's names, so none is mapped."""
     types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
              "BF16": torch.bfloat16}
     content = bytearray((folder / "model.safetensors").read_bytes())
@@ -988,7 +990,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     for name, entry in header.items():
         name = name.removeprefix("transformer.")
         if name.endswith(("__metadata__", "lm_head.weight", ".attn.bias", "masked_bias")):
-            continue  # the tied output layer, and constants
+            continue  # metadata, the tied output layer, and constant masks
         begin, end = entry["data_offsets"]
         tensor = torch.frombuffer(numbers[begin:end], dtype=types[entry["dtype"]])
         tensor = tensor.view(entry["shape"])
@@ -996,39 +998,39 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-# A tokenizer.json spells bytes as characters: printable ones as themselves, the others
-# from 256 on. Both tables are for str.translate.
-_OTHERS = [byte for byte in range(256) if byte == 32 or not chr(byte).isprintable()]
-SPELLED = {byte: 256 + i for i, byte in enumerate(_OTHERS)}
-UNSPELLED = {character: byte for byte, character in SPELLED.items()}
+# A tokenizer.json writes each byte as one character: a printable byte as itself, the n-th other
+# byte (such as the space) as chr(256 + n). These tables for str.translate hold the others only.
+_UNPRINTABLE = [byte for byte in range(256) if byte == 32 or not chr(byte).isprintable()]
+BYTE_TO_CHARACTER = {byte: 256 + i for i, byte in enumerate(_UNPRINTABLE)}
+CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.items()}
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The byte-level BPE of a tokenizer.json in the form that transformers writes."""
+    """The Tokenizer in a tokenizer.json, if that is a byte-level BPE as transformers writes it."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    cutting = content["pre_tokenizer"]
-    if (content["normalizer"] or cutting["type"] != "ByteLevel" or cutting["add_prefix_space"]
-            or not cutting.get("use_regex", True)):
+    splitter = content["pre_tokenizer"]
+    if (content["normalizer"] or splitter["type"] != "ByteLevel" or splitter["add_prefix_space"]
+            or not splitter.get("use_regex", True)):
         raise ValueError("its tokenizer is not a byte-level BPE like GPT-2's")
     vocabulary, merges = content["model"]["vocab"], content["model"]["merges"]
     # a merge is ["a", "b"] or, in older files, "a b"
     merged = [vocabulary["".join(merge).replace(" ", "")] for merge in merges]
     if merged != sorted(merged):
-        raise ValueError("its merges are not in the order of their ids")  # tiktoken's order
+        raise ValueError("its merges are not in the order of their ids")  # as tiktoken merges
     special = {token["content"]: token["id"] for token in content["added_tokens"]}
     ranks = {}
     for token, rank in vocabulary.items():
         if token not in special:
-            ranks[token.translate(UNSPELLED).encode("latin-1")] = rank
+            ranks[token.translate(CHARACTER_TO_BYTE).encode("latin-1")] = rank
     return Tokenizer(ranks, special)
 
 
 def write_tokenizer(tokenizer: Tokenizer, path: Path):
-    """Write a tokenizer.json that read_tokenizer and transformers read."""
+    """Write a tokenizer.json for read_tokenizer and transformers."""
     ids = {}
     for token, rank in sorted(tokenizer.ranks.items(), key=lambda item: item[1]):
-        ids[token.decode("latin-1").translate(SPELLED)] = rank
-    merges = []
+        ids[token.decode("latin-1").translate(BYTE_TO_CHARACTER)] = rank
+    merges = []  # every way to merge two tokens into one, in the order of the merged ids
     for token in ids:
         for cut in range(1, len(token)):
             if token[:cut] in ids and token[cut:] in ids:
@@ -1037,13 +1039,13 @@ def write_tokenizer(tokenizer: Tokenizer, path: Path):
     special = []
     for name, number in tokenizer.special.items():
         special.append({"content": name, "id": number, "special": True, **flags})
-    cutting = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    splitter = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     write_json(path, {
-        "added_tokens": special, "normalizer": None, "pre_tokenizer": cutting,
-        "decoder": cutting, "model": {"type": "BPE", "vocab": ids, "merges": merges}})
+        "added_tokens": special, "normalizer": None, "pre_tokenizer": splitter,
+        "decoder": splitter, "model": {"type": "BPE", "vocab": ids, "merges": merges}})
 
 
-# What data.render_conversation makes of messages, in transformers' language of templates.
+# data.render_conversation as a chat template (Jinja) of transformers
 CHAT_TEMPLATE = (
     "<|endoftext|>"
     "{% for message in messages %}<|{{ message.role }}|> {{ message.content }}<|end|>{% endfor %}"
@@ -1051,8 +1053,8 @@ CHAT_TEMPLATE = (
 
 
 def export_pretrained(model, tokenizer, folder: str | Path, chat: bool = False):
-    """Write a folder that load_pretrained and transformers' AutoModelForCausalLM and
-    AutoTokenizer open; with `chat` its pipeline("text-generation") answers messages."""
+    """Write a folder for load_pretrained and for AutoModelForCausalLM and AutoTokenizer of
+    transformers. With `chat`, its pipeline("text-generation") takes messages."""
     c = model.config
     if c.post_norm or c.window:  # GPT-1, GPT-3
         raise UserError("only models of GPT-2's form can be exported")
@@ -1091,7 +1093,7 @@ def knows_chat(path: str) -> bool:
 
 
 def grow_vocabulary(model, tokens: int):
-    """Make room for `tokens` tokens in all; new embeddings start at random."""
+    """Enlarge the embedding to `tokens` rows; the new ones are random, the old ones kept."""
     old = model.wte.weight.data
     model.config = dataclasses.replace(model.config, vocab_size=tokens)
     model.wte = nn.Embedding(tokens, old.size(1), device=old.device)
@@ -1111,8 +1113,8 @@ def print_table(rows: list[dict], path: Path | None = None):
 
 
 def aligned(rows: list[dict]) -> str:
-    """Rows as a table of text."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    """Rows as lines of text with aligned columns."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))  # in order, each once
     lines = [columns]
     for row in rows:
         values = [row.get(column, "") for column in columns]
@@ -1123,14 +1125,14 @@ def aligned(rows: list[dict]) -> str:
 
 
 def documents_of(source: str, seed: int) -> Iterator[str]:
-    """The documents of the embedded world ("world") or of a text."""
+    """The documents of the embedded world ("world") or of a file or folder."""
     return web(World(seed), WORLD_DOCUMENTS) if source == "world" else load_text(source)
 
 
 def pretrained(read: Callable, shape: GPTConfig, config: TrainConfig, folder: Path):
-    """Train a tokenizer and a model on the documents that each read() starts to give.
-    Returns (model, tokenizer, train stream, validation stream, `evaluate` of it)."""
-    if IS_MAIN:
+    """Train a tokenizer and a model. read() returns the documents, each time from the first one.
+    Returns (model, tokenizer, training stream, validation stream, what `train` returns)."""
+    if IS_MAIN:  # the first call writes files in the folder, the next one reads them
         tokenize_text(read, shape.vocab_size, folder)
     join_processes()
     tokenizer, train_stream, val_stream = tokenize_text(read, shape.vocab_size, folder)
@@ -1145,7 +1147,7 @@ def pretrained(read: Callable, shape: GPTConfig, config: TrainConfig, folder: Pa
 
 @dataclass(slots=True)
 class PretrainOptions:
-    """Options of `pretrain`, beside those of TrainConfig and GPTConfig."""
+    """Options of `pretrain`, in addition to those of TrainConfig and GPTConfig."""
     data: str = option("world", "the embedded world, a file or a folder")
     name: str = option("pretrain", "results go to runs/NAME")
     fresh: bool = option(False, "train anew")
@@ -1153,7 +1155,7 @@ class PretrainOptions:
 
 def pretrain(options: PretrainOptions = PretrainOptions(), config: TrainConfig = TrainConfig(),
              shape: GPTConfig = PRESETS["laptop"]):
-    """Train a GPT on a text and show what it writes. [GPT-2 §2]"""
+    """Train a GPT on a text and print samples from it. [GPT-2 §2]"""
     settings = {"data": options.data, **dataclasses.asdict(config), **dataclasses.asdict(shape)}
     folder = run_folder(options.name, settings, options.fresh)
     model, tokenizer, _, _, result = pretrained(
@@ -1173,7 +1175,7 @@ class SampleOptions:
     tokens: int = option(100, "how many tokens to write", at_least=1)
     temperature: float = option(1.0, "0 takes the most likely token")
     top_k: int | None = option(None, "only the k most likely tokens", at_least=1)
-    top_p: float | None = option(None, "only the likeliest tokens that together reach this")
+    top_p: float | None = option(None, "only the most likely tokens whose sum reaches this")
     seed: int = option(0, "of the random numbers")
 
 
