@@ -25,9 +25,8 @@ Contents
     8. Checkpoints and published weights: load_model, load_pretrained, export_pretrained
     9. Commands: pretrain, sample, export
 
-Shapes: B batch size, T sequence length, S number of keys, C = n_embd, nh = n_head, hs = C / nh
-(head size), V = vocab_size, P prompt length, R response length, N tokens selected by a mask,
-W processes. idx holds token ids.
+Shapes: B batch size, T sequence length, S keys, C = n_embd, nh = n_head, hs = C / nh, V =
+vocab_size, P prompt length, R response length, N tokens of a mask, W processes; idx: token ids.
 """
 from __future__ import annotations
 
@@ -374,8 +373,7 @@ class KVCache:
         return self.positions
 
     def attend(self, layer: int, q, k, v, window: int | None):
-        """Store the keys and values of the new tokens, then let their queries attend to all
-        stored ones: q, k and v (B, nh, T, hs) -> (B, nh, T, hs)."""
+        """Store k and v; let q attend to all stored ones. q, k, v and result (B, nh, T, hs)."""
         rows = torch.arange(len(q), device=q.device)[:, None]  # (B, 1)
         self.k[layer][rows, :, self.positions] = k.transpose(1, 2)  # (B, T, nh, hs)
         self.v[layer][rows, :, self.positions] = v.transpose(1, 2)
@@ -923,8 +921,7 @@ def build_model(config: GPTConfig, state: dict, tokenizer) -> GPT:
 
 
 def pick_device() -> str:
-    """"cuda" if there is a GPU, else "cpu". On CUDA also select this process's GPU and allow
-    TF32. Published numbers are from the CPU, in float32."""
+    """The name of the device; on CUDA, also allow TF32 and select this process's GPU."""
     if not torch.cuda.is_available():
         return "cpu"
     torch.set_float32_matmul_precision("high")
@@ -936,9 +933,8 @@ def pick_device() -> str:
 
 
 RELEASED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # by OpenAI
-# stored as (inputs, outputs) in OpenAI's files, (outputs, inputs) in nn.Linear
-TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
-# values of a config.json that class GPT requires: a model with others computes differently
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # (inputs, outputs) in files
+# the values of a config.json under which transformers computes what class GPT does
 GPT2_FORM = {"model_type": "gpt2", "activation_function": "gelu_new",
              "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
              "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
