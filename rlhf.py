@@ -5,16 +5,16 @@
 """
 rlhf.py: from a text predictor to an assistant. SFT -> reward model -> PPO-ptx -> chat.
 
-    python rlhf.py                 InstructGPT on the embedded world, from a blank model;
-                                   then compares GPT, GPT prompted, SFT, PPO and PPO-ptx
+    python rlhf.py                 InstructGPT on the embedded world (data.py, section 4), from
+                                   random weights; compares GPT, GPT prompted, SFT, PPO, PPO-ptx
     python rlhf.py chat            talk to the result
-    torchrun --standalone --nproc-per-node 2 rlhf.py --name two     by two processes
+    torchrun --standalone --nproc-per-node 2 rlhf.py --name two     in two processes
 
     python rlhf.py --demonstrations FILE --comparisons FILE     the same steps on your data
-    python rlhf.py --reward FILE.py:FUNCTION                    your own scores
-    python rlhf.py --init FOLDER                                from a GPT-2 folder
+    python rlhf.py --reward FILE.py:FUNCTION                    PPO on your own function
+    python rlhf.py --init FOLDER                                start from a GPT-2 folder
 
-Papers: InstructGPT (Ouyang et al. 2022, arXiv:2203.02155); what it does not print comes from
+Papers: InstructGPT (Ouyang et al. 2022, arXiv:2203.02155); what it does not state comes from
 Stiennon et al. 2020 (arXiv:2009.01325) and Ziegler et al. 2019 (arXiv:1909.08593);
 PPO (arXiv:1707.06347); GAE (arXiv:1506.02438).
 
@@ -22,8 +22,8 @@ PPO (arXiv:1707.06347); GAE (arXiv:1506.02438).
     policy         objective = E_(x,y)~pi [ r(x, y) - beta log( pi(y|x) / pi_SFT(y|x) ) ]
                                + gamma E_x~pretrain [ log pi(x) ]                     eq. (2)
 
-Constants are scaled to a run of minutes; each one's comment gives the paper's. Where we
-depart from the paper on purpose is listed in papers/README.md, section InstructGPT.
+Constants are scaled to a run of minutes; comments give the paper's values. Intended departures
+from the paper are listed in papers/README.md, section InstructGPT.
 
 Contents
     1. Masks and log-probabilities: masked_mean, whiten, response_logprobs
@@ -32,16 +32,17 @@ Contents
     4. Step 3, answers and their rewards: PPOConfig, token_rewards, compute_gae, roll_out
     5. Step 3, PPO-ptx: policy_loss, value_loss, train_ppo
     6. How good are the answers: WorldTask, FileTask, win_rate
-    7. InstructGPT, from a blank model: instructgpt
+    7. InstructGPT, from random weights: instructgpt
     8. Chat: chat
 
-Letters: B batch, T time, P prompt length, R response length, K ranked responses,
-C = n_embd, V vocabulary, N response tokens. x prompt, y response, y_w the better and y_l
-the worse of a pair; C(K,2) = K (K-1) / 2 pairs. beta is kl_coef, gamma is ptx_coef.
+Shapes: B batch size, T sequence length, P prompt length, R response length, K responses to one
+prompt, C = n_embd, V = vocab_size, N response tokens. In the equations x is a prompt, y a
+response, y_w the better and y_l the worse of two; C(K,2) = K (K-1) / 2 is the number of pairs.
+beta is kl_coef, gamma is ptx_coef.
 
-In the equations r(x, y) is the *score*: one number per response, from the reward model or
-from your --reward function. The *reward* is per token, see `token_rewards`; a log's `reward`
-is the sum over an answer. The *gold score* is the rubric's.
+r(x, y) is called the *score*: one number per response, from the reward model or your --reward
+function. A *reward* belongs to one token, see `token_rewards`; `reward` in a log is the sum over
+an answer. The *gold score* is that of the rubric in data.py, section 5.
 """
 from __future__ import annotations
 
@@ -72,29 +73,30 @@ from gpt import (GPTConfig, RunLog, all_reduce, chunks, complete, evaluate, gath
 # ----------------------------------------------------------------------------------
 # 1. Masks and log-probabilities: masked_mean, whiten, response_logprobs
 
-# A row of ids holds a prompt, its response and pads. What belongs to a response token is
-# kept at the place of the state that predicts it, one before the token itself:
+# A row of ids holds a prompt, its response and pads. Whatever belongs to a response token (its
+# log-probability, reward, value) has the index of the state that predicts it, one less than
+# the token's own:
 #
 #     ids     (B, T)       a  b  c  y  z  .
-#     mask    (B, T-1)     0  0  1  1  0           predicted: y, z
+#     mask    (B, T-1)     0  0  1  1  0           1 where y and z are predicted
 #
-# So index t of every (B, T-1) tensor below belongs to the token at t + 1.
+# So index t of every (B, T-1) tensor below belongs to the token ids[:, t + 1].
 
 
 def masked_mean(x, mask):
-    """The mean of x where the mask is 1. Every average over response tokens is this one."""
+    """The mean of x where the mask is 1, over all rows: each token has the same weight."""
     return (x * mask).sum() / mask.sum()
 
 
 def whiten(x, mask):
-    """(B, T-1) -> mean 0 and (population) variance 1 over the masked entries, 0 elsewhere."""
+    """Shift and scale x (B, T-1) to mean 0 and variance 1 where the mask is 1; 0 elsewhere."""
     mean = masked_mean(x, mask)
     variance = masked_mean((x - mean) ** 2, mask)
     return (x - mean) / (variance + 1e-8).sqrt() * mask
 
 
 def response_mask(ids, starts, ends):
-    """(B, T-1): 1 where the next token of the row is one of starts ... ends - 1."""
+    """starts, ends (B,) -> mask (B, T-1): 1 if the next token's index is in start ... end - 1."""
     next_token = torch.arange(1, ids.size(1), device=ids.device)  # (T-1,)
     return ((next_token >= starts[:, None]) & (next_token < ends[:, None])).float()
 
@@ -106,34 +108,34 @@ def last_index(mask):
 
 
 def hidden_states(model, ids, mask):
-    """The same as model.hidden(ids), (B, T) -> (B, T, C), in less time: rows are read in two
-    groups, the shorter and the longer ones, each cut to its longest row. What lies after a
-    row's last response token is therefore not defined."""
-    lengths = last_index(mask) + 2  # (B,): the last token is at last_index + 1
+    """model.hidden(ids), (B, T) -> (B, T, C), in less time: the shorter half of the rows and the
+    longer half are computed separately, each cut to its longest row. States after a row's last
+    response token must not be used."""
+    lengths = last_index(mask) + 2  # (B,): the last response token is at last_index + 1
     order = lengths.argsort()
     parts = []
     for rows in order.chunk(2):
-        T = int(lengths[rows].max())
+        T = int(lengths[rows].max())  # of this half
         with mixed_precision(ids.device):
             hidden = model.hidden(ids[rows, :T])
         parts.append(F.pad(hidden, (0, 0, 0, ids.size(1) - T)))
-    hidden = torch.cat(parts)[order.argsort()]  # in the old order again
-    # Logits in bfloat16 would be off by up to .6 nats, and so would the KL divergence be.
+    hidden = torch.cat(parts)[order.argsort()]  # order.argsort() inverts `order`
+    # Back from bfloat16 to float32: bfloat16 logits, and so the KL, would be off by up to .6 nats.
     return hidden.to(model.wte.weight.dtype)
 
 
 def response_logprobs(model, ids, mask):
     """log pi(y_t | x, y_<t) of the response tokens, at temperature 1: ids (B, T) and
     mask (B, T-1) -> (B, T-1), 0 where the mask is 0."""
-    inside = mask.bool()
-    states = hidden_states(model, ids, mask)[:, :-1][inside]  # (N, C)
-    targets = ids[:, 1:][inside]  # (N,)
-    logprobs = []
-    for part, target in zip(states.split(4096), targets.split(4096)):  # to save memory
-        logits = F.linear(part, model.wte.weight)  # (n, V)
-        logprobs.append(-F.cross_entropy(logits, target, reduction="none"))
-    logprobs = torch.cat(logprobs)  # (N,)
-    return logprobs.new_zeros(mask.shape).masked_scatter(inside, logprobs)
+    is_response = mask.bool()
+    states = hidden_states(model, ids, mask)[:, :-1][is_response]  # (N, C)
+    targets = ids[:, 1:][is_response]  # (N,)
+    parts = []
+    for state, target in zip(states.split(4096), targets.split(4096)):  # n <= 4096 at a time
+        logits = F.linear(state, model.wte.weight)  # (n, V)
+        parts.append(-F.cross_entropy(logits, target, reduction="none"))
+    logprobs = torch.cat(parts)  # (N,)
+    return logprobs.new_zeros(mask.shape).masked_scatter(is_response, logprobs)
 
 
 # ----------------------------------------------------------------------------------
@@ -834,7 +836,7 @@ def show_answers(task, answers: dict):
 
 
 # ----------------------------------------------------------------------------------
-# 7. InstructGPT, from a blank model: instructgpt   [InstructGPT Fig. 2, §4]
+# 7. InstructGPT, from random weights: instructgpt   [InstructGPT Fig. 2, §4]
 
 
 @dataclass(slots=True)
