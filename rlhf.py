@@ -148,23 +148,23 @@ class SFTConfig:
     epochs: int = 3              # paper: 16
     batch_size: int = 16         # demonstrations; paper: 32
     lr: float = 1e-3             # paper: 9.65e-6 at 1.3B; cosine to a tenth, no warm-up
-    # Pretraining windows per batch, about as many tokens as the demonstrations have. Paper:
-    # 10 %, and only in the SFT model that PPO starts from.
+    # Pretraining windows per batch, with about as many tokens as its demonstrations. Paper: 10 %
+    # of the data, and only for the SFT model that PPO starts from.
     ptx_sequences: int = 4
     seed: int = 0
 
 
 def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTConfig,
               pretraining: Batches, log):
-    """Fine-tune on demonstrations, in place. Pretraining text is mixed in, or the model forgets
-    what it has read. [C.3]"""
+    """Fine-tune on demonstrations, in place. Each step also takes a pretraining batch, so that
+    the model does not forget the facts of the pretraining text. [C.3]"""
     examples = [data.fit(tokenizer, messages, model.config.block_size)
                 for messages in demonstrations]
-    examples = [(ids, mask) for ids, mask in examples if any(mask)]  # an answer is left
+    examples = [(ids, mask) for ids, mask in examples if any(mask)]  # not only a prompt
     if not examples:
         raise UserError("no demonstration has an answer that fits into the context")
     rng = random.Random(config.seed)
-    batches = []  # of all epochs
+    batches = []  # of all epochs, in order
     for _ in range(config.epochs):
         rng.shuffle(examples)
         batches += chunks(examples, config.batch_size)
@@ -180,8 +180,8 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
 
 
 def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
-    """Mean cross-entropy over the tokens whose mask is 1 (of several processes, this one's part
-    of it); examples are (ids, mask)."""
+    """Mean cross-entropy over the tokens with mask 1 of examples (ids, mask); this process's
+    part of it, see my_part."""
     examples = my_share(examples)
     ids, _ = to_tensors([ids for ids, _ in examples], tokenizer.pad, model.device)  # (B, T)
     mask, _ = to_tensors([mask for _, mask in examples], 0, model.device)  # (B, T)
@@ -193,17 +193,17 @@ def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
 
 @torch.no_grad()
 def warm_start(model, tokenizer):
-    """Pretraining has never shown the control tokens: each starts as the mean
-    embedding of a text that plays its part."""
-    parts = {"<|system|>": "\n\n", "<|user|>": "\nGuest:", "<|assistant|>": "Host:",
-             "<|end|>": "\n"}
-    for name, text in parts.items():
-        similar = model.wte.weight[tokenizer.encode(text)]  # (n, C)
+    """Initialize the control tokens, which do not occur in pretraining: each gets the mean
+    embedding of a text with a similar function in the web's dialogues."""
+    similar_texts = {"<|system|>": "\n\n", "<|user|>": "\nGuest:", "<|assistant|>": "Host:",
+                     "<|end|>": "\n"}
+    for name, text in similar_texts.items():
+        similar = model.wte.weight[tokenizer.encode(text)]  # (n, C), n tokens of the text
         model.wte.weight[tokenizer.special[name]] = similar.mean(dim=0)
 
 
 def lr_scale(model) -> float:
-    """The learning rates in this file are for models 128 wide; they fall with the width."""
+    """The factor on this file's learning rates, which are for n_embd up to 128: 128 / n_embd."""
     return min(1.0, 128 / model.config.n_embd)
 
 
@@ -220,54 +220,54 @@ class RewardConfig:
 
 
 class RewardModel(nn.Module):
-    """A GPT whose output layer is one number. The value network is one, too."""
+    """A copy of a GPT with a scalar output layer; also the class of PPO's value network."""
 
     def __init__(self, model):
         super().__init__()
         self.config = model.config
         self.gpt = copy.deepcopy(model)
         self.head = nn.Linear(model.config.n_embd, 1, device=model.device)
-        std = 1 / math.sqrt(model.config.n_embd + 1)  # Stiennon et al. B.1
+        std = 1 / math.sqrt(model.config.n_embd + 1)  # [Stiennon et al. B.1]
         nn.init.normal_(self.head.weight, std=std)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, ids, mask):
-        """ids (B, T), mask (B, T-1) -> scores (B,), read at the last token of each response:
-        one place after the mask's last 1, which is where that token is predicted."""
+        """ids (B, T), mask (B, T-1) -> scores (B,), from the state at the last token of each
+        response. The mask's last 1 is where that token is predicted, one index earlier."""
         rows = torch.arange(len(ids), device=ids.device)
         hidden = hidden_states(self.gpt, ids, mask)[rows, last_index(mask) + 1]  # (B, C)
         return self.head(hidden).squeeze(-1)
 
     def values(self, ids, mask):
-        """For each response token an estimate, made just before it, of the sum of all
-        rewards from it on: ids (B, T), mask (B, T-1) -> (B, T-1)."""
+        """ids (B, T), mask (B, T-1) -> values (B, T-1): for each response token, an estimate
+        from the state before it of the sum of its reward and all later ones."""
         hidden = hidden_states(self.gpt, ids, mask)[:, :-1]  # (B, T-1, C)
         return self.head(hidden).squeeze(-1)
 
 
 def ranking_loss(scores, ranks=None):
-    """InstructGPT eq. (1): scores (B, K), best first -> scalar.
+    """InstructGPT eq. (1): scores (B, K), best first or ordered by ranks (B, K) -> scalar. See
+    `better_pairs` for ranks.
 
-    All C(K,2) pairs of a prompt are one batch element with weight 1/C(K,2). Shuffled into
-    elements of their own, each answer would get K - 1 gradient updates per epoch, and the
-    paper's reward model overfitted within one (§3.5). It also takes K passes, not C(K,2).
-
-    ranks (B, K), if given, says the order: see `better_pairs`.
+    All C(K,2) pairs of a prompt are one batch element, and each pair has weight 1/C(K,2). With
+    the pairs shuffled into separate elements, each answer would get K - 1 gradient updates per
+    epoch, and the paper's reward model overfitted in one epoch (§3.5). One element also takes
+    K forward passes, not C(K,2).
     """
     if ranks is None:
         ranks = torch.arange(scores.size(1), device=scores.device).expand_as(scores)
     better = better_pairs(ranks)  # (B, K, K)
     margins = scores[:, :, None] - scores[:, None, :]  # (B, K, K)
     losses = -(F.logsigmoid(margins) * better).sum(dim=(1, 2))  # (B,)
-    pairs = better.sum(dim=(1, 2))  # (B,) C(K,2) less the ties
+    pairs = better.sum(dim=(1, 2))  # (B,): C(K,2) minus the number of ties
     prompts_with_pairs = (pairs > 0).sum()
     return (losses / pairs.clamp(min=1)).sum() / prompts_with_pairs.clamp(min=1)
 
 
 def better_pairs(ranks):
-    """ranks (B, K) -> (B, K, K), true where answer i is ranked above answer j. A lower
-    rank is better, an equal one is a tie and no pair, -1 is an empty place. For K = 3,
-    best first:
+    """ranks (B, K) -> (B, K, K), true at [i, j] if answer i is better than answer j. Rank 0 is
+    the best; equal ranks are ties, which are no pairs; -1 pads prompts that have fewer than K
+    answers. For K = 3, best first:
 
         [ .  x  x ]
         [ .  .  x ]
@@ -277,8 +277,8 @@ def better_pairs(ranks):
 
 
 def comparison_scores(model, tokenizer, comparisons: list[Comparison]):
-    """Scores and ranks, both (B, K), of some comparisons; empty places have rank -1. An
-    answer that has not ended is read without the <|end|> behind it, as it was written."""
+    """(scores, ranks), both (B, K), of comparisons; padding has rank -1. An answer that stopped
+    at the length limit is scored without <|end|>, since the model did not write one."""
     rows = []
     for comparison in comparisons:
         for messages, (_, ended) in zip(comparison.conversations(), comparison.responses):
@@ -287,7 +287,7 @@ def comparison_scores(model, tokenizer, comparisons: list[Comparison]):
                 ids = ids[:-1]
             rows.append(ids)
     ids, lengths = to_tensors(rows, tokenizer.pad, model.gpt.device)  # (sum K, T)
-    # Only the end of the mask matters here, so it may cover the prompts, too.
+    # forward() uses only the last 1 of the mask, so the mask may cover the prompts, too.
     mask = response_mask(ids, torch.ones_like(lengths), lengths)
     flat = model(ids, mask)  # (sum K,)
     ranks, _ = to_tensors([comparison.ranks for comparison in comparisons], -1, flat.device)
@@ -297,19 +297,20 @@ def comparison_scores(model, tokenizer, comparisons: list[Comparison]):
 
 def train_reward_model(model, tokenizer, comparisons: list[Comparison],
                        demonstrations: list[list[dict]], config: RewardConfig, log):
-    """One epoch over the comparisons, in place. The loss knows only differences of scores;
-    so they are shifted until demonstrations score 0 on average (§3.5)."""
+    """Train for one epoch, in place. The loss depends on differences of scores only, so at the
+    end the bias is set such that demonstrations score 0 on average (§3.5)."""
     comparisons = random.Random(config.seed).sample(comparisons, len(comparisons))
     optimizers = make_optimizers(model, config.lr * lr_scale(model))
     steps = math.ceil(len(comparisons) / config.batch_size)
     model.eval()  # no dropout
     for step, batch in enumerate(chunks(comparisons, config.batch_size)):
         scores, ranks = comparison_scores(model, tokenizer, my_share(batch))
-        decided = better_pairs(ranks).any(dim=(1, 2)).sum()  # prompts with a pair
-        loss = my_part(ranking_loss(scores, ranks), decided)
+        prompts_with_pairs = better_pairs(ranks).any(dim=(1, 2)).sum()
+        loss = my_part(ranking_loss(scores, ranks), prompts_with_pairs)
         loss.backward()
         update(model, optimizers, schedule(step, steps, warmup=min(10, steps // 10)))
         log(step + 1, steps, loss=all_reduce(loss.detach()).item())
+    # comparisons of one answer each, K = 1
     single = [Comparison(messages[:-1], [(messages[-1]["content"], True)], ranks=[0])
               for messages in demonstrations]
     with torch.no_grad():
@@ -319,15 +320,15 @@ def train_reward_model(model, tokenizer, comparisons: list[Comparison],
 
 @torch.no_grad()
 def pair_accuracy(model, tokenizer, comparisons: list[Comparison]) -> float:
-    """The share of pairs (ties left out) that the scores order as the ranks do."""
-    right = pairs = 0
+    """The share of pairs, without ties, that the scores order as the ranks do."""
+    correct = pairs = 0
     for batch in chunks(comparisons, 32):
         scores, ranks = comparison_scores(model, tokenizer, batch)
         better = better_pairs(ranks)  # (B, K, K)
         higher = scores[:, :, None] > scores[:, None, :]  # (B, K, K)
-        right += (higher & better).sum().item()
+        correct += (higher & better).sum().item()
         pairs += better.sum().item()
-    return right / pairs if pairs else math.nan
+    return correct / pairs if pairs else math.nan
 
 
 # ----------------------------------------------------------------------------------
