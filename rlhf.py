@@ -334,13 +334,13 @@ def pair_accuracy(model, tokenizer, comparisons: list[Comparison]) -> float:
 # ----------------------------------------------------------------------------------
 # 4. Step 3, answers and their rewards: PPOConfig, token_rewards, compute_gae, roll_out   [§3.5]
 
-# PPO in words. The policy is the GPT being trained; one answer is one episode, one token one
-# action. An answer's score is the reward at its last token; from every token's reward
-# beta log(pi / pi_SFT) is subtracted, so that the policy stays near SFT. The value network
-# estimates, before each token, the rewards still to come. The advantage of a token is how
-# much better things went than that estimate. Tokens with a positive advantage are made
-# likelier, the others less likely; clipping stops the push once a token's probability has
-# changed by a fifth. ptx mixes in the pretraining loss.
+# PPO in words. The policy is the GPT being trained; an answer is an episode and a token is an
+# action. The score of an answer is the reward at its last token. From the reward of every token
+# beta log(pi / pi_SFT) is subtracted, so that the policy stays near the SFT model. The value
+# network estimates, before each token, the sum of the rewards still to come. The advantage of a
+# token is how much better the answer went than this estimate. Tokens with a positive advantage
+# become more likely, the others less; clipping stops this once the probability of a token has
+# changed by a fifth. PPO-ptx adds the pretraining loss.
 
 
 @dataclass(slots=True)
@@ -348,30 +348,30 @@ class PPOConfig:
     """Constants of PPO-ptx; with ptx_coef 0 it is PPO."""
     iterations: int = 30         # batches of answers; paper: 500
     batch_size: int = 128        # answers per batch; paper: 512
-    minibatches: int = 4         # per batch, one optimizer step each; paper: 8 of 64 answers
+    minibatches: int = 4         # optimizer steps per batch; paper: 8, on 64 answers each
     max_response: int = 32       # tokens; paper: 1,000
-    lr: float = 6e-4             # policy, constant after 10 iterations; paper: not printed
+    lr: float = 6e-4             # policy, constant after 10 iterations; paper: not stated
     value_lr: float = 3e-4       # of the value network; paper: 9e-6
     kl_coef: float = 0.2         # beta; paper: 0.02
-    ptx_coef: float = 0.0        # gamma, on the mean loss per token; paper: 27.8, unit not stated
+    ptx_coef: float = 0.0        # gamma, of the loss per token; paper: 27.8, of an unstated unit
     ptx_sequences: int = 8       # pretraining windows per minibatch; paper: 8 per episode
     cliprange: float = 0.2       # of the ratio; paper: 0.2
     cliprange_value: float = 0.2     # Ziegler: 0.2
     lam: float = 0.95            # of GAE; Ziegler: 0.95
-    unfinished_score: float = -1.0   # cap without <|end|>; Ziegler sets the score to this
-    ema_decay: float = 0.97      # per optimizer step, half-life 19 % of the run; paper: 0.992, 2 %
+    unfinished_score: float = -1.0   # highest score without <|end|>; Ziegler: the score
+    ema_decay: float = 0.97      # per step: half-life 19 % of the run; paper: 0.992, so 2 %
     seed: int = 0
 
 
 def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
-    """Scores (B,) and log-probabilities (B, T-1) -> rewards (B, T-1), without gradient.
+    """scores (B,), logprobs, ref_logprobs and mask (B, T-1) -> rewards (B, T-1), detached.
 
         r_t = - beta log( pi(y_t|...) / pi_SFT(y_t|...) )          at every token
               + score                                              at the last one
 
-    Averaged over samples, log(pi / pi_SFT), called k1, is the KL divergence. Other estimates
-    vary less (k2 = k1^2 / 2, k3 = exp(-k1) - 1 + k1), but as a reward only k1 gives the
-    policy gradient of beta KL. papers/exact.py tests it.
+    The mean of k1 = log(pi / pi_SFT) over samples of pi is the KL divergence. Other estimators
+    have less variance (k2 = k1^2 / 2, k3 = exp(-k1) - 1 + k1), but only k1 in the reward gives
+    the gradient of beta KL. papers/exact.py tests this.
     """
     rewards = -kl_coef * (logprobs - ref_logprobs) * mask  # (B, T-1)
     rows = torch.arange(len(mask), device=mask.device)
@@ -380,14 +380,14 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
 
 
 def compute_gae(rewards, values, mask, discount: float = 1.0, lam: float = 0.95):
-    """Generalized advantage estimation: all (B, T-1) -> advantages and returns (B, T-1).
+    """Generalized advantage estimation: all (B, T-1) -> (advantages, returns), both (B, T-1).
 
         delta_t = r_t + discount V_{t+1} - V_t      A_t = delta_t + discount lam A_{t+1}
 
-    (PPO eq. 11 and 12; its gamma is `discount`, which is 1 in RLHF), with V = A = 0 where the
-    mask is 0. delta_t says how much better step t went than the value network expected. With
-    lam = 1 the advantage trusts the rewards (noisy), with lam = 0 the value network (biased).
-    The return A_t + V_t is what that network learns.
+    [PPO eq. 11 and 12, where `discount` is gamma; it is 1 in RLHF.] V = A = 0 where the mask is
+    0. delta_t is how much better step t went than the value network expected. With lam = 1 the
+    advantage uses all later rewards (noisy), with lam = 0 only r_t and the next value (biased).
+    The returns A_t + V_t are the targets of the value network.
     """
     values = values * mask
     advantages = torch.zeros_like(rewards)
@@ -401,26 +401,26 @@ def compute_gae(rewards, values, mask, discount: float = 1.0, lam: float = 0.95)
 
 
 class TextReward:
-    """A Python function of two texts, prompt and response, in the place of a reward model."""
+    """A function of two strings, prompt and response, used in place of a RewardModel."""
 
     def __init__(self, function: Callable[[str, str], float], tokenizer):
         self.function, self.tokenizer = function, tokenizer
 
     def text(self, ids: list[int]) -> str:
-        """The turns of a conversation as lines, without empty lines and indentation."""
+        """Decode ids with one line per message; control tokens and empty lines are left out."""
         newline = self.tokenizer.encode("\n")[0]
         ids = [newline if i in self.tokenizer.control_ids else i for i in ids]
         lines = [line.strip() for line in self.tokenizer.decode(ids).split("\n")]
         return "\n".join(line for line in lines if line)
 
     def __call__(self, ids, mask):
-        """ids (B, T) and their mask (B, T-1), see response_logprobs -> scores (B,).
-        UserError if the function fails or returns no finite number."""
+        """ids (B, T), mask (B, T-1) -> scores (B,), like RewardModel.
+        UserError if the function fails or does not return a finite number."""
         scores = []
-        for row, inside in zip(ids, mask.bool()):
-            first = int(inside.nonzero()[0]) + 1  # index of the first response token
+        for row, is_response in zip(ids, mask.bool()):
+            first = int(is_response.nonzero()[0]) + 1  # index of the first response token
             prompt = self.text(row[:first].tolist())
-            response = self.text(row[1:][inside].tolist())
+            response = self.text(row[1:][is_response].tolist())
             try:
                 score = float(self.function(prompt, response))
                 if not math.isfinite(score):
@@ -434,29 +434,29 @@ class TextReward:
 
 @dataclass(slots=True)
 class Rollout:
-    """A batch of answers and all that PPO needs to know of them."""
-    ids: torch.Tensor            # (B, T) prompt and response, pads at the end
-    mask: torch.Tensor           # (B, T-1) 1 where the next token is the response's
-    ended: torch.Tensor          # (B,)   whether <|end|> came
-    logprobs: torch.Tensor       # (B, T-1) of the policy that wrote them
-    ref_logprobs: torch.Tensor   # (B, T-1) of the SFT model
-    scores: torch.Tensor         # (B,)
+    """A batch of answers with everything that PPO needs for its update."""
+    ids: torch.Tensor            # (B, T) prompt, response, pads
+    mask: torch.Tensor           # (B, T-1) 1 where the next token belongs to the response
+    ended: torch.Tensor          # (B,) whether the response has an <|end|>
+    logprobs: torch.Tensor       # (B, T-1) under the policy that wrote the answers
+    ref_logprobs: torch.Tensor   # (B, T-1) under the SFT model
+    scores: torch.Tensor         # (B,) at most unfinished_score where not ended
     rewards: torch.Tensor        # (B, T-1)
     values: torch.Tensor         # (B, T-1)
     advantages: torch.Tensor     # (B, T-1) not yet whitened
     returns: torch.Tensor        # (B, T-1)
 
     def __getitem__(self, rows) -> Rollout:
-        """The same for some of the rows: a minibatch."""
+        """A Rollout of some rows: a minibatch."""
         return Rollout(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
     @property
     def kl(self):
-        """(B,) log pi(y|x) - log pi_SFT(y|x), nats per response: k1 of the KL divergence."""
+        """log pi(y|x) - log pi_SFT(y|x), (B,): the estimate k1 of the KL, nats per response."""
         return ((self.logprobs - self.ref_logprobs) * self.mask).sum(dim=1)
 
     def answers(self, tokenizer) -> list[tuple[str, bool]]:
-        """[(text, whether it ended)]."""
+        """[(text of the response, whether it has an <|end|>)]."""
         answers = []
         for ids, mask, ended in zip(self.ids, self.mask, self.ended):
             ids = tokenizer.text_ids(ids[1:][mask.bool()].tolist())
@@ -467,19 +467,19 @@ class Rollout:
 @torch.no_grad()
 def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict]],
              config: PPOConfig, generator, value_model=None) -> Rollout:
-    """Answer the prompts, score the answers, and find each token's reward, value (without a
-    value network 0) and advantage.
+    """Answer the prompts, score the answers, and compute each token's reward, value (0 without
+    a value_model) and advantage.
 
-    Samples are drawn at temperature 1 from the whole distribution: a truncated one is not
-    pi, and the KL estimate would turn negative.
+    Tokens are sampled at temperature 1 without top_k or top_p: another distribution is not pi,
+    and the KL estimate could become negative.
     """
     room = policy.config.block_size - config.max_response
     rows = [data.fit(tokenizer, messages, room)[0] for messages in prompts]
-    prompt, lengths = to_tensors(rows, tokenizer.pad, policy.device)  # (B, P), (B,)
-    responses = gpt.generate(policy, prompt, config.max_response, lengths,
+    prompt_ids, lengths = to_tensors(rows, tokenizer.pad, policy.device)  # (B, P), (B,)
+    responses = gpt.generate(policy, prompt_ids, config.max_response, lengths,
                              (tokenizer.end,), generator)  # (B, R)
     ended = (responses == tokenizer.end).any(dim=1)  # (B,)
-    # Each response goes right after its own prompt, so that pads come only at the end.
+    # Append each response to its prompt without the prompt's pads. Pads come at the end only.
     for row, response in zip(rows, responses.tolist()):
         if tokenizer.end in response:
             response = response[:response.index(tokenizer.end) + 1]
@@ -487,9 +487,9 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     ids, ends = to_tensors(rows, tokenizer.pad, policy.device)  # (B, T), (B,)
     mask = response_mask(ids, lengths, ends)  # (B, T-1)
     B = len(ids)
-    mine = my_share(torch.arange(B, device=ids.device))  # the rows that this process computes
+    mine = my_share(torch.arange(B, device=ids.device))  # this process's rows
     batch = ids[mine], mask[mine]
-    # The update computes log-probabilities by the same function, so that there the ratio
+    # ppo_backward computes log-probabilities with the same function, so that the ratio there
     # starts at 1 (up to rounding).
     logprobs = gather_rows(response_logprobs(policy, *batch), mine, B)  # (B, T-1)
     ref_logprobs = gather_rows(response_logprobs(reference, *batch), mine, B)  # (B, T-1)
@@ -509,14 +509,15 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2):
-    """PPO's clipped objective (PPO eq. 7), negated: (B, T-1) -> loss, info.
+    """PPO's clipped objective [PPO eq. 7], negated: all (B, T-1) -> (loss, dict to log).
 
         ratio = pi / pi_old          loss = - mean min( ratio A, clip(ratio, 1 - eps, 1 + eps) A )
 
     In the first minibatch of a batch pi is still pi_old. Every ratio is 1, but its gradient is
-    that of log pi: a plain policy gradient step. (A ratio that is not 1 there is a fault:
-    rollout and update compute different log-probabilities.) Later, clipping removes the
-    gradient of a token whose ratio has moved by eps in the wanted direction.
+    that of log pi, so this is a plain policy gradient step. (A ratio other than 1 there is a
+    bug: roll_out and ppo_backward disagree on log-probabilities.) Later, clipping removes the
+    gradient of a token whose ratio has moved by more than eps = cliprange in the direction
+    that its advantage asks for.
     """
     log_ratio = (logprobs - old_logprobs) * mask
     ratio = log_ratio.exp()
@@ -532,8 +533,9 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2
 
 
 def value_loss(values, old_values, returns, mask, cliprange: float = 0.2):
-    """Half the squared error of the value, or of the value clipped to old_value +-
-    cliprange, whichever is larger: no large move on one batch. (B, T-1) -> scalar."""
+    """Half the mean squared error, all (B, T-1) -> scalar. Per token, the larger of two errors
+    counts: of the value, and of the value clipped to old_values +- cliprange. There is then
+    no gain in moving a value further than cliprange on one batch."""
     clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
     errors = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
     return 0.5 * masked_mean(errors, mask)
@@ -541,18 +543,18 @@ def value_loss(values, old_values, returns, mask, cliprange: float = 0.2):
 
 def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], list],
               config: PPOConfig, log, ptx: Batches | None = None, val_stream=None):
-    """PPO, or with ptx_coef PPO-ptx, in place. The policy ends as the exponential moving
-    average of its weights.
+    """Train by PPO, or by PPO-ptx if ptx_coef is not 0, in place. At the end, the policy gets the
+    exponential moving average of its weights.
 
-    next_prompts(n) gives n conversations to answer; ptx gives pretraining windows, read if
-    ptx_coef is not 0. log is called once per iteration, every tenth time with the
-    pretraining loss on `val_stream`; the README says what its numbers mean.
+    next_prompts(n) returns n conversations to answer; ptx supplies pretraining windows for
+    PPO-ptx. log is called once per iteration; every tenth and the last time it also gets the
+    pretraining loss on `val_stream`. The README explains the logged values.
     """
     reference = copy.deepcopy(policy)
     average = copy.deepcopy(policy)
-    # The value network is separate, so that its loss cannot pull at the policy's weights. It
-    # starts as the reward model (C.4), which knows good answers from bad ones; where the
-    # reward is a function, as the policy with a new head.
+    # The value network shares no weights with the policy, so its loss cannot change the policy.
+    # It starts as a copy of the reward model (C.4) or, if the reward is a function, of the
+    # policy, with a new output layer.
     if isinstance(reward_model, RewardModel):
         value_model = copy.deepcopy(reward_model)
     else:
@@ -563,12 +565,12 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
     generator = torch.Generator(policy.device).manual_seed(config.seed)
     shuffler = torch.Generator().manual_seed(config.seed)
     for model in (policy, value_model, reference, average):
-        model.eval()  # no dropout, or the ratio is not 1
+        model.eval()  # with dropout the ratio would not start at 1
     for iteration in range(1, config.iterations + 1):
         prompts = next_prompts(config.batch_size)
         rollout = roll_out(policy, reference, reward_model, tokenizer, prompts, config, generator,
                            value_model)
-        fraction = min(1.0, 0.1 + 0.9 * (iteration - 1) / 10)  # of the learning rates: warm-up
+        fraction = min(1.0, 0.1 + 0.9 * (iteration - 1) / 10)  # learning rate warm-up
         infos = []
         order = torch.randperm(config.batch_size, generator=shuffler)
         for rows in order.chunk(config.minibatches):
@@ -576,7 +578,7 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
             update(policy, policy_optimizers, fraction)
             update(value_model, value_optimizers, fraction)
             for mean, weight in zip(average.parameters(), policy.parameters()):
-                mean.data.lerp_(weight.data, 1 - config.ema_decay)
+                mean.data.lerp_(weight.data, 1 - config.ema_decay)  # the moving average
         means = {name: float(np.mean([info[name] for info in infos])) for name in infos[0]}
         is_due = iteration % 10 == 0 or iteration == config.iterations
         if is_due and val_stream is not None:
@@ -592,13 +594,13 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
 
 
 def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig, ptx) -> dict:
-    """Accumulate all gradients of one minibatch; returns what to log."""
-    # 1. The policy loss. Advantages are whitened, so that the size of a step does not depend on
-    # the scale of the scores.
+    """Accumulate the gradients of all losses of one minibatch; returns a dict to log."""
+    # 1. The policy loss. Advantages are whitened over the whole minibatch (before this process
+    # takes its share), so that its scale does not depend on that of the scores.
     advantages = whiten(batch.advantages, batch.mask)
     mine = my_share(torch.arange(len(batch.ids), device=batch.ids.device))
     batch, advantages = batch[mine], advantages[mine]
-    tokens = batch.mask.sum()  # of the responses
+    tokens = batch.mask.sum()  # number of response tokens
     logprobs = response_logprobs(policy, batch.ids, batch.mask)  # (B, T-1)
     loss, info = policy_loss(logprobs, batch.logprobs, advantages, batch.mask, config.cliprange)
     my_part(loss, tokens).backward()
@@ -611,7 +613,7 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig, ptx) ->
     info = dict(zip(info, means.tolist()))
     # 3. The pretraining loss, the second term of eq. (2). "We compute the PPO gradients and
     # pretraining gradients in consecutive steps and accumulate them both into the gradient
-    # buffers" (C.4). Adam would scale separate optimizer steps to one size, whatever gamma is.
+    # buffers" (C.4). In a separate step, Adam would normalize gamma away.
     if config.ptx_coef:
         loss = pretraining_loss(policy, ptx)
         (config.ptx_coef * loss).backward()
