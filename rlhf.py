@@ -596,7 +596,7 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
 def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig, ptx) -> dict:
     """Accumulate the gradients of all losses of one minibatch; returns a dict to log."""
     # 1. The policy loss. Advantages are whitened over the whole minibatch (before this process
-    # takes its share), so that its scale does not depend on that of the scores.
+    # takes its share), so that the gradient's scale does not depend on that of the scores.
     advantages = whiten(batch.advantages, batch.mask)
     mine = my_share(torch.arange(len(batch.ids), device=batch.ids.device))
     batch, advantages = batch[mine], advantages[mine]
@@ -624,12 +624,13 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig, ptx) ->
 # ----------------------------------------------------------------------------------
 # 6. How good are the answers: WorldTask, FileTask, win_rate   [§3.2-3.4, §4]
 
-# A speaker answers conversations: (conversations, seed) -> [(text, whether it ended)].
+# A speaker answers conversations: (conversations, seed) -> [(text, whether it ended)]. An answer
+# has ended if it has a stop token; otherwise it was cut at its maximal length.
 Speaker = Callable[[list[list[dict]], int], list[tuple[str, bool]]]
 
 
 def chat_speaker(model, tokenizer, max_new_tokens: int = 32, temperature: float = 1.0) -> Speaker:
-    """A fine-tuned model, asked in the chat format."""
+    """A Speaker: a fine-tuned model that reads conversations in the chat format."""
     def speak(conversations, seed):
         room = model.config.block_size - max_new_tokens
         rows = [data.fit(tokenizer, messages, room)[0] for messages in conversations]
@@ -638,14 +639,14 @@ def chat_speaker(model, tokenizer, max_new_tokens: int = 32, temperature: float 
     return speak
 
 
-# How the web writes who says what; a thread's rule is its first line.
+# The web's forum threads mark each line by its role; a rule comes first.
 FORUM_MARKS = {"system": "Rule", "user": "Q", "assistant": "A"}
 
 
 def forum_speaker(model, tokenizer, shots: list[list[dict]] = (),
                   max_new_tokens: int = 32) -> Speaker:
-    """A pretrained model, asked in the form that it has read: a thread of Q: and A: lines.
-    With `shots`, good answers to put in front, it is the paper's "GPT (prompted)"."""
+    """A Speaker: a pretrained model that reads conversations as a forum thread of Q: and A:
+    lines. `shots`, exchanges with good answers put before, make it "GPT (prompted)"."""
     newline = tokenizer.encode("\n")[0]
 
     def speak(conversations, seed):
@@ -662,23 +663,23 @@ def forum_speaker(model, tokenizer, shots: list[list[dict]] = (),
 
 
 def win_rate(scores: list[float], baseline: list[float]) -> dict[str, float]:
-    """Prompt by prompt: {"win": the share of wins, ties half; "won", "lost": the decided ones}."""
+    """Compare scores pairwise. "win" is the share won, a tie counting half; "won" and "lost" are
+    numbers of pairs, without ties."""
     won = sum(a > b for a, b in zip(scores, baseline))
     lost = sum(a < b for a, b in zip(scores, baseline))
     return {"win": 0.5 + 0.5 * (won - lost) / len(scores), "won": won, "lost": lost}
 
 
-# The seeds of the data sets that are drawn from the world: each is a draw of its own. The
-# prompts of PPO have those from 4,000 on.
+# The seeds of the sets of prompts drawn from the world. PPO draws with seeds from 4,000 on.
 DEMONSTRATIONS, TEST, SHOTS, RANKED, HELD_OUT = 1, 2, 3, 10, 20
 
 
 class WorldTask:
-    """Prompts, demonstrations and labelers of the embedded world, and the gold score, which
-    training never sees: only the ranks that noisy labelers give. [§3.2-3.4]
+    """Prompts, demonstrations, noisy labelers and gold score of the embedded world. Training
+    sees only the labelers' ranks, never the gold score. [§3.2-3.4]
 
-    Demonstrations, comparisons and PPO draw their prompts independently and so share some.
-    The test shares no whole conversation with them.
+    Demonstrations, comparisons and PPO draw their prompts independently, so they share some;
+    no test conversation occurs among them.
     """
 
     def __init__(self, seed: int, test_prompts: int = 480):
@@ -687,66 +688,66 @@ class WorldTask:
         prompts = data.instructions(self.world, "train", 1600, DEMONSTRATIONS)
         self.demonstrations = [data.demonstrate(self.world, prompt, rng) for prompt in prompts]
         self.test = data.instructions(self.world, "test", test_prompts, TEST, distinct=True)
-        # Two ideal answers for "GPT (prompted)", one of them to a question without an answer.
+        # Two examples for "GPT (prompted)", one of them a question that cannot be answered.
         prompts = data.instructions(self.world, "train", 400, SHOTS)
-        alone = [i for i in prompts if i.use_case == "open qa" and len(i.messages) == 1]
-        known = next(i for i in alone if i.person)
-        unknown = next(i for i in alone if i.unknowable)
+        questions = [i for i in prompts if i.use_case == "open qa" and len(i.messages) == 1]
+        known = next(i for i in questions if i.person)
+        unknown = next(i for i in questions if i.unknowable)
         answer = self.world.state(rng, known.person, known.topic)
         self.shots = [data.answered(known.messages, answer),
                       data.answered(unknown.messages, data.REFUSALS[0])]
 
     def texts(self):
-        """What to pretrain on."""
+        """The documents to pretrain on."""
         return data.web(self.world, data.WORLD_DOCUMENTS)
 
     def prompt_source(self) -> Callable[[int], list]:
-        """A function that gives n new conversations to answer, other ones each time."""
+        """A function that draws n conversations to answer, with another seed at each call."""
         seeds = itertools.count(1000 * (self.seed + 4))
         return lambda n: [instruction.messages for instruction in
                           data.instructions(self.world, "train", n, next(seeds))]
 
     def answers(self, speak: Speaker, count: int, split: str, seed: int) -> list[tuple]:
-        """(prompt, its answers) for `count` prompts: K = 4..9 each, equal ones kept once."""
+        """[(prompt, its different answers)] for `count` prompts, from 4 to 9 samples each."""
         rng = random.Random(f"answers {self.seed} {seed}")
         prompts = data.instructions(self.world, split, count, seed)
-        asked, places = [], []  # messages, and which prompt they are
-        for place, prompt in enumerate(prompts):
+        conversations, owners = [], []  # one of each per sample; owner: index of its prompt
+        for owner, prompt in enumerate(prompts):
             for number in range(rng.randint(4, 9)):
                 messages = prompt.messages
-                # Every other answer to a prompt with a system message is written without
-                # knowing it, or the labelers would hardly ever see one disobeyed.
+                # Every other answer is sampled without the system message, because answers
+                # that disobey it would otherwise be too rare to learn from.
                 if number % 2 and messages[0]["role"] == "system":
                     messages = messages[1:]
-                asked.append(messages)
-                places.append(place)
+                conversations.append(messages)
+                owners.append(owner)
         answers = [set() for _ in prompts]
-        for place, answer in zip(places, speak(asked, seed)):
-            answers[place].add(answer)
+        for owner, answer in zip(owners, speak(conversations, seed)):
+            answers[owner].add(answer)
         return list(zip(prompts, map(sorted, answers)))
 
     def rank(self, answered: list, seed: int) -> list[Comparison]:
-        """One noisy labeler ranks the answers to each prompt. Without a decided pair it says
-        nothing and is dropped."""
+        """A noisy labeler ranks the answers to each prompt. Comparisons without a pair, of a
+        single answer or of ties only, are dropped."""
         rng = random.Random(f"rank {self.seed} {seed}")
         ranked = [data.label(self.world, prompt, answers, rng) for prompt, answers in answered]
         return [comparison for comparison in ranked if len(set(comparison.ranks)) > 1]
 
     def compared(self, speak: Speaker, count: int, split: str, seed: int) -> list[Comparison]:
-        """Comparisons of a speaker's answers."""
+        """Comparisons of a speaker's answers to `count` prompts."""
         return self.rank(self.answers(speak, count, split, seed), seed)
 
     def gold(self, answers: list[tuple[str, bool]]) -> list[float]:
-        """The gold score of an answer to each test prompt."""
+        """The gold scores of answers, one to each test prompt."""
         return [data.gold(self.world, prompt, *answer)
                 for prompt, answer in zip(self.test, answers)]
 
     def grades(self, answers: list[tuple[str, bool]], baseline: list[float]) -> dict[str, float]:
-        """Columns of the ladder. baseline: the gold scores of other answers, several to each
-        test prompt. Answers are "refused" where they could be known; "admits" is the share of
-        right refusals where they could not."""
+        """The table's columns for answers to the test prompts. baseline: gold scores of other
+        answers, all prompts once, then all again. "refused" is the share of refusals where the
+        answer could be known, "admits" the share of correct refusals where it could not."""
         golds = self.gold(answers)
-        repeats = len(baseline) // len(golds)  # each answer meets so many others
+        repeats = len(baseline) // len(golds)  # each answer is compared with so many others
         grades = win_rate(golds * repeats, baseline)
         grades["gold"] = float(np.mean(golds))
         known, unknown = [], []
@@ -763,15 +764,15 @@ class WorldTask:
 
 
 class FileTask:
-    """Demonstrations and comparisons from files. No rubric knows which answer is good, so
-    the table reports what the reward model thinks, on prompts that it was not trained on."""
+    """Demonstrations and comparisons from files. There is no gold score, so the table reports
+    the score of the reward model (or --reward function), on prompts held out from training."""
 
     def __init__(self, options: Options):
         comparisons = data.load_comparisons(options.comparisons) if options.comparisons else []
         demonstrations = [c.best() for c in comparisons]
         if options.demonstrations:
             demonstrations = data.load_demonstrations(options.demonstrations)
-        # A prompt is on one side of the split with everything that belongs to it.
+        # Split by prompt, 4 to 1: all that belongs to a prompt is on the same side.
         prompts = [c.messages for c in comparisons] or [d[:-1] for d in demonstrations]
         by_key = {json.dumps(messages): messages for messages in prompts}
         keys = random.Random(options.seed).sample(list(by_key), len(by_key))
@@ -788,22 +789,21 @@ class FileTask:
         self.demonstrations = [d for d in demonstrations if json.dumps(d[:-1]) not in held_out]
 
     def texts(self) -> list[str]:
-        """What to pretrain on without --data: every conversation of the training side."""
+        """The documents to pretrain on without --data: all conversations for training."""
         conversations = list(self.demonstrations)
         for c in self.comparisons:
             conversations += c.conversations()
         return ["\n\n".join(turn["content"] for turn in messages) for messages in conversations]
 
     def leave_out_long(self, tokenizer, block_size: int, max_response: int):
-        """Keep the prompts that leave room for an answer, as the paper did with its prompts
-        of up to 1,000 tokens, and the comparisons whose answers fit: two that are cut could
-        be the same."""
+        """Drop prompts that leave no room for an answer (the paper: those of over 1,000 tokens)
+        and comparisons with an answer that does not fit: two cut answers could be equal."""
         def fits(messages, room=max_response):
             ids, _ = data.render_conversation(tokenizer, messages)
             return len(ids) + room <= block_size
 
         def all_fit(c):
-            return fits(c.messages) and all(fits(whole, room=0) for whole in c.conversations())
+            return fits(c.messages) and all(fits(turns, room=0) for turns in c.conversations())
 
         for name, is_kept in (("demonstrations", lambda d: fits(d[:-1])),
                               ("comparisons", all_fit), ("test_comparisons", all_fit),
@@ -824,12 +824,12 @@ class FileTask:
         return lambda n: rng.choices(prompts, k=n)
 
     def compared(self, speak: Speaker, count: int, split: str, seed: int) -> list[Comparison]:
-        """The comparisons from the file, whoever speaks."""
+        """The comparisons of the file; of the arguments only `split` matters."""
         return self.comparisons if split == "train" else self.test_comparisons
 
 
 def show_answers(task, answers: dict):
-    """A few prompts of different kinds, answered by every model."""
+    """Print every model's answers to up to three prompts, each of another kind."""
     kinds = {(prompt.use_case, prompt.unknowable): i for i, prompt in enumerate(task.test)}
     for i in list(kinds.values())[:3]:
         print("\n" + " / ".join(message["content"] for message in task.test[i].messages))
@@ -844,7 +844,7 @@ def show_answers(task, answers: dict):
 
 @dataclass(slots=True)
 class Options:
-    """Options of `python rlhf.py`, beside the shape of the model (GPTConfig)."""
+    """Options of `python rlhf.py`, in addition to those of GPTConfig."""
     data: str | None = option(None, "pretraining text (default: the world, or your files' text)")
     demonstrations: str | None = option(None, "your demonstrations; see data.py section 6")
     comparisons: str | None = option(None, "your comparisons; papers/label.py helps to make some")
@@ -857,20 +857,20 @@ class Options:
     iterations: int = option(30, "batches of answers that PPO learns from", at_least=1)
     kl_coef: float = option(0.2, "beta of eq. (2)")
     ptx_coef: float = option(1.0, "gamma of eq. (2) for PPO-ptx")
-    max_response: int = option(32, "tokens of an answer at the most", at_least=1)
+    max_response: int = option(32, "maximal number of tokens of an answer", at_least=1)
     test_prompts: int = option(480, "held-out prompts that every model answers", at_least=16)
     seed: int = option(0, "another seed is another town and another run")
     fresh: bool = option(False, "train every stage anew")
 
 
 def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["laptop"]):
-    """The three steps of InstructGPT, from a blank model, with the ladder at the end."""
+    """The three steps of InstructGPT, from random weights, and a table that compares them."""
     is_own = bool(options.demonstrations or options.comparisons)
     function = load_function(options.reward) if options.reward else None
     run_name = options.name or ("own" if is_own or function or options.init else "instructgpt")
-    # What the stages in the run's folder were made with; other settings want another folder.
+    # run_folder refuses a folder whose stages were made with other settings.
     settings = {**dataclasses.asdict(options), **dataclasses.asdict(shape)}
-    for key in ("name", "fresh", "test_prompts"):  # these change nothing that is trained
+    for key in ("name", "fresh", "test_prompts"):  # training does not depend on these
         settings.pop(key)
     folder = data.run_folder(run_name, settings, options.fresh)
     task = FileTask(options) if is_own else WorldTask(options.seed, options.test_prompts)
@@ -887,7 +887,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         warm_start(sft, tokenizer)
     if not load_stage(folder / "sft.pt", sft):
         config = SFTConfig(epochs=options.sft_epochs, seed=options.seed)
-        # windows of its own: pretraining has drawn those of seed options.seed
+        # another seed than in pretraining: other windows
         ptx = Batches(train_stream, config.ptx_sequences, block_size, 2000 + options.seed)
         log = RunLog(folder / "sft.jsonl")
         train_sft(sft, tokenizer, task.demonstrations, config, ptx, log)
@@ -902,10 +902,10 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
     speak = chat_speaker(sft, tokenizer, options.max_response)
     if function:
         reward_model = TextReward(function, tokenizer)
-        ppo.unfinished_score = math.inf  # your function has its own scale: no cap
+        ppo.unfinished_score = math.inf  # your scale is unknown: no cap
     else:
         print("\n== 3. Labelers rank answers by the SFT model; a reward model learns their ranks")
-        torch.manual_seed(options.seed)  # of the new output layer
+        torch.manual_seed(options.seed)  # for the new output layer
         reward_model = RewardModel(sft)
         if not load_stage(folder / "reward.pt", reward_model):
             comparisons = task.compared(speak, options.comparison_prompts, "train", RANKED)
@@ -916,30 +916,30 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         held_out = task.compared(speak, options.test_prompts // 3, "test", HELD_OUT)
         accuracy = pair_accuracy(reward_model, tokenizer, held_out)
         print(f"accuracy on held-out pairs {accuracy:.3f}")
-        if not accuracy >= 0.52:  # or nan: nothing to compare
+        if not accuracy >= 0.52:  # also if it is nan, for want of pairs
             print("warning: chance is .5, so PPO will follow noise: give it more comparisons, or "
                   "clearer ones")
 
-    chats = {"SFT": sft}
+    finetuned = {"SFT": sft}
     for number, name, stage, ptx_coef in ((4, "PPO", "ppo", 0.0),
                                           (5, "PPO-ptx", "ppo_ptx", options.ptx_coef)):
         print(f"\n== {number}. {name}")
         policy = copy.deepcopy(sft)
         if not load_stage(folder / f"{stage}.pt", policy):
             config = dataclasses.replace(ppo, ptx_coef=ptx_coef)
-            # read by PPO-ptx only, whose ptx_coef is not 0
+            # not used by PPO, whose ptx_coef is 0
             ptx = Batches(train_stream, config.ptx_sequences, block_size, 5000 + options.seed)
             log = RunLog(folder / f"{stage}.jsonl")
             train_ppo(policy, reward_model, tokenizer, task.prompt_source(), config, log, ptx,
                       val_stream)
             gpt.save_checkpoint(folder / f"{stage}.pt", policy, tokenizer, chat=True)
-        chats[name] = policy
+        finetuned[name] = policy
 
     print("\n== 6. The ladder: every model answers every held-out prompt once, at temperature 1")
     prompts = [prompt.messages for prompt in task.test]
     answers, rows = {}, []
     if not is_own:
-        baseline = []  # three other answers by SFT to each prompt; one leaves much to chance
+        baseline = []  # gold scores of three other SFT answers per prompt, for less noise
         for seed in (3, 4, 5):
             baseline += task.gold(speak(prompts, seed))
         loss = evaluate(base, tokenizer, val_stream)["loss"]
@@ -948,9 +948,9 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
             answers[name] = speaker(prompts, 1)
             grades = task.grades(answers[name], baseline)
             rows.append({"model": name, **grades, "pretrain_loss": loss})
-    for name, model in chats.items():
+    for name, model in finetuned.items():
         generator = torch.Generator(model.device).manual_seed(2)
-        # not by chat_speaker, which gives neither score nor KL
+        # roll_out instead of chat_speaker, because it also computes score and KL
         rollout = roll_out(model, sft, reward_model, tokenizer, prompts, ppo, generator)
         answers[name] = rollout.answers(tokenizer)
         grades = {} if is_own else task.grades(answers[name], baseline)
@@ -963,7 +963,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
 
 
 def load_stage(path: Path, model) -> bool:
-    """Whether a stage of the run is done already: then the model gets the weights at `path`."""
+    """Load a finished stage's weights into the model; returns whether there is a file `path`."""
     if not path.exists():
         return False
     with data.reading(path, "a checkpoint of this stage"):
@@ -973,8 +973,8 @@ def load_stage(path: Path, model) -> bool:
 
 
 def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
-    """A pretrained model or, with our control tokens and no more context than asked for, that
-    of --init: (model, tokenizer, train stream, validation stream)."""
+    """(model, tokenizer, training stream, validation stream): a model pretrained here, or that of
+    --init, with control tokens added if it has none and its context cut to --block-size."""
     read = task.texts
     if options.data:
         read = lambda: gpt.documents_of(options.data, options.seed)
@@ -1006,13 +1006,13 @@ def check_room(max_response: int, block_size: int):
 
 
 def load_function(place: str) -> Callable[[str, str], float]:
-    """FILE.py:NAME -> the function of that name in the file, which is run.
-    UserError if that fails."""
+    """Run a file and return one of its functions, given as FILE.py:NAME. UserError if that
+    fails."""
     path, _, name = place.rpartition(":")
     if not Path(path).is_file():
         raise UserError(f"--reward takes FILE.py:FUNCTION, and no file {path!r} is in {place!r}")
     try:
-        sys.path.insert(0, str(Path(path).parent))  # for what the file imports
+        sys.path.insert(0, str(Path(path).parent))  # the file may import its neighbors
         function = runpy.run_path(path).get(name)
     except (Exception, SystemExit) as error:
         raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from None
@@ -1047,7 +1047,7 @@ The model of the embedded town knows its people, such as Mia, Ben, Anna and Walt
 
 
 def chat(options: ChatOptions = ChatOptions()):
-    """Talk to the model; /help says how."""
+    """Talk to a fine-tuned model; /help lists the commands."""
     model, tokenizer = gpt.load_model(options.model)
     if not gpt.knows_chat(options.model) or tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(f"{options.model} has never seen a conversation: it cannot chat")
