@@ -1171,7 +1171,7 @@ class SampleOptions:
     tokens: int = option(100, "how many tokens to write", at_least=1)
     temperature: float = option(1.0, "0 takes the most likely token")
     top_k: int | None = option(None, "only the k most likely tokens", at_least=1)
-    top_p: float | None = option(None, "only the most likely tokens whose sum reaches this")
+    top_p: float | None = option(None, "keep the most likely tokens up to this probability")
     seed: int = option(0, "of the random numbers")
 
 
