@@ -122,7 +122,7 @@ def attention(q, k, v, window: int | None = None, positions=None):
     visible = j <= i  # (T, S) or (B, 1, T, S)
     if window is not None:
         visible = visible & (i - window < j)
-    # -inf, not a large negative number: next to that, very large scores would show the future
+    # -inf, because with a finite number very large scores could still reveal the future
     scores = scores.masked_fill(~visible, -math.inf)
     return scores.softmax(dim=-1) @ v  # (B, nh, T, hs)
 
