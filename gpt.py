@@ -25,8 +25,8 @@ Contents
     8. Checkpoints and published weights: load_model, load_pretrained, export_pretrained
     9. Commands: pretrain, sample, export
 
-Shapes: B batch size, T sequence length, S keys, C = n_embd, nh = n_head, hs = C / nh, V =
-vocab_size, P prompt length, R response length, N tokens of a mask, W processes; idx: token ids.
+Shapes: B batch size, T sequence length, S keys, P prompt length, R response length, N tokens
+of a mask, C = n_embd, nh = n_head, hs = C / nh, V = vocab_size. W processes. idx: token ids.
 """
 from __future__ import annotations
 
@@ -223,7 +223,8 @@ class GPT(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
     def hidden(self, idx, cache=None):
-        """The hidden states before the output layer: ids (B, T) -> (B, T, C)."""
+        """The hidden states before the output layer: ids (B, T) -> (B, T, C). UserError if T
+        exceeds block_size."""
         T = idx.size(1)
         if T > self.config.block_size:
             raise UserError(f"{T} tokens do not fit into a context of {self.config.block_size}")
