@@ -159,7 +159,8 @@ def draw_figure(folder: Path, rows: list[dict]):
 
 
 def claims(scores: dict[str, list[dict]], cases: int) -> list[Claim]:
-    """Means over the tasks. The error is that over seeds or, if larger, that of the cases."""
+    """Means over the tasks. The error is that over seeds or, if larger, the least that so many
+    cases allow. Cases are those asked: the seeds share some, most of those with one step."""
     large = scores["large"]
 
     def mean(of_seed: dict, way: str, steps: int, tasks=tuple(TASKS)) -> float:

@@ -11,8 +11,8 @@ of up to three tokens can be counted, so rho, pi*, the expected reward and the K
 computed, not estimated. Each answer has a random reward. The claims:
     PPO comes close to this optimum, for a weak penalty and for a strong one: it gains
     at least .95 of what there is to gain
-    k1, the estimate of the KL that this project logs, is far from the reference nearer
-    to the KL than k2, which is biased, and than k3, which comes out too low there
+    far from the reference k1, the estimate of the KL that this project logs, is nearer to
+    the KL than k2, which is biased, and than k3, too low under the weakest penalty
 The best of n answers is shown beside them. It cannot lie above the optimum, and where
 answers repeat its KL is lower than the known bound log n - (n - 1) / n.
 

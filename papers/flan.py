@@ -6,12 +6,12 @@ The claims, with one cluster of tasks left out of the tuning:
     tuned         the tuned model beats its untuned base, both zero-shot
     clusters      the more clusters in the tuning, the better (§4.1)
     size          the larger model gains more, and the small one is hurt (§4.2)
-    instructions  tuning on inputs and outputs alone, or with names of tasks, is worse (§4.3)
+    instructions  tuning on inputs and outputs alone is worse (§4.3; with names of tasks: a table)
     prompt        an instruction to the tuned model beats solved examples in its base's prompt
 
-Built in: the base has read statements and lists of solved cases of all tasks (papers/
-flan_tasks.py), the form in which its prompt then shows examples, and no instruction. All tasks ask
-for one of three words (chance 1/3) in the same six wordings; the likeliest is the answer. In six of
+Built in: the base has read statements and lists of solved cases of all tasks (see flan_tasks.py),
+the form in which its prompt then shows examples, and no instruction. All tasks ask for one of
+three words (chance 1/3) in the same six wordings; the likeliest is the answer. In six of
 the eight clusters it is the only word of its sort, and can be told without the instruction. "No
 animal" is in another cluster than "animal".
 

@@ -93,7 +93,8 @@ class Task:
 
 
 def world_tasks(world: World, count: int) -> dict[str, Task]:
-    """The four tasks of the world, each with `count` cases to train on and as many to test on."""
+    """The four tasks of the world, each with `count` cases to train on, and to test on up to
+    `count` that ask different things."""
     tasks = {}
     for name, (transform, classes) in FORMATS.items():
         train = gpt1_task(world, name, "train", count, 0)

@@ -14,7 +14,7 @@ training picture. Where no other is named, the bar is ours, 90 % exactly right:
     new         as well as about training pictures, up to 2 % (our margin)
     two         "In which picture are more red?", look-ups in a named one; right in both orders
     few-shot    pictures with answers, not words, tell what is asked: four are better than none
-Three controls: other pictures, a model trained and tested without any, exchanged answers.
+Three controls: other pictures, a model without any (an eighth of the steps), exchanged answers.
 
 Built in: training documents have the forms of the test's prompts, and any three of the four values
 occur together in training pictures; only the combination of all four is new. Chosen after looking,

@@ -3,7 +3,8 @@ GPT-4's report, put to the test: what a large model will do, said before it exis
 
 The claims:
     loss        small runs give a law L(C) = a C^b + c that tells the final loss of a run of far
-                more compute C (§3.1). Beside it Chinchilla's law of size and tokens.
+                more compute C (§3.1). Beside it Chinchilla's law of size and tokens, fitted to
+                small runs, too, but computed after the large run.
     tasks       -log(pass rate) = alpha C^-k tells how well it will do on problems (§3.2)
     hindsight   not all can be told: on one task larger models get worse, before the largest is
                 right again (§3.2, Figure 3)

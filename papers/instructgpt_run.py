@@ -1,6 +1,6 @@
 """
-A finished `python rlhf.py`, from which papers/instructgpt.py and
-papers/overoptimization.py start.
+A finished `python rlhf.py`, from which several scripts start: instructgpt.py, overoptimization.py,
+gpt4_alignment.py, chat.py, label.py and inside.py.
 """
 import copy
 import dataclasses

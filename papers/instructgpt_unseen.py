@@ -130,7 +130,8 @@ def told_at_first(world: World, between: int, count: int) -> list[Instruction]:
 
 def memory(run: Run, count: int = 150) -> list[dict]:
     """The share of right answers about what was told in turn one, by the exchanges in
-    between; and of those that are a name of syllables, most of which training has not shown."""
+    between; and of those that are a name of syllables, most of which training has not shown.
+    "cases" are those of the last distance; the others have about as many."""
     world = run.task.world
     rows = [{"model": name} for name in ("SFT", "PPO", "PPO-ptx")]
     names = {row["model"]: [] for row in rows}

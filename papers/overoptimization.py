@@ -3,8 +3,8 @@ Over-optimisation: what happens to the truth when a reward model is optimized to
 
 Three reward models (proxies) learn from the rubric's own ranking of SFT answers to
 100, 400 and 1,600 prompts. Each is then optimized, by best of n and by PPO without a KL
-penalty, and the rubric (gold) judges. With d = sqrt(KL to the initial policy):
-    gold rises, peaks and falls while the proxy goes on rising
+penalty, and the rubric (gold) judges. With d = sqrt(KL to the initial policy) the paper says:
+    gold rises, peaks and falls while the proxy goes on rising (our claim: it falls)
     best of n follows  R(d) = d (alpha - beta d),  RL follows  R(d) = d (alpha - beta log d)
     more comparisons move the peak of gold up
 For best of n, d is an upper bound: where answers repeat, the KL is lower than
