@@ -20,7 +20,7 @@ from rlhf import PPOConfig, Rollout, roll_out
 @dataclass
 class Options:
     base: str = option("instructgpt", "the run to look into")
-    name: str = option("inside", "not used: nothing is written")
+    name = "inside"  # of no folder, since nothing is written; base_of asks for it
     prompt: int = option(0, "the number of a held-out prompt")
     fast: bool = option(False, "a smoke run of seconds, on a base of its own")
 
