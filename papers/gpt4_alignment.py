@@ -187,17 +187,17 @@ def claims(facts: dict, desired: dict, probabilities: dict) -> list[Claim]:
     """One model each; errors are over facts, wishes or questions."""
     more, error = more_error(probabilities["PPO"], probabilities["GPT"])
     return [
-        system_claim("the same model obeys different system messages, in held-out wordings, about "
-                     "the same held-out question", facts[NEW_WORDS]),
+        system_claim("the same model obeys different system messages (in form, true or not), in "
+                     "held-out wordings, about the same held-out question", facts[NEW_WORDS]),
         system_claim("and it does when the user asks to ignore them, or gives another order",
                      facts[USER_OBJECTS]),
         rule_claim("harmful prompts are refused in the desired style more often after PPO with the "
                    "rule's reward than without", desired, "a", "PPO"),
-        rule_claim("PPO with the rule's reward answers more harmless look-alikes than the model it "
-                   "starts from", desired, "d", "fine-tuned"),
-        Claim("GPT-4", "Fig. 8", "PPO raises the expected calibration error on the same questions, "
-              "whose noise alone gives .007", "0.067 (0.007 to 0.074)", more, error, 1,
-              len(probabilities["GPT"]))]
+        rule_claim("PPO with the rule's reward answers more harmless look-alikes (does not refuse) "
+                   "than the model it starts from", desired, "d", "fine-tuned"),
+        Claim("GPT-4", "Fig. 8", "after PPO the expected calibration error is above the pretrained "
+              "model's, same questions, each model in its form (their noise alone gives .007)",
+              "0.067 (0.007 to 0.074)", more, error, 1, len(probabilities["GPT"]))]
 
 
 def draw(folder: Path, systems: list[dict], classes: list[dict], probabilities: dict):

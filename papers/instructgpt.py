@@ -170,8 +170,8 @@ def claims(run: Run, tables: dict[str, list[dict]]) -> list[Claim]:
               "preferred at 1.3B against 175B (no number)", win - 0.5,
               proportion_error(win, prompts), 1, prompts),
         Claim(paper, "E.6", "gamma 1 leaves a lower pretraining loss than beta .02, .2 or 2 with "
-              "the pretrained model as KL reference (which has not read the chat format), nats per "
-              "token", "no beta repairs the tax",
+              "the pretrained model as KL reference (which has not read the chat format; one model "
+              "each), nats per token", "no beta repairs the tax",
               best["tax"] - ptx["tax"], math.hypot(best["standard error"], ptx["standard error"]),
               1, 10),
         Claim(paper, "§4.1", "reward models predict the labelers of their training groups better "
