@@ -5,7 +5,7 @@ pattern for a good answer.
 The conversations stay near what the world's text shows and go a step beyond it: other
 spelling, greetings, names and wordings than those of training, things told early and
 asked for late, people nobody knows. For every model and temperature the table counts
-    answered    the answer matches the turn's pattern; a wrong one can, too: "9" is in "2 + 9 is 11."
+    answered    the answer matches the turn's pattern; a wrong one can, too ("9" in "2 + 9 is 11.")
     polite      no insult in it
     clean       it ended by itself, and no "Q:", "Guest:" or other trace of a text's form
 and how many held-out prompts under each system message get a right answer in the form that it

@@ -202,8 +202,9 @@ def claims(scores: dict[str, list[dict]], cases: int) -> list[Claim]:
             "both are near chance, and direct answers start lower)",
             "not claimed; our question", falls_less, 3),
         row("Kojima et al. 2022", "§4", "\"Let's think step by step.\" beats \"The "
-            "answer is\", both without exemplars, accuracy of coins at 4 steps (chosen after looking: "
-            "in the text the phrase never stands before a coin; steps follow it in other tasks)",
+            "answer is\", both without exemplars, accuracy of coins at 4 steps (chosen after "
+            "looking: in the text the phrase never stands before a coin; steps follow it in other "
+            "tasks)",
             "0.610 (MultiArith)", by_trigger, 1),
         row(wei, "§3.3", "an equation, dots and steps after the answer are all worse than the "
             "chain, accuracy at 4 steps: the chain minus the best of the three",

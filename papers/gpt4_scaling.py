@@ -187,8 +187,8 @@ def claims(rows: list[list[dict]], laws: list[dict], studies: list[Study],
         falls_later.append(smallest - found["disagree"])
     runs, games = len(studies[0].ladder), len(studies[0].games["disagree"])
     in_bucket = len(studies[0].buckets[0])
-    hindsight = ("accuracy on games of hindsight neglect falls with size {} (built in: in the text's "
-                 "games the outcome mostly agrees with the odds)")
+    hindsight = ("accuracy on games of hindsight neglect falls with size {} (built in: in the "
+                 "text's games the outcome mostly agrees with the odds)")
     table = [
         ("§3.1", "a C^b + c of small runs tells the large run's loss within 2 %: .02 minus the "
          "relative error (simulated runs that follow such a law miss by 4 to 7 %)",
@@ -196,8 +196,8 @@ def claims(rows: list[list[dict]], laws: list[dict], studies: list[Study],
         ("§3.1", "that loss is inside the law's interval (11 to 16 % of it wide): by how many nats",
          "", [row[0]["inside by"] for row in rows], runs),
         ("§3.1", "Chinchilla's L(N, D) of small runs tells that loss within 2 %: .02 minus the "
-         "relative error (computed after the large run)", "", [.02 - abs(law["L(N, D)"]) for law in laws],
-         runs + len(studies[0].fewer)),
+         "relative error (computed after the large run)", "",
+         [.02 - abs(law["L(N, D)"]) for law in laws], runs + len(studies[0].fewer)),
         ("§3.2", "-log(pass rate) on the third-easiest bucket is inside its interval: by how many "
          "nats", "accurate (Fig. 2)", [row[FIGURE]["inside by"] for row in rows], in_bucket),
         ("§3.2", hindsight.format("among the small runs"), "falls (Fig. 3)", falls, games),

@@ -142,8 +142,8 @@ def gpt1_task(world: World, task: str, split: str, count: int, seed: int) -> lis
     - multiple choice: which of four sentences answers the question?
 
     The test cases have other people, other adjectives, and each question in two forms, of which the
-    training cases show one. Pretraining has read both forms, but none of the test's reviews and none
-    of its questions, but for two in five of those in similarity, which are compared, not answered.
+    training cases show one. Pretraining has read both forms, but none of the test's reviews, and of
+    its questions only two in five of those in similarity, which are compared and not answered.
     """
     rng = random.Random(f"{task} {world.seed} {split} {seed}")
     make_case = CASES[task]
