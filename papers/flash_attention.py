@@ -54,8 +54,7 @@ SPEED_CASES = [
 ]
 FAST_CASES = [((1, 2, 64, 16), None), ((1, 2, 128, 16), None), ((1, 2, 64, 16), 8)]
 
-# The equation needs more memory for longer contexts than many a laptop has.
-LONGEST_EQUATION = 4096
+LONGEST_EQUATION = 4096  # beyond this it needs more memory than many a laptop has
 
 
 @dataclass

@@ -40,8 +40,10 @@ def speed(options: SpeedOptions = SpeedOptions()):
             config = dataclasses.replace(PRESETS["gpt2"], vocab_size=vocab_size,
                                          block_size=options.block_size)
             gpt.fused_attention = attention
-            seconds, flops = seconds_per_step(config, options)
-            gpt.fused_attention = ours
+            try:
+                seconds, flops = seconds_per_step(config, options)
+            finally:
+                gpt.fused_attention = ours
             rows.append({
                 "attention": name, "vocabulary": vocab_size, "ms": 1000 * seconds,
                 "tokens/s": round(options.batch_size * options.block_size / seconds),
