@@ -1367,7 +1367,7 @@ def reading(path: str | Path, kind: str) -> Iterator[None]:
     """Turn any error while `path` is read into a UserError that names it."""
     try:
         yield
-    except UserError:
+    except (UserError, FileNotFoundError):  # which name what is wrong
         raise
     except Exception:
         raise UserError(f"{path} is not {kind}, or it is damaged") from None
@@ -1473,6 +1473,9 @@ def printable(text: str) -> str:
 
 def guard_terminal():
     """Print control characters as U+FFFD, and replace what the terminal cannot show."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed, as by <&-
+            setattr(sys, name, open(os.devnull, mode))
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a test's stream
             stream.reconfigure(errors="replace")
@@ -1542,7 +1545,8 @@ def read_options(group: object, values: dict) -> object:
         is_empty = isinstance(value, str) and not value.strip()
         has_bounds = isinstance(value, (int, float))
         if is_empty or (has_bounds and not at_least <= value < 2 ** 31):  # inf, too
-            raise UserError(f"--{field.name.replace('_', '-')} must not be {value!r}")
+            bounds = f" (at least {at_least})" if has_bounds else ""
+            raise UserError(f"--{field.name.replace('_', '-')} must not be {value!r}{bounds}")
         chosen[field.name] = value
     return type(group)(**chosen)
 

@@ -49,6 +49,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import inspect
 import itertools
 import json
 import math
@@ -904,7 +905,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         reward_model = TextReward(function, tokenizer)
         ppo.unfinished_score = math.inf  # your scale is unknown: no cap
     else:
-        print("\n== 3. Labelers rank answers by the SFT model; a reward model learns their ranks")
+        print("\n== 3. The reward model: learn how labelers rank answers")
         torch.manual_seed(options.seed)  # for the new output layer
         reward_model = RewardModel(sft)
         if not load_stage(folder / "reward.pt", reward_model):
@@ -990,7 +991,8 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
         gpt.grow_vocabulary(model, tokenizer.vocab_size)
     model.config = dataclasses.replace(model.config, block_size=block_size)
     model.wpe.weight = nn.Parameter(model.wpe.weight[:block_size].detach().clone())
-    print(f"{options.init}: {model.num_params():,} parameters, context {block_size}")
+    print(f"{options.init}: {model.num_params():,} parameters, context {block_size}; it keeps its "
+          "other sizes and is not pretrained any further")
     path = folder / "tokens.bin"
     if data.IS_MAIN and not path.exists():
         data.write_stream(read(), tokenizer, path)
@@ -1018,6 +1020,11 @@ def load_function(place: str) -> Callable[[str, str], float]:
         raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from None
     if not callable(function):
         raise UserError(f"{path} has no function {name}(prompt, response)")
+    with contextlib.suppress(ValueError):  # some functions do not tell what they take
+        try:
+            inspect.signature(function).bind("prompt", "response")
+        except TypeError as error:
+            raise UserError(f"{name} of {path} does not take (prompt, response): {error}") from None
     return function
 
 
@@ -1069,6 +1076,9 @@ def chat(options: ChatOptions = ChatOptions()):
                 print(HELP)
             elif text:
                 messages.append({"role": "user", "content": text})
+                ids, _ = data.render_conversation(tokenizer, system + messages[-1:])
+                if len(ids) + options.max_response > model.config.block_size:
+                    print("(more than the context holds: the beginning is not read)")
                 reply, _ = speak([system + messages], options.seed + len(messages))[0]
                 print(reply)
                 messages.append({"role": "assistant", "content": reply})
