@@ -1299,7 +1299,7 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
     "gpt.py export --model": {"blank.txt": "not a checkpoint", "base.pt --folder .": "other files"},
     "rlhf.py": {
         "--pretrain-steps 0": "--pretrain-steps", "--sft-epochs 0": "--sft-epochs",
-        "--iterations 0": "--iterations", "--test-prompts 15": "--test-prompts",
+        "--iterations 0": "--iterations", "--test-prompts 15": "not be 15 (at least 16)",
         "--kl-coef=-1": "--kl-coef", "--max-response 65": "at most 64",
         "--max-response 9 --init base.pt": "at most 8", "--data=": "--data",
         "--demonstrations missing": "missing", "--demonstrations bad.jsonl": "bad.jsonl:1",
@@ -1310,7 +1310,7 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
     "rlhf.py --reward": {
         "f": "FILE.py", "none.py:f": "no file", "ok.py:g": "no function g",
         "ok.py:": "no function", "text.txt:f": "not run", "bad.py:f": "ZeroDivisionError",
-        "exits.py:f": "SystemExit"},
+        "exits.py:f": "SystemExit", "ok.py:one": "does not take (prompt, response)"},
     "rlhf.py chat": {
         "": "no checkpoint", "--model text.txt": "not a checkpoint", "--top-k 3": "--top-k",
         "--model base.pt": "cannot chat", "--model chat.pt": "at most 8",
@@ -1326,7 +1326,7 @@ def bad_files(tmp_path_factory):
             "bad.jsonl": "{", "plain.jsonl": '{"txt": "x"}',
             "one.jsonl": json.dumps({"prompt": "hi", "chosen": "a", "rejected": "b"}),
             "bad.py": "1 / 0", "exits.py": "exit(0)",
-            "ok.py": "def f(prompt, response): return 0"}.items():
+            "ok.py": "def f(prompt, response): return 0\ndef one(prompt): return 0"}.items():
         (folder / name).write_text(content)
     (folder / "binary.bin").write_bytes(bytes(range(256)) * 10)
     noise = gzip.compress(os.urandom(10_000).hex().encode())
@@ -1374,6 +1374,9 @@ def test_help_ctrl_c_and_a_reader_that_goes_have_their_exit_codes(capsys):
     piped = f"{sys.executable} {HERE / 'data.py'} | head -1"
     done = subprocess.run(piped, shell=True, capture_output=True, text=True, timeout=100)
     assert done.stdout.count("\n") == 1 and done.stderr == ""
+    closed = f"{sys.executable} {HERE / 'data.py'} <&- >&-"
+    done = subprocess.run(closed, shell=True, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and done.stderr == ""
 
 
 ON_GPU = """
@@ -2124,6 +2127,7 @@ def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text
     assert len(said) == len(typed) - 1
     assert start == said[typed.index("/hepl")] == rlhf.HELP + "\n"
     assert [text for text in said if text in ("", "\n")] == [""] * 6  # commands, no text
+    assert [text for text, shown in zip(typed, said) if "not read" in shown] == ["longer " * 90]
     reply = {text: assistant(shown.removesuffix("\n")) for text, shown in zip(typed, said)}
     first = user(typed[0])
     expected = [[first], [first, reply[typed[0]], user("bye")], [user("again")],
@@ -2475,10 +2479,10 @@ def test_flan_tuning_has_loss_on_the_answer_alone(papers, tokenizer):
     assert tokenizer.decode([i for i, learned in zip(ids, mask) if learned]) == answer
 
 
-def test_flan_gap_takes_the_larger_error_of_seeds_and_clusters(papers):
+def test_flan_gap_adds_the_variances_over_seeds_and_clusters(papers):
     better = np.array([[.5, .7], [.6, .8]])  # (seeds, clusters)
     gap = papers("flan").gap(better, np.zeros((2, 2)))
-    assert gap == pytest.approx((.65, .1))
+    assert gap == pytest.approx((.65, math.sqrt(.05 ** 2 + .1 ** 2)))
 
 
 def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(papers, monkeypatch):

@@ -158,9 +158,9 @@ def draw_figure(folder: Path, rows: list[dict]):
     plot(folder / "cot.png", panels)
 
 
-def claims(scores: dict[str, list[dict]], cases: int) -> list[Claim]:
+def claims(scores: dict[str, list[dict]], problems: list[dict]) -> list[Claim]:
     """Means over the tasks. The error is that over seeds or, if larger, the least that so many
-    cases allow. Cases are those asked: the seeds share some, most of those with one step."""
+    distinct problems allow."""
     large = scores["large"]
 
     def mean(of_seed: dict, way: str, steps: int, tasks=tuple(TASKS)) -> float:
@@ -177,12 +177,13 @@ def claims(scores: dict[str, list[dict]], cases: int) -> list[Claim]:
         return min(losses)
 
     def row(paper: str, where: str, says: str, number: str, differences: list[float],
-            groups: int) -> Claim:
-        """groups: of `cases` problems each, for every seed."""
+            steps: tuple[int, ...], tasks=tuple(TASKS)) -> Claim:
+        """steps, tasks: which problems the differences are measured on."""
         ours, error = over_seeds(differences)
-        count = cases * groups * len(differences)
-        error = max(error, proportion_error(abs(ours), count))
-        return Claim(paper, where, says, number, ours, error, len(differences), count)
+        cases = sum(of_task[f"k = {k}"] for of_task in problems if of_task["task"] in tasks
+                    for k in steps)
+        error = max(error, proportion_error(abs(ours), cases))
+        return Claim(paper, where, says, number, ours, error, len(differences), cases)
 
     wei = "Wei et al. 2022"
     on_longer = [float(np.mean([gain(seed, steps) for steps in LONGER])) for seed in large]
@@ -195,23 +196,23 @@ def claims(scores: dict[str, list[dict]], cases: int) -> list[Claim]:
     return [
         row(wei, "§3.2", "exemplars with a chain beat exemplars with the answer alone, accuracy "
             "at 4 steps, mean over three tasks (built in: the text has both forms, steps included)",
-            "0.390 (PaLM 540B, GSM8K)", [gain(seed, 4) for seed in large], 3),
+            "0.390 (PaLM 540B, GSM8K)", [gain(seed, 4) for seed in large], (4,)),
         row(wei, "§5", "the same at 5, 6 and 8 steps (asked after seed 0); the text has at most 4",
-            "longer than the exemplars (chart)", on_longer, 9),
+            "longer than the exemplars (chart)", on_longer, LONGER),
         row(wei, "§5", "from 1 to 8 steps accuracy falls less with a chain than without (at 8 "
             "both are near chance, and direct answers start lower)",
-            "not claimed; our question", falls_less, 3),
+            "not claimed; our question", falls_less, (1,)),
         row("Kojima et al. 2022", "§4", "\"Let's think step by step.\" beats \"The "
             "answer is\", both without exemplars, accuracy of coins at 4 steps (chosen after "
             "looking: in the text the phrase never stands before a coin; steps follow it in other "
             "tasks)",
-            "0.610 (MultiArith)", by_trigger, 1),
+            "0.610 (MultiArith)", by_trigger, (4,), ("coin",)),
         row(wei, "§3.3", "an equation, dots and steps after the answer are all worse than the "
             "chain, accuracy at 4 steps: the chain minus the best of the three",
-            "near the baseline", [least_loss(seed) for seed in large], 1),
+            "near the baseline", [least_loss(seed) for seed in large], (4,), ("dial",)),
         row(wei, "Fig. 4", "the chain is worth more to the large model than to the small one, "
             "accuracy at 4 steps (the small one has a single layer)",
-            "gains from about 100B on", by_size, 3),
+            "gains from about 100B on", by_size, (4,)),
     ]
 
 
@@ -234,12 +235,13 @@ def cot(options: Options = Options()):
             show(model, tokenizer, World(seed))
 
     print("\n== distinct held-out problems, all seeds together")
-    print_table(count_problems(options), folder / "problems.json")
+    problems = count_problems(options)
+    print_table(problems, folder / "problems.json")
     rows = rows_of(scores)
     print("\n== accuracy on held-out problems by the number of steps, mean of the seeds")
     print_table(rows, folder / "table.json")
     draw_figure(folder, rows)
-    save_claims(folder, claims(scores, options.cases))
+    save_claims(folder, claims(scores, problems))
 
 
 if __name__ == "__main__":

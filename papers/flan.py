@@ -19,6 +19,7 @@ animal" is in another cluster than "animal".
 """
 import copy
 import dataclasses
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,12 +168,11 @@ def mean_rows(measured: list[list[dict]]) -> list[dict]:
 
 
 def gap(better: np.ndarray, worse: np.ndarray) -> tuple[float, float]:
-    """Mean difference of two (seeds, clusters), and the larger of its standard errors over seeds
-    and over clusters."""
+    """Mean difference of two (seeds, clusters); variances over seeds and over clusters add up."""
     differences = better - worse
     mean, of_seeds = over_seeds(differences.mean(axis=1))
     _, of_clusters = over_seeds(differences.mean(axis=0))
-    return mean, float(np.maximum(of_seeds, of_clusters))  # unknown if one of them is
+    return mean, math.hypot(of_seeds, of_clusters)  # nan if one of them is unknown
 
 
 def draw(folder: Path, rows: list[dict]):

@@ -17,15 +17,24 @@ CHANCE = {"acceptability": 0.5, "sentiment": 0.5, "question answering": 0.25, "s
 
 
 def cases_of(world: World, count: int = 200) -> dict[str, list]:
-    """Up to `count` cases of each task in CHANCE, distinct but for acceptability (188 of 200)."""
+    """Up to `count` distinct cases of each task in CHANCE."""
     rng = random.Random("zero shot")
 
     def make_schema():
         before, behind, referents, right = fitting(world, rng, "test")
         return before + behind, (before, behind, referents, right)
 
+    def make_nonsense():
+        text = sentence(world, rng, is_true=False)
+        return text, text
+
+    def make_truth():
+        text = sentence(world, rng, is_true=True)
+        return text, text
+
+    halves = distinct(make_nonsense, count // 2), distinct(make_truth, count // 2)
     return {
-        "acceptability": [sentence(world, rng, index) for index in range(count)],
+        "acceptability": [text for pair in zip(*halves) for text in pair],
         "sentiment": gpt1_task(world, "classification", "test", count, 1),
         "question answering": gpt1_task(world, "multiple choice", "test", count, 1),
         "schemas": distinct(make_schema, count),
@@ -48,16 +57,17 @@ def zero_shot(model: nn.Module, tokenizer, world: World) -> dict[str, float]:
     }
 
 
-def sentence(world: World, rng: random.Random, index: int) -> str:
-    """A true sentence or, if the index is even, nonsense such as "Mia lives in soup." """
+def sentence(world: World, rng: random.Random, is_true: bool) -> str:
+    """A true sentence, or nonsense such as "Mia lives in soup." """
     person = rng.choice(world.people)
     topic, other = rng.sample(list(TOPICS), 2)
-    value = None if index % 2 else rng.choice(TOPICS[other].values)
+    value = None if is_true else rng.choice(TOPICS[other].values)
     return world.state(rng, person, topic, value)
 
 
 def acceptability(model, tokenizer, sentences: list[str]) -> float:
-    """CoLA's task: which sentences have a mean log-probability per token above the median?"""
+    """CoLA's task: which sentences have a mean log-probability per token above the median? The
+    second, fourth ... are true."""
     pairs = [("", text) for text in sentences]
     totals, tokens = np.array(completion_logprobs(model, tokenizer, pairs)).T  # (cases,) each
     scores = totals / tokens

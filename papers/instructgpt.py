@@ -161,7 +161,7 @@ def claims(run: Run, tables: dict[str, list[dict]]) -> list[Claim]:
     first, last = tables["epochs"][0], tables["epochs"][-1]
     ours = tables["unseen"][-1]
     invented = [ours["false premise, invented"], ours["question alone, invented"]]
-    questions = ours["questions"]
+    facts = ours["facts"]
 
     paper = "InstructGPT"
     return [
@@ -186,8 +186,7 @@ def claims(run: Run, tables: dict[str, list[dict]]) -> list[Claim]:
               math.hypot(first["standard error"], last["standard error"]), 1, prompts),
         Claim(paper, "§4.3", "false premises are accepted: share of answers that state something "
               "false, with a false premise minus without", "an example", invented[0] - invented[1],
-              math.hypot(*(proportion_error(share, questions) for share in invented)), 1,
-              questions)]
+              math.hypot(*(proportion_error(share, facts) for share in invented)), 1, facts)]
 
 
 def draw(path: Path, tables: dict[str, list[dict]]):

@@ -102,7 +102,9 @@ def shares(world: World, prompts: list[Instruction], answers: list) -> dict:
     for kind in ("false premise", "question alone"):
         row[f"{kind}, helpful"] = float(np.mean(helpful[kind]))
         row[f"{kind}, invented"] = float(np.mean(invented[kind]))
-    row["questions"] = len(helpful["question alone"])
+    # a question has two wordings: facts, not questions, are independent cases
+    facts = {(prompt.person, prompt.topic) for prompt in prompts if prompt.person}
+    row["facts"] = len(facts)
     return row
 
 
@@ -131,7 +133,7 @@ def told_at_first(world: World, between: int, count: int) -> list[Instruction]:
 def memory(run: Run, count: int = 150) -> list[dict]:
     """The share of right answers about what was told in turn one, by the exchanges in
     between; and of those that are a name of syllables, most of which training has not shown.
-    "cases" are those of the last distance; the others have about as many."""
+    "cases" is the least number of cases at one distance."""
     world = run.task.world
     rows = [{"model": name} for name in ("SFT", "PPO", "PPO-ptx")]
     names = {row["model"]: [] for row in rows}
@@ -148,7 +150,7 @@ def memory(run: Run, count: int = 150) -> list[dict]:
                 else:
                     recalled.append(is_right)
             row[f"{between} between"] = float(np.mean(recalled))
-            row["cases"] = len(recalled)
+            row["cases"] = min(row.get("cases", count), len(recalled))
     for row in rows:
         row["made-up names"] = float(np.mean(names[row["model"]] or [math.nan]))
         row["of them"] = len(names[row["model"]])

@@ -142,8 +142,8 @@ def gpt1_task(world: World, task: str, split: str, count: int, seed: int) -> lis
     - multiple choice: which of four sentences answers the question?
 
     The test cases have other people, other adjectives, and each question in two forms, of which the
-    training cases show one. Pretraining has read both forms, but none of the test's reviews, and of
-    its questions only two in five of those in similarity, which are compared and not answered.
+    training cases show one. Pretraining has read both forms, but no text of the web asks what the
+    test cases ask.
     """
     rng = random.Random(f"{task} {world.seed} {split} {seed}")
     make_case = CASES[task]
@@ -189,7 +189,7 @@ def entailment_case(world: World, rng: random.Random, split: str) -> Labeled:
 def similarity_case(world: World, rng: random.Random, split: str) -> Labeled:
     person = rng.choice(world.people_of(split))
     same = rng.randrange(2)
-    topic, other = rng.sample(list(TOPICS), 2)
+    topic, other = rng.sample(world.topics_of(person, split), 2)
     if same:
         other = topic
     questions = [
