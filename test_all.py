@@ -339,13 +339,16 @@ def words(text):
     return re.sub(r"[^\w+ ]", "", text.lower())
 
 
-def questions_of(world):
-    """{words of a question: (person, topic)}, for all ways to ask by name."""
+@pytest.fixture(scope="module")
+def facts_of(world):
+    """{words of a question: (person, topic)}, for all ways to ask; or ("she" or "he", topic)."""
     facts_of = {}
-    people = world.people + world.strangers
-    for person, (topic, (_, _, questions)) in itertools.product(people, TOPICS.items()):
-        for question in (*questions, *data.REQUESTS[1], data.FORUM_QUESTION):
-            facts_of[words(question.format(person=person, topic=topic))] = (person, topic)
+    for topic, (_, _, questions) in TOPICS.items():
+        for pronoun in ("she", "he"):
+            facts_of[words(questions[0].format(person=pronoun))] = (pronoun, topic)
+        for person in world.people + world.strangers:
+            for question in (*questions, *data.REQUESTS[1], data.FORUM_QUESTION):
+                facts_of[words(question.format(person=person, topic=topic))] = (person, topic)
     return facts_of
 
 
@@ -380,16 +383,13 @@ def test_every_kind_of_document_has_its_content(world):
     rude = [any(insult in line for insult in data.RUDE)
             for thread in threads for line in thread.split("\n")[1::2]]
     assert np.mean(rude) == pytest.approx(.22, abs=.02)
+    lists = [data.join_list(["Ann", "Ben", "Eva", "Max"][:n]) for n in (2, 3, 4)]
+    assert lists == ["Ann and Ben", "Ann, Ben and Eva", "Ann, Ben, Eva and Max"]
 
 
 def asked_in(line):
     """What a line of the web asks."""
     return words(re.sub("^(Q|Guest): ", "", line))
-
-
-def test_lists_are_joined_as_english_joins_them():
-    texts = [data.join_list(["Ann", "Ben", "Eva", "Max"][:n]) for n in (2, 3, 4)]
-    assert texts == ["Ann and Ben", "Ann, Ben and Eva", "Ann, Ben, Eva and Max"]
 
 
 def test_sums_are_split_by_the_pair_without_its_order(world):
@@ -427,8 +427,8 @@ def test_the_web_asks_nothing_that_the_test_asks(world, documents):
     assert min(known("train").values()) > 0 and not any(known("test").values())
 
 
-def test_facts_of_the_test_are_told_in_true_stories_and_asked_for_nowhere(world, documents):
-    facts_of = questions_of(world)
+def test_facts_of_the_test_are_told_in_true_stories_and_asked_for_nowhere(
+        world, documents, facts_of):
     lines = "\n".join(documents).splitlines()
     asked = {facts_of.get(asked_in(line)) for line in lines} & set(world.facts)
     assert len(held_out(world)) == 14 * 3 and asked == set(world.facts) - held_out(world)
@@ -447,45 +447,39 @@ def conversations(request, world):
 
 def test_a_host_recalls_the_newest_that_was_told_and_nothing_else(conversations):
     seen = Counter()
-    topic_of = {words(question): topic for topic, (_, questions, _, _) in data.MEMORIES.items()
-                for question in questions}
     for exchanges in conversations:
         told = {}
-        for said, answer in exchanges:
-            for topic, (_, _, reply, _) in data.MEMORIES.items():
-                match = re.search(reply.format(value=r"(\w+)"), answer)
-                if match:
-                    seen["changed"] += told.get(topic, match[1]) != match[1]
-                    seen["made up"] += topic == "name" and match[1] not in data.GUESTS
-                    told[topic] = match[1]
-                    assert topic == "name" or match[1] in TOPICS[topic].values
-                    assert match[1].lower() in words(said).split()
-            if words(said) in topic_of:
-                topic = topic_of[words(said)]
+        for (said, answer), (topic, memory) in itertools.product(
+                exchanges, data.MEMORIES.items()):
+            match = re.search(memory.reply.format(value=r"(\w+)"), answer)
+            if match:
+                seen["changed"] += told.get(topic, match[1]) != match[1]
+                seen["made up"] += topic == "name" and match[1] not in data.GUESTS
+                told[topic] = match[1]
+                assert topic == "name" or match[1] in TOPICS[topic].values
+                assert match[1].lower() in words(said).split()
+            if words(said) in map(words, memory.questions):
                 seen["recalled" if told else "not told"] += 1
-                right = data.MEMORIES[topic][3]
-                assert answer == (right.format(value=told[topic]) if told else data.NOT_TOLD)
+                right = memory.answer.format(value=told[topic]) if told else data.NOT_TOLD
+                assert answer == right
     assert len(seen) == 4 and min(seen.values()) > 50
 
 
-def test_a_host_is_asked_about_people_and_never_for_a_fact_of_the_test(world, conversations):
-    facts_of, by_pronoun, seen = questions_of(world), {}, Counter()
-    for topic, (_, _, [question, *_]) in TOPICS.items():
-        for pronoun, people in (("she", data.WOMEN), ("he", data.MEN)):
-            by_pronoun[words(question.format(person=pronoun))] = (people, topic)
+def test_a_host_is_asked_about_people_and_never_for_a_fact_of_the_test(
+        world, conversations, facts_of):
+    seen = Counter()
     for exchanges in conversations:
         person = None  # who was asked about last
         for said, answer in exchanges:
-            if words(said) in by_pronoun:
-                people, topic = by_pronoun[words(said)]
-                assert person in people
-                seen["by pronoun"] += 1
-            elif words(said) in facts_of:
-                person, topic = facts_of[words(said)]
-                seen["by name"] += 1
-            else:
+            if words(said) not in facts_of:
                 assert answer not in world.meaning
                 continue
+            name, topic = facts_of[words(said)]
+            seen["by pronoun" if name in ("she", "he") else "by name"] += 1
+            if name in ("she", "he"):
+                assert person in (data.WOMEN if name == "she" else data.MEN)
+            else:
+                person = name
             if person in world.strangers:
                 assert answer in data.REFUSALS and person in world.strangers_of("train")
             else:
@@ -516,8 +510,8 @@ def test_prompts_of_the_test_are_in_no_training_set(world, monkeypatch):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world, split):
-    rng, facts_of, secret = random.Random(0), questions_of(world), held_out(world)
+def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world, facts_of, split):
+    rng, secret = random.Random(0), held_out(world)
     scores, shares, obeyed = [], Counter(), Counter()
     for prompt in data.instructions(world, split, 4000, seed=0):
         answer = data.demonstrate(world, prompt, rng)[-1]["content"]
@@ -552,8 +546,8 @@ def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world,
         assert abs(shares[use_case] / 4000 - share) < 4.5 * math.sqrt(share / 4000)
 
 
-def test_threads_and_earlier_turns_obey_their_rule(world):
-    facts_of, seen = questions_of(world), Counter()
+def test_threads_and_earlier_turns_obey_their_rule(world, facts_of):
+    seen = Counter()
 
     def check(rule, question, answer):
         fact = facts_of.get(words(question))
