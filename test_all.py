@@ -868,14 +868,11 @@ def test_logits_and_gradients_equal_transformers(form, shape, stored):
     logits, loss = ours(idx, targets)
     loss.backward()
     assert torch.allclose(logits[mask > 0], expected[mask > 0], atol=atol)
-    renamed = {  # of GPT-1
-        "tokens_embed.weight": "wte.weight", "positions_embed.weight": "wpe.weight"}
-    gradients = {}
-    for name, parameter in theirs.named_parameters():
-        name = name.removeprefix("transformer.")
-        gradients[renamed.get(name, name)] = parameter.grad
+    in_gpt1 = {"wte.weight": "tokens_embed.weight", "wpe.weight": "positions_embed.weight"}
+    parameters = dict(theirs.transformer.named_parameters())
     for name, parameter in ours.named_parameters():
-        gradient = gradients[name].t() if name.endswith(gpt.TRANSPOSED) else gradients[name]
+        gradient = parameters[name if name in parameters else in_gpt1[name]].grad
+        gradient = gradient.t() if name.endswith(gpt.TRANSPOSED) else gradient
         assert torch.allclose(parameter.grad, gradient, atol=atol), name
 
 
@@ -1030,26 +1027,22 @@ def test_a_run_that_is_stopped_and_goes_on_equals_one_that_is_not(capsys):
 
     with pytest.raises(KeyboardInterrupt):
         training_run("stopped.pt", stop, dropout=0.1)
-    for place in (14, 30):  # the second time nothing is left to do
+    # the terminal shows evaluations and every fifth; the second time nothing is left to do
+    for place, shown in ((14, [18, 21, 24, 28, 30]), (30, [])):
+        capsys.readouterr()
         again = training_run("stopped.pt", gpt.RunLog(Path("log.jsonl")), dropout=0.1)
-        assert f"stands at step {place} of 30" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"stands at step {place} of 30" in said
+        assert [int(n) for n in re.findall(r"step +(\d+)/30  loss \d\.\d{3} ", said)] == shown
+        assert said.count("val_loss") == (3 if shown else 0)
         assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), again[0].parameters()))
         assert again[1] == result
     assert result != training_run("without_dropout.pt")[1]
-    rows = [json.loads(line) for line in open("log.jsonl")]
+    rows = json_lines("log.jsonl")
     assert [row["step"] for row in rows] == list(range(1, 31))  # each once
     assert all(1 < row["loss"] < 9 for row in rows)
     assert rows[-1]["val_loss"] == pytest.approx(result["loss"], abs=1e-5)
-    assert [row["step"] for row in rows if "val_loss" in row] == list(range(7, 30, 7)) + [30]
-
-
-def test_the_terminal_shows_evaluations_and_every_fifth_of_a_run(capsys):
-    log = gpt.RunLog(Path("log.jsonl"))
-    for step in range(1, 11):
-        log(step, 10, **({"val_loss": 1.5} if step == 3 else {"loss": 2.25}))
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines] == [f"{n}/10" for n in (2, 3, 4, 6, 8, 10)]
-    assert "val_loss 1.500" in lines[1] and "loss 2.250" in lines[0]
+    assert [row["step"] for row in rows if "val_loss" in row] == [7, 14, 21, 28, 30]
 
 
 def test_evaluation_counts_nats_per_token_and_bits_per_byte(tokenizer):
@@ -1146,12 +1139,9 @@ def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenize
     assert special == list(tokenizer.special.values())
     idx = torch.tensor([tokenizer.encode("Mia lives in")])
     assert torch.allclose(model(idx)[0], theirs(idx).logits, atol=1e-4)
-    talks = [[{"role": "user", "content": "Hi, I am Jim."}],
-             [{"role": "system", "content": "Answer in one word."},
-              {"role": "user", "content": "Where is it?"},
-              {"role": "assistant", "content": "Here."}, {"role": "user", "content": "And now?"}]]
     pipe = transformers.pipeline("text-generation", str(folder))
-    for messages in talks:
+    talk = [SYSTEM, user("Where is it?"), assistant("Here."), user("And now?")]
+    for messages in (talk, talk[1:2]):
         [(answer, _)] = rlhf.chat_speaker(model, tokenizer, 12, temperature=0)([messages], 0)
         [result] = pipe(messages, max_new_tokens=12, do_sample=False)
         assert result["generated_text"][-1]["content"].strip() == answer
@@ -1168,11 +1158,10 @@ def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenize
     assert again.config == model.config and same.ranks == tokenizer.ranks
     assert all(same.special[name] == token for name, token in tokenizer.special.items())
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters()))
-    with pytest.raises(UserError, match="gpt2-xl could not be downloaded"):
-        gpt.load_model("gpt2-xl")
+    refused("gpt2-xl could not be downloaded", gpt.load_model, "gpt2-xl")
     for options in ({"post_norm": True}, {"window": 3}):
-        with pytest.raises(UserError, match="GPT-2's form"):
-            gpt.export_pretrained(small_gpt(tokenizer.vocab_size, **options), tokenizer, "m")
+        other = small_gpt(tokenizer.vocab_size, **options)
+        refused("GPT-2's form", gpt.export_pretrained, other, tokenizer, "m")
 
 
 def test_a_tokenizer_json_whose_first_id_is_endoftext_is_read():
@@ -1590,7 +1579,7 @@ def test_the_ranking_loss_of_best_first_of_ties_and_of_scores_far_apart():
     assert torch.isfinite(far.grad).all()
 
 
-def test_reward_model_training_equals_a_loop_by_hand(tokenizer):
+def test_reward_model_training_and_its_accuracy_equal_a_loop_by_hand(tokenizer):
     """In float64. An answer is scored at its last token, which is <|end|> only if it ended."""
     model = rlhf.RewardModel(small_gpt(tokenizer.vocab_size, 32, 1, n_embd=256, dropout=0.5))
     assert model.head.weight.std().item() == pytest.approx(1 / math.sqrt(257), rel=0.15)
@@ -1613,16 +1602,17 @@ def test_reward_model_training_equals_a_loop_by_hand(tokenizer):
         state = model.gpt.hidden(torch.tensor([ids if ended else ids[:-1]]))[0, -1]
         return model.head(state)
 
+    def margins(comparison):
+        """By how much the better answer of each pair scores higher than the worse one."""
+        scores = [score([*comparison.messages, assistant(text)], ended)
+                  for text, ended in comparison.responses]
+        return [better - worse for (better, i), (worse, j) in
+                itertools.permutations(zip(scores, comparison.ranks), 2) if i < j]
+
     order, optimizer = random.Random(0).sample(comparisons, 42), adamw(model.eval())
     for step in range(21):
-        means = []  # of each prompt, over its pairs
-        for comparison in order[2 * step:2 * step + 2]:
-            scores = [score([*comparison.messages, assistant(text)], ended)
-                      for text, ended in comparison.responses]
-            pairs = [F.softplus(worse - better) for (better, i), (worse, j) in
-                     itertools.permutations(zip(scores, comparison.ranks), 2) if i < j]
-            if pairs:
-                means.append(torch.stack(pairs).mean())
+        pairs = filter(None, map(margins, order[2 * step:2 * step + 2]))  # of each prompt
+        means = [F.softplus(-torch.stack(of_prompt)).mean() for of_prompt in pairs]
         loss = torch.stack(means).mean()
         assert losses[step] == pytest.approx(loss.item(), rel=1e-6)
         share = (step + 1) / 2 if step < 2 else 0.55 + 0.45 * math.cos(math.pi * (step - 2) / 19)
@@ -1631,31 +1621,10 @@ def test_reward_model_training_equals_a_loop_by_hand(tokenizer):
         model.head.bias -= torch.stack([score(messages) for messages in demonstrations]).mean()
     assert len(losses) == 21
     assert_equal_weights(trained, model)
-
-
-def comparison_of(prompt, texts, ranks):
-    """Ranked answers that have all ended by themselves."""
-    return data.Comparison([user(prompt)], [(text, True) for text in texts], ranks)
-
-
-class Longer(rlhf.RewardModel):
-    """The longer a sequence is, the higher it scores."""
-    def forward(self, ids, mask):
-        return mask.sum(dim=1)
-
-
-def test_pair_accuracy_on_cases_made_by_hand(tokenizer):
-    model = Longer(small_gpt(tokenizer.vocab_size, 64))
-    short, middle, long = "x", "x x x", "x x x x x x"
-    cases = [([long, middle, short], [0, 1, 2], 3, 3), ([short, long], [0, 1], 0, 1),
-             ([long, short, middle], [0, 0, 1], 1, 2)]  # long > middle, but short is not
-    for responses, ranks, right, pairs in cases:
-        comparison = comparison_of("hi", responses, ranks)
-        assert rlhf.pair_accuracy(model, tokenizer, [comparison]) == right / pairs
-    tie = comparison_of("hi", [long, short], [0, 0])
-    assert math.isnan(rlhf.pair_accuracy(model, tokenizer, [tie]))
-    many = [comparison_of("hi", case[0], case[1]) for case in cases] * 20 + [tie]
-    assert rlhf.pair_accuracy(model, tokenizer, many) == pytest.approx(4 / 6)
+    right = [margin.item() > 0 for comparison in comparisons for margin in margins(comparison)]
+    accuracy = rlhf.pair_accuracy(trained, tokenizer, comparisons)
+    assert accuracy == pytest.approx(np.mean(right)) and abs(accuracy - 0.5) > 0.01
+    assert math.isnan(rlhf.pair_accuracy(trained, tokenizer, comparisons[:1]))  # ties alone
 
 
 # rlhf.py: answers and their rewards [InstructGPT §3.5] ------------------------------
@@ -1669,13 +1638,6 @@ def gae_by_definition(rewards, values, discount, lam):
         ahead = enumerate(deltas[t:])
         advantages.append(sum((discount * lam) ** steps * delta for steps, delta in ahead))
     return advantages
-
-
-def test_without_being_asked_nothing_decays():
-    optimizers = gpt.make_optimizers(small_gpt(), 0.1, 0.1)
-    assert not any(g.get("weight_decay") for o in optimizers for g in o.param_groups)
-    assert [g["weight_decay"] for g in gpt.make_optimizers(
-        small_gpt(), 0.1, weight_decay=0.5)[0].param_groups] == [0.5, 0.0]
 
 
 def test_gae_equals_its_definition():
@@ -1718,24 +1680,6 @@ def test_a_reward_function_sees_the_texts_of_prompt_and_response(tokenizer):
 
 
 # rlhf.py: PPO [InstructGPT C.4; arXiv:1707.06347] -----------------------------------
-
-def test_clipping_stops_the_gradient_of_the_policy_outside_and_takes_the_worse_value_error():
-    log_ratio = torch.tensor([[0.5, 0.5, -0.5, -0.5, 0.1]], requires_grad=True)
-    advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0]])
-    loss, info = rlhf.policy_loss(log_ratio, torch.zeros(1, 5), advantages, torch.ones(1, 5))
-    loss.backward()
-    # too far up with a good advantage, too far down with a bad one: no further push
-    assert (log_ratio.grad[0] != 0).tolist() == [False, True, True, False, True]
-    by_hand = [1.2, -math.exp(0.5), math.exp(-0.5), -0.8, math.exp(0.1)]
-    assert loss.item() == pytest.approx(-np.mean(by_hand), abs=1e-6)
-    log_ratio = log_ratio.detach().numpy()
-    k3 = (np.exp(log_ratio) - 1 - log_ratio).mean()
-    expected = {"ratio": np.exp(log_ratio).mean(), "approx_kl": k3, "clipfrac": 2 / 5}
-    assert {name: mean.item() for name, mean in info.items()} == pytest.approx(expected)
-    # of values: 1 is clipped to 0.2, whose error 0.8 is worse than 0; 0.1 is not clipped
-    values, returns = torch.tensor([[1.0, 0.1]]), torch.tensor([[1.0, 0.0]])
-    loss = rlhf.value_loss(values, torch.zeros(1, 2), returns, torch.ones(1, 2))
-    assert loss.item() == pytest.approx(0.5 * (0.64 + 0.01) / 2)
 
 
 def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
@@ -1832,37 +1776,45 @@ class Letters:
         return ["ab".index(letter) for letter in text if letter in "ab"]
 
 
+LETTERS = Letters()
+AB, _ = data.fit(LETTERS, [user("ab")], 8)  # a prompt
+
+
+def learn_two_letters(score, policy=None, **options):
+    """PPO on one prompt, whose answers are two of eight tokens. Returns the policy."""
+    policy = policy or small_gpt(8, 8, n_layer=1)
+    config = rlhf.PPOConfig(minibatches=2, max_response=2, **options)
+    rlhf.train_ppo(policy, score, LETTERS, lambda n: [[user("ab")]] * n, config, no_log)
+    return policy
+
+
 @pytest.mark.parametrize("beta", [0.5, 1.5])
 def test_ppo_comes_close_to_the_optimum_in_closed_form_where_all_answers_can_be_counted(beta):
     """pi* = rho exp(r / beta) / Z maximizes E r - beta KL, and the maximum is beta log Z. An answer
     is two of eight tokens, or <|end|> at once. [Ziegler et al. 2019 §2]"""
-    letters, V = Letters(), 8
-    prompt, _ = data.fit(letters, [user("ab")], 8)
-    rewards = torch.randn(V, V)  # (first, second token)
-    is_answer = torch.ones(V, V, dtype=torch.bool)
-    is_answer[letters.end, 1:] = False
-    reference = small_gpt(V, 8, n_layer=1)
+    end, rewards = LETTERS.end, torch.randn(8, 8)  # of first and second token
+    is_answer = torch.ones(8, 8, dtype=torch.bool)
+    is_answer[end, 1:] = False
+    reference = small_gpt(8, 8, n_layer=1)
     for p in reference.parameters():
         p.data.mul_(12 if p.ndim == 2 else 1)  # not all equally likely
 
     @torch.no_grad()
     def log_probabilities(model):
-        rows = torch.tensor([[*prompt, first] for first in range(V)])
+        rows = torch.tensor([[*AB, first] for first in range(8)])
         logprobs = model(rows)[0].log_softmax(-1).double()  # (V, P + 1, V)
         both = logprobs[0, -2][:, None] + logprobs[:, -1]
-        both[letters.end] = logprobs[0, -2, letters.end]
+        both[end] = logprobs[0, -2, end]
         return both[is_answer]
 
     def score(ids, mask):
-        first, second = F.pad(ids, (0, 1))[:, len(prompt):len(prompt) + 2].T
-        return rewards[first, second * (first != letters.end)]
+        first, second = F.pad(ids, (0, 1))[:, len(AB):len(AB) + 2].T
+        return rewards[first, second * (first != end)]
 
-    policy, rho = copy.deepcopy(reference), log_probabilities(reference)
-    r = rewards[is_answer].double()
+    rho, r = log_probabilities(reference), rewards[is_answer].double()
     assert rho.exp().sum().item() == pytest.approx(1)
-    config = rlhf.PPOConfig(iterations=40, minibatches=2, max_response=2, kl_coef=beta, lr=5e-3,
-                            value_lr=3e-3, unfinished_score=math.inf)
-    rlhf.train_ppo(policy, score, letters, lambda count: [[user("ab")]] * count, config, no_log)
+    policy = learn_two_letters(score, copy.deepcopy(reference), iterations=40, kl_coef=beta,
+                               lr=5e-3, value_lr=3e-3, unfinished_score=math.inf)
     pi = log_probabilities(policy)
     objective = (pi.exp() * (r - beta * (pi - rho))).sum()
     start, optimum = rho.exp() @ r, beta * (rho + r / beta).logsumexp(0)
@@ -1870,27 +1822,20 @@ def test_ppo_comes_close_to_the_optimum_in_closed_form_where_all_answers_can_be_
 
 
 def test_ppo_depends_on_its_own_seed_alone():
-    letters, policies = Letters(), []
-    start = small_gpt(8, 8, n_layer=1)
-    score = lambda ids, mask: ids.float().mean(1)
-    config = rlhf.PPOConfig(iterations=2, batch_size=8, minibatches=2, max_response=2)
+    start, policies = small_gpt(8, 8, n_layer=1), []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        policies.append(copy.deepcopy(start))
-        rlhf.train_ppo(policies[-1], score, letters, lambda count: [[user("ab")]] * count, config,
-                       no_log)
+        policies.append(learn_two_letters(lambda ids, mask: ids.float().mean(1),
+                                          copy.deepcopy(start), iterations=2, batch_size=8))
     assert_equal_weights(*policies)
 
 
 @pytest.mark.parametrize("beta", [0.0, 9.0])
 def test_a_policy_more_than_a_nat_per_token_away_from_sft_is_warned_of(beta, capsys):
-    letters = Letters()
-    prompt, _ = data.fit(letters, [user("ab")], 8)
     wanted = torch.tensor([0, 1])  # one of 64 answers: log(64) / 2 = 2.1 nats per token
-    score = lambda ids, mask: 9.0 * (F.pad(ids, (0, 2))[:, len(prompt):][:, :2] == wanted).all(1)
-    config = rlhf.PPOConfig(iterations=20, minibatches=2, max_response=2, kl_coef=beta, lr=2e-2)
-    rlhf.train_ppo(small_gpt(8, 8, n_layer=1), score, letters,
-                   lambda count: [[user("ab")]] * count, config, no_log)
+    learn_two_letters(
+        lambda ids, mask: 9.0 * (F.pad(ids, (0, 2))[:, len(AB):][:, :2] == wanted).all(1),
+        iterations=20, kl_coef=beta, lr=2e-2)
     assert ("iteration 20: more than one nat" in capsys.readouterr().out) == (beta == 0)
 
 
