@@ -2727,37 +2727,44 @@ def answer_from_picture(things, question):
 
 
 def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out(papers):
-    tasks, rng, seed = papers("gpt4_pictures_tasks"), random.Random(0), 1
-    drawn, triples = set(), set()
+    tasks, several, seed = papers("gpt4_pictures_tasks"), papers("gpt4_pictures_several"), 1
+    tokenizer = tasks.learn_tokenizer(several.any_document, seed)
+    rng, drawn, pictures, told = random.Random(0), set(), Counter(), {}
+    for _ in range(4000):
+        document = several.any_document(rng, seed)
+        check_answers(tasks, document)
+        ids, _ = tasks.encode(tokenizer, document)
+        assert len(ids) <= papers("gpt4_pictures").SHAPE.block_size
+        pictures[len(parts(tasks, document, tuple))] += 1
+        drawn |= drawn_in(tasks, document)
+        if document.scene:  # questions about one picture
+            things = read_picture(tasks, document.scene)
+            questions = [question for question, _ in document.turns]
+            if any(question.startswith("How many") for question in questions):
+                assert all(question.startswith("How many") for question in questions)
+                assert len(questions) == 3
+            elif tasks.CAPTION in questions:  # no answer is in a caption
+                assert len(questions) == 1
+            else:  # each asks of another thing
+                places = {tuple(places_named(things, question)) for question in questions}
+                assert len(places) == len(questions) == len(document.scene)
+    assert set(pictures) == {1, 2, 5} and min(pictures.values()) > 800
 
-    def triples_of(document):
+    def triples_of(drawn):
         """Any three of the four values that decide whether a thing is held out."""
-        fours = [[*dataclasses.asdict(thing).items(), len(document.scene)]
-                 for thing in document.scene]
+        fours = [[*dataclasses.asdict(thing).items(), count] for thing, count in drawn]
         return {triple for four in fours for triple in itertools.combinations(four, 3)}
 
-    for _ in range(3000):
-        document = tasks.random_document(rng, seed)
-        check_answers(tasks, document)
-        things = read_picture(tasks, document.scene)
-        questions = [question for question, _ in document.turns]
-        numbers = [question.startswith("How many") for question in questions]
-        if any(numbers):
-            assert all(numbers) and len(numbers) == 3
-        elif tasks.CAPTION in questions:  # no answer is in a caption
-            assert len(questions) == 1
-        else:  # each asks of another thing
-            places = {tuple(places_named(things, question)) for question in questions}
-            assert len(places) == len(questions) == len(document.scene)
-        drawn |= drawn_in(tasks, document)
-        triples |= triples_of(document)
-    for kind in tasks.KINDS:
-        cases = tasks.cases_of(kind, 60, "test", seed)
+    triples = triples_of(drawn)
+    for kind in (*tasks.KINDS, *several.PAIR_KINDS, *several.SHOT_KINDS):
+        cases = several.any_cases(kind, 60, "test", seed)
         assert len(set(cases)) == len(cases) == 60
-        for case in cases:
-            check_answers(tasks, case)
-            assert len(case.turns) == 1 and not drawn_in(tasks, case) & drawn
-            assert triples_of(case) <= triples
+        assert kind not in tasks.KINDS or all(len(case.turns) == 1 for case in cases)
+        tested = set().union(*(drawn_in(tasks, case) for case in cases))
+        assert not tested & drawn and triples_of(tested) <= triples
+        told[kind] = [len(check_answers(tasks, case)) for case in cases].count(1)
+    few, more, most = told["1 example"], told["2 examples"], told["4 examples"]
+    assert told["0 examples"] == 0 < few < more < most > 54
     values = itertools.product(tasks.SHAPES, tasks.COLORS, tasks.PLACES, tasks.COUNTS)
     held_out = [tasks.is_held_out(tasks.Thing(*thing), count, seed) for *thing, count in values]
     assert .15 < np.mean(held_out) < .25
@@ -2790,10 +2797,8 @@ def test_a_picture_is_ten_tokens_and_only_answers_have_loss(papers):
 
 def answer_from_pictures(pictures, question):
     """The same about one picture or two."""
-    if len(pictures) == 1:
-        return answer_from_picture(pictures[0], question)
     for ordinal, things in zip(("first", "second"), pictures):
-        if question.endswith(f" in the {ordinal} picture?"):
+        if len(pictures) == 1 or question.endswith(f" in the {ordinal} picture?"):
             return answer_from_picture(things, question.replace(f" in the {ordinal} picture", ""))
     _, _, _, verb, *words = question.rstrip("?").split()  # In which picture is, or are more
     named = set(words) - {"more"}
@@ -2827,28 +2832,6 @@ def answers_of_tasks(things):
     values = [(place, color, shape) for place, (color, shape) in things.items()]
     answers = {(attribute, i): values[i][attribute] for attribute in range(3) for i in (0, -1)}
     return answers | {"number": COUNTED[len(things)]}
-
-
-def test_prompts_of_several_pictures_have_right_answers_and_the_tests_things_are_held_out(papers):
-    tasks, several, seed = papers("gpt4_pictures_tasks"), papers("gpt4_pictures_several"), 1
-    tokenizer = tasks.learn_tokenizer(several.any_document, seed)
-    rng, drawn, pictures, told = random.Random(0), set(), Counter(), {}
-    for _ in range(1500):
-        document = several.any_document(rng, seed)
-        check_answers(tasks, document)
-        ids, _ = tasks.encode(tokenizer, document)
-        assert len(ids) <= papers("gpt4_pictures").SHAPE.block_size
-        pictures[len(parts(tasks, document, tuple))] += 1
-        drawn |= drawn_in(tasks, document)
-    assert set(pictures) == {1, 2, 5} and min(pictures.values()) > 300
-    cases = {kind: several.any_cases(kind, 60, "test", seed)
-             for kind in (*several.PAIR_KINDS, *several.SHOT_KINDS)}
-    for kind, some in cases.items():
-        assert len(set(some)) == len(some) == 60
-        assert not any(drawn & drawn_in(tasks, case) for case in some)
-        told[kind] = [len(check_answers(tasks, case)) for case in some].count(1)
-    few, more, most = told["1 example"], told["2 examples"], told["4 examples"]
-    assert told["0 examples"] == 0 < few < more < most > 54
 
 
 def test_the_controls_of_prompts_of_several_pictures_change_one_thing_only(papers):
