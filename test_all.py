@@ -431,19 +431,34 @@ def test_facts_of_the_test_are_told_in_true_stories_and_asked_for_nowhere(
     assert told - {None} == {(*fact, value) for fact, value in world.facts.items()}
 
 
-@pytest.fixture(scope="module", params=["train", "test"])
-def conversations(request, world):
-    rng = random.Random(0)
-    kinds = [data.random_kinds(rng, rng.randint(1, 7)) for _ in range(3000)]
-    return [data.conversation(world, rng, request.param, some) for some in kinds]
-
-
-def test_a_host_recalls_the_newest_that_was_told_and_nothing_else(conversations):
-    seen = Counter()
-    for exchanges in conversations:
-        told = {}
-        for (said, answer), (topic, memory) in itertools.product(
-                exchanges, data.MEMORIES.items()):
+def follow(world, facts_of, exchanges, rule=""):
+    """Assert that every answer of a conversation is right under a rule; returns what occurred."""
+    told, person, seen = {}, None, Counter()  # person: who was asked about last
+    for said, answer in exchanges:
+        plain = answer.removesuffix(" Happy to help.")
+        assert (plain != answer) == (rule == data.POLITE)
+        name, topic = facts_of.get(words(said), (None, None))
+        if name in ("she", "he"):
+            assert person in (data.WOMEN if name == "she" else data.MEN)
+            seen["by pronoun"] += 1
+        elif name:
+            person = name
+            seen["by name"] += 1
+        if not name:
+            assert plain not in world.meaning
+        elif person in world.strangers:
+            assert plain in data.REFUSALS and person in world.strangers_of("train")
+        else:
+            value, is_silent = world.facts[person, topic], rule == data.SILENT.format(topic=topic)
+            assert (person, topic) not in held_out(world)
+            if is_silent:
+                assert answer == data.NOT_ALLOWED
+            elif rule == data.ONE_WORD:
+                assert answer == f"{value}."
+            else:
+                assert world.meaning[plain] == (person, topic, value)
+            seen[rule[:3], is_silent] += 1
+        for topic, memory in data.MEMORIES.items():
             match = re.search(memory.reply.format(value=r"(\w+)"), answer)
             if match:
                 seen["changed"] += told.get(topic, match[1]) != match[1]
@@ -454,31 +469,18 @@ def test_a_host_recalls_the_newest_that_was_told_and_nothing_else(conversations)
             if words(said) in map(words, memory.questions):
                 seen["recalled" if told else "not told"] += 1
                 right = memory.answer.format(value=told[topic]) if told else data.NOT_TOLD
-                assert answer == right
-    assert len(seen) == 4 and min(seen.values()) > 50
+                assert plain == (f"{told[topic]}." if told and rule == data.ONE_WORD else right)
+    return seen
 
 
-def test_a_host_is_asked_about_people_and_never_for_a_fact_of_the_test(
-        world, conversations, facts_of):
-    seen = Counter()
-    for exchanges in conversations:
-        person = None  # who was asked about last
-        for said, answer in exchanges:
-            if words(said) not in facts_of:
-                assert answer not in world.meaning
-                continue
-            name, topic = facts_of[words(said)]
-            seen["by pronoun" if name in ("she", "he") else "by name"] += 1
-            if name in ("she", "he"):
-                assert person in (data.WOMEN if name == "she" else data.MEN)
-            else:
-                person = name
-            if person in world.strangers:
-                assert answer in data.REFUSALS and person in world.strangers_of("train")
-            else:
-                assert world.meaning[answer] == (person, topic, world.facts[person, topic])
-                assert (person, topic) not in held_out(world)
-    assert min(seen.values()) > 100 and len(seen) == 2
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_host_recalls_the_newest_that_was_told_and_is_asked_for_no_fact_of_the_test(
+        world, facts_of, split):
+    rng, seen = random.Random(0), Counter()
+    for _ in range(3000):
+        kinds = data.random_kinds(rng, rng.randint(1, 7))
+        seen += follow(world, facts_of, data.conversation(world, rng, split, kinds))
+    assert len(seen) == 7 and min(seen.values()) > 50
 
 
 def test_people_and_strangers_are_in_one_split_only():
@@ -540,32 +542,17 @@ def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world,
 
 
 def test_threads_and_earlier_turns_obey_their_rule(world, facts_of):
-    seen = Counter()
-
-    def check(rule, question, answer):
-        fact = facts_of.get(words(question))
-        if fact in world.facts:
-            is_silent = rule == data.SILENT.format(topic=fact[1])
-            plain = answer.removesuffix(" Happy to help.")
-            says = {data.ONE_WORD: answer == world.facts[fact] + ".",
-                    data.POLITE: plain != answer and world.meaning[plain][:2] == fact}
-            is_right = says.get(rule, world.meaning.get(answer, "")[:2] == fact)
-            assert answer == data.NOT_ALLOWED if is_silent else is_right
-            seen[rule.split()[0], is_silent] += 1
-        else:
-            assert answer.endswith(" Happy to help.") == (rule == data.POLITE)
-
+    in_threads, in_talks = Counter(), Counter()
     for document in data.web(world, 1000, 0, {data.moderated: 1}):
         rule, *lines = document.split("\n")
-        for question, answer in zip(lines[::2], lines[1::2]):
-            check(rule.removeprefix("Rule: "), question[3:], answer[3:])
-    in_threads = dict(seen)
+        texts = [line[3:] for line in lines]  # without Q: and A:
+        in_threads += follow(world, facts_of, zip(texts[::2], texts[1::2]), rule[6:])
     for prompt in data.instructions(world, "train", 8000, 0):
-        system, *turns = prompt.messages
-        if system["role"] == "system":
-            for question, answer in zip(turns[::2], turns[1::2]):
-                check(system["content"], question["content"], answer["content"])
-    assert len(in_threads) == 4 and all(seen[key] > in_threads[key] > 50 for key in seen)
+        texts = [message["content"] for message in prompt.messages]
+        rule = texts.pop(0) if prompt.messages[0]["role"] == "system" else ""
+        in_talks += follow(world, facts_of, zip(texts[::2], texts[1::2]), rule)
+    for case in (("Ans", False), ("End", False), ("Do ", False), ("Do ", True)):  # see `follow`
+        assert in_threads[case] > 50 and in_talks[case] > 5
 
 
 def instruction(**goal):
