@@ -222,7 +222,7 @@ def test_bpe_equals_a_trainer_that_counts_everything_anew(alphabet, seed):
 # The last one overflows the stack of a regex engine that reads it at once.
 NASTY = ["", " ", "\r\n\t  x  ", "I'LL you'll they've we're it's I'm he'd don't",
          "  日本語 🙂 naïve", "\x00\x7f", "a" * 3000, "1234 + 5¾!?", "<|endoftext|><|end|>",
-         "a" + " " * 200_000 + "b"]
+         "a" + " " * 1_000_000 + "b"]
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -257,7 +257,7 @@ def test_documents_are_packed_and_a_tenth_is_for_validation():
     train, val = data.open_stream(path)
     packed = [document + "<|endoftext|>" for document in documents]
     assert tokenizer.decode([*train, *val]) == "".join(packed)
-    assert len(val) == (len(train) + len(val)) // 10
+    assert len(val) == (len(train) + len(val)) // 10 and tokenizer.eot == 70_001
     for content in (b"", b"abc"):
         Path("damaged.bin").write_bytes(content)
         refused("damaged.bin is not a token stream", data.open_stream, Path("damaged.bin"))
@@ -1338,6 +1338,12 @@ def test_help_ctrl_c_and_a_reader_that_goes_have_their_exit_codes(capsys):
     closed = f"{sys.executable} {HERE / 'data.py'} <&- >&-"
     done = subprocess.run(closed, shell=True, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0 and done.stderr == ""
+
+
+def test_the_world_is_shown_with_its_labelers(capsys):
+    data.show()
+    shown = capsys.readouterr().out
+    assert all(use_case in shown for use_case in data.USE_CASES) and "[<|end|>]" in shown
 
 
 ON_GPU = """
@@ -2445,14 +2451,6 @@ def test_a_person_can_label_and_the_reward_model_reads_it(papers, tokenizer, fai
     assert done.returncode == 0 and "name every answer" in done.stdout and not done.stderr
     [_, comparison] = data.load_comparisons("comparisons.jsonl")
     assert comparison.ranks == [1, 1, 0] and comparison.messages == [user("Tell me a story.")]
-
-
-# What is printed and left behind ----------------------------------------------------
-
-def test_the_world_is_shown_with_its_labelers(capsys):
-    data.show()
-    shown = capsys.readouterr().out
-    assert all(use_case in shown for use_case in data.USE_CASES) and "[<|end|>]" in shown
 
 
 def test_scaling_laws_are_recovered_from_planted_ones(papers):
