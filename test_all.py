@@ -574,6 +574,7 @@ def test_the_rubric_on_answers_made_by_hand(world):
             f"{good} {person}'s home is in {right}.": 1.5, f"{good} {also}": 1.5,
             "Lives lives in in.": -0.5, "One. Two. Three. Four.": -1}),
         (instruction(person=person, count=2), {good: 1, f"{good} {also}": 2}),
+        (instruction(person=person, count=1), {good: 2, f"{good} {also}": 1.5}),
         (instruction(unknowable=True), {
             "I do not know.": 2, "": 0,
             f"I do not know. {world.strangers[0]} lives in Oslo.": -2}),
@@ -2400,31 +2401,27 @@ def test_flan_gap_adds_the_variances_over_seeds_and_clusters(papers):
     assert gap == pytest.approx((.65, math.sqrt(.05 ** 2 + .1 ** 2)))
 
 
-def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(papers, monkeypatch):
+def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(
+        papers, world, tokenizer, monkeypatch):
     module, task = papers("instructgpt_data"), rlhf.WorldTask(0, 16)
     prompt = next(i for i in task.test if i.topic)
     good = task.world.state(random.Random(0), prompt.person, prompt.topic)
     pairs = [(prompt, [(good, True), (good, False)])] * 4000  # their gold scores are 0.5 apart
     p = 1 / (1 + math.exp(-0.5 / data.LABEL_NOISE))
-    run = papers("instructgpt_run").Run(rlhf.Options(), None, None, task, None, None,
-                                        {"SFT": None}, None)
+    run = papers("instructgpt_run").Run(
+        rlhf.Options(comparison_prompts=20, max_response=8), None, None, task, tokenizer, None,
+        {"SFT": small_gpt(tokenizer.vocab_size, 64)}, None)
     assert module.share_alike(run, pairs) == pytest.approx(p * p + (1 - p) ** 2, abs=0.03)
-    asked = []
-    for place, name, replacement in (
-            (task, "answers", lambda speak, count, split, seed: split),
-            (module, "compared_by", lambda world, answered, labelers: (answered, labelers)),
-            (module, "RewardModel", lambda model: []),
-            (rlhf, "chat_speaker", lambda *rest: None),
-            (rlhf, "train_reward_model", lambda model, _, comparisons, *rest: (
-                model.append(comparisons))),
-            (rlhf, "pair_accuracy", lambda model, _, comparisons: (
-                asked.append((*model, comparisons)), len(asked) % 2)[1])):
-        monkeypatch.setattr(place, name, replacement)
+    del task.demonstrations[9:]
+    calls, left_out = spy(monkeypatch, module, "compared_by"), set()
     module.labeler_folds(run)
-    for (trained, own), (_, others) in zip(asked[::2], asked[1::2]):
-        assert trained[0] == "train" and own == ("test", trained[1]) and others[0] == "test"
-        assert sorted(trained[1] + others[1]) == list(range(10)) and len(others[1]) == 2
-    assert len({str(others) for _, (_, others) in asked[1::2]}) == 5
+    people = lambda answered: {prompt.person for prompt, _ in answered} - {None}
+    for (_, trained, training), (_, tested, own), (_, again, others) in gpt.chunks(calls, 3):
+        assert people(trained) <= set(world.people_of("train")) and tested == again
+        assert people(tested) <= set(world.people_of("test")) and own == training
+        assert sorted(training + others) == list(range(10)) and len(others) == 2
+        left_out |= set(others)
+    assert len(left_out) == 10
 
 
 @pytest.mark.parametrize("line, path", [
