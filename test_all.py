@@ -481,6 +481,7 @@ def test_a_host_recalls_the_newest_that_was_told_and_is_asked_for_no_fact_of_the
         kinds = data.random_kinds(rng, rng.randint(1, 7))
         seen += follow(world, facts_of, data.conversation(world, rng, split, kinds))
     assert len(seen) == 7 and min(seen.values()) > 50
+    assert min(seen["by name"], seen["by pronoun"]) > 100
 
 
 def test_people_and_strangers_are_in_one_split_only():
