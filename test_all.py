@@ -1897,10 +1897,11 @@ def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, 
         task = rlhf.FileTask(rlhf.Options(comparisons="c.jsonl", demonstrations=demonstrations))
         test = {prompt.prompt for prompt in task.test}
         learned = [messages[:-1] for messages in task.demonstrations]
-        learned += [c.messages for c in task.comparisons] + task.prompt_source()(200)
+        ranked, held_out = (task.compared(None, 0, split, 0) for split in ("train", "test"))
+        learned += [c.messages for c in ranked] + task.prompt_source()(200)
         assert len(test) == 2 and not test & {messages[-1]["content"] for messages in learned}
-        assert {c.messages[-1]["content"] for c in task.test_comparisons} == test
-        assert len(task.comparisons) == 32 and len(task.test_comparisons) == 8
+        assert {c.messages[-1]["content"] for c in held_out} == test
+        assert len(ranked) == 32 and len(held_out) == 8
         assert not any(prompt in text for text in task.texts() for prompt in test)
         said = [messages[-1]["content"] for messages in task.demonstrations]
         assert all(text.startswith("it is") for text in said) == bool(demonstrations)
