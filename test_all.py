@@ -1748,6 +1748,25 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
     assert 0 < np.mean([row["ended"] for row in logged]) < 1
 
 
+def test_clipping_stops_the_gradient_of_the_policy_outside_and_takes_the_worse_value_error():
+    log_ratio = torch.tensor([[0.5, 0.5, -0.5, -0.5, 0.1]], requires_grad=True)
+    advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0]])
+    loss, info = rlhf.policy_loss(log_ratio, torch.zeros(1, 5), advantages, torch.ones(1, 5))
+    loss.backward()
+    # too far up with a good advantage, too far down with a bad one: no further push
+    assert (log_ratio.grad[0] != 0).tolist() == [False, True, True, False, True]
+    by_hand = [1.2, -math.exp(0.5), math.exp(-0.5), -0.8, math.exp(0.1)]
+    assert loss.item() == pytest.approx(-np.mean(by_hand), abs=1e-6)
+    log_ratio = log_ratio.detach().numpy()
+    k3 = (np.exp(log_ratio) - 1 - log_ratio).mean()
+    expected = {"ratio": np.exp(log_ratio).mean(), "approx_kl": k3, "clipfrac": 2 / 5}
+    assert {name: mean.item() for name, mean in info.items()} == pytest.approx(expected)
+    # of values: 1 is clipped to 0.2, whose error 0.8 is worse than 0; 0.1 is not clipped
+    values, returns = torch.tensor([[1.0, 0.1]]), torch.tensor([[1.0, 0.0]])
+    loss = rlhf.value_loss(values, torch.zeros(1, 2), returns, torch.ones(1, 2))
+    assert loss.item() == pytest.approx(0.5 * (0.64 + 0.01) / 2)
+
+
 class Letters:
     """A tokenizer of two letters and the control tokens."""
     special = {name: 2 + i for i, name in enumerate(SPECIAL_TOKENS)}
