@@ -63,8 +63,8 @@ SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|system|>", "<|user|>", "<|assis
                   "<|end|>")
 
 
-def train_bpe(documents: Iterable[str], vocab_size: int) -> dict[bytes, int]:
-    """Learn a byte-level BPE vocabulary from documents. [Sennrich et al. 2016]
+def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
+    """Learn a byte-level BPE vocabulary from a text or from documents. [Sennrich et al. 2016]
 
         start from the 256 bytes
         until there are vocab_size tokens:
@@ -82,7 +82,7 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> dict[bytes, int]:
     if vocab_size < 256:  # the option counts the control tokens, too
         raise UserError(f"--vocab-size must be at least {256 + len(SPECIAL_TOKENS)}")
     chunk_counts = Counter()  # each distinct chunk is kept once
-    for document in documents:
+    for document in [text] if isinstance(text, str) else text:
         chunk_counts.update(regex.findall(SPLIT_PATTERN, document))
     chunks = [list(chunk.encode(errors="replace")) for chunk in chunk_counts]  # token ids
     counts = list(chunk_counts.values())
