@@ -1036,7 +1036,7 @@ def load_function(place: str) -> Callable[[str, str], float]:
 class ChatOptions:
     """Options of `python rlhf.py chat`."""
     model: str = option("runs/instructgpt/ppo_ptx.pt", "the checkpoint that answers")
-    temperature: float = option(0.7, "0 takes the most likely token")
+    temperature: float = option(0.3, "0 takes the most likely token")
     max_response: int = option(32, "tokens per answer", at_least=1)
     seed: int = option(0, "of the random numbers")
 

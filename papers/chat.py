@@ -140,7 +140,7 @@ def chat(options: Options = Options()):
     run = load_run(base, shape, folder)
     rows, systems = [], []
     for name, model in run.chats.items():
-        for temperature in (0.0, 0.7):
+        for temperature in (0.0, 0.3):
             speaker = chat_speaker(model, run.tokenizer, base.max_response, temperature)
             is_shown = options.show and name == "PPO-ptx" and temperature == 0
             verdicts = talk(speaker, run.task.world, is_shown)
