@@ -1175,7 +1175,7 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
         except UnicodeDecodeError:
             raise  # to `reading`
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{place}: no JSON list and no object a line ({error})") from None
+            raise UserError(f"{place}: neither a JSON list nor JSON lines ({error})") from None
 
 
 def load_text(source: str | Path) -> Iterator[str]:
