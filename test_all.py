@@ -2444,6 +2444,29 @@ def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(
     assert len(left_out) == 10
 
 
+def test_the_reward_model_is_shown_pairs_that_differ_in_one_respect(papers, world, tokenizer):
+    module = papers("instructgpt_unseen")
+    pairs = module.answer_pairs(world, "test")
+    facts = sum(len(world.topics_of(person, "test")) for person in world.people_of("test"))
+    assert [len(kind) for kind in pairs.values()] == [facts] * 3 == [42] * 3
+    for truth, form, manner in zip(*pairs.values()):
+        (true, _), (false, _) = truth.responses
+        person, topic, value = world.meaning[true]
+        other = world.meaning[false]
+        assert world.facts[person, topic] == value and other[:2] == (person, topic)
+        assert other[2] != value and false == true.replace(value, other[2])
+        assert form.responses == [(true, True), (f"{value}.", True)]
+        assert manner.responses[0] == (true, True) and manner.responses[1][0] in data.RUDE
+        assert truth.messages == form.messages == manner.messages and truth.ranks == [0, 1]
+    # the answer's log-probability, token by token
+    sft = small_gpt(tokenizer.vocab_size, 64)
+    run = papers("instructgpt_run").Run(None, None, None, None, tokenizer, None, {"SFT": sft}, None)
+    ids, mask = data.render_conversation(tokenizer, data.answered(truth.messages, true))
+    logprobs = sft(torch.tensor([ids]))[0][0].log_softmax(dim=-1)
+    expected = sum(logprobs[t - 1, ids[t]].item() for t in range(len(ids)) if mask[t])
+    assert module.answer_logprob(run, truth.messages, true) == pytest.approx(expected, abs=1e-4)
+
+
 @pytest.mark.parametrize("line, path", [
     ("figures.py ladder --name a", "runs/a/table.json"), ("claims.py", "runs/a/claims.json"),
     ("inside.py --base a", "runs/a/settings.json")])

@@ -17,6 +17,7 @@ further claims, a table each:
     unseen      false premises are accepted (§4.3); instructions in words that no
                 demonstration has (a table without a claim)
     memory      what was told in turn one, by distance (no claim of the paper)
+    seen        what the reward model sees: truth, form, rudeness (no claim either)
 
     python -m papers.instructgpt                25 minutes, after
                                                 `python rlhf.py`, the base
@@ -24,7 +25,7 @@ further claims, a table each:
     python -m papers.instructgpt --fast         a smoke run on a base of its own
 
 Results go to runs/instructgpt-depth; a table whose file is there is not made again.
-The tables from agreement to epochs are in instructgpt_data.py, the last two in
+The tables from agreement to epochs are in instructgpt_data.py, the last three in
 instructgpt_unseen.py.
 
 Paper: InstructGPT (arXiv:2203.02155).
@@ -45,7 +46,7 @@ from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_c
 from papers.figures import plot
 from papers.instructgpt_data import agreement, batching, epochs_of_sft, labeler_folds
 from papers.instructgpt_run import NearGPT, Run, base_of, load_run, trained
-from papers.instructgpt_unseen import memory, unseen
+from papers.instructgpt_unseen import memory, seen, unseen
 from papers.tasks import evaluate_pieces
 from rlhf import PPOConfig, win_rate
 
@@ -134,7 +135,8 @@ def tax(run: Run) -> list[dict]:
 
 
 TABLES = {"sizes": two_sizes, "tax": tax, "agreement": agreement, "folds": labeler_folds,
-          "batching": batching, "epochs": epochs_of_sft, "unseen": unseen, "memory": memory}
+          "batching": batching, "epochs": epochs_of_sft, "unseen": unseen, "memory": memory,
+          "seen": seen}
 
 PAPER = {
     "sizes": "1.3B PPO-ptx is preferred to 175B GPT-3",
@@ -144,8 +146,7 @@ PAPER = {
     "folds": "reward models agree with training labelers in 72.4 %, with others in 69.6 %",
     "batching": "one element per prompt is right, shuffled pairs overfit in a single pass",
     "epochs": "validation loss overfits after one epoch, more epochs still raise the score",
-    "unseen": "other kinds of instructions are followed; false premises are accepted",
-    "memory": "does not test this"}
+    "unseen": "other kinds of instructions are followed; false premises are accepted"}
 
 
 def claims(run: Run, tables: dict[str, list[dict]]) -> list[Claim]:
@@ -234,7 +235,7 @@ def instructgpt(options: Options = Options()):
         del run.task.demonstrations[20:]
     tables = {}
     for name, work in TABLES.items():
-        print(f"\n== {name} (the paper: {PAPER[name]})", flush=True)
+        print(f"\n== {name} (the paper: {PAPER.get(name, 'no such test')})", flush=True)
         path = folder / f"{name}.json"
         if path.exists():
             tables[name] = json.loads(path.read_text())

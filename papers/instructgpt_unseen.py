@@ -1,11 +1,13 @@
 """
-InstructGPT on what no demonstration has shown: other words, false premises, long talks.
+InstructGPT on what no demonstration has shown, and what its reward model sees.
 
-Two tables of `python -m papers.instructgpt`:
+Three tables of `python -m papers.instructgpt`:
     unseen    instructions in words that no demonstration has are followed, and false
               premises are accepted (§4.3). Other languages are not tested
     memory    what was told in turn one, by the exchanges in between; the paper does not
               test this
+    seen      does the reward model score a truth above a falsehood, a sentence above a
+              word, a fact above an insult? The paper does not test this
 
 Paper: InstructGPT (arXiv:2203.02155).
 """
@@ -13,10 +15,12 @@ import math
 import random
 
 import numpy as np
+import torch
 
 import rlhf
-from data import (GUESTS, LISTS, NUMBERS, TASKS, TOPICS, Instruction, World, conversation,
-                  judge)
+from data import (GUESTS, LISTS, NUMBERS, RUDE, TASKS, TOPICS, Comparison, Instruction, World,
+                  answered, conversation, fit, judge)
+from gpt import to_tensors
 from papers.instructgpt_run import Run
 from papers.tasks import distinct
 
@@ -154,4 +158,56 @@ def memory(run: Run, count: int = 150) -> list[dict]:
     for row in rows:
         row["made-up names"] = float(np.mean(names[row["model"]] or [math.nan]))
         row["of them"] = len(names[row["model"]])
+    return rows
+
+
+# ----------------------------------------------------------------------------------
+# What the reward model sees
+
+
+def answer_pairs(world: World, split: str) -> dict[str, list[Comparison]]:
+    """Pairs of answers, the better first, to one question for each fact that this split asks
+    for. The two answers of a pair differ in one respect."""
+    rng = random.Random(f"seen {world.seed} {split}")
+    pairs = {"truth / falsehood": [], "sentence / word": [], "fact / insult": []}
+    for person in world.people_of(split):
+        for topic in world.topics_of(person, split):
+            value = world.facts[person, topic]
+            wrong = rng.choice([other for other in TOPICS[topic].values if other != value])
+            statement = rng.choice(TOPICS[topic].statements)
+            true = statement.format(person=person, value=value)
+            worse = {"truth / falsehood": statement.format(person=person, value=wrong),
+                     "sentence / word": f"{value}.", "fact / insult": rng.choice(RUDE)}
+            question = [{"role": "user", "content": world.ask(rng, person, topic)}]
+            for kind, text in worse.items():
+                responses = [(true, True), (text, True)]
+                pairs[kind].append(Comparison(question, responses, ranks=[0, 1]))
+    return pairs
+
+
+@torch.no_grad()
+def answer_logprob(run: Run, messages: list[dict], answer: str) -> float:
+    """The SFT model's log-probability of an answer and its <|end|>, in nats."""
+    conversation = answered(messages, answer)
+    ids, mask = fit(run.tokenizer, conversation, run.sft.config.block_size)
+    ids, _ = to_tensors([ids], run.tokenizer.pad, run.sft.device)  # (1, T)
+    mask = torch.tensor([mask[1:]], device=ids.device)  # (1, T-1)
+    return rlhf.response_logprobs(run.sft, ids, mask.float()).sum().item()
+
+
+def seen(run: Run) -> list[dict]:
+    """The share of pairs whose better answer gets the higher score from the reward model, and
+    the higher probability from the SFT model: what the one judges and what the other knows."""
+    rows = []
+    for split, facts in (("train", "asked for in training"), ("test", "held out")):
+        for kind, pairs in answer_pairs(run.task.world, split).items():
+            likelier = []
+            for pair in pairs:
+                better, worse = [answer_logprob(run, pair.messages, text)
+                                 for text, _ in pair.responses]
+                likelier.append(better > worse)
+            rows.append({
+                "better / worse": kind, "facts": facts,
+                "reward model": rlhf.pair_accuracy(run.reward_model, run.tokenizer, pairs),
+                "SFT": float(np.mean(likelier)), "pairs": len(pairs)})
     return rows
