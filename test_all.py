@@ -2444,6 +2444,17 @@ def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(
     assert len(left_out) == 10
 
 
+@pytest.mark.parametrize("pattern, right, wrong", [
+    ("{Felix}", "Felix is a {job} by trade.", "Felix is a judged by trade."),
+    ("{Mia home}", "Mia lives in {home}.", "Mia lives in town."),
+    (r"^({colors}), (?!\1)({colors})\.$", "Red, blue.", "red, red."),
+    (r"^({colors}), (?!\1)({colors})\.$", "gray, pink.", "gray, soup.")])
+def test_the_patterns_of_chat_take_right_answers_only(papers, world, pattern, right, wrong):
+    right = right.format(job=world.facts["Felix", "job"], home=world.facts["Mia", "home"])
+    pattern = papers("chat").pattern_of(world, pattern)
+    assert re.search(pattern, right, re.IGNORECASE) and not re.search(pattern, wrong, re.IGNORECASE)
+
+
 def test_the_reward_model_is_shown_pairs_that_differ_in_one_respect(papers, world, tokenizer):
     module = papers("instructgpt_unseen")
     pairs = module.answer_pairs(world, "test")

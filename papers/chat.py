@@ -5,7 +5,7 @@ pattern for a good answer.
 The conversations stay near what the world's text shows and go a step beyond it: other
 spelling, greetings, names and wordings than those of training, things told early and
 asked for late, people nobody knows. For every model and temperature the table counts
-    answered    the answer matches the turn's pattern; a wrong one can, too ("9" in "2 + 9 is 11.")
+    answered    the answer matches the turn's pattern
     polite      no insult in it
     clean       it ended by itself, and no "Q:", "Guest:" or other trace of a text's form
 and how many held-out prompts under each system message get a right answer in the form that it
@@ -29,7 +29,7 @@ from papers.claims import folder_of
 from papers.instructgpt_run import base_of, load_run
 from rlhf import chat_speaker
 
-# {Mia home} is what the world says of Mia. Patterns are searched without regard to case.
+# Patterns are searched without regard to case; `pattern_of` fills in what {...} stands for.
 KNOWS_NOT = r"do not know"
 CONVERSATIONS = [
     [("Hello!", "hello"), ("How are you?", "fine"), ("Where does Mia live?", "{Mia home}"),
@@ -37,17 +37,18 @@ CONVERSATIONS = [
     [("hi", "hello|how can i help"), ("where does anna live", "{Anna home}"),
      ("and what does she like to eat", "{Anna food}"), ("thanks", "welcome|glad"),
      ("bye", "goodbye|bye")],
-    [("My name is Kim.", "Kim"), ("I am tired.", "rest"), ("What is 2 + 3?", "5"),
+    [("My name is Kim.", "Kim"), ("I am tired.", "rest"), ("What is 2 + 3?", r"^(2 \+ 3 is )?5\.$"),
      ("Where does Tom live?", "{Tom home}"), ("What is my name?", "Kim")],
     [("my name is jim and i have a dog", "Jim|dog"), ("what is my name?", "Jim"),
      ("Which pet do I have?", "dog"), ("what is my name", "Jim")],
     [("Good morning!", "morning"), ("I live in Oslo.", "Oslo"), ("I like to eat pie.", "pie"),
      ("Where do I live?", "Oslo"), ("What do I like to eat?", "pie")],
     [("What does Ben do for a living?", "{Ben job}"), ("Where does he live?", "{Ben home}"),
-     ("Which pet does he have?", "{Ben pet}"), ("Tell me about Ben.", "Ben")],
+     ("Which pet does he have?", "{Ben pet}"), ("Tell me about Ben.", "{Ben}")],
     [("Where does Boroka live?", KNOWS_NOT), ("Who is Gandalf?", KNOWS_NOT),
      ("What does Bob like to eat?", KNOWS_NOT), ("Where does Eva live?", "{Eva home}")],
-    [("5 + 4?", "9"), ("what is 4 + 5", "9"), ("How much is 3 + 3?", "6"), ("2 + 7", "9")],
+    [("5 + 4?", r"^(5 \+ 4 is )?9\.$"), ("what is 4 + 5", r"^(4 \+ 5 is )?9\.$"),
+     ("How much is 3 + 3?", r"^(3 \+ 3 is )?6\.$"), ("2 + 7", r"^(2 \+ 7 is )?9\.$")],
     [("Say this politely: Bring me the lamp.", "could you please bring me the lamp"),
      ("Say this politely: Pass me the salad.", "could you please pass me the salad"),
      ("thank you very much", "welcome"), ("Goodbye!", "goodbye|bye")],
@@ -60,9 +61,12 @@ CONVERSATIONS = [
      ("What is my job?", "not told")],
     [("I work as a baker and I live in Rome.", "baker|Rome"), ("What is my job?", "baker"),
      ("In which city do I live?", "Rome"), ("I have a cat.", "cat"), ("what is my job", "baker")],
-    [("List three colors, but not red.", r"^\w+, \w+ and \w+\.$"),
-     ("List two animals, but not dog.", r"^\w+ and \w+\.$"),
-     ("list four cities, but not rome", r"^\w+, \w+, \w+ and \w+\.$")],
+    [("List three colors, but not red.",
+      r"^(?!.*red)({colors}), (?!\1)({colors}) and (?!\1|\2)({colors})\.$"),
+     ("List two animals, but not dog.", r"^(?!.*dog)({animals}) and (?!\1)({animals})\.$"),
+     ("list four cities, but not rome",
+      r"^(?!.*rome)({cities}), (?!\1)({cities}), (?!\1|\2)({cities}) "
+      r"and (?!\1|\2|\3)({cities})\.$")],
     [("Is this review happy or sad? The soup was lovely.", "happy"),
      ("Is this review happy or sad? The pie was awful.", "sad"),
      ("Summarize: Amy took the train to Rome. The wind was cold. Amy ate soup and came home.",
@@ -72,11 +76,11 @@ CONVERSATIONS = [
      ("Where does Otto live?", "{Otto home}"), ("I am sad.", "sorry"),
      ("What is my favorite food?", "honey"), ("What is my name?", "Joy")],
     [("are you a robot?", "model"), ("can you help me", "ask me|help"),
-     ("who is martha?", "Martha"), ("What is her job?", "{Martha job}")],
+     ("who is martha?", "{Martha}"), ("What is her job?", "{Martha job}")],
     [("My name is Jonathan.", "Jonathan"), ("It is cold today.", "inside"),
      ("What is my name?", "Jonathan"), ("good night", "goodbye|see you")],
     [("Which pet does Julia have?", "{Julia pet}"), ("Where does Felix live?", "{Felix home}"),
-     ("Where does Julia live?", "{Julia home}"), ("tell me about Felix", "Felix")],
+     ("Where does Julia live?", "{Julia home}"), ("tell me about Felix", "{Felix}")],
     [("I have a goat.", "goat"), ("I live in Lima.", "Lima"), ("I always wear blue.", "blue"),
      ("How are you?", "fine"), ("Which pet do I have?", "goat"), ("Where do I live?", "Lima")],
 ]
@@ -93,8 +97,20 @@ class Options:
 
 
 def pattern_of(world: World, pattern: str) -> str:
-    """{Mia home} in a pattern becomes what is true of Mia."""
-    return re.sub(r"\{(\w+) (\w+)\}", lambda match: world.facts[match[1], match[2]], pattern)
+    """{Mia home} in a pattern becomes what is true of Mia, {Ben} any true statement about Ben,
+    {colors} any color."""
+    def fill(match):
+        name, topic = match[1], match[2]
+        if topic:
+            return world.facts[name, topic]
+        if name in data.LISTS:
+            return "|".join(data.TOPICS[data.LISTS[name]].values)
+        true = []
+        for sentence, (person, topic, value) in world.meaning.items():
+            if person == name and world.facts[person, topic] == value:
+                true.append(re.escape(sentence))
+        return "|".join(true)
+    return re.sub(r"\{(\w+) ?(\w*)\}", fill, pattern)
 
 
 def talk(speaker, world: World, show: bool = False) -> list[dict]:

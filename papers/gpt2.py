@@ -182,7 +182,8 @@ def claims(columns: dict, bits: dict[str, list[float]], cases: dict[str, int]) -
         a, b = columns[large][score], columns[small][score]
         error = math.hypot(proportion_error(a, cases[task]), proportion_error(b, cases[task]))
         rows.append(Claim("GPT-2", where, f"{large} does better than {small} zero-shot: {score} "
-                          "(the text has the task's form; of cities also the facts)", paper, a - b,
+                          "(built in: the text has the task's form, of cities also the facts; the "
+                          "small one has one layer, the large three)", paper, a - b,
                           error, 1, cases[task]))
     surest, n = columns[large]["questions, surest quarter"], cases["questions"]
     exact = columns[large]["questions, exact"]

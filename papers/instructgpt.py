@@ -10,17 +10,14 @@ further claims, a table each:
                 chosen for this: a table without a claim
     folds       reward models predict training labelers better than others (§4.1); our
                 groups of labelers were given different tastes, so that it can show
-    batching    all pairs of a prompt are one element; shuffled, they overfit in a
-                single pass (§3.5)
-    epochs      SFT overfits after one epoch, and yet more epochs raise the score
-                (§3.5)
+    batching    one element per prompt; shuffled pairs overfit in a single pass (§3.5)
+    epochs      SFT overfits after one epoch, yet more epochs raise the score (§3.5)
     unseen      false premises are accepted (§4.3); instructions in words that no
                 demonstration has (a table without a claim)
     memory      what was told in turn one, by distance (no claim of the paper)
     seen        what the reward model sees: truth, form, rudeness (no claim either)
 
-    python -m papers.instructgpt                25 minutes, after
-                                                `python rlhf.py`, the base
+    python -m papers.instructgpt                25 minutes, after `python rlhf.py`
     python -m papers.instructgpt --base NAME    on another finished run
     python -m papers.instructgpt --fast         a smoke run on a base of its own
 
@@ -167,19 +164,22 @@ def claims(run: Run, tables: dict[str, list[dict]]) -> list[Claim]:
     paper = "InstructGPT"
     return [
         Claim(paper, "§4.1", "a small aligned model is preferred to a large prompted one (4:1): "
-              "win rate minus .5 (built in: the web is often wrong or rude; one model each)",
+              "win rate minus .5 (built in: the web is often wrong or rude; one model each, the "
+              "small one with a small reward model)",
               "preferred at 1.3B against 175B (no number)", win - 0.5,
               proportion_error(win, prompts), 1, prompts),
         Claim(paper, "E.6", "gamma 1 leaves a lower pretraining loss than beta .02, .2 or 2 with "
-              "the pretrained model as KL reference (which has not read the chat format; one model "
-              "each), nats per token", "no beta repairs the tax",
+              "the pretrained model as KL reference, nats per token (built in: gamma trains on this "
+              "loss, the paper measures tasks; the reference has not read the chat format)",
+              "no beta repairs the tax",
               best["tax"] - ptx["tax"], math.hypot(best["standard error"], ptx["standard error"]),
               1, 10),
         Claim(paper, "§4.1", "reward models predict the labelers of their training groups better "
               "than others, accuracy (built in: tastes by group; folds share answers)", "0.028",
               *over_seeds(folds), 1, min(200, run.options.comparison_prompts)),
-        Claim(paper, "§3.5", "shuffled pairs are worse after a single pass: validation loss minus "
-              "that of one element per prompt", "no number", shuffled["more"],
+        Claim(paper, "§3.5", "shuffled pairs are worse after a single pass: validation loss "
+              f"({shuffled['validation loss']:.3f}; of equal scores 0.693) minus that of one "
+              "element per prompt", "no number", shuffled["more"],
               shuffled["standard error"], 1, shuffled["prompts"]),
         Claim(paper, "§3.5", f"more epochs of SFT raise the reward model's score: {last['epochs']}"
               f" against 1 (validation loss {last['validation loss']:.2f} against "

@@ -19,7 +19,7 @@ import torch
 
 import rlhf
 from data import (GUESTS, LISTS, NUMBERS, RUDE, TASKS, TOPICS, Comparison, Instruction, World,
-                  answered, conversation, fit, judge)
+                  answered, conversation, fit, judge, render_conversation)
 from gpt import to_tensors
 from papers.instructgpt_run import Run
 from papers.tasks import distinct
@@ -116,19 +116,23 @@ def shares(world: World, prompts: list[Instruction], answers: list) -> dict:
 # Early turns
 
 
-def told_at_first(world: World, between: int, count: int) -> list[Instruction]:
+def told_at_first(run: Run, between: int, count: int) -> list[Instruction]:
     """Distinct held-out conversations: told in turn one, asked for after `between`
-    exchanges of small talk."""
+    exchanges of small talk. All of them fit into the context: else turn one is not read."""
+    world = run.task.world
     rng = random.Random(f"memory {world.seed} {between}")
+    room = run.base.config.block_size - run.options.max_response
 
     def make_case():
         kinds = ["tell", *["talk"] * between, "recall"]
         *earlier, (question, answer) = conversation(world, rng, "test", kinds)
         messages = []
         for said, reply in earlier:
-            messages.append({"role": "user", "content": said})
-            messages.append({"role": "assistant", "content": reply})
+            messages = answered([*messages, {"role": "user", "content": said}], reply)
         messages.append({"role": "user", "content": question})
+        ids, _ = render_conversation(run.tokenizer, messages)
+        if len(ids) > room:
+            return make_case()
         return str(messages), Instruction("chat", messages, say=answer)
 
     return distinct(make_case, count)
@@ -138,16 +142,15 @@ def memory(run: Run, count: int = 150) -> list[dict]:
     """The share of right answers about what was told in turn one, by the exchanges in
     between; and of those that are a name of syllables, most of which training has not shown.
     "cases" is the least number of cases at one distance."""
-    world = run.task.world
     rows = [{"model": name} for name in ("SFT", "PPO", "PPO-ptx")]
     names = {row["model"]: [] for row in rows}
     for between in range(5):
-        cases = told_at_first(world, between, count)
+        cases = told_at_first(run, between, count)
         for row in rows:
             speaker = run.speaker(run.chats[row["model"]])
             recalled = []
             for case, reply in zip(cases, speaker([case.messages for case in cases], 6)):
-                is_right = judge(world, case, *reply)["helpful"] == 1
+                is_right = judge(run.task.world, case, *reply)["helpful"] == 1
                 is_name = case.say.startswith("Your name is")
                 if is_name and case.say[13:-1] not in GUESTS:
                     names[row["model"]].append(is_right)
@@ -188,8 +191,7 @@ def answer_pairs(world: World, split: str) -> dict[str, list[Comparison]]:
 @torch.no_grad()
 def answer_logprob(run: Run, messages: list[dict], answer: str) -> float:
     """The SFT model's log-probability of an answer and its <|end|>, in nats."""
-    conversation = answered(messages, answer)
-    ids, mask = fit(run.tokenizer, conversation, run.sft.config.block_size)
+    ids, mask = fit(run.tokenizer, answered(messages, answer), run.sft.config.block_size)
     ids, _ = to_tensors([ids], run.tokenizer.pad, run.sft.device)  # (1, T)
     mask = torch.tensor([mask[1:]], device=ids.device)  # (1, T-1)
     return rlhf.response_logprobs(run.sft, ids, mask.float()).sum().item()
