@@ -113,16 +113,13 @@ def hidden_states(model, ids, mask):
     longer half are computed separately, each cut to its longest row. States after a row's last
     response token must not be used."""
     lengths = last_index(mask) + 2  # (B,): the last response token is at last_index + 1
-    order = lengths.argsort()
-    parts = []
-    for rows in order.chunk(2):
-        T = int(lengths[rows].max())  # of this half
+    # float32 also on CUDA: bfloat16 logits, and so the KL, would be off by up to .6 nats.
+    states = model.wte.weight.new_zeros(*ids.shape, model.config.n_embd)  # (B, T, C)
+    for rows in lengths.argsort().chunk(2):
+        longest = int(lengths[rows].max())  # of this half
         with mixed_precision(ids.device):
-            hidden = model.hidden(ids[rows, :T])
-        parts.append(F.pad(hidden, (0, 0, 0, ids.size(1) - T)))
-    hidden = torch.cat(parts)[order.argsort()]  # order.argsort() inverts `order`
-    # Back from bfloat16 to float32: bfloat16 logits, and so the KL, would be off by up to .6 nats.
-    return hidden.to(model.wte.weight.dtype)
+            states[rows, :longest] = model.hidden(ids[rows, :longest]).to(states.dtype)
+    return states
 
 
 def response_logprobs(model, ids, mask):
