@@ -484,22 +484,22 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
         row += response
     ids, ends = to_tensors(rows, tokenizer.pad, policy.device)  # (B, T), (B,)
     mask = response_mask(ids, lengths, ends)  # (B, T-1)
-    B = len(ids)
-    mine = my_share(torch.arange(B, device=ids.device))  # this process's rows
-    batch = ids[mine], mask[mine]
+    mine = my_share(torch.arange(len(prompts), device=ids.device))  # this process's rows
+    ids, mask, ended = ids[mine], mask[mine], ended[mine]
     # ppo_backward computes log-probabilities with the same function, so that the ratio there
     # starts at 1 (up to rounding).
-    logprobs = gather_rows(response_logprobs(policy, *batch), mine, B)  # (B, T-1)
-    ref_logprobs = gather_rows(response_logprobs(reference, *batch), mine, B)  # (B, T-1)
-    scores = gather_rows(reward_model(*batch), mine, B)  # (B,)
-    values = torch.zeros_like(mask)
-    if value_model is not None:
-        values = gather_rows(value_model.values(*batch), mine, B) * mask  # (B, T-1)
+    logprobs = response_logprobs(policy, ids, mask)  # (B, T-1)
+    ref_logprobs = response_logprobs(reference, ids, mask)  # (B, T-1)
+    scores = reward_model(ids, mask)  # (B,)
     scores = torch.where(ended, scores, scores.clamp(max=config.unfinished_score))
     rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.kl_coef)
+    values = torch.zeros_like(mask)
+    if value_model is not None:
+        values = value_model.values(ids, mask) * mask  # (B, T-1)
     advantages, returns = compute_gae(rewards, values, mask, lam=config.lam)
-    return Rollout(ids, mask, ended, logprobs, ref_logprobs, scores, rewards, values,
-                   advantages, returns)
+    parts = (ids, mask, ended, logprobs, ref_logprobs, scores, rewards, values, advantages,
+             returns)
+    return Rollout(*(gather_rows(part, mine, len(prompts)) for part in parts))
 
 
 # ----------------------------------------------------------------------------------
