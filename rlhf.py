@@ -578,15 +578,16 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
             for mean, weight in zip(average.parameters(), policy.parameters()):
                 mean.data.lerp_(weight.data, 1 - config.ema_decay)  # the moving average
         means = {name: float(np.mean([info[name] for info in infos])) for name in infos[0]}
-        is_due = iteration % 10 == 0 or iteration == config.iterations
-        if is_due and val_stream is not None:
-            means["pretrain_loss"] = evaluate(policy, tokenizer, val_stream, 8192)["loss"]
-        if is_due and rollout.kl.mean() > rollout.mask.sum(dim=1).mean():
-            print(f"warning: iteration {iteration}: more than one nat per token away from SFT: "
-                  "the policy may please the reward model only; raise --kl-coef")
-        log(iteration, config.iterations, score=rollout.scores.mean().item(),
-            kl=rollout.kl.mean().item(), reward=rollout.rewards.sum(dim=1).mean().item(),
-            length=rollout.mask.sum(dim=1).mean().item(),
+        kl = rollout.kl.mean().item()
+        length = rollout.mask.sum(dim=1).mean().item()
+        if iteration % 10 == 0 or iteration == config.iterations:
+            if val_stream is not None:
+                means["pretrain_loss"] = evaluate(policy, tokenizer, val_stream, 8192)["loss"]
+            if kl > length:
+                print(f"warning: iteration {iteration}: more than one nat per token away from "
+                      "SFT: the policy may please the reward model only; raise --kl-coef")
+        log(iteration, config.iterations, score=rollout.scores.mean().item(), kl=kl,
+            reward=rollout.rewards.sum(dim=1).mean().item(), length=length,
             ended=rollout.ended.float().mean().item(), **means)
     policy.load_state_dict(average.state_dict())
 
