@@ -285,8 +285,7 @@ def comparison_scores(model, tokenizer, comparisons: list[Comparison]):
                 ids = ids[:-1]
             rows.append(ids)
     ids, lengths = to_tensors(rows, tokenizer.pad, model.gpt.device)  # (sum K, T)
-    # forward() uses only the last 1 of the mask, so the mask may cover the prompts, too.
-    mask = response_mask(ids, torch.ones_like(lengths), lengths)
+    mask = response_mask(ids, lengths - 1, lengths)  # the last token, where forward() reads
     flat = model(ids, mask)  # (sum K,)
     ranks, _ = to_tensors([comparison.ranks for comparison in comparisons], -1, flat.device)
     scores = flat.new_zeros(ranks.shape).masked_scatter(ranks >= 0, flat)  # (B, K)
