@@ -361,7 +361,7 @@ class PPOConfig:
 
 
 def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
-    """scores (B,), logprobs, ref_logprobs and mask (B, T-1) -> rewards (B, T-1), detached.
+    """scores (B,), logprobs, ref_logprobs and mask (B, T-1) -> rewards (B, T-1).
 
         r_t = - beta log( pi(y_t|...) / pi_SFT(y_t|...) )          at every token
               + score                                              at the last one
@@ -370,10 +370,9 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
     have less variance (k2 = k1^2 / 2, k3 = exp(-k1) - 1 + k1), but only k1 in the reward gives
     the gradient of beta KL. papers/exact.py tests this.
     """
-    rewards = -kl_coef * (logprobs - ref_logprobs) * mask  # (B, T-1)
-    rows = torch.arange(len(mask), device=mask.device)
-    rewards[rows, last_index(mask)] += scores
-    return rewards.detach()
+    penalties = -kl_coef * (logprobs - ref_logprobs)  # (B, T-1)
+    is_last = F.one_hot(last_index(mask), mask.size(1))  # (B, T-1)
+    return penalties + is_last * scores[:, None]
 
 
 def compute_gae(rewards, values, mask, discount: float = 1.0, lam: float = 0.95):
