@@ -774,7 +774,7 @@ class FileTask:
         by_key = {json.dumps(messages): messages for messages in prompts}
         keys = random.Random(options.seed).sample(list(by_key), len(by_key))
         cut = len(keys) * 4 // 5
-        if not 0 < cut < len(keys):
+        if len(keys) < 2:
             raise UserError(f"{options.comparisons or options.demonstrations} has {len(keys)} "
                             "different prompts; training and test need at least two")
         held_out = set(keys[cut:])
