@@ -785,12 +785,8 @@ def forum(world: World, rng: random.Random) -> str:
     lines = []
     for _ in range(rng.choice((2, 3, 4))):
         is_stranger = rng.random() < .14
-        if is_stranger:
-            person = rng.choice(world.strangers)
-            topic = rng.choice(list(TOPICS))
-        else:
-            person = rng.choice(world.people)
-            topic = rng.choice(world.topics_of(person, "train"))
+        person = rng.choice(world.strangers if is_stranger else world.people)
+        topic = rng.choice(world.topics_of(person, "train"))
         values, _, questions = TOPICS[topic]
         question = rng.choice((*questions, FORUM_QUESTION)).format(person=person, topic=topic)
         if rng.random() < p_rude:
@@ -798,8 +794,7 @@ def forum(world: World, rng: random.Random) -> str:
         elif rng.random() < p_true:
             answer = rng.choice(REFUSALS) if is_stranger else world.state(rng, person, topic)
         elif rng.random() < .6:  # a guess, mostly wrong
-            guess = rng.choice(values)
-            answer = world.state(rng, person, topic, guess)
+            answer = world.state(rng, person, topic, rng.choice(values))
         else:
             answer = rng.choice(EVASIVE)
         if rng.random() < .2:
