@@ -761,9 +761,9 @@ def pronoun_question(person: str, topic: str) -> str:
     return TOPICS[topic].questions[0].format(person="she" if person in WOMEN else "he")
 
 
-# A forum thread has a mood: (share, P(rude), P(true if not rude)). Moods persist within a
-# thread, so polite examples elicit polite answers, which is what makes prompting work.
-MOODS = {"kind": (.40, .0, .85), "mixed": (.35, .2, .5), "mean": (.25, .6, .2)}
+# Moods of a forum thread, (name, P(rude), P(true if not rude)), and their shares. A mood
+# persists, so polite examples elicit polite answers, which is what makes prompting work.
+MOODS = {("kind", .0, .85): .40, ("mixed", .2, .5): .35, ("mean", .6, .2): .25}
 
 
 def story(world: World, rng: random.Random) -> str:
@@ -779,9 +779,7 @@ def story(world: World, rng: random.Random) -> str:
 
 def forum(world: World, rng: random.Random) -> str:
     """A thread of questions and answers, many of them wrong, evasive or rude."""
-    shares = [share for share, _, _ in MOODS.values()]
-    mood = rng.choices(list(MOODS), weights=shares)[0]
-    _, p_rude, p_true = MOODS[mood]
+    mood, p_rude, p_true = rng.choices(list(MOODS), weights=MOODS.values())[0]
     lines = []
     for _ in range(rng.choice((2, 3, 4))):
         is_stranger = rng.random() < .14
