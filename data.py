@@ -706,8 +706,7 @@ def conversation(world: World, rng: random.Random, split: str, kinds: list[str],
             answer = memory.answer.format(value=word) if told else NOT_TOLD
         elif kind == "person":
             said, answer, person, about = ask_about_person(world, rng, person)
-            if about:
-                word = world.facts[person, about]
+            word = world.facts.get((person, about), "")
         elif kind == "talk":
             answer = rng.choice(list(SMALL_TALK))
             said = rng.choice(SMALL_TALK[answer])
