@@ -324,13 +324,12 @@ def fit(tokenizer: Tokenizer, messages: list[dict],
     If that is not enough, tokens are cut: at the end if the conversation ends with an answer,
     else at the beginning, system message included.
     """
-    ids, mask = render_conversation(tokenizer, messages)
-    while len(ids) > limit:
+    while True:
+        ids, mask = render_conversation(tokenizer, messages)
         questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
-        if len(questions) < 2:
+        if len(ids) <= limit or len(questions) < 2:
             break
         messages = messages[:questions[0]] + messages[questions[1]:]
-        ids, mask = render_conversation(tokenizer, messages)
     if messages[-1]["role"] == "assistant":
         return ids[:limit], mask[:limit]
     return ids[-limit:], mask[-limit:]
