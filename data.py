@@ -1467,9 +1467,8 @@ def guard_terminal():
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed, as by <&-
             setattr(sys, name, open(os.devnull, mode))
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a test's stream
-            stream.reconfigure(errors="replace")
+            getattr(sys, name).reconfigure(errors="replace")
     if not IS_MAIN:
         sys.stdout = open(os.devnull, "w")
     write = sys.stdout.write
