@@ -18,10 +18,9 @@ Contents
     4. The world and its web: World, conversation, web
     5. Instructions and labelers: instructions, demonstrate, judge, label
     6. Your own data: load_text, load_demonstrations, load_comparisons
-    7. Commands and errors: UserError, command_line, run_folder
+    7. Errors, files, commands: UserError, reading, atomic_write, run_folder, command_line
 
-Letters: B batch, T time (tokens). UserError and the functions that read and write files
-safely (`reading`, `atomic_write`) are in section 7.
+Letters: B batch, T time (tokens).
 """
 from __future__ import annotations
 
@@ -1340,7 +1339,7 @@ def to_turns(value: object, role: str) -> list[dict]:
 
 
 # ----------------------------------------------------------------------------------
-# 7. Commands and errors: UserError, command_line, run_folder
+# 7. Errors, files, commands: UserError, reading, atomic_write, run_folder, command_line
 
 
 class UserError(Exception):
