@@ -972,16 +972,15 @@ def one_instruction(world: World, rng: random.Random, split: str,
     # A rule, as the system message of two fifths of the questions about one fact
     rule = ""
     if goal.get("topic"):
-        word = world.facts[person, topic]
-        goal["terse"] = word + "."
+        terse = goal["terse"] = world.facts[person, topic] + "."
         if rng.random() < .4:
             rule = random_rule(rng, topic)
-            if rule == ONE_WORD:  # the word in place of the sentence; another value is a lie
-                goal = {"say": word + ".", "topic": topic}
-            elif rule == SILENT.format(topic=topic):
-                goal = {"say": NOT_ALLOWED}
-            elif rule == POLITE:
-                goal["say"] = COURTESY[0]
+        if rule == ONE_WORD:  # the word in place of the sentence; another value is a lie
+            goal = {"say": terse, "topic": topic}
+        elif rule == SILENT.format(topic=topic):
+            goal = {"say": NOT_ALLOWED}
+        elif rule == POLITE:
+            goal["say"] = COURTESY[0]
     # What was said before
     if asked_before:
         statement = world.state(rng, person, asked_before)
