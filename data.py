@@ -689,8 +689,7 @@ def conversation(world: World, rng: random.Random, split: str, kinds: list[str],
     person = None  # who was asked about last
     exchanges = []
     for kind in kinds:
-        about = None  # the topic, if the answer is a fact about somebody in town
-        word = ""  # the one word that would do as an answer
+        about, word = None, ""  # topic and word of the answer, see `obey`
         # Mostly something is told before it is asked for; else the answer is NOT_TOLD.
         if kind == "recall" and not told and rng.random() < .7:
             kind = "tell"
