@@ -525,8 +525,7 @@ class World:
         return self.strangers[48:] if split == "train" else self.strangers[:48]
 
     def topics_of(self, person: str, split: str) -> list[str]:
-        """What may be asked about a person: all, or of a held-out person two
-        topics in the training split and the other three in the test."""
+        """All topics; of a held-out person two in training and the other three in the test."""
         held_out = self.people_of("test")
         if person not in held_out:
             return list(TOPICS)
