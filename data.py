@@ -511,11 +511,11 @@ class World:
         for person, topic in itertools.product(self.people, TOPICS):
             self.facts[person, topic] = rng.choice(TOPICS[topic].values)
         self.meaning = {}
+        names = self.people + self.strangers
         for topic, (values, statements, _) in TOPICS.items():
-            for statement, value in itertools.product(statements, values):
-                for person in self.people + self.strangers:
-                    sentence = statement.format(person=person, value=value)
-                    self.meaning[sentence] = (person, topic, value)
+            for statement, value, person in itertools.product(statements, values, names):
+                sentence = statement.format(person=person, value=value)
+                self.meaning[sentence] = (person, topic, value)
 
     def people_of(self, split: str) -> list[str]:
         """The people of a split: the last fourteen are held out."""
