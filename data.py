@@ -925,7 +925,7 @@ def instructions(world: World, split: str, count: int, seed: int,
 
 def one_instruction(world: World, rng: random.Random, split: str,
                     use_case: str) -> Instruction:
-    """One instruction of this use case: the prompt, its goal, a rule, what was said before."""
+    """One instruction of this use case."""
     # The prompt and its goal, fields of Instruction
     earlier = []  # exchanges before the prompt
     asked_before = None  # the topic of an earlier question about the same person
@@ -967,7 +967,7 @@ def one_instruction(world: World, rng: random.Random, split: str,
             values = TOPICS[LISTS[noun]].values
             allowed = tuple(value for value in values if value != left_out)
             goal = {"items": (allowed, NUMBERS.index(number))}
-    # A rule, as the system message of two fifths of the questions about one fact
+    # A rule for an answer about one fact
     rule = ""
     if goal.get("topic"):
         terse = goal["terse"] = world.facts[person, topic] + "."
