@@ -348,7 +348,7 @@ def show_mask(tokenizer: Tokenizer, messages: list[dict]) -> str:
 
 
 class Topic(typing.NamedTuple):
-    """Something that can be said of a person: twelve values, and how it is said and asked."""
+    """What can be said of a person: twelve values, and how it is said and asked."""
     values: list[str]
     statements: tuple[str, str]
     questions: tuple[str, str]
@@ -605,9 +605,8 @@ class World:
         return NUMBERS[count], noun, left_out, join_list(rng.sample(values, count)) + "."
 
 
-# One table of tasks: use case of an instruction (section 5) -> (scene, wording in workbooks,
-# wording in dialogues and instructions). {0}, {1} ... are the parts that the scene returns
-# before its answer.
+# Use case (section 5) -> (scene, wording in workbooks, wording in dialogues and prompts).
+# {0}, {1} ... are the parts that the scene returns before its answer.
 TASKS = {
     "other": (World.sum_of, "{0}", "{0}"),
     "closed qa": (World.hiding, "{0} {1}", "{0} {1}"),
@@ -649,8 +648,7 @@ def typed(rng: random.Random, text: str) -> str:
 
 
 def random_rule(rng: random.Random, topic: str) -> str:
-    """One of the three rules. If it forbids a topic, that is `topic` or, in half of the cases,
-    a random one (perhaps the same)."""
+    """One of the three rules; SILENT forbids `topic` or, in half of the cases, any topic."""
     rule = rng.choice((ONE_WORD, POLITE, SILENT))
     other = rng.choice(list(TOPICS))
     forbidden = rng.choice((topic, other))
@@ -658,8 +656,8 @@ def random_rule(rng: random.Random, topic: str) -> str:
 
 
 def obey(rule: str, answer: str, topic: str | None, word: str) -> str:
-    """An answer in the form that a rule asks for ("": no rule). topic: the topic of the fact
-    that it states, None if it states none. word: the one word that would do, "" if none."""
+    """An answer in the form that a rule asks for ("": no rule). topic: of the fact that it
+    states, or None. word: the one word that would do, or ""."""
     if rule == ONE_WORD and word:
         return word + "."
     if topic and rule == SILENT.format(topic=topic):
@@ -688,7 +686,7 @@ def conversation(world: World, rng: random.Random, split: str, kinds: list[str],
     person = None  # who was asked about last
     exchanges = []
     for kind in kinds:
-        about, word = None, ""  # topic and word of the answer, see `obey`
+        about, word = None, ""  # of the answer, for `obey`
         # Mostly something is told before it is asked for; else the answer is NOT_TOLD.
         if kind == "recall" and not told and rng.random() < .7:
             kind = "tell"
@@ -734,8 +732,7 @@ def ask_about_person(world: World, rng: random.Random, last: str | None) -> tupl
 
 
 def tell(world: World, rng: random.Random, split: str, told: dict[str, str]) -> tuple[str, str]:
-    """(what a guest tells: one or two things, the host's reply). Adds {topic: value} to
-    `told`."""
+    """(one or two things that a guest tells, the reply). Adds them to `told`."""
     tellings, replies = [], []
     for topic in rng.sample(list(MEMORIES), rng.choice((1, 1, 1, 2))):
         memory = MEMORIES[topic]
@@ -1034,8 +1031,7 @@ LABEL_NOISE = 0.5
 
 def judge(world: World, instruction: Instruction, response: str,
           ended: bool = True) -> dict[str, float]:
-    """Read an answer sentence by sentence and say, in the words of RUBRIC, what
-    it is like:
+    """Judge an answer sentence by sentence in the words of RUBRIC:
 
     helpful     0..1, the share of what was asked for; a terse right answer ("Oslo.") counts 0.5
     invented    1 if something false is said about a person
@@ -1183,7 +1179,7 @@ def load_text(source: str | Path) -> Iterator[str]:
 
 
 def texts_of_records(path: Path) -> Iterator[str]:
-    """The "text" of each record. UserError if one has none."""
+    """The "text" of each record."""
     for place, record in read_records(path):
         if not isinstance(record.get("text"), str):
             raise UserError(f'{place}: no "text" under the keys {", ".join(record)}')
