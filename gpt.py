@@ -15,8 +15,8 @@ Papers: GPT-1 (Radford et al. 2018); GPT-2 (Radford et al. 2019); GPT-3 (arXiv:2
 FlashAttention-2 (arXiv:2307.08691); Muon (Jordan et al. 2024).
 
 Contents
-    1. The family: GPTConfig, PRESETS
-    2. The model: attention, CausalSelfAttention, MLP, Block, GPT
+    1. The model: GPTConfig, attention, CausalSelfAttention, MLP, Block, GPT
+    2. The family: PRESETS
     3. Several processes: join_processes, my_share, all_reduce, my_part, gather_rows
     4. Sampling with a cache: sample_next_token, KVCache, generate
     5. The fused kernel: fused_attention
@@ -56,7 +56,7 @@ from data import (IS_MAIN, IS_TORCHRUN, WORLD_DOCUMENTS, Batches, Tokenizer, Use
                   tokenize_text, web, write_json)
 
 # ----------------------------------------------------------------------------------
-# 1. The family: GPTConfig, PRESETS   [GPT-2 Table 2; GPT-3 Table 2.1]
+# 1. The model: GPTConfig, attention, CausalSelfAttention, MLP, Block, GPT
 
 
 @dataclass(slots=True)
@@ -80,28 +80,6 @@ class GPTConfig:
             raise UserError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout must be in [0, 1), not {self.dropout}")
-
-
-PRESETS = {  # "laptop" is the default of the commands
-    "laptop": GPTConfig(vocab_size=1152, block_size=128, n_layer=3, n_head=4, n_embd=128),
-    "gpt1": GPTConfig(vocab_size=40478, block_size=512, post_norm=True),
-    "gpt2": GPTConfig(),
-    "gpt2-medium": GPTConfig(n_layer=24, n_head=16, n_embd=1024),
-    "gpt2-large": GPTConfig(n_layer=36, n_head=20, n_embd=1280),
-    "gpt2-xl": GPTConfig(n_layer=48, n_head=25, n_embd=1600),
-}
-# Two misprints of Table 2.1 are corrected: XL has 16 heads (24 heads of size 128 do not give
-# 2048), and 13B has n_embd 5120 (5140 is not a multiple of 40). The paper does not state the
-# window; 256 is our choice.
-for _name, _layers, _heads, _width in (
-        ("small", 12, 12, 768), ("medium", 24, 16, 1024), ("large", 24, 16, 1536),
-        ("xl", 24, 16, 2048), ("2.7b", 32, 32, 2560), ("6.7b", 32, 32, 4096),
-        ("13b", 40, 40, 5120), ("175b", 96, 96, 12288)):
-    PRESETS[f"gpt3-{_name}"] = GPTConfig(block_size=2048, n_layer=_layers, n_head=_heads,
-                                         n_embd=_width, window=256)
-
-# ----------------------------------------------------------------------------------
-# 2. The model: attention, CausalSelfAttention, MLP, Block, GPT   [GPT-1 §3.1; GPT-2 §2.3]
 
 
 def attention(q, k, v, window: int | None = None, positions=None):
@@ -193,7 +171,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A GPT: token ids (B, T) -> logits (B, T, V) over the next token."""
+    """A GPT: token ids (B, T) -> logits (B, T, V) over the next token. [GPT-1 §3.1; GPT-2 §2.3]"""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -204,23 +182,6 @@ class GPT(nn.Module):
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.Identity() if config.post_norm else nn.LayerNorm(config.n_embd)
         self.init_weights()
-
-    def init_weights(self):
-        """Matrices from a normal distribution with std 0.02, biases 0, LayerNorm weights 1
-        [GPT-1 §4.1]. For GPT-2 and GPT-3, position embeddings have std 0.01, as in OpenAI's
-        code, and the 2 n_layer projections into the residual stream 0.02 / sqrt(2 n_layer),
-        so that its variance does not grow with depth [GPT-2 §2.3]."""
-        for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
-        if self.config.post_norm:
-            return
-        nn.init.normal_(self.wpe.weight, std=0.01)
-        for name, parameter in self.named_parameters():
-            if name.endswith("c_proj.weight"):
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
     def hidden(self, idx, cache=None):
         """The hidden states before the output layer: ids (B, T) -> (B, T, C). UserError if T
@@ -247,6 +208,23 @@ class GPT(nn.Module):
             loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
         return logits, loss
 
+    def init_weights(self):
+        """Matrices from a normal distribution with std 0.02, biases 0, LayerNorm weights 1
+        [GPT-1 §4.1]. For GPT-2 and GPT-3, position embeddings have std 0.01, as in OpenAI's
+        code, and the 2 n_layer projections into the residual stream 0.02 / sqrt(2 n_layer),
+        so that its variance does not grow with depth [GPT-2 §2.3]."""
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        if self.config.post_norm:
+            return
+        nn.init.normal_(self.wpe.weight, std=0.01)
+        for name, parameter in self.named_parameters():
+            if name.endswith("c_proj.weight"):
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
+
     def num_params(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
@@ -254,6 +232,27 @@ class GPT(nn.Module):
     def device(self):
         return self.wte.weight.device
 
+
+# ----------------------------------------------------------------------------------
+# 2. The family: PRESETS   [GPT-2 Table 2; GPT-3 Table 2.1]
+
+PRESETS = {  # "laptop" is the default of the commands
+    "laptop": GPTConfig(vocab_size=1152, block_size=128, n_layer=3, n_head=4, n_embd=128),
+    "gpt1": GPTConfig(vocab_size=40478, block_size=512, post_norm=True),
+    "gpt2": GPTConfig(),
+    "gpt2-medium": GPTConfig(n_layer=24, n_head=16, n_embd=1024),
+    "gpt2-large": GPTConfig(n_layer=36, n_head=20, n_embd=1280),
+    "gpt2-xl": GPTConfig(n_layer=48, n_head=25, n_embd=1600),
+}
+# Two misprints of Table 2.1 are corrected: XL has 16 heads (24 heads of size 128 do not give
+# 2048), and 13B has n_embd 5120 (5140 is not a multiple of 40). The paper does not state the
+# window; 256 is our choice.
+for _name, _layers, _heads, _width in (
+        ("small", 12, 12, 768), ("medium", 24, 16, 1024), ("large", 24, 16, 1536),
+        ("xl", 24, 16, 2048), ("2.7b", 32, 32, 2560), ("6.7b", 32, 32, 4096),
+        ("13b", 40, 40, 5120), ("175b", 96, 96, 12288)):
+    PRESETS[f"gpt3-{_name}"] = GPTConfig(block_size=2048, n_layer=_layers, n_head=_heads,
+                                         n_embd=_width, window=256)
 
 # ----------------------------------------------------------------------------------
 # 3. Several processes: join_processes, my_share, all_reduce, my_part, gather_rows
