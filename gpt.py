@@ -86,20 +86,16 @@ def attention(q, k, v, window: int | None = None, positions=None):
     """softmax(q k^T / sqrt(hs) + mask) v: q (B, nh, T, hs), k and v (B, nh, S, hs) ->
     (B, nh, T, hs), in O(T S) memory. [Vaswani et al. 2017 eq. 1]
 
-    The query at position i sees the keys at positions j <= i; with a window, only those with
-    i - window < j <= i. Without `positions`, query t is at position t. With a KVCache, S counts
-    all tokens read so far, and `positions` (B, 1, T) holds the positions of the T queries.
+    The query at position i sees the keys at positions i - window < j <= i; without a window, all
+    j <= i. The queries are at 0 ... T - 1, or at the `positions` (B, 1, T) of a KVCache.
     """
-    T, hs = q.shape[-2:]
-    S = k.size(-2)
-    scores = q @ k.transpose(-2, -1) / math.sqrt(hs)  # (B, nh, T, S)
+    S, hs = k.shape[-2:]
     if positions is None:
-        positions = torch.arange(T, device=q.device)
+        positions = torch.arange(q.size(-2), device=q.device)
     i = positions[..., None]  # (T, 1) or (B, 1, T, 1)
     j = torch.arange(S, device=q.device)  # (S,)
-    visible = j <= i  # (T, S) or (B, 1, T, S)
-    if window is not None:
-        visible = visible & (i - window < j)
+    visible = (j <= i) & (i - (window or S) < j)  # (T, S) or (B, 1, T, S)
+    scores = q @ k.transpose(-2, -1) / math.sqrt(hs)  # (B, nh, T, S)
     # -inf, because with a finite number very large scores could still reveal the future
     scores = scores.masked_fill(~visible, -math.inf)
     return scores.softmax(dim=-1) @ v  # (B, nh, T, hs)
