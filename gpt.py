@@ -116,11 +116,8 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x, cache=None):
         B, T, C = x.shape
-        shape = (B, T, self.n_head, C // self.n_head)  # (B, T, nh, hs)
-        q, k, v = self.c_attn(x).split(C, dim=2)  # (B, T, C) each
-        q = q.view(shape).transpose(1, 2)  # (B, nh, T, hs)
-        k = k.view(shape).transpose(1, 2)
-        v = v.view(shape).transpose(1, 2)
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)  # (B, T, 3, nh, hs)
+        q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, nh, T, hs) each
         if cache is None:
             # equal to attention(q, k, v, self.window), but takes less time and memory
             y = fused_attention(q, k, v, self.window)
