@@ -351,9 +351,9 @@ class KVCache:
 
     def __init__(self, model, batch_size: int, max_length: int):
         c = model.config
-        shape = (batch_size, c.n_head, max_length, c.n_embd // c.n_head)  # (B, nh, slots, hs)
-        self.k = [model.wte.weight.new_zeros(shape) for _ in range(c.n_layer)]
-        self.v = [model.wte.weight.new_zeros(shape) for _ in range(c.n_layer)]
+        shape = (c.n_layer, batch_size, c.n_head, max_length, c.n_embd // c.n_head)
+        self.k = model.wte.weight.new_zeros(shape)  # (n_layer, B, nh, slots, hs)
+        self.v = model.wte.weight.new_zeros(shape)
         # (B,): the number of tokens of each row, which is also the position of its next token
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=model.device)
         self.used = 0  # slots in use, at least the longest row's length
@@ -376,8 +376,8 @@ class KVCache:
 
     def select(self, rows):
         """Keep only some rows of the batch; `rows` is an index or a boolean mask."""
-        self.k = [k[rows] for k in self.k]
-        self.v = [v[rows] for v in self.v]
+        self.k = self.k[:, rows]
+        self.v = self.v[:, rows]
         self.lengths = self.lengths[rows]
 
 
