@@ -870,9 +870,7 @@ def choose(model, tokenizer, cases: list[list[tuple[str, str]]],
 
 
 def save_checkpoint(path: str | Path, model, tokenizer, **state):
-    """Write a checkpoint with config, weights, tokenizer and `state` (main process only)."""
-    if not IS_MAIN:
-        return
+    """Write a checkpoint with config, weights, tokenizer and `state`."""
     content = {"config": dataclasses.asdict(model.config), "model": model.state_dict(),
                "tokenizer": tokenizer.to_json(), **state}
     try:
