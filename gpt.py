@@ -773,11 +773,10 @@ def evaluate(model, tokenizer, stream: np.ndarray,
     T = min(model.config.block_size, len(stream) - 1)
     if T < 1:
         raise UserError("the validation text is too short: it needs at least two tokens")
-    starts = np.arange(0, len(stream) - T, T)
-    count = min(len(starts), max(1, max_tokens // T))
-    starts = starts[np.linspace(0, len(starts) - 1, count).astype(int)]
-    windows = np.stack([stream[start:start + T + 1] for start in starts])
-    windows = torch.from_numpy(windows.astype(np.int64))  # (count, T+1)
+    windows = np.lib.stride_tricks.sliding_window_view(stream, T + 1)[::T]
+    count = min(len(windows), max(1, max_tokens // T))
+    evenly = np.linspace(0, len(windows) - 1, count).astype(int)
+    windows = torch.from_numpy(windows[evenly].astype(np.int64))  # (count, T+1)
     nats = 0.0
     for part in windows.to(model.device).tensor_split(math.ceil(count / 32)):
         x, y = part[:, :-1], part[:, 1:]  # (B, T)
