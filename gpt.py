@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
-import itertools
 import json
 import math
 import os
@@ -858,7 +857,8 @@ def choose(model, tokenizer, cases: list[list[tuple[str, str]]],
     chosen = []
     for case in cases:
         scores = []
-        for total, count in itertools.islice(logprobs, len(case)):
+        for _ in case:
+            total, count = next(logprobs)
             scores.append(total / count if per_token else total)
         chosen.append(scores.index(max(scores)))
     return chosen
