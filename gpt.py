@@ -94,7 +94,7 @@ def attention(q, k, v, window: int | None = None, positions=None):
     i = positions[..., None]  # (T, 1) or (B, 1, T, 1)
     j = torch.arange(S, device=q.device)  # (S,)
     visible = (j <= i) & (i - (window or S) < j)  # (T, S) or (B, 1, T, S)
-    scores = q @ k.transpose(-2, -1) / math.sqrt(hs)  # (B, nh, T, S)
+    scores = q @ k.mT / math.sqrt(hs)  # (B, nh, T, S)
     # -inf, because with a finite number very large scores could still reveal the future
     scores = scores.masked_fill(~visible, -math.inf)
     return scores.softmax(dim=-1) @ v  # (B, nh, T, hs)
@@ -539,12 +539,12 @@ class FusedAttention(torch.autograd.Function):
             p.sub_(L[heads, :, start:last]).exp2_()  # P^T = 2^(S^T - L)
             # Without a window in reach, the queries from `stop` on see all keys: no mask there.
             masked = stop if T <= start + window else last  # one past the last query to mask
-            _hide(p[:, :, :masked - start].transpose(1, 2), start, start, window, 0)
+            _hide(p[:, :, :masked - start].mT, start, start, window, 0)
             dv[keys] = torch.bmm(p, grad_out[queries])
             ds = _product(v[keys], grad_out[queries], buffer2)  # dP^T
             ds.sub_(delta[heads, :, start:last]).mul_(p)  # dS^T
             dk[keys] = torch.bmm(ds, q[queries])
-            dq[queries] += torch.bmm(ds.transpose(1, 2), k[keys])
+            dq[queries] += torch.bmm(ds.mT, k[keys])
         dk /= math.log2(math.e)  # q was multiplied by log2(e) / sqrt(hs); 1 / sqrt(hs) is right
         dq /= math.sqrt(hs)
         return dq, dk, dv, None
@@ -569,7 +569,7 @@ def _tiles(q, window: int):
 def _product(a, b, buffer):
     """a (n, I, hs), b (n, J, hs) -> a b^T (n, I, J), written into the buffer."""
     shape = len(a), a.size(1), b.size(1)
-    return torch.bmm(a, b.transpose(1, 2), out=buffer[:math.prod(shape)].view(shape))
+    return torch.bmm(a, b.mT, out=buffer[:math.prod(shape)].view(shape))
 
 
 def _hide(tile, i0: int, j0: int, window: int, value: float):
@@ -593,13 +593,13 @@ def orthogonalize(matrices):
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     is_tall = matrices.size(1) > matrices.size(2)
-    x = matrices.transpose(1, 2) if is_tall else matrices
+    x = matrices.mT if is_tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # all singular values are now <= 1
     for _ in range(5):
-        gram = x @ x.transpose(1, 2)  # (n, m, m), where m is the smaller of rows and columns
+        gram = x @ x.mT  # (n, m, m), where m is the smaller of rows and columns
         # a x + (b gram + c gram^2) x
         x = torch.baddbmm(a * x, b * gram + c * gram @ gram, x)
-    return x.transpose(1, 2) if is_tall else x
+    return x.mT if is_tall else x
 
 
 class Muon(torch.optim.Optimizer):
