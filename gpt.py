@@ -115,7 +115,7 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x, cache=None):
         B, T, C = x.shape
-        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)  # (B, T, 3, nh, hs)
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, -1)  # (B, T, 3, nh, hs)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, nh, T, hs) each
         if cache is None:
             # equal to attention(q, k, v, self.window), but takes less time and memory
@@ -176,8 +176,7 @@ class GPT(nn.Module):
         self.init_weights()
 
     def hidden(self, idx, cache=None):
-        """The hidden states before the output layer: ids (B, T) -> (B, T, C). UserError if T
-        exceeds block_size."""
+        """The hidden states before the output layer: ids (B, T) -> (B, T, C)."""
         T = idx.size(1)
         if T > self.config.block_size:
             raise UserError(f"{T} tokens do not fit into a context of {self.config.block_size}")
