@@ -1099,14 +1099,13 @@ def print_table(rows: list[dict], path: Path | None = None):
 
 def aligned(rows: list[dict]) -> str:
     """Rows as lines of text with aligned columns."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))  # in order, each once
-    lines = [columns]
-    for row in rows:
-        values = [row.get(column, "") for column in columns]
-        lines.append([f"{x:.3f}" if isinstance(x, float) else str(x) for x in values])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    padded = [[cell.rjust(width) for cell, width in zip(line, widths)] for line in lines]
-    return "\n".join("  ".join(line) for line in padded)
+    columns = []
+    for name in dict.fromkeys(key for row in rows for key in row):  # in order, each once
+        values = [name, *(row.get(name, "") for row in rows)]
+        cells = [f"{x:.3f}" if isinstance(x, float) else str(x) for x in values]
+        width = max(map(len, cells))
+        columns.append([cell.rjust(width) for cell in cells])
+    return "\n".join("  ".join(line) for line in zip(*columns))
 
 
 def documents_of(source: str, seed: int) -> Iterator[str]:
