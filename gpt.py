@@ -456,9 +456,9 @@ def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
         ids, lengths = to_tensors([prompts[i] for i in batch], tokenizer.pad, model.device)
         tokens = generate(model, ids, max_new_tokens, lengths, stops, generator, **sampling)
         for i, row in zip(batch, tokens.tolist()):
-            end = next((t for t, token in enumerate(row) if token in stops), None)
-            text = tokenizer.decode(tokenizer.text_ids(row[:end]))
-            answers[i] = (text.strip(), end is not None)
+            written = [token for token in row if token not in stops]  # the rest are stops
+            text = tokenizer.decode(tokenizer.text_ids(written))
+            answers[i] = (text.strip(), len(written) < len(row))
     return answers
 
 
@@ -842,8 +842,8 @@ def completion_logprobs(model, tokenizer,
         x = model.hidden(ids)[:, :-1][in_completion]  # (N, C)
         logits = F.linear(x, model.wte.weight)  # (N, V)
         nats = F.cross_entropy(logits, ids[:, 1:][in_completion], reduction="none")  # (N,)
-        for row_nats, count in zip(nats.split(counts), counts):
-            results.append((-row_nats.sum().item(), count))
+        for row_nats in nats.split(counts):
+            results.append((-row_nats.sum().item(), len(row_nats)))
     return results
 
 
