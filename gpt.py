@@ -798,8 +798,9 @@ class RunLog:
         if self.file is None:
             rows = self.path.read_bytes().splitlines(True) if self.path.exists() else []
             with atomic_write(self.path) as file, reading(self.path, "a log"):
-                complete_rows = [row for row in rows if row.endswith(b"}\n")]
-                file.writelines(r for r in complete_rows if json.loads(r)["step"] < step)
+                for row in rows:  # the last one may be cut off
+                    if row.endswith(b"}\n") and json.loads(row)["step"] < step:
+                        file.write(row)
             self.file = open(self.path if IS_MAIN else os.devnull, "a", buffering=1)
         row = {name: round(float(value), 5) for name, value in values.items()}
         self.file.write(json.dumps({"step": step, **row}) + "\n")
