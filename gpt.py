@@ -85,8 +85,8 @@ def attention(q, k, v, window: int | None = None, positions=None):
     """softmax(q k^T / sqrt(hs) + mask) v: q (B, nh, T, hs), k and v (B, nh, S, hs) ->
     (B, nh, T, hs), in O(T S) memory. [Vaswani et al. 2017 eq. 1]
 
-    The query at position i sees the keys at positions i - window < j <= i; without a window, all
-    j <= i. The queries are at 0 ... T - 1, or at the `positions` (B, 1, T) of a KVCache.
+    The query at position i sees the keys i - window < j <= i; without a window, all j <= i.
+    Queries are at positions 0 ... T - 1, or at those of a KVCache, `positions` (B, 1, T).
     """
     S, hs = k.shape[-2:]
     if positions is None:
