@@ -114,15 +114,14 @@ class CausalSelfAttention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x, cache=None):
-        B, T, C = x.shape
-        qkv = self.c_attn(x).view(B, T, 3, self.n_head, -1)  # (B, T, 3, nh, hs)
+        qkv = self.c_attn(x).unflatten(2, (3, self.n_head, -1))  # (B, T, 3, nh, hs)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, nh, T, hs) each
         if cache is None:
             # equal to attention(q, k, v, self.window), but takes less time and memory
             y = fused_attention(q, k, v, self.window)
         else:
             y = cache.attend(self.layer, q, k, v, self.window)
-        y = y.transpose(1, 2).reshape(B, T, C)  # concatenate the heads
+        y = y.transpose(1, 2).flatten(2)  # (B, T, C): concatenate the heads
         return self.dropout(self.c_proj(y))
 
 
