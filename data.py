@@ -6,8 +6,8 @@
 data.py: text in, integers out. Knows nothing of models.
 
 A byte-level BPE tokenizer, documents as one stream of token ids, and conversations. The
-text that comes with the project is the web of a small English town, in which every answer
-can be checked.
+text that comes with the project is the web of a small English town, whose facts are known,
+so that answers about it can be checked.
 
     python data.py    show the world, the tokenizer and the labelers (seconds)
 
@@ -489,7 +489,7 @@ class World:
 
     facts: {(person, topic): value}, everything that is true. meaning:
     {sentence: (person, topic, value)}, every statement that this English can
-    make about somebody, true or not; this is how any answer can be checked.
+    make about somebody, true or not; so answers in these words can be checked.
 
     Held out for the test: fourteen people, of whose five facts three are told in stories but
     asked for only in the test; a third of the strangers (no story knows any of them, the
@@ -848,6 +848,7 @@ def sums(world: World, rng: random.Random) -> str:
 
 
 # The kinds of documents in the web and their shares.
+# The kinds of documents in the web and their shares.
 WEB = {story: .24, forum: .13, moderated: .10, dialogue: .23, workbook: .08, echo: .18, sums: .04}
 WORLD_DOCUMENTS = 30_000  # that a run trains on
 
@@ -1162,12 +1163,13 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def load_text(source: str | Path) -> Iterator[str]:
-    """Documents of a file or of all files in a folder. JSON and JSON lines hold them
-    under "text"; in any other file <|endoftext|> separates them."""
+    """Documents of a file or of all files in a folder but hidden ones. JSON and JSON lines
+    hold them under "text"; in any other file <|endoftext|> separates them."""
     path = Path(source)
     is_empty = True
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_dir():
+        is_hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+        if file.is_dir() or is_hidden:
             continue
         is_json = file.name.removesuffix(".gz").endswith((".json", ".jsonl"))
         for document in texts_of_records(file) if is_json else texts_between_marks(file):

@@ -143,9 +143,9 @@ def response_logprobs(model, ids, mask):
 @dataclass(slots=True)
 class SFTConfig:
     """Constants of supervised fine-tuning."""
-    epochs: int = 3              # paper: 16
+    epochs: int = 3              # paper: 16; of the model that PPO starts from 2
     batch_size: int = 16         # demonstrations; paper: 32
-    lr: float = 1e-3             # paper: 9.65e-6 at 1.3B; cosine to a tenth, no warm-up
+    lr: float = 1e-3             # paper: 9.65e-6 and 5e-6 at 1.3B; cosine to a tenth, no warm-up
     # Pretraining windows per batch, with about as many tokens as its demonstrations. Paper: 10 %
     # of the data, and only for the SFT model that PPO starts from.
     ptx_sequences: int = 4
@@ -347,7 +347,7 @@ class PPOConfig:
     batch_size: int = 128        # answers per batch; paper: 512
     minibatches: int = 4         # optimizer steps per batch; paper: 8, on 64 answers each
     max_response: int = 32       # tokens; paper: 1,000
-    lr: float = 6e-4             # policy, constant after 10 iterations; paper: not stated
+    lr: float = 6e-4             # policy, constant after 10 iterations; paper: 2.55e-6 ... 2.55e-5
     value_lr: float = 3e-4       # of the value network; paper: 9e-6
     kl_coef: float = 0.2         # beta; paper: 0.02
     ptx_coef: float = 0.0        # gamma, of the loss per token; paper: 27.8, of an unstated unit
@@ -356,7 +356,7 @@ class PPOConfig:
     cliprange_value: float = 0.2     # Ziegler: 0.2
     lam: float = 0.95            # of GAE; Ziegler: 0.95
     unfinished_score: float = -1.0   # highest score without <|end|>; Ziegler: the score
-    ema_decay: float = 0.97      # per step: half-life 19 % of the run; paper: 0.992, so 2 %
+    ema_decay: float = 0.97      # per step: half-life 19 % of the run; paper: 0.992, no unit
     seed: int = 0
 
 
@@ -366,9 +366,9 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
         r_t = - beta log( pi(y_t|...) / pi_SFT(y_t|...) )          at every token
               + score                                              at the last one
 
-    The mean of k1 = log(pi / pi_SFT) over samples of pi is the KL divergence. Other estimators
-    have less variance (k2 = k1^2 / 2, k3 = exp(-k1) - 1 + k1), but only k1 in the reward gives
-    the gradient of beta KL. papers/exact.py tests this.
+    The mean of k1 = log(pi / pi_SFT) over samples of pi is the KL divergence. Near pi_SFT other
+    estimators have less variance (k2 = k1^2 / 2, k3 = exp(-k1) - 1 + k1), but only k1 in the
+    reward gives the gradient of beta KL.
     """
     penalties = -kl_coef * (logprobs - ref_logprobs)  # (B, T-1)
     is_last = F.one_hot(last_index(mask), mask.size(1))  # (B, T-1)
@@ -403,11 +403,13 @@ class TextReward:
         self.function, self.tokenizer = function, tokenizer
 
     def text(self, ids: list[int]) -> str:
-        """Decode ids with one line per message; control tokens and empty lines are left out."""
-        newline = self.tokenizer.encode("\n")[0]
-        ids = [newline if i in self.tokenizer.control_ids else i for i in ids]
-        lines = [line.strip() for line in self.tokenizer.decode(ids).split("\n")]
-        return "\n".join(line for line in lines if line)
+        """The messages in ids, each on a line of its own; control tokens are left out."""
+        messages = []
+        is_control = lambda i: i in self.tokenizer.control_ids
+        for control, group in itertools.groupby(ids, is_control):
+            if not control:
+                messages.append(self.tokenizer.decode(group).strip())
+        return "\n".join(filter(None, messages))
 
     def __call__(self, ids, mask):
         """ids (B, T), mask (B, T-1) -> scores (B,), like RewardModel.
@@ -793,8 +795,9 @@ class FileTask:
         return ["\n\n".join(turn["content"] for turn in messages) for messages in conversations]
 
     def leave_out_long(self, tokenizer, block_size: int, max_response: int):
-        """Drop prompts that leave no room for an answer (the paper: those of over 1,000 tokens)
-        and comparisons with an answer that does not fit: two cut answers could be equal."""
+        """Drop prompts that leave no room for an answer (the paper: those of over 1,000 tokens),
+        demonstrations without room for their own answer, whose end no model would learn, and
+        comparisons with such an answer: two cut answers could be equal."""
         def fits(messages, room=max_response):
             ids, _ = data.render_conversation(tokenizer, messages)
             return len(ids) + room <= block_size
@@ -802,7 +805,7 @@ class FileTask:
         def all_fit(c):
             return fits(c.messages) and all(fits(turns, room=0) for turns in c.conversations())
 
-        for name, is_kept in (("demonstrations", lambda d: fits(d[:-1])),
+        for name, is_kept in (("demonstrations", lambda d: fits(d[:-1]) and fits(d, room=0)),
                               ("comparisons", all_fit), ("test_comparisons", all_fit),
                               ("test", lambda prompt: fits(prompt.messages))):
             items = getattr(self, name)
@@ -813,6 +816,10 @@ class FileTask:
             if len(kept) < len(items):
                 print(f"{found}, the others are left out")
             setattr(self, name, kept)
+        answers = [tokenizer.encode(d[-1]["content"]) for d in self.demonstrations]
+        if sum(len(answer) >= max_response for answer in answers) > len(answers) // 2:
+            print("warning: most of the demonstrated answers are longer than --max-response "
+                  f"{max_response}: a model that imitates them will not come to an end")
 
     def prompt_source(self) -> Callable[[int], list]:
         """A function that draws n conversations to answer."""
@@ -875,8 +882,6 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
     print("\n== 1. Pretraining: predict the next token")
     base, tokenizer, train_stream, val_stream = starting_model(options, shape, task, folder)
     block_size = base.config.block_size
-    if is_own:
-        task.leave_out_long(tokenizer, block_size, options.max_response)
 
     print(f"\n== 2. SFT: imitate {len(task.demonstrations)} demonstrations")
     sft = copy.deepcopy(base)
@@ -971,17 +976,23 @@ def load_stage(path: Path, model) -> bool:
 
 def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     """(model, tokenizer, training stream, validation stream): a model pretrained here, or that of
-    --init, with control tokens added if it has none and its context cut to --block-size."""
+    --init, with control tokens added if it has none and its context cut to --block-size. Of your
+    own data, drops what does not fit into the context."""
     read = task.texts
     if options.data:
         read = lambda: gpt.documents_of(options.data, options.seed)
     if not options.init:
         check_room(options.max_response, shape.block_size)
+        if isinstance(task, FileTask):
+            tokenizer, _, _ = gpt.prepared(read, shape.vocab_size, folder)
+            task.leave_out_long(tokenizer, shape.block_size, options.max_response)
         config = gpt.TrainConfig(steps=options.pretrain_steps, seed=options.seed)
         return gpt.pretrained(read, shape, config, folder)[:4]
     model, tokenizer = gpt.load_model(options.init)
     block_size = min(shape.block_size, model.config.block_size)
     check_room(options.max_response, block_size)
+    if isinstance(task, FileTask):
+        task.leave_out_long(tokenizer, block_size, options.max_response)
     if tokenizer.vocab_size > model.config.vocab_size:
         torch.manual_seed(options.seed)
         gpt.grow_vocabulary(model, tokenizer.vocab_size)

@@ -1656,8 +1656,10 @@ def test_a_reward_function_that_fails_names_prompt_and_response(tokenizer, body,
 def test_a_reward_function_sees_the_texts_of_prompt_and_response(tokenizer):
     seen, messages = [], [user("first"), assistant("reply"), user("How long <|end|>?")]
     reward = rlhf.TextReward(lambda *texts: seen.append(texts) or len(texts[1]), tokenizer)
-    assert reward(*answered(tokenizer, messages, " abc", " five words")).tolist() == [3.0, 10.0]
-    assert seen == [("first\nreply\nHow long <|end|>?", text) for text in ("abc", "five words")]
+    responses = ("abc", "One.\n\n    two words")  # a response comes as it was written
+    scores = reward(*answered(tokenizer, messages, *(f" {text}" for text in responses)))
+    assert scores.tolist() == [3.0, 19.0]
+    assert seen == [("first\nreply\nHow long <|end|>?", text) for text in responses]
 
 
 # rlhf.py: PPO [InstructGPT C.4; arXiv:1707.06347] -----------------------------------
@@ -1999,17 +2001,29 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
     assert "(kl_coef): add --fresh" in fails(TINY, *options, "--kl-coef", "2")
 
 
-def test_your_own_demonstrations_and_comparisons(alone):
+def test_your_own_demonstrations_and_comparisons(alone, capsys):
     pairs = [{"prompt": f"Do say {i} {i}.", "chosen": f"{i}, of course", "rejected": "no"}
              for i in range(20)]
-    long = [{"instruction": f"Say {i} in a long way", "output": f"the number {i} " * 60}
+    long = [{"instruction": f"Say {i}", "output": f"the number {i} " * (60 if i % 2 else 1)}
             for i in range(20)]
     rows = instructgpt("--comparisons", own(*pairs, path="c.jsonl"),
                        "--demonstrations", own(*long, path="d.jsonl"))
     assert list(rows) == ["SFT", "PPO", "PPO-ptx"] and "win" not in rows["PPO"]
+    said = capsys.readouterr().out
+    assert re.search(r"demonstrations: \d+ of \d+ fit into 64 tokens, the others are left", said)
+    assert "longer than --max-response 8" not in said
     tokenizer = Tokenizer.load("runs/own/tokenizer.json")
     read = "".join(map(tokenizer.decode, data.open_stream(Path("runs/own/tokens.bin"))))
     assert sum(pair["prompt"] not in read for pair in pairs) == 4 and "the number 19" in read
+
+
+def test_data_that_does_not_fit_is_told_before_the_pretraining(fails, alone, capsys):
+    own(*({"prompt": f"Say {i}", "response": "word " * 90} for i in range(20)))
+    assert "use a larger --block-size" in fails(f"{TINY} --demonstrations own.jsonl")
+    assert not list(Path("runs").glob("*/*.pt"))
+    own(*({"prompt": f"Say {i}", "response": "a b c d e f g h i j"} for i in range(20)))
+    command(TINY, *"--demonstrations own.jsonl --name other".split())
+    assert "are longer than --max-response 8" in capsys.readouterr().out
 
 
 def test_demonstrations_alone_end_with_a_model_that_chats(tokenizer, model, alone, capsys):
