@@ -78,7 +78,7 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
     `where` knows which chunks contain a pair, and only these are counted again; a heap
     knows which pair is the most frequent.
     """
-    if vocab_size < 256:  # the option counts the control tokens, too
+    if vocab_size < 256:  # --vocab-size also counts the control tokens
         raise UserError(f"--vocab-size must be at least {256 + len(SPECIAL_TOKENS)}")
     chunk_counts = Counter()  # each distinct chunk is kept once
     for document in [text] if isinstance(text, str) else text:
@@ -144,7 +144,7 @@ class Tokenizer:
     """Text <-> token ids. The merges are ours; tiktoken applies them, because it is fast.
 
     ranks: {token bytes: id} as `train_bpe` returns it. special: {name: id}, the control
-    tokens of a vocabulary from elsewhere. What it lacks of SPECIAL_TOKENS gets the ids after
+    tokens of a vocabulary from elsewhere. Those of SPECIAL_TOKENS that it lacks get ids after
     all others.
     """
 
@@ -394,14 +394,14 @@ Arthur Walter""".split()
 STRANGERS = """\
 Quill Zane Orla Fritz Thora Igor Wanda Yuri Selma Boris Greta Milo Petra Silas Nadia Rufus Hedda
 Cyrus Linus Odette Basil Tilda Magnus Freya""".split()  # asked about, but no story knows them
-# Visitors: they talk and act; no facts are known of them.
+# Guests talk and act; no facts are known of them.
 GUESTS = "Kim Leo Amy Roy Joy Ned Pam Guy Sue Ted Meg Art Dot Jim Liz Ron Peg Hal Fay Gus".split()
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
 
 class Memory(typing.NamedTuple):
-    """Something that a guest tells and later asks for. reply: the host's answer to the
-    telling; answer: to the question."""
+    """Something that a guest tells and later asks for. reply: what the host (the assistant's
+    part) says to the telling; answer: to the question."""
     tellings: tuple[str, ...]
     questions: tuple[str, str]
     reply: str
@@ -492,8 +492,8 @@ class World:
     make about somebody, true or not; so answers in these words can be checked.
 
     Held out for the test: fourteen people, of whose five facts three are told in stories but
-    asked for only in the test; a third of the strangers (no story knows any of them, the
-    forum asks about all, only the training prompts leave this third out); and a fifth of the
+    asked for only in the test; a third of the strangers (no story knows any stranger; the
+    forum asks about all, training prompts never about this third); and a fifth of the
     combinations in every other kind of task, see `pick`.
     """
 
@@ -681,7 +681,7 @@ def random_kinds(rng: random.Random, count: int) -> list[str]:
 def conversation(world: World, rng: random.Random, split: str, kinds: list[str],
                  rule: str = "") -> list[tuple[str, str]]:
     """Exchanges of these kinds: (what a guest says, the right answer under a rule). Tasks and
-    tellings belong to the split; facts are asked for as in training."""
+    tellings belong to the split, questions about people always to training."""
     told = {}  # topic -> value
     person = None  # who was asked about last
     exchanges = []
@@ -753,8 +753,8 @@ def pronoun_question(person: str, topic: str) -> str:
     return TOPICS[topic].questions[0].format(person="she" if person in WOMEN else "he")
 
 
-# Moods of a forum thread, (name, P(rude), P(true if not rude)), and their shares. A mood
-# persists, so polite examples elicit polite answers, which is what makes prompting work.
+# Moods of a forum thread, (name, P(rude), P(true if not rude)), and their shares. A mood lasts
+# for a whole thread, so polite examples elicit polite answers, which makes prompting work.
 MOODS = {("kind", .0, .85): .40, ("mixed", .2, .5): .35, ("mean", .6, .2): .25}
 
 
@@ -850,7 +850,7 @@ def sums(world: World, rng: random.Random) -> str:
 # The kinds of documents in the web and their shares.
 # The kinds of documents in the web and their shares.
 WEB = {story: .24, forum: .13, moderated: .10, dialogue: .23, workbook: .08, echo: .18, sums: .04}
-WORLD_DOCUMENTS = 30_000  # that a run trains on
+WORLD_DOCUMENTS = 30_000  # documents of the web that a run trains on
 
 
 def web(world: World, count: int, seed: int | str = 0,
@@ -880,7 +880,7 @@ class Instruction:
     terse: the one word that would do, worth half a point.
     person, topic, count: it must state `count` true facts about the person; on `topic`, or on
         any topic if that is None.
-    topic without person: the answer is one word, in `say`; other values of the topic are lies.
+    topic without person (rule ONE_WORD): `say` is one word; other values of the topic are lies.
     items: (the values allowed in a list, how many of them).
     unknowable: nothing in the world answers the prompt, and a refusal is right.
     """
@@ -947,7 +947,7 @@ def one_instruction(world: World, rng: random.Random, split: str,
             prompt = pronoun_question(person, topic)
     elif use_case == "chat":
         kinds = random_kinds(rng, rng.randint(0, 5))  # before the last exchanges
-        if split == "test":
+        if split == "test":  # always about something told
             kinds = ["tell", *kinds, "recall"]
         else:
             kinds.append(rng.choice(("tell", "recall", "recall", "talk")))
@@ -1060,10 +1060,10 @@ def judge(world: World, instruction: Instruction, response: str,
             points += 1
         elif about_person:
             answers_prompt = about_person == person and topic in (None, about)
-            counts = about not in topics_said and len(topics_said) < count
+            earns_point = about not in topics_said and len(topics_said) < count
             if world.facts.get((about_person, about)) != value:  # of a stranger all is false
                 verdict["invented"] = 1
-            elif answers_prompt and counts:
+            elif answers_prompt and earns_point:
                 topics_said.add(about)
                 points += 1
             else:
@@ -1071,7 +1071,7 @@ def judge(world: World, instruction: Instruction, response: str,
         elif sentence == instruction.terse and points == 0:  # before anything else counted
             points = 0.5
         elif topic and sentence != instruction.terse and sentence[:-1] in TOPICS[topic].values:
-            verdict["invented"] = 1
+            verdict["invented"] = 1  # a word that is another value of the topic
         elif instruction.items and number == 0:
             values, wanted = instruction.items
             named = re.split(r", | and ", sentence.rstrip("."))
@@ -1082,7 +1082,7 @@ def judge(world: World, instruction: Instruction, response: str,
                 verdict["off"] += 1
         elif sentence not in COURTESY:
             verdict["off"] += 1
-    if full_points > 0:
+    if full_points > 0:  # not for lists and unknowable prompts, which have none
         verdict["helpful"] = min(1.0, points / full_points)
     if instruction.unknowable:
         verdict["helpful"] = float(verdict["refused"] and not verdict["invented"])
@@ -1122,7 +1122,7 @@ def compare(messages: list[dict], responses: list[tuple[str, bool]],
 
 def label(world: World, instruction: Instruction, responses: list[tuple[str, bool]],
           rng: random.Random) -> Comparison:
-    """One labeler ranks answers, no two the same, by gold score plus Gumbel noise."""
+    """One labeler ranks answers, which must all differ, by gold score plus Gumbel noise."""
     utilities = []
     for text, ended in responses:
         gumbel = -math.log(-math.log(rng.random()))

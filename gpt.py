@@ -26,7 +26,8 @@ Contents
     9. Commands: pretrain, sample, export
 
 Shapes: B batch size, T sequence length, S keys, P prompt length, R response length, N tokens
-of a mask, C = n_embd, nh = n_head, hs = C / nh, V = vocab_size. W processes. idx: token ids.
+where a mask is 1, C = n_embd, nh = n_head, hs = C / nh, V = vocab_size, W processes. idx holds
+token ids.
 """
 from __future__ import annotations
 
@@ -86,7 +87,7 @@ def attention(q, k, v, window: int | None = None, positions=None):
     (B, nh, T, hs), in O(T S) memory. [Vaswani et al. 2017 eq. 1]
 
     The query at position i sees the keys i - window < j <= i; without a window, all j <= i.
-    Queries are at positions 0 ... T - 1, or at those of a KVCache, `positions` (B, 1, T).
+    Queries are at positions 0 ... T - 1, or with a KVCache (section 4) at `positions` (B, 1, T).
     """
     S, hs = k.shape[-2:]
     scores = q @ k.mT / math.sqrt(hs)  # (B, nh, T, S)
@@ -97,7 +98,7 @@ def attention(q, k, v, window: int | None = None, positions=None):
     i = positions[..., None]  # (T, 1) or (B, 1, T, 1)
     j = torch.arange(S, device=q.device)  # (S,)
     visible = (i - window < j) & (j <= i)  # (T, S) or (B, 1, T, S)
-    # -inf, because with a finite number very large scores could still reveal the future
+    # -inf: a finite number could exceed very negative visible scores and reveal the future
     scores = scores.masked_fill(~visible, -math.inf)
     return scores.softmax(dim=-1) @ v  # (B, nh, T, hs)
 
@@ -108,7 +109,7 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
         self.n_head = config.n_head
-        self.layer = layer  # its place in a KVCache
+        self.layer = layer  # its place in a KVCache (section 4)
         # Odd layers use the window, even layers see all tokens. [GPT-3 §2.1]
         self.window = config.window if layer % 2 else None
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
@@ -166,7 +167,8 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Token ids (B, T) -> logits (B, T, V) over the next token. [GPT-1 §3.1; GPT-2 §2.3]"""
+    """Token ids (B, T) -> logits (B, T, V) over the next token. Parameters are named as
+    OpenAI's. [GPT-1 §3.1; GPT-2 §2.3]"""
 
     def __init__(self, config: GPTConfig):
         super().__init__()

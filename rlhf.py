@@ -37,8 +37,9 @@ Contents
 
 Shapes: B batch size, T sequence length, P prompt length, R response length, K responses to one
 prompt, C = n_embd, V = vocab_size, N response tokens. In the equations x is a prompt, y a
-response, y_w the better and y_l the worse of two; C(K,2) = K (K-1) / 2 is the number of pairs.
-beta is kl_coef, gamma is ptx_coef.
+response, y_w the better and y_l the worse of two, pi(y|x) the probability of y under the policy,
+the GPT that PPO trains; C(K,2) = K (K-1) / 2 is the number of pairs. beta is kl_coef, gamma is
+ptx_coef (ptx: pretraining text).
 
 r(x, y) is called the *score*: one number per response, from the reward model or your --reward
 function. A *reward* belongs to one token, see `token_rewards`; `reward` in a log is the sum over
@@ -113,7 +114,7 @@ def hidden_states(model, ids, mask):
     longer half are computed separately, each cut to its longest row. States after a row's last
     response token must not be used."""
     lengths = last_index(mask) + 2  # (B,): the last response token is at last_index + 1
-    # float32 also on CUDA: bfloat16 logits, and so the KL, would be off by up to .6 nats.
+    # float32 also on CUDA, and so the logits: in bfloat16 the KL would err by up to .6 nats.
     states = model.wte.weight.new_zeros(*ids.shape, model.config.n_embd)  # (B, T, C)
     for rows in lengths.argsort().chunk(2):
         longest = int(lengths[rows].max())  # of this half
@@ -143,9 +144,9 @@ def response_logprobs(model, ids, mask):
 @dataclass(slots=True)
 class SFTConfig:
     """Constants of supervised fine-tuning."""
-    epochs: int = 3              # paper: 16; of the model that PPO starts from 2
+    epochs: int = 3              # paper: 16, but 2 for the model that PPO starts from
     batch_size: int = 16         # demonstrations; paper: 32
-    lr: float = 1e-3             # paper: 9.65e-6 and 5e-6 at 1.3B; cosine to a tenth, no warm-up
+    lr: float = 1e-3             # paper (1.3B): 9.65e-6; PPO's start: 5e-6; cosine to a tenth
     # Pretraining windows per batch, with about as many tokens as its demonstrations. Paper: 10 %
     # of the data, and only for the SFT model that PPO starts from.
     ptx_sequences: int = 4
@@ -158,7 +159,7 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
     the model does not forget the facts of the pretraining text. [C.3]"""
     examples = [data.fit(tokenizer, messages, model.config.block_size)
                 for messages in demonstrations]
-    examples = [(ids, mask) for ids, mask in examples if any(mask)]  # not only a prompt
+    examples = [(ids, mask) for ids, mask in examples if any(mask)]  # the answer was not cut off
     if not examples:
         raise UserError("no demonstration has an answer that fits into the context")
     rng = random.Random(config.seed)
@@ -192,7 +193,7 @@ def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
 @torch.no_grad()
 def warm_start(model, tokenizer):
     """Initialize the control tokens, which do not occur in pretraining: each gets the mean
-    embedding of a text with a similar function in the web's dialogues."""
+    embedding of a text with a similar function in the web's dialogues, or of line breaks."""
     similar_texts = {"<|system|>": "\n\n", "<|user|>": "\nGuest:", "<|assistant|>": "Host:",
                      "<|end|>": "\n"}
     for name, text in similar_texts.items():
@@ -201,7 +202,7 @@ def warm_start(model, tokenizer):
 
 
 def lr_scale(model) -> float:
-    """The factor on this file's learning rates, which are for n_embd up to 128: 128 / n_embd."""
+    """The learning rates here suit n_embd up to 128; above that, this factor is 128 / n_embd."""
     return min(1.0, 128 / model.config.n_embd)
 
 
@@ -237,8 +238,8 @@ class RewardModel(nn.Module):
         return self.head(hidden).squeeze(-1)
 
     def values(self, ids, mask):
-        """ids (B, T), mask (B, T-1) -> values (B, T-1): for each response token, an estimate
-        from the state before it of the sum of its reward and all later ones."""
+        """ids (B, T), mask (B, T-1) -> values (B, T-1): before each response token, an estimate
+        of its reward plus all later ones (section 4)."""
         hidden = hidden_states(self.gpt, ids, mask)[:, :-1]  # (B, T-1, C)
         return self.head(hidden).squeeze(-1)
 
@@ -350,13 +351,13 @@ class PPOConfig:
     lr: float = 6e-4             # policy, constant after 10 iterations; paper: 2.55e-6 ... 2.55e-5
     value_lr: float = 3e-4       # of the value network; paper: 9e-6
     kl_coef: float = 0.2         # beta; paper: 0.02
-    ptx_coef: float = 0.0        # gamma, of the loss per token; paper: 27.8, of an unstated unit
+    ptx_coef: float = 0.0        # gamma, on the mean loss per token; paper: 27.8, unit not stated
     ptx_sequences: int = 8       # pretraining windows per minibatch; paper: 8 per episode
     cliprange: float = 0.2       # of the ratio; paper: 0.2
     cliprange_value: float = 0.2     # Ziegler: 0.2
     lam: float = 0.95            # of GAE; Ziegler: 0.95
-    unfinished_score: float = -1.0   # highest score without <|end|>; Ziegler: the score
-    ema_decay: float = 0.97      # per step: half-life 19 % of the run; paper: 0.992, no unit
+    unfinished_score: float = -1.0   # caps scores without <|end|>; Ziegler: the score itself
+    ema_decay: float = 0.97      # per step: half-life 19 % of the run; paper: 0.992, not of what
     seed: int = 0
 
 
@@ -366,9 +367,9 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
         r_t = - beta log( pi(y_t|...) / pi_SFT(y_t|...) )          at every token
               + score                                              at the last one
 
-    The mean of k1 = log(pi / pi_SFT) over samples of pi is the KL divergence. Near pi_SFT other
-    estimators have less variance (k2 = k1^2 / 2, k3 = exp(-k1) - 1 + k1), but only k1 in the
-    reward gives the gradient of beta KL.
+    The mean of k1 = log(pi / pi_SFT) over samples of pi is the KL divergence. The estimates
+    k2 = k1^2 / 2 and k3 = exp(-k1) - 1 + k1 vary less near pi_SFT, but as a reward only k1 gives
+    the gradient of beta KL.
     """
     penalties = -kl_coef * (logprobs - ref_logprobs)  # (B, T-1)
     is_last = F.one_hot(last_index(mask), mask.size(1))  # (B, T-1)
@@ -397,7 +398,8 @@ def compute_gae(rewards, values, mask, discount: float = 1.0, lam: float = 0.95)
 
 
 class TextReward:
-    """A function of two strings, prompt and response, used in place of a RewardModel."""
+    """A function of two strings, prompt and response, used in place of a RewardModel. A first
+    reader may skip this class."""
 
     def __init__(self, function: Callable[[str, str], float], tokenizer):
         self.function, self.tokenizer = function, tokenizer
@@ -548,7 +550,7 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
     PPO-ptx. log is called once per iteration; every tenth and the last time it also gets the
     pretraining loss on `val_stream`. The README explains the logged values.
     """
-    reference = copy.deepcopy(policy)
+    reference = copy.deepcopy(policy)  # pi_SFT
     average = copy.deepcopy(policy)
     # The value network shares no weights with the policy, so its loss cannot change the policy.
     # It starts as a copy of the reward model (C.4) or, if the reward is a function, of the
@@ -608,6 +610,7 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig, ptx) ->
     loss = value_loss(values, batch.values, batch.returns, batch.mask, config.cliprange_value)
     my_part(loss, tokens).backward()
     info["value_loss"] = loss.detach()
+    # the logged values, as means over all processes
     means = all_reduce(my_part(torch.stack(list(info.values())), tokens))
     info = dict(zip(info, means.tolist()))
     # 3. The pretraining loss, the second term of eq. (2). "We compute the PPO gradients and
@@ -670,7 +673,7 @@ def win_rate(scores: list[float], baseline: list[float]) -> dict[str, float]:
 
 
 # The seeds of the sets of prompts drawn from the world. PPO draws with seeds from 4,000 on.
-DEMONSTRATIONS, TEST, SHOTS, RANKED, HELD_OUT = 1, 2, 3, 10, 20
+DEMONSTRATION_SEED, TEST_SEED, SHOT_SEED, RANKED_SEED, HELD_OUT_SEED = 1, 2, 3, 10, 20
 
 
 class WorldTask:
@@ -684,14 +687,14 @@ class WorldTask:
     def __init__(self, seed: int, test_prompts: int = 480):
         self.world, self.seed = World(seed), seed
         rng = random.Random(seed)
-        prompts = data.instructions(self.world, "train", 1600, DEMONSTRATIONS)
+        prompts = data.instructions(self.world, "train", 1600, DEMONSTRATION_SEED)
         self.demonstrations = [data.demonstrate(self.world, prompt, rng) for prompt in prompts]
-        self.test = data.instructions(self.world, "test", test_prompts, TEST, distinct=True)
+        self.test = data.instructions(self.world, "test", test_prompts, TEST_SEED, distinct=True)
         # Two examples for "GPT (prompted)", one of them a question that cannot be answered.
-        prompts = data.instructions(self.world, "train", 400, SHOTS)
-        questions = [i for i in prompts if i.use_case == "open qa" and len(i.messages) == 1]
-        known = next(i for i in questions if i.person)
-        unknown = next(i for i in questions if i.unknowable)
+        prompts = data.instructions(self.world, "train", 400, SHOT_SEED)
+        questions = [q for q in prompts if q.use_case == "open qa" and len(q.messages) == 1]
+        known = next(q for q in questions if q.person)
+        unknown = next(q for q in questions if q.unknowable)
         answer = self.world.state(rng, known.person, known.topic)
         self.shots = [data.answered(known.messages, answer),
                       data.answered(unknown.messages, data.REFUSALS[0])]
@@ -710,7 +713,7 @@ class WorldTask:
         """[(prompt, its different answers)] for `count` prompts, from 4 to 9 samples each."""
         rng = random.Random(f"answers {self.seed} {seed}")
         prompts = data.instructions(self.world, split, count, seed)
-        conversations, owners = [], []  # one of each per sample; owner: index of its prompt
+        conversations, owners = [], []  # per sample: its conversation and its prompt's index
         for owner, prompt in enumerate(prompts):
             for number in range(rng.randint(4, 9)):
                 messages = prompt.messages
@@ -742,9 +745,9 @@ class WorldTask:
                 for prompt, answer in zip(self.test, answers)]
 
     def grades(self, answers: list[tuple[str, bool]], baseline: list[float]) -> dict[str, float]:
-        """The table's columns for answers to the test prompts. baseline: gold scores of other
-        answers, all prompts once, then all again. "refused" is the share of refusals where the
-        answer could be known, "admits" the share of correct refusals where it could not."""
+        """The table's columns for answers to the test prompts. baseline: gold scores of several
+        other answers to each, in rounds over all prompts. "refused" is the share of refusals
+        where the answer could be known, "admits" that of right ones where it could not."""
         golds = self.gold(answers)
         repeats = len(baseline) // len(golds)  # each answer is compared with so many others
         grades = win_rate(golds * repeats, baseline)
@@ -910,12 +913,12 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         torch.manual_seed(options.seed)  # for the new output layer
         reward_model = RewardModel(sft)
         if not load_stage(folder / "reward.pt", reward_model):
-            comparisons = task.compared(speak, options.comparison_prompts, "train", RANKED)
+            comparisons = task.compared(speak, options.comparison_prompts, "train", RANKED_SEED)
             log = RunLog(folder / "reward.jsonl")
             train_reward_model(reward_model, tokenizer, comparisons, task.demonstrations,
                                RewardConfig(seed=options.seed), log)
             gpt.save_checkpoint(folder / "reward.pt", reward_model, tokenizer)
-        held_out = task.compared(speak, options.test_prompts // 3, "test", HELD_OUT)
+        held_out = task.compared(speak, options.test_prompts // 3, "test", HELD_OUT_SEED)
         accuracy = pair_accuracy(reward_model, tokenizer, held_out)
         print(f"accuracy on held-out pairs {accuracy:.3f}")
         if not accuracy >= 0.52:  # also if it is nan, for want of pairs

@@ -68,8 +68,8 @@ def agreement(run: Run) -> list[dict]:
     """On SFT's answers to held-out prompts: two labelers, and the reward model with one of
     them and with the rubric itself."""
     speak = run.speaker(run.sft)
-    answered = run.task.answers(speak, run.options.test_prompts // 3, "test", rlhf.HELD_OUT)
-    noisy = run.task.rank(answered, rlhf.HELD_OUT)
+    answered = run.task.answers(speak, run.options.test_prompts // 3, "test", rlhf.HELD_OUT_SEED)
+    noisy = run.task.rank(answered, rlhf.HELD_OUT_SEED)
     exact = ranked_by_rubric(run.task.world, answered)
     return [{"two labelers": share_alike(run, answered),
              "model, labeler": rlhf.pair_accuracy(run.reward_model, run.tokenizer, noisy),

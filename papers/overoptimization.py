@@ -58,11 +58,11 @@ def train_proxy(run: Run, prompts: int) -> RewardModel:
     task = run.task
 
     def train(log):
-        answered = task.answers(speak, prompts, "train", rlhf.RANKED)
+        answered = task.answers(speak, prompts, "train", rlhf.RANKED_SEED)
         comparisons = ranked_by_rubric(task.world, answered)
         rlhf.train_reward_model(model, run.tokenizer, comparisons, task.demonstrations,
                                 config, log)
-        held_out = task.answers(speak, len(task.test) // 3, "test", rlhf.HELD_OUT)
+        held_out = task.answers(speak, len(task.test) // 3, "test", rlhf.HELD_OUT_SEED)
         accuracy = rlhf.pair_accuracy(model, run.tokenizer,
                                       ranked_by_rubric(task.world, held_out))
         print(f"{len(comparisons)} decided comparisons, held-out accuracy {accuracy:.3f}")
