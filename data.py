@@ -1135,9 +1135,10 @@ def label(world: World, instruction: Instruction, responses: list[tuple[str, boo
 
 
 def open_text(path: Path) -> typing.TextIO:
-    """A plain or gzipped UTF-8 file, opened for reading; a byte order mark is skipped."""
+    """A plain or gzipped UTF-8 file, opened for reading; a byte order mark is skipped, and every
+    line ends with "\\n"."""
     opener = gzip.open if path.suffix == ".gz" else open
-    return opener(path, "rt", encoding="utf-8-sig", newline="")
+    return opener(path, "rt", encoding="utf-8-sig")
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict]]:
@@ -1185,11 +1186,11 @@ def texts_of_records(path: Path) -> Iterator[str]:
     for place, record in read_records(path):
         if not isinstance(record.get("text"), str):
             raise UserError(f'{place}: no "text" under the keys {", ".join(record)}')
-        yield record["text"]
+        yield record["text"].replace("\r\n", "\n")
 
 
 def texts_between_marks(path: Path) -> Iterator[str]:
-    """The texts between <|endoftext|> marks, as written in the file."""
+    """The texts between <|endoftext|> marks."""
     length = 1 << 20  # characters; longer documents come in pieces: memory stays flat
     rest = ""
     with open_text(path) as file, reading(path, "UTF-8 text"):
@@ -1261,6 +1262,8 @@ def parse_record(place: str, record: dict) -> Comparison:
             raise ValueError("no finite rank or score for each answer")
         if record.get("ranks") is not None:
             utilities = [-rank for rank in utilities]
+        pairs = [pair for pair in zip(answers, utilities) if pair[0] != ""]
+        answers, utilities = zip(*pairs or [("", 0)])
     elif parts and answer is not None:
         answers, utilities = [answer], [0]
         if record.get("label") == 0:  # or false; as in KTO's data, one answer and a verdict
@@ -1305,6 +1308,9 @@ def to_dialogue(system: object, question: object, answer: object) -> list[dict]:
         system = system.strip()
     if system:
         turns = to_turns(system, "system") + turns
+    turns = [turn for turn in turns if turn["content"] or turn["role"] != "system"]
+    while turns and turns[-1]["role"] == "user":  # a question that nobody answered
+        turns.pop()
     if [turn["role"] for turn in turns[-2:]] != ["user", "assistant"]:
         raise ValueError("no answer after a question")
     if not all(turn["content"] for turn in turns):
@@ -1314,6 +1320,8 @@ def to_dialogue(system: object, question: object, answer: object) -> list[dict]:
 
 def to_turns(value: object, role: str) -> list[dict]:
     """Text of this role, an HH dialogue or a list of turns, as messages."""
+    if isinstance(value, str):
+        value = value.replace("\r\n", "\n")
     if isinstance(value, str) and re.match(r"\s*Human:", value):
         value = value.strip().removesuffix("\n\nAssistant:")  # the end of a prompt
         # "", name, text, name, text ...
@@ -1327,7 +1335,8 @@ def to_turns(value: object, role: str) -> list[dict]:
         for turn in value:
             name = turn.get("role", turn.get("from"))
             content = turn.get("content", turn.get("value"))
-            turns.append({"role": ROLES[name], "content": content.strip()})
+            content = content.replace("\r\n", "\n").strip()
+            turns.append({"role": ROLES[name], "content": content})
     except (KeyError, TypeError, AttributeError):
         raise ValueError("a turn without a known role and text") from None
     return turns
@@ -1391,8 +1400,8 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
     """runs/NAME, made if needed and locked against a second process.
 
     settings.json in it holds what the run was asked for, and size and date of each file that
-    a setting names (as FILE or FILE.py:FUNCTION). A folder with results of other settings is a
-    UserError; `fresh` empties it first of the files that runs write.
+    a setting names (as FILE, FILE.py:FUNCTION or a folder of files). A folder with results of
+    other settings is a UserError; `fresh` empties it first of the files that runs write.
     """
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):  # nothing outside of runs/
         raise UserError(f"--name takes letters, digits, '.', '-' and '_', not {name!r}")
@@ -1412,10 +1421,14 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
         _locks[folder] = lock
 
     files = {}
-    for value in map(str, settings.values()):
-        path = value if os.path.exists(value) else value.rpartition(":")[0]
-        if os.path.isfile(path):
-            files[path] = os.path.getsize(path), os.path.getmtime(path)
+    for value in settings.values():
+        if not isinstance(value, str):
+            continue
+        named = value if os.path.exists(value) else value.rpartition(":")[0]
+        inside = sorted(Path(named).rglob("*")) if named else []  # none if it is no folder
+        for path in map(str, [named, *inside]):
+            if os.path.isfile(path):
+                files[path] = os.path.getsize(path), os.path.getmtime(path)
     settings = json.loads(json.dumps({**settings, "files": files}))  # tuples become lists
     if fresh:
         written = [path for path in folder.iterdir()
@@ -1503,7 +1516,8 @@ def command_line(commands: dict[str, Callable], default: str,
         print("error: " + printable(" ".join(text.split())), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from what is saved", file=sys.stderr)
+        print("\ninterrupted: the same command, without --fresh, goes on from what is saved",
+              file=sys.stderr)
         sys.exit(130)
 
 

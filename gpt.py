@@ -1065,6 +1065,7 @@ def export_pretrained(model, tokenizer, folder: str | Path, chat: bool = False):
     write_json(folder / "tokenizer_config.json", {
         **template, "eos_token": "<|endoftext|>", "pad_token": "<|pad|>"})
     write_json(folder / "generation_config.json", {
+        "do_sample": False, "max_new_tokens": min(32, c.block_size // 2),
         "eos_token_id": [tokenizer.eot, tokenizer.end], "pad_token_id": tokenizer.pad})
     header, tensors, size = {"__metadata__": {"format": "pt"}}, [], 0
     for name, tensor in model.state_dict().items():

@@ -397,6 +397,19 @@ def compute_gae(rewards, values, mask, discount: float = 1.0, lam: float = 0.95)
     return advantages, advantages + values
 
 
+def checked_score(function: Callable[[str, str], float], prompt: str, response: str) -> float:
+    """function(prompt, response), your own reward. UserError if it fails or does not return a
+    finite number."""
+    try:
+        score = float(function(prompt, response))
+        if not abs(score) < 1e9:
+            raise ValueError(f"{score} is not a finite number")
+        return score
+    except (Exception, SystemExit) as error:
+        raise UserError(f"the reward function failed on prompt {prompt!r:.60} and response "
+                        f"{response!r:.60}: {type(error).__name__}: {error}") from None
+
+
 class TextReward:
     """A function of two strings, prompt and response, used in place of a RewardModel. A first
     reader may skip this class."""
@@ -414,21 +427,13 @@ class TextReward:
         return "\n".join(filter(None, messages))
 
     def __call__(self, ids, mask):
-        """ids (B, T), mask (B, T-1) -> scores (B,), like RewardModel.
-        UserError if the function fails or does not return a finite number."""
+        """ids (B, T), mask (B, T-1) -> scores (B,), like RewardModel."""
         scores = []
         for row, is_response in zip(ids, mask.bool()):
             first = int(is_response.nonzero()[0]) + 1  # index of the first response token
             prompt = self.text(row[:first].tolist())
             response = self.text(row[1:][is_response].tolist())
-            try:
-                score = float(self.function(prompt, response))
-                if not math.isfinite(score):
-                    raise ValueError(f"{score} is not a finite number")
-            except (Exception, SystemExit) as error:
-                raise UserError(f"the reward function failed on prompt {prompt!r:.60} and response "
-                                f"{response!r:.60}: {type(error).__name__}: {error}") from None
-            scores.append(score)
+            scores.append(checked_score(self.function, prompt, response))
         return torch.tensor(scores, device=ids.device)
 
 
@@ -789,6 +794,8 @@ class FileTask:
         self.comparisons = [c for c in comparisons if json.dumps(c.messages) not in held_out]
         self.test_comparisons = [c for c in comparisons if json.dumps(c.messages) in held_out]
         self.demonstrations = [d for d in demonstrations if json.dumps(d[:-1]) not in held_out]
+        if not self.demonstrations:
+            raise UserError("all demonstrations answer prompts that are held out for the test")
 
     def texts(self) -> list[str]:
         """The documents to pretrain on without --data: all conversations for training."""
@@ -836,9 +843,10 @@ class FileTask:
 
 
 def show_answers(task, answers: dict):
-    """Print every model's answers to up to three prompts, each of another kind."""
+    """Print every model's answers to up to three prompts, of different kinds if there are any."""
     kinds = {(prompt.use_case, prompt.unknowable): i for i, prompt in enumerate(task.test)}
-    for i in list(kinds.values())[:3]:
+    distinct = dict.fromkeys([*kinds.values(), *range(len(task.test))])
+    for i in list(distinct)[:3]:
         print("\n" + " / ".join(message["content"] for message in task.test[i].messages))
         for name, texts in answers.items():
             text, ended = texts[i]
@@ -881,6 +889,8 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         settings.pop(key)
     folder = data.run_folder(run_name, settings, options.fresh)
     task = FileTask(options) if is_own else WorldTask(options.seed, options.test_prompts)
+    if function:  # so that its mistakes show now
+        checked_score(function, task.test[0].prompt, "An answer.")
 
     print("\n== 1. Pretraining: predict the next token")
     base, tokenizer, train_stream, val_stream = starting_model(options, shape, task, folder)
@@ -1089,8 +1099,8 @@ def chat(options: ChatOptions = ChatOptions()):
                 ids, _ = data.render_conversation(tokenizer, system + messages[-1:])
                 if len(ids) + options.max_response > model.config.block_size:
                     print("(more than the context holds: the beginning is not read)")
-                reply, _ = speak([system + messages], options.seed + len(messages))[0]
-                print(reply)
+                reply, ended = speak([system + messages], options.seed + len(messages))[0]
+                print(reply + ("" if ended else " …"))
                 messages.append({"role": "assistant", "content": reply})
     print()
 

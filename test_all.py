@@ -270,7 +270,7 @@ def test_files_and_folders_of_every_kind_are_read():
     Path("texts/b.jsonl").write_text('{"text": "three"}\n\n{"text": ""}\n{"text": "four"}\n')
     Path("texts/c.jsonl.gz").write_bytes(gzip.compress(b'{"text": "five"}'))
     Path("texts/d.json").write_text('\n[\n{"text": "six"},\n{"text": "seven"}]')
-    expected = ["one", "two\r\n", "three", "four", "five", "six", "seven"]
+    expected = ["one", "two\n", "three", "four", "five", "six", "seven"]
     assert list(data.load_text("texts")) == expected
     Path("texts/e.bin").write_bytes(bytes(range(256)))
     refused("e.bin is .*not UTF-8", lambda: list(data.load_text("texts")))
@@ -627,6 +627,8 @@ def own(*records, path="own.jsonl"):
     {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "good"}]},
     {"prompt": HH, "completion": " good"}, {"question": "hi", "answer": "good", "context": ""},
     {"prompt": [user("hi")], "response": [assistant("good")], "system": " "},
+    {"messages": [{"role": "system", "content": ""}, user("hi"), assistant("good"), user("ho")]},
+    {"prompt": HH.replace("\n", "\r\n"), "completion": " good\r\n"},
     {"instruction": "hi", "input": "", "output": "good"}, {"input": "hi", "output": "good"},
     {"instruction": "hi", "context": None, "response": "good"},
     {"prompt": "ignored", "messages": [user("hi"), assistant("good")]}])
@@ -647,6 +649,7 @@ def test_demonstrations_of_every_shape(record):
     {"prompt": [user("hi")], "responses": ["good", "bad"], "ranks": [0, 2]},
     {"messages": [user("hi")], "responses": ["bad", "good"], "ranks": [1, 0]},
     {"prompt": "hi", "completions": ["bad", "good"], "ratings": [1.5, 2.5]},
+    {"prompt": "hi", "responses": ["", "bad", "good"], "scores": [0, 1, 2]},
     {"input": "hi", "chosen": "good", "rejected": "bad"}])
 def test_comparisons_of_every_shape(record):
     [comparison] = data.load_comparisons(own(record))
@@ -708,13 +711,14 @@ def test_records_that_cannot_be_used_are_counted_by_reason(says, record, capsys)
 def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
     Path("text").touch()
     Path("score.py").touch()
+    Path("texts").mkdir()
     settings = {"steps": 3, "rates": (0.5, None), "data": "text", "reward": "score.py:f",
-                "base": {"name": "a" * 300}}
+                "init": "texts", "base": {"name": "a" * 300}}
     folder = data.run_folder("a/b", settings)  # no file can have a name of 300 letters
     for name in ("x.pt", "x.bin", "notes.txt"):
         (folder / name).touch()
     assert data.run_folder("a/b", settings) == folder
-    for path in ("text", "score.py"):
+    for path in ("text", "score.py", "texts/new"):
         Path(path).write_text("changed")
         refused(r"other settings \(files\)", data.run_folder, "a/b", settings)
         data.run_folder("a/b", settings, fresh=True)
@@ -1329,7 +1333,7 @@ def test_help_ctrl_c_and_a_reader_that_goes_have_their_exit_codes(capsys):
 
     for argv, code, says in ((["--help"], 0, "optimizer steps (default: 1500)"),
                              (["pretrain", "--help"], 0, "optimizer steps (default: 1500)"),
-                             (["wait"], 130, "the same command goes on from what is saved")):
+                             (["wait"], 130, "the same command, without --fresh, goes on")):
         with pytest.raises(SystemExit) as error:
             data.command_line({"pretrain": gpt.pretrain, "wait": wait}, "pretrain", argv)
         output = " ".join("".join(capsys.readouterr()).split())
@@ -1928,6 +1932,10 @@ def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, 
         said = [messages[-1]["content"] for messages in task.demonstrations]
         assert all(text.startswith("it is") for text in said) == bool(demonstrations)
         assert "no" not in said  # without demonstrations: the best answers
+    task = rlhf.FileTask(rlhf.Options(comparisons="c.jsonl"))
+    own(*({"prompt": prompt.prompt, "response": "yes"} for prompt in task.test), path="d.jsonl")
+    only_held_out = rlhf.Options(comparisons="c.jsonl", demonstrations="d.jsonl")
+    refused("held out for the test", rlhf.FileTask, only_held_out)
     ends = [("", ""), ("long " * 90, ""), ("", ""), ("", "long " * 90)] * 10
     pairs = [{"prompt": f"Say {i} {end}", "chosen": "a", "rejected": f"b {other}"}
              for i, (end, other) in enumerate(ends)]
@@ -2018,7 +2026,9 @@ def test_your_own_demonstrations_and_comparisons(alone, capsys):
     assert sum(pair["prompt"] not in read for pair in pairs) == 4 and "the number 19" in read
 
 
-def test_data_that_does_not_fit_is_told_before_the_pretraining(fails, alone, capsys):
+def test_what_cannot_work_is_told_before_the_pretraining(fails, alone, capsys):
+    Path("r.py").write_text("def f(prompt, response): return None")
+    assert "the reward function failed" in fails(f"{TINY} --reward r.py:f")
     own(*({"prompt": f"Say {i}", "response": "word " * 90} for i in range(20)))
     assert "use a larger --block-size" in fails(f"{TINY} --demonstrations own.jsonl")
     assert not list(Path("runs").glob("*/*.pt"))
@@ -2079,7 +2089,8 @@ def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text
     assert start == said[typed.index("/hepl")] == rlhf.HELP + "\n"
     assert [text for text in said if text in ("", "\n")] == [""] * 6  # commands, no text
     assert [text for text, shown in zip(typed, said) if "not read" in shown] == ["longer " * 90]
-    reply = {text: assistant(shown.removesuffix("\n")) for text, shown in zip(typed, said)}
+    assert said[typed.index("bye")].endswith(" …\n")  # of 4 tokens, without an <|end|>
+    reply = {text: assistant(shown.removesuffix(" …\n")) for text, shown in zip(typed, said)}
     first = user(typed[0])
     expected = [[first], [first, reply[typed[0]], user("bye")], [user("again")],
                 [SYSTEM, user("now")], [SYSTEM, user("more")],
