@@ -1262,8 +1262,10 @@ def parse_record(place: str, record: dict) -> Comparison:
             raise ValueError("no finite rank or score for each answer")
         if record.get("ranks") is not None:
             utilities = [-rank for rank in utilities]
-        pairs = [pair for pair in zip(answers, utilities) if pair[0] != ""]
-        answers, utilities = zip(*pairs or [("", 0)])
+        ranked = [(answer, utility) for answer, utility in zip(answers, utilities) if answer != ""]
+        if not ranked:
+            raise ValueError("an empty prompt or answer")
+        answers, utilities = zip(*ranked)
     elif parts and answer is not None:
         answers, utilities = [answer], [0]
         if record.get("label") == 0:  # or false; as in KTO's data, one answer and a verdict
