@@ -1445,8 +1445,9 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
     if [*folder.glob("*.pt"), *folder.glob("*.bin"), *folder.glob("table.json")]:
         with reading(folder / "settings.json", "a run's settings"):
             known = json.loads((folder / "settings.json").read_text())
-            keys = {**settings, **known}
-        other = [key for key in keys if known.get(key) != settings.get(key)]
+            now, then = settings["files"], known.get("files", {})
+            other = [key for key in {**settings, **known} if known.get(key) != settings.get(key)]
+            other += [path for path in {**now, **then} if now.get(path) != then.get(path)]
         if other:
             raise UserError(f"runs/{name} was made with other settings ({', '.join(other)}): "
                             "add --fresh to make it anew, or --name for another folder")

@@ -720,7 +720,7 @@ def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
     assert data.run_folder("a/b", settings) == folder
     for path in ("text", "score.py", "texts/new"):
         Path(path).write_text("changed")
-        refused(r"other settings \(files\)", data.run_folder, "a/b", settings)
+        refused(rf"other settings \(files, {path}\)", data.run_folder, "a/b", settings)
         data.run_folder("a/b", settings, fresh=True)
         (folder / "x.pt").touch()
     refused(r"other settings \(steps, new\).*--fresh.*--name",
