@@ -1125,6 +1125,9 @@ def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenize
     assert special == list(tokenizer.special.values())
     idx = torch.tensor([tokenizer.encode("Mia lives in")])
     assert torch.allclose(model(idx)[0], theirs(idx).logits, atol=1e-4)
+    ends = theirs.generation_config
+    assert ends.eos_token_id == [tokenizer.eot, tokenizer.end]
+    assert ends.max_new_tokens == 32 and not ends.do_sample
     pipe = transformers.pipeline("text-generation", str(folder))
     talk = [SYSTEM, user("Where is it?"), assistant("Here."), user("And now?")]
     for messages in (talk, talk[1:2]):
