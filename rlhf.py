@@ -159,7 +159,7 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
     the model does not forget the facts of the pretraining text. [C.3]"""
     examples = [data.fit(tokenizer, messages, model.config.block_size)
                 for messages in demonstrations]
-    examples = [(ids, mask) for ids, mask in examples if any(mask)]  # the answer was not cut off
+    examples = [(ids, mask) for ids, mask in examples if any(mask)]  # an answer is left
     if not examples:
         raise UserError("no demonstration has an answer that fits into the context")
     rng = random.Random(config.seed)
@@ -348,7 +348,7 @@ class PPOConfig:
     batch_size: int = 128        # answers per batch; paper: 512
     minibatches: int = 4         # optimizer steps per batch; paper: 8, on 64 answers each
     max_response: int = 32       # tokens; paper: 1,000
-    lr: float = 6e-4             # policy, constant after 10 iterations; paper: 2.55e-6 ... 2.55e-5
+    lr: float = 6e-4             # policy, constant after 10 iterations; paper: 2.55e-6 to 2.55e-5
     value_lr: float = 3e-4       # of the value network; paper: 9e-6
     kl_coef: float = 0.2         # beta; paper: 0.02
     ptx_coef: float = 0.0        # gamma, on the mean loss per token; paper: 27.8, unit not stated
@@ -357,7 +357,7 @@ class PPOConfig:
     cliprange_value: float = 0.2     # Ziegler: 0.2
     lam: float = 0.95            # of GAE; Ziegler: 0.95
     unfinished_score: float = -1.0   # caps scores without <|end|>; Ziegler: the score itself
-    ema_decay: float = 0.97      # per step: half-life 19 % of the run; paper: 0.992, not of what
+    ema_decay: float = 0.97      # half-life 19 % of the run; paper: 0.992, unit not stated
     seed: int = 0
 
 
