@@ -650,8 +650,8 @@ def chat_speaker(model, tokenizer, max_new_tokens: int = 32, temperature: float 
 FORUM_MARKS = {"system": "Rule", "user": "Q", "assistant": "A"}
 
 
-def forum_speaker(model, tokenizer, shots: list[list[dict]] = (),
-                  max_new_tokens: int = 32) -> Speaker:
+def forum_speaker(model, tokenizer, shots: list[list[dict]] = (), max_new_tokens: int = 32,
+                  temperature: float = 1.0) -> Speaker:
     """A Speaker: a pretrained model that reads conversations as a forum thread of Q: and A:
     lines. `shots`, exchanges with good answers put before, make it "GPT (prompted)"."""
     newline = tokenizer.encode("\n")[0]
@@ -665,7 +665,8 @@ def forum_speaker(model, tokenizer, shots: list[list[dict]] = (),
                 thread += f"{FORUM_MARKS[message['role']]}: {message['content']}\n"
             ids = [tokenizer.eot, *tokenizer.encode(thread + "A:")]
             rows.append(ids[-(model.config.block_size - max_new_tokens):])
-        return complete(model, tokenizer, rows, (newline, tokenizer.eot), max_new_tokens, seed)
+        return complete(model, tokenizer, rows, (newline, tokenizer.eot), max_new_tokens, seed,
+                        temperature=temperature)
     return speak
 
 

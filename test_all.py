@@ -2070,12 +2070,16 @@ def test_your_own_reward_on_a_base_model_from_elsewhere(tokenizer, alone, capsys
     assert not {path.name for path in Path("runs/own").iterdir()} & {"reward1.pt", "pretrain.pt"}
 
 
-def test_answers_are_sampled_at_temperature_one(tokenizer):
+@pytest.mark.parametrize("make_speaker", [rlhf.chat_speaker, rlhf.forum_speaker])
+def test_answers_are_sampled_at_temperature_one(tokenizer, make_speaker):
     model = small_gpt(tokenizer.vocab_size, 64).eval()
     prompts = [[user("Who?")]] * 4
-    default = rlhf.chat_speaker(model, tokenizer, 8)(prompts, 0)
-    assert default == rlhf.chat_speaker(model, tokenizer, 8, temperature=1)(prompts, 0)
-    assert default != rlhf.chat_speaker(model, tokenizer, 8, temperature=2)(prompts, 0)
+
+    def answers(seed=0, **how):
+        return make_speaker(model, tokenizer, max_new_tokens=8, **how)(prompts, seed)
+
+    assert answers() == answers(temperature=1) != answers(temperature=2)
+    assert answers(0, temperature=0) == answers(1, temperature=0)
 
 
 def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text(

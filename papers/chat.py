@@ -9,7 +9,8 @@ asked for late, people nobody knows. For every model and temperature the table c
     polite      no insult in it
     clean       it ended by itself, and no "Q:", "Guest:" or other trace of a text's form
 and how many held-out prompts under each system message get a right answer in the form that it
-asks for.
+asks for. Last, the ladder of `python rlhf.py`, which is measured at temperature 1, at the lower
+temperatures of chat.
 
     python -m papers.chat                   on runs/instructgpt (made if it is missing)
     python -m papers.chat --show            prints every turn
@@ -27,7 +28,7 @@ from data import RUDE, World, command_line, option
 from gpt import print_table
 from papers.claims import folder_of
 from papers.instructgpt_run import base_of, load_run
-from rlhf import chat_speaker
+from rlhf import chat_speaker, forum_speaker
 
 # Patterns are searched without regard to case; `pattern_of` fills in what {...} stands for.
 KNOWS_NOT = r"do not know"
@@ -149,6 +150,27 @@ def obeyed(speaker, world: World, count: int) -> dict[str, float]:
     return {**shares, "prompts": sum(map(len, good.values()))}
 
 
+def by_temperature(run) -> list[dict]:
+    """The ladder at three temperatures: every model's answers to the held-out prompts, each against
+    three by SFT at the same temperature."""
+    rows = []
+    prompts = [prompt.messages for prompt in run.task.test]
+    length = run.options.max_response
+    for temperature in (1.0, 0.3, 0.0):
+        speakers = {}
+        for name, shots in (("GPT", []), ("GPT prompted", run.task.shots)):
+            speakers[name] = forum_speaker(run.base, run.tokenizer, shots, length, temperature)
+        for name, model in run.chats.items():
+            speakers[name] = chat_speaker(model, run.tokenizer, length, temperature)
+        baseline = []
+        for seed in (3, 4, 5):
+            baseline += run.task.gold(speakers["SFT"](prompts, seed))
+        for name, speaker in speakers.items():
+            grades = run.task.grades(speaker(prompts, 1), baseline)
+            rows.append({"temperature": temperature, "model": name, **grades})
+    return rows
+
+
 def chat(options: Options = Options()):
     """Count answered, polite and clean turns of SFT, PPO and PPO-ptx."""
     base, shape = base_of(options)
@@ -170,6 +192,8 @@ def chat(options: Options = Options()):
     print_table(rows, folder / "table.json")
     print("\nsystem messages obeyed, temperature 0")
     print_table(systems, folder / "system.json")
+    print("\nthe ladder by temperature")
+    print_table(by_temperature(run), folder / "temperature.json")
 
 
 if __name__ == "__main__":
