@@ -55,6 +55,7 @@ import itertools
 import json
 import math
 import random
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -780,9 +781,13 @@ class FileTask:
         demonstrations = [c.best() for c in comparisons]
         if options.demonstrations:
             demonstrations = data.load_demonstrations(options.demonstrations)
-        # Split by prompt, 4 to 1: all that belongs to a prompt is on the same side.
+        # Split by prompt, 4 to 1: all that belongs to a prompt, in whatever spelling, is on the
+        # same side.
+        def key_of(messages):
+            return re.sub(r"\W+", " ", json.dumps(messages).lower())
+
         prompts = [c.messages for c in comparisons] or [d[:-1] for d in demonstrations]
-        by_key = {json.dumps(messages): messages for messages in prompts}
+        by_key = {key_of(messages): messages for messages in prompts}
         keys = random.Random(options.seed).sample(list(by_key), len(by_key))
         cut = len(keys) * 4 // 5
         if len(keys) < 2:
@@ -792,9 +797,9 @@ class FileTask:
         self.seed = options.seed
         self.test = [data.Instruction("own", by_key[key])
                      for key in keys[cut:][:options.test_prompts]]
-        self.comparisons = [c for c in comparisons if json.dumps(c.messages) not in held_out]
-        self.test_comparisons = [c for c in comparisons if json.dumps(c.messages) in held_out]
-        self.demonstrations = [d for d in demonstrations if json.dumps(d[:-1]) not in held_out]
+        self.comparisons = [c for c in comparisons if key_of(c.messages) not in held_out]
+        self.test_comparisons = [c for c in comparisons if key_of(c.messages) in held_out]
+        self.demonstrations = [d for d in demonstrations if key_of(d[:-1]) not in held_out]
         if not self.demonstrations:
             raise UserError("all demonstrations answer prompts that are held out for the test")
 

@@ -1940,6 +1940,10 @@ def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, 
     own(*({"prompt": prompt.prompt, "response": "yes"} for prompt in task.test), path="d.jsonl")
     only_held_out = rlhf.Options(comparisons="c.jsonl", demonstrations="d.jsonl")
     refused("held out for the test", rlhf.FileTask, only_held_out)
+    spellings = [{"prompt": f"{word} {i}{sign}", "response": "yes"}
+                 for i in range(10) for word, sign in (("Say", "."), ("say", ""))]
+    task = rlhf.FileTask(rlhf.Options(demonstrations=own(*spellings)))
+    assert len(task.test) == 2 and len(task.demonstrations) == 16
     ends = [("", ""), ("long " * 90, ""), ("", ""), ("", "long " * 90)] * 10
     pairs = [{"prompt": f"Say {i} {end}", "chosen": "a", "rejected": f"b {other}"}
              for i, (end, other) in enumerate(ends)]
