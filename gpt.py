@@ -19,7 +19,7 @@ Contents
     2. The family: PRESETS
     3. Several processes: join_processes, my_share, all_reduce, my_part, gather_rows
     4. Sampling with a cache: sample_next_token, KVCache, generate
-    5. The fused kernel: fused_attention
+    5. Kernels: linear, fused_attention
     6. Training: Muon, schedule, train, evaluate
     7. Scoring text: completion_logprobs, choose
     8. Checkpoints and published weights: load_model, load_pretrained, export_pretrained
@@ -112,8 +112,8 @@ class CausalSelfAttention(nn.Module):
         self.layer = layer  # its place in a KVCache (section 4)
         # Odd layers use the window, even layers see all tokens. [GPT-3 §2.1]
         self.window = config.window if layer % 2 else None
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)  # nn.Linear, see section 5
+        self.c_proj = Linear(config.n_embd, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x, cache=None):
@@ -135,8 +135,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x):
@@ -425,7 +425,7 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
             cache.lengths = ends  # hidden() has counted the pads, too: correct that
         else:
             x = model.hidden(newest[:, None], cache)[:, 0]  # (rows, C)
-        logits = F.linear(x, model.wte.weight)  # (rows, V)
+        logits = linear(x, model.wte.weight)  # (rows, V)
         sampled = sample_next_token(logits, uniform[rows, step], **sampling)  # (rows,)
         newest = torch.where(torch.isin(newest, stops), newest, sampled)
         new[rows, step:] = newest[:, None]  # also later steps: a stop token fills up its row
@@ -471,12 +471,40 @@ def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
 
 
 # ----------------------------------------------------------------------------------
-# 5. The fused kernel: fused_attention   [FlashAttention-2 Algorithms 1 and 2]
+# 5. Kernels: linear, fused_attention   [FlashAttention-2 Algorithms 1 and 2]
+#
+# A first reader may skip this section: only memory and time differ.
+
+
+def linear(x, weight, bias=None):
+    """F.linear, x (..., n) and weight (m, n) -> (..., m), in less time for a few rows and a large
+    weight, as in sampling from GPT-2.
+
+    PyTorch computes a product of few rows on a single thread. Here the weight is cut into one
+    part per thread: the products with all parts are a batch, which runs on all threads.
+    """
+    rows = x.flatten(0, -2)  # (rows, n)
+    parts = torch.get_num_threads()
+    is_slow = len(rows) <= 16 and weight.numel() > 2 ** 18 and parts > 1
+    if torch.is_grad_enabled() or x.is_cuda or not is_slow:
+        return F.linear(x, weight, bias)
+    cut = len(weight) // parts * parts  # up to here the parts are equal; the rest is small
+    y = rows @ weight[:cut].view(parts, -1, weight.size(1)).mT  # (parts, rows, cut / parts)
+    y = torch.cat([y.transpose(0, 1).flatten(1), rows @ weight[cut:].T], dim=1)  # (rows, m)
+    if bias is not None:
+        y = y + bias
+    return y.view(*x.shape[:-1], -1)
+
+
+class Linear(nn.Linear):
+    """nn.Linear by `linear`."""
+
+    def forward(self, x):
+        return linear(x, self.weight, self.bias)
 
 
 def fused_attention(q, k, v, window: int | None = None):
     """attention(q, k, v, window) for S = T, without ever storing a T x T matrix.
-    A first reader may skip this section: only memory and time differ.
 
     bfloat16 is computed in float32: a product in bfloat16 would round the scores, and softmax
     exponentiates rounding errors.
