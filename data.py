@@ -183,8 +183,9 @@ class Tokenizer:
         return self.encoding.decode_bytes([int(i) for i in ids])
 
     def text_ids(self, ids: Iterable[int]) -> list[int]:
-        """The ids without control tokens."""
-        return [i for i in ids if i not in self.control_ids]
+        """The ids that are text: no control tokens, and no ids beyond the vocabulary, which some
+        published models have."""
+        return [i for i in ids if i < self.vocab_size and i not in self.control_ids]
 
     def to_json(self) -> str:
         """The tokenizer as text; a byte becomes the Latin-1 character of its number."""
@@ -847,7 +848,6 @@ def sums(world: World, rng: random.Random) -> str:
     return " " + " ".join(sentences)
 
 
-# The kinds of documents in the web and their shares.
 # The kinds of documents in the web and their shares.
 WEB = {story: .24, forum: .13, moderated: .10, dialogue: .23, workbook: .08, echo: .18, sums: .04}
 WORLD_DOCUMENTS = 30_000  # documents of the web that a run trains on
@@ -1512,8 +1512,9 @@ def command_line(commands: dict[str, Callable], default: str,
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, OSError, MemoryError, RuntimeError) as error:
-        # PyTorch reports a lack of memory as a RuntimeError; any other one is a fault of ours.
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        # PyTorch reports that it cannot allocate memory as a RuntimeError; any other one is a
+        # fault of ours.
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
         text = str(error) or "out of memory"  # Python's own MemoryError says nothing
         print("error: " + printable(" ".join(text.split())), file=sys.stderr)
@@ -1535,7 +1536,7 @@ def add_options(parser: Parser, group: object):
             how = {"action": argparse.BooleanOptionalAction}
         parser.add_argument("--" + field.name.replace("_", "-"), **how,
                             default=getattr(group, field.name),
-                            help=field.metadata.get("help", " "))
+                            help=field.metadata.get("help", "shape of a new model: GPTConfig"))
 
 
 def read_options(group: object, values: dict) -> object:

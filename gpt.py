@@ -117,9 +117,9 @@ class CausalSelfAttention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x, cache=None):
-        qkv = self.c_attn(x).unflatten(2, (3, self.n_head, -1))  # (B, T, 3, nh, hs)
-        qkv = qkv.transpose(1, 3)  # (B, nh, 3, T, hs)
-        q, k, v = qkv.unbind(2)  # (B, nh, T, hs) each
+        q, k, v = self.c_attn(x).chunk(3, dim=2)  # (B, T, C) each
+        q, k, v = (y.unflatten(2, (self.n_head, -1)).transpose(1, 2)
+                   for y in (q, k, v))  # (B, nh, T, hs) each
         if cache is None:
             # equal to attention(q, k, v, self.window), in less memory and, of more than about
             # 100 tokens, in less time
@@ -140,7 +140,7 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x):
-        # the tanh approximation of GELU, as in all code that OpenAI released
+        # the tanh approximation of GELU, as in OpenAI's code of GPT-1 and GPT-2
         x = F.gelu(self.c_fc(x), approximate="tanh")  # (B, T, 4C)
         return self.dropout(self.c_proj(x))
 
@@ -233,7 +233,7 @@ class GPT(nn.Module):
 # ----------------------------------------------------------------------------------
 # 2. The family: PRESETS   [GPT-2 Table 2; GPT-3 Table 2.1]
 
-# "laptop" is the default of the commands. GPT-1 trained with dropout 0.1 [§4.1], GPT-3 without.
+# "laptop" is the default of the commands. GPT-1 trained with dropout 0.1 [§4.1].
 PRESETS = {
     "laptop": GPTConfig(vocab_size=1152, block_size=128, n_layer=3, n_head=4, n_embd=128),
     "gpt1": GPTConfig(vocab_size=40478, block_size=512, post_norm=True),
@@ -321,7 +321,8 @@ def gather_rows(own, mine, n_rows: int):
 def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = None,
                       top_p: float | None = None):
     """logits (B, V) and u (B,), uniform in [0, 1) -> ids (B,). top_k keeps the k most likely
-    tokens; top_p the smallest set of most likely tokens whose probabilities sum to top_p."""
+    tokens; top_p the smallest set of most likely tokens whose probabilities sum to top_p. Both
+    also keep tokens that are exactly as likely as the last of these."""
     if logits.isnan().any():
         raise UserError("the model computes nan: its training has diverged")
     if temperature < 0.01:  # practically 0: the most likely token
@@ -373,6 +374,7 @@ class KVCache:
 
     def attend(self, layer: int, q, k, v, window: int | None):
         """Store k and v; let q attend to all stored ones. q, k, v and result (B, nh, T, hs)."""
+        # In k[layer][b, :, p] b and p run over (B, T) together, which then come first.
         rows = torch.arange(len(q), device=q.device)[:, None]  # (B, 1)
         self.k[layer][rows, :, self.positions] = k.transpose(1, 2)  # (B, T, nh, hs)
         self.v[layer][rows, :, self.positions] = v.transpose(1, 2)
@@ -471,7 +473,7 @@ def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
 
 
 # ----------------------------------------------------------------------------------
-# 5. Kernels: linear, fused_attention   [FlashAttention-2 Algorithms 1 and 2]
+# 5. Kernels: linear, fused_attention   [after FlashAttention-2]
 #
 # A first reader may skip this section: only memory and time differ.
 
@@ -867,7 +869,9 @@ def completion_logprobs(model, tokenizer,
         for context, completion in batch:
             whole = [tokenizer.eot, *tokenizer.encode(context + completion)]
             before = [tokenizer.eot, *tokenizer.encode(context)]
-            common = len(os.path.commonprefix([whole, before]))  # works on lists, not only paths
+            common = 0  # how many tokens they share
+            while common < len(before) and whole[common] == before[common]:
+                common += 1
             row = whole[-model.config.block_size:]
             rows.append(row)
             counts.append(min(len(whole) - common, len(row) - 1))

@@ -107,7 +107,7 @@ def response_mask(ids, starts, ends):
 def last_index(mask):
     """(B, T-1) -> (B,): the last index where the mask is 1."""
     indices = torch.arange(mask.size(1), device=mask.device)
-    return (mask * indices).argmax(dim=1)
+    return (mask * indices).amax(dim=1).long()
 
 
 def hidden_states(model, ids, mask):
@@ -480,16 +480,17 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     and the KL estimate could become negative.
     """
     room = policy.config.block_size - config.max_response
-    rows = [data.fit(tokenizer, messages, room)[0] for messages in prompts]
-    prompt_ids, lengths = to_tensors(rows, tokenizer.pad, policy.device)  # (B, P), (B,)
+    prompt_rows = [data.fit(tokenizer, messages, room)[0] for messages in prompts]
+    prompt_ids, lengths = to_tensors(prompt_rows, tokenizer.pad, policy.device)  # (B, P), (B,)
     responses = gpt.generate(policy, prompt_ids, config.max_response, lengths,
                              (tokenizer.end,), generator)  # (B, R)
     ended = (responses == tokenizer.end).any(dim=1)  # (B,)
     # Append each response to its prompt without the prompt's pads. Pads come at the end only.
-    for row, response in zip(rows, responses.tolist()):
+    rows = []
+    for prompt, response in zip(prompt_rows, responses.tolist()):
         if tokenizer.end in response:
             response = response[:response.index(tokenizer.end) + 1]
-        row += response
+        rows.append(prompt + response)
     ids, ends = to_tensors(rows, tokenizer.pad, policy.device)  # (B, T), (B,)
     mask = response_mask(ids, lengths, ends)  # (B, T-1)
     mine = my_share(torch.arange(len(prompts), device=ids.device))  # this process's rows
@@ -654,18 +655,25 @@ FORUM_MARKS = {"system": "Rule", "user": "Q", "assistant": "A"}
 def forum_speaker(model, tokenizer, shots: list[list[dict]] = (), max_new_tokens: int = 32,
                   temperature: float = 1.0) -> Speaker:
     """A Speaker: a pretrained model that reads conversations as a forum thread of Q: and A:
-    lines. `shots`, exchanges with good answers put before, make it "GPT (prompted)"."""
+    lines. `shots`, exchanges with good answers put before, make it "GPT (prompted)". Where
+    that is too long, the oldest exchanges of the conversation are dropped, as in data.fit."""
     newline = tokenizer.encode("\n")[0]
+    room = model.config.block_size - max_new_tokens
 
     def speak(conversations, seed):
         rows = []
         for messages in conversations:
             rule = [message for message in messages if message["role"] == "system"]
-            thread = ""
-            for message in itertools.chain(rule, *shots, messages[len(rule):]):
-                thread += f"{FORUM_MARKS[message['role']]}: {message['content']}\n"
-            ids = [tokenizer.eot, *tokenizer.encode(thread + "A:")]
-            rows.append(ids[-(model.config.block_size - max_new_tokens):])
+            turns = messages[len(rule):]
+            while True:
+                thread = ""
+                for message in itertools.chain(rule, *shots, turns):
+                    thread += f"{FORUM_MARKS[message['role']]}: {message['content']}\n"
+                ids = [tokenizer.eot, *tokenizer.encode(thread + "A:")]
+                if len(ids) <= room or len(turns) < 3:
+                    break
+                turns = turns[2:]
+            rows.append(ids[-room:])
         return complete(model, tokenizer, rows, (newline, tokenizer.eot), max_new_tokens, seed,
                         temperature=temperature)
     return speak

@@ -240,6 +240,7 @@ def test_a_tokenizer_is_complete_survives_its_file_and_has_one_token_for_each_id
     assert tokenizer.decode_bytes(range(256)) == bytes(range(256))
     control = range(len(tokenizer.ranks), tokenizer.vocab_size)  # behind the merges
     assert sorted(tokenizer.special.values()) == list(control)
+    assert tokenizer.text_ids([97, *control, tokenizer.vocab_size + 3, 98]) == [97, 98]
     loaded = Tokenizer.from_json(tokenizer.to_json())
     assert loaded.ranks == tokenizer.ranks and loaded.special == tokenizer.special
     assert train_bpe("", 300) == BYTES and b"a" * 65_536 in train_bpe("a" * 100_000, 300)
@@ -1353,12 +1354,18 @@ def test_help_ctrl_c_and_a_reader_that_goes_have_their_exit_codes(capsys):
         raise KeyboardInterrupt
 
     for argv, code, says in ((["--help"], 0, "optimizer steps (default: 1500)"),
-                             (["pretrain", "--help"], 0, "optimizer steps (default: 1500)"),
+                             (["pretrain", "--help"], 0, "GPTConfig (default: 1152)"),
                              (["wait"], 130, "the same command, without --fresh, goes on")):
         with pytest.raises(SystemExit) as error:
             data.command_line({"pretrain": gpt.pretrain, "wait": wait}, "pretrain", argv)
         output = " ".join("".join(capsys.readouterr()).split())
         assert error.value.code == code and says in output
+    twice = torch.zeros(1).expand(3)  # PyTorch: "... refers to a single memory location"
+    with pytest.raises(RuntimeError):  # a fault of ours keeps its traceback
+        data.command_line({"write": lambda: twice.add_(torch.ones(3))}, "write", [])
+    with pytest.raises(SystemExit):
+        data.command_line({"fill": lambda: torch.empty(2 ** 60)}, "fill", [])
+    assert "error: " in (said := capsys.readouterr().err) and "allocate memory" in said
     piped = f"{sys.executable} {HERE / 'data.py'} | head -1"
     done = subprocess.run(piped, shell=True, capture_output=True, text=True, timeout=100)
     assert done.stdout.count("\n") == 1 and done.stderr == ""
@@ -1934,6 +1941,11 @@ def test_gpt_is_prompted_with_a_thread_and_its_shots(tokenizer, monkeypatch):
     rlhf.forum_speaker(model, tokenizer, shots * 9, 6)([messages], 3)
     [row] = calls.pop()[2]
     assert len(row) == 80 - 6 and tokenizer.decode(row).endswith("Q: c?\nA:")
+    long = [ruled[0], *messages[:2] * 9, *messages]
+    rlhf.forum_speaker(model, tokenizer, shots[:1], 6)([long], 3)
+    text = tokenizer.decode(calls.pop()[2][0])  # the oldest exchanges are dropped
+    assert text.startswith("<|endoftext|>Rule: Rhyme.\nQ: one?\nA: two.\nQ: a?\nA: b.\n")
+    assert text.endswith("A: b.\nQ: c?\nA:")
 
 
 def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, capsys):
