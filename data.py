@@ -1037,7 +1037,8 @@ def judge(world: World, instruction: Instruction, response: str,
     helpful     0..1, the share of what was asked for; a terse right answer ("Oslo.") counts 0.5
     invented    1 if something false is said about a person
     rude        1 if a sentence is an insult
-    off         0..2 sentences that nobody asked for, that mean nothing, or that are said again
+    off         0..2 sentences that nobody asked for, that mean nothing, or that are said again;
+                courtesies are free
     unfinished  1 if the answer did not end by itself
     refused     1 if it says that it does not know
     """
