@@ -316,8 +316,8 @@ def answered(messages: list[dict], text: str) -> list[dict]:
     return [*messages, {"role": "assistant", "content": text}]
 
 
-def fit(tokenizer: Tokenizer, messages: list[dict],
-        limit: int) -> tuple[list[int], list[int]]:
+def fit(tokenizer: Tokenizer, messages: list[dict], limit: int,
+        render: Callable = render_conversation) -> tuple[list[int], list[int]]:
     """A rendered conversation (ids, mask) of at most `limit` tokens.
 
     The oldest exchanges are dropped first; the system message and the last question stay.
@@ -325,7 +325,7 @@ def fit(tokenizer: Tokenizer, messages: list[dict],
     else at the beginning, system message included.
     """
     while True:
-        ids, mask = render_conversation(tokenizer, messages)
+        ids, mask = render(tokenizer, messages)
         questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
         if len(ids) <= limit or len(questions) < 2:
             break

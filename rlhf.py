@@ -50,7 +50,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import inspect
 import itertools
 import json
 import math
@@ -655,25 +654,20 @@ FORUM_MARKS = {"system": "Rule", "user": "Q", "assistant": "A"}
 def forum_speaker(model, tokenizer, shots: list[list[dict]] = (), max_new_tokens: int = 32,
                   temperature: float = 1.0) -> Speaker:
     """A Speaker: a pretrained model that reads conversations as a forum thread of Q: and A:
-    lines. `shots`, exchanges with good answers put before, make it "GPT (prompted)". Where
-    that is too long, the oldest exchanges of the conversation are dropped, as in data.fit."""
+    lines. `shots`, exchanges with good answers put before, make it "GPT (prompted)"."""
     newline = tokenizer.encode("\n")[0]
-    room = model.config.block_size - max_new_tokens
+
+    def render(tokenizer, messages):
+        rule = [message for message in messages if message["role"] == "system"]
+        thread = ""
+        for message in itertools.chain(rule, *shots, messages[len(rule):]):
+            thread += f"{FORUM_MARKS[message['role']]}: {message['content']}\n"
+        ids = [tokenizer.eot, *tokenizer.encode(thread + "A:")]
+        return ids, [0] * len(ids)  # a mask that is not used
 
     def speak(conversations, seed):
-        rows = []
-        for messages in conversations:
-            rule = [message for message in messages if message["role"] == "system"]
-            turns = messages[len(rule):]
-            while True:
-                thread = ""
-                for message in itertools.chain(rule, *shots, turns):
-                    thread += f"{FORUM_MARKS[message['role']]}: {message['content']}\n"
-                ids = [tokenizer.eot, *tokenizer.encode(thread + "A:")]
-                if len(ids) <= room or len(turns) < 3:
-                    break
-                turns = turns[2:]
-            rows.append(ids[-room:])
+        room = model.config.block_size - max_new_tokens
+        rows = [data.fit(tokenizer, messages, room, render)[0] for messages in conversations]
         return complete(model, tokenizer, rows, (newline, tokenizer.eot), max_new_tokens, seed,
                         temperature=temperature)
     return speak
@@ -1054,11 +1048,6 @@ def load_function(place: str) -> Callable[[str, str], float]:
         raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from None
     if not callable(function):
         raise UserError(f"{path} has no function {name}(prompt, response)")
-    with contextlib.suppress(ValueError):  # some functions do not tell what they take
-        try:
-            inspect.signature(function).bind("prompt", "response")
-        except TypeError as error:
-            raise UserError(f"{name} of {path} does not take (prompt, response): {error}") from None
     return function
 
 

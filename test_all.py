@@ -1299,7 +1299,7 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
     "rlhf.py --reward": {
         "f": "FILE.py", "none.py:f": "no file", "ok.py:g": "no function g",
         "ok.py:": "no function", "text.txt:f": "not run", "bad.py:f": "ZeroDivisionError",
-        "exits.py:f": "SystemExit", "ok.py:one": "does not take (prompt, response)"},
+        "exits.py:f": "SystemExit", "ok.py:one": "takes 1 positional argument but 2 were given"},
     "rlhf.py chat": {
         "": "no checkpoint", "--model text.txt": "not a checkpoint", "--top-k 3": "--top-k",
         "--model base.pt": "cannot chat", "--model chat.pt": "at most 8",
