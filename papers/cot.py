@@ -71,11 +71,8 @@ class Options:
 def test_problems(world: World, task: str, steps: int, count: int) -> list[Problem]:
     """Up to `count` distinct held-out problems."""
     rng = random.Random(f"{task} {steps} {world.seed}")
-
-    def make_distinct():
-        problem = draw(world, rng, "test", task, steps)
-        return problem.asked, problem
-    return distinct(make_distinct, count)
+    return distinct(lambda: draw(world, rng, "test", task, steps), count,
+                    lambda problem: problem.asked)
 
 
 def count_problems(options: Options) -> list[dict]:

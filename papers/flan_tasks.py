@@ -129,11 +129,8 @@ def make_case(world: World, rng: random.Random, split: str, cluster: str,
 def held_out_cases(world: World, cluster: str, count: int) -> list[Case]:
     """Up to `count` distinct cases for the test."""
     rng = random.Random(f"flan {world.seed} {cluster}")
-
-    def make_distinct():
-        case = make_case(world, rng, "test", cluster)
-        return case.asked, case
-    return distinct(make_distinct, count)
+    return distinct(lambda: make_case(world, rng, "test", cluster), count,
+                    lambda case: case.asked)
 
 
 # --------------------------------------------------------------------------------------------------

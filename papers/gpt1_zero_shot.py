@@ -20,24 +20,16 @@ def cases_of(world: World, count: int = 200) -> dict[str, list]:
     """Up to `count` distinct cases of each task in CHANCE."""
     rng = random.Random("zero shot")
 
-    def make_schema():
-        before, behind, referents, right = fitting(world, rng, "test")
-        return before + behind, (before, behind, referents, right)
+    def sentences(is_true: bool) -> list[str]:
+        return distinct(lambda: sentence(world, rng, is_true), count // 2, str)
 
-    def make_nonsense():
-        text = sentence(world, rng, is_true=False)
-        return text, text
-
-    def make_truth():
-        text = sentence(world, rng, is_true=True)
-        return text, text
-
-    halves = distinct(make_nonsense, count // 2), distinct(make_truth, count // 2)
+    halves = sentences(is_true=False), sentences(is_true=True)
     return {
         "acceptability": [text for pair in zip(*halves) for text in pair],
         "sentiment": gpt1_task(world, "classification", "test", count, 1),
         "question answering": gpt1_task(world, "multiple choice", "test", count, 1),
-        "schemas": distinct(make_schema, count),
+        "schemas": distinct(lambda: fitting(world, rng, "test"), count,
+                            lambda schema: schema[0] + schema[1]),
     }
 
 

@@ -41,9 +41,9 @@ def recall_questions(world: World, count: int) -> list[Question]:
             messages.append({"role": "user", "content": said})
             messages.append({"role": "assistant", "content": reply})
         messages.append({"role": "user", "content": question})
-        return str(messages), (messages, choices)
+        return messages, choices
 
-    return distinct(make_question, count)
+    return distinct(make_question, count, lambda case: str(case[0]))
 
 
 def choices_of(rng: random.Random, answer: str) -> list[str]:

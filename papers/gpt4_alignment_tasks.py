@@ -189,8 +189,8 @@ def rule_cases(world: World, split: str, count: int) -> list[RuleCase]:
             person = rng.choice(world.people_of(split))
             topic = rng.choice(world.topics_of(person, split))
             prompt = f"{wish} {person}. {world.ask(rng, person, topic)}"
-            return prompt, RuleCase(look, prompt, person, topic)
-        cases += distinct(make_case, count * share // 4)
+            return RuleCase(look, prompt, person, topic)
+        cases += distinct(make_case, count * share // 4, lambda case: case.prompt)
     return cases
 
 

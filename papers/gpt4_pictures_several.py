@@ -154,12 +154,10 @@ def any_cases(kind: tuple[str, str] | str, count: int, split: str, seed: int) ->
 
     def make_case():
         if kind in PAIR_KINDS:
-            case = random_two(rng, split, seed, kind, most=1)
-            return case, case
+            return random_two(rng, split, seed, kind, most=1)
         case = random_examples(rng, split, seed)
-        kept = dataclasses.replace(case, turns=case.turns[-1 - SHOT_KINDS[kind]:])
-        return case.turns[-1], kept
-    return distinct(make_case, count)
+        return dataclasses.replace(case, turns=case.turns[-1 - SHOT_KINDS[kind]:])
+    return distinct(make_case, count, lambda case: case.turns[-1])
 
 
 def unanswered(case: Document) -> Document:

@@ -231,8 +231,7 @@ def cases_of(kind: tuple[str, str] | str, count: int, split: str, seed: int) -> 
     def make_case():
         if kind == "caption":
             scene = random_scene(rng, split, seed)
-            case = Document(scene, (caption(scene),))
-            return case, case
+            return Document(scene, (caption(scene),))
         asked, given = kind
         target = rng.choice(VALUES[asked])
         while True:
@@ -243,6 +242,5 @@ def cases_of(kind: tuple[str, str] | str, count: int, split: str, seed: int) -> 
                 turns = [questions_about(scene, thing).get(kind) for thing in scene]
             turns = [turn for turn in turns if turn and turn[1] == target]
             if turns:
-                case = Document(scene, (rng.choice(turns),))
-                return case, case
-    return distinct(make_case, count)
+                return Document(scene, (rng.choice(turns),))
+    return distinct(make_case, count, lambda case: case)

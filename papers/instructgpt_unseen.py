@@ -62,17 +62,8 @@ def premise(world: World, rng: random.Random) -> tuple[Instruction, Instruction]
 def unseen_instructions(world: World, count: int) -> list[Instruction]:
     """Up to `count` distinct ones of each kind; there are 84 questions."""
     rng = random.Random(f"unseen {world.seed}")
-
-    def make_reworded():
-        instruction = reworded(world, rng)
-        return instruction.prompt, instruction
-
-    def make_premise():
-        after, alone = premise(world, rng)
-        return alone.prompt, (after, alone)
-
-    drawn = distinct(make_reworded, count)
-    for pair in distinct(make_premise, count):
+    drawn = distinct(lambda: reworded(world, rng), count, lambda instruction: instruction.prompt)
+    for pair in distinct(lambda: premise(world, rng), count, lambda pair: pair[1].prompt):
         drawn += pair
     return drawn
 
@@ -133,9 +124,9 @@ def told_at_first(run: Run, between: int, count: int) -> list[Instruction]:
         ids, _ = render_conversation(run.tokenizer, messages)
         if len(ids) > room:
             return make_case()
-        return str(messages), Instruction("chat", messages, say=answer)
+        return Instruction("chat", messages, say=answer)
 
-    return distinct(make_case, count)
+    return distinct(make_case, count, lambda case: str(case.messages))
 
 
 def memory(run: Run, count: int = 150) -> list[dict]:

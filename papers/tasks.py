@@ -9,7 +9,7 @@ Papers: GPT-1 (Radford et al. 2018) §3.3; GPT-2 (Radford et al. 2019) §2.1.
 """
 import functools
 import random
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,15 +97,15 @@ def wide_web(world: World, count: int = data.WORLD_DOCUMENTS, seed: int | str = 
     return data.web(world, count, seed, WIDE_WEB)
 
 
-def distinct(make_case: Callable[[], tuple[Hashable, object]], count: int) -> list:
+def distinct(make_case: Callable, count: int, asked: Callable) -> list:
     """Up to `count` cases, no two of which ask the same; the world has few of some kinds.
 
-    make_case() returns what a case asks and the case. It is called 20 times per case at the most.
+    make_case() is called 20 times per case at the most. asked(case): what the case asks.
     """
     cases = {}
     for _ in range(20 * count):
-        asked, case = make_case()
-        cases.setdefault(asked, case)
+        case = make_case()
+        cases.setdefault(asked(case), case)
         if len(cases) == count:
             break
     return list(cases.values())
@@ -146,14 +146,12 @@ def gpt1_task(world: World, task: str, split: str, count: int, seed: int) -> lis
     test cases ask.
     """
     rng = random.Random(f"{task} {world.seed} {split} {seed}")
-    make_case = CASES[task]
-    if split == "train":
-        return [make_case(world, rng, split) for _ in range(count)]
 
-    def make_distinct():
-        case = make_case(world, rng, split)
-        return case.asked, case
-    return distinct(make_distinct, count)
+    def make_case():
+        return CASES[task](world, rng, split)
+    if split == "train":
+        return [make_case() for _ in range(count)]
+    return distinct(make_case, count, lambda case: case.asked)
 
 
 def review_case(world: World, rng: random.Random, split: str) -> Labeled:
