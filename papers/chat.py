@@ -174,7 +174,7 @@ def by_temperature(run) -> list[dict]:
 def chat(options: Options = Options()):
     """Count answered, polite and clean turns of SFT, PPO and PPO-ptx."""
     base, shape = base_of(options)
-    folder = folder_of(options, {"base": options.base})
+    folder = folder_of(options, "base")
     run = load_run(base, shape, folder)
     rows, systems = [], []
     for name, model in run.chats.items():

@@ -50,9 +50,12 @@ class Claim:
         return "holds" if self.ours > 0 else "does not hold"
 
 
-def folder_of(options, settings: dict, part: str = "") -> Path:
+def folder_of(options, *names: str, part: str = "", **settings) -> Path:
     """The run folder of a script's options: runs/NAME or, with `part`, runs/NAME/PART. A smoke run
-    (--fast) has a folder of its own, runs/NAME-fast."""
+    (--fast) has a folder of its own, runs/NAME-fast. What is in it depends on the options `names`
+    and on `settings`."""
+    for name in names:
+        settings[name] = getattr(options, name)
     name = options.name + ("-fast" if options.fast else "")
     return run_folder(f"{name}/{part}" if part else name, settings, options.fresh)
 

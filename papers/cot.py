@@ -217,12 +217,11 @@ def cot(options: Options = Options()):
     """Direct answers, chains of thought, a trigger phrase, ablations. [Wei; Kojima]"""
     if options.fast:
         options = dataclasses.replace(options, steps=2, seeds=1, cases=2, documents=1000)
-    folder = folder_of(options, {})
+    folder = folder_of(options)
     scores = {"small": [], "large": []}
     for seed in range(options.seeds):
         # The number of cases and of seeds is not among the settings: neither changes a model.
-        part = folder_of(options, {"steps": options.steps, "documents": options.documents},
-                         f"seed{seed}")
+        part = folder_of(options, "steps", "documents", part=f"seed{seed}")
         for size, config in SIZES.items():
             model, tokenizer, _ = pretrain(part / f"{size}.pt", {document: 1.0},
                                            options.documents, config, options.steps, seed)

@@ -206,8 +206,7 @@ def exact(options: Options = Options()):
         raise UserError("too many answers to count: --tokens is at most 4")
     if options.fast:
         options = dataclasses.replace(options, tokens=2, iterations=2, seeds=2)
-    settings = {"tokens": options.tokens, "iterations": options.iterations}
-    folder = folder_of(options, settings)
+    folder = folder_of(options, "tokens", "iterations")
 
     rows = []
     for seed in range(options.seeds):

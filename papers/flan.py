@@ -228,11 +228,10 @@ def flan(options: Options = Options()):
     if options.fast:
         options = dataclasses.replace(options, steps=2, tune_steps=1, seeds=1, cases=4,
                                       documents=400)
-    folder = folder_of(options, {})
-    settings = {name: getattr(options, name) for name in ("steps", "tune_steps", "documents")}
+    folder = folder_of(options)
     measured = {size: [] for size in SHAPES}
     for seed in range(options.seeds):
-        folder_of(options, settings, f"seed{seed}")
+        folder_of(options, "steps", "tune_steps", "documents", part=f"seed{seed}")
         for size in SHAPES:
             base = pretrain(options, folder, size, seed)
             measured[size].append(leave_one_out(options, base, size))

@@ -232,7 +232,7 @@ def claims(exact: list[dict], speed: list[dict]) -> list[Claim]:
 
 def flash_attention(options: Options = Options()):
     """Exactness, memory and time of attention by tiles. [FlashAttention-2]"""
-    folder = folder_of(options, {"repeats": options.repeats})
+    folder = folder_of(options, "repeats")
     torch.manual_seed(0)
 
     print(f"== largest difference to the equation (float64), peak memory ({TIMED_DTYPE})")

@@ -227,10 +227,8 @@ def gpt1(options: Options = Options()):
         raise UserError("--train and --test belong together")
     own = options.train
     tasks = own_task(own, options.test) if own else world_tasks(World(0), options.cases)
-    settings = dataclasses.asdict(options)
-    for name in ("name", "fresh", "seeds"):  # seeds can be added to a finished run
-        del settings[name]
-    folder = folder_of(options, settings)
+    # seeds can be added to a finished run
+    folder = folder_of(options, "train", "test", "data", "steps", "cases", "fast")
     models, tokenizer = pretrain(options, folder)
 
     print("\n== fine-tuning: the accuracy of every seed")

@@ -212,8 +212,7 @@ def gpt2(options: Options = Options()):
     documents = data.WORLD_DOCUMENTS
     if options.fast:
         options, documents = dataclasses.replace(options, steps=2, cases=3), 500
-    settings = {"steps": options.steps, "seed": options.seed, "documents": documents}
-    folder = folder_of(options, settings)
+    folder = folder_of(options, "steps", "seed", documents=documents)
     world = World(options.seed)
     tokenizer, train_stream, val_stream = data.tokenize_text(
         lambda: wide_web(world, documents), 1152, folder)

@@ -210,15 +210,12 @@ def gpt3(options: Options = Options()):
     if options.fast:
         options = dataclasses.replace(options, steps=2, seeds=1, cases=4, task_steps=2,
                                       documents=1000)
-    folder = folder_of(options, {})
+    folder = folder_of(options)
     # The number of cases and of seeds is not among the settings: neither
     # changes what is trained.
-    settings = {"steps": options.steps, "documents": options.documents}
     for seed in range(options.seeds):
-        folder_of(options, settings, f"seed{seed}")
-    settings = {"steps": options.task_steps, "documents": options.documents,
-                "seed": options.seed}
-    folder_of(options, settings, "tasks")
+        folder_of(options, "steps", "documents", part=f"seed{seed}")
+    folder_of(options, "documents", "seed", part="tasks", steps=options.task_steps)
 
     shots, gains = in_context(options, folder)
     print("\n== accuracy on held-out rules (chance .25) by examples: median of the seeds")

@@ -180,8 +180,7 @@ def gpt3_data(options: Options = Options()):
     [GPT-3 App. A, C]"""
     if options.fast:
         options = dataclasses.replace(options, pages=2000, steps=3)
-    settings = {"pages": options.pages, "steps": options.steps, "seed": options.seed}
-    folder = folder_of(options, settings)
+    folder = folder_of(options, "pages", "steps", "seed")
     world = World(options.seed)
     path = folder / "prepared.json"
     if not path.exists():

@@ -223,9 +223,8 @@ def gpt4_alignment(options: Options = Options()):
     base, shape = base_of(options)
     if options.fast:
         options = dataclasses.replace(options, demonstrations=32, known=32, iterations=1)
-    settings = {"base": dataclasses.asdict(base), "demonstrations": options.demonstrations,
-                "known": options.known, "iterations": options.iterations}
-    folder = folder_of(options, settings)
+    folder = folder_of(options, "demonstrations", "known", "iterations",
+                       base=dataclasses.asdict(base))
     run = load_run(base, shape, folder)
 
     print("\n== fine-tuning on system messages", flush=True)

@@ -232,7 +232,7 @@ def gpt4_pictures(options: Options = Options()):
     """Captions of pictures and questions about them. [GPT-4 §4.1]"""
     if options.fast:
         options = dataclasses.replace(options, steps=2, batch=4, seeds=1, cases=4)
-    folder = folder_of(options, {"steps": options.steps, "batch": options.batch})
+    folder = folder_of(options, "steps", "batch")
     tables = [test(options, folder, seed) for seed in range(options.seeds)]
     all_rows = sum(tables, [])
     table = []

@@ -119,8 +119,7 @@ def run(study: Study, width: int, name: str, seed: int, tokens: float = 0,
 
 def small_runs(options: Options, seed: int) -> Study:
     """The text of one seed, its small runs, and the buckets that these put the problems into."""
-    settings = {"runs": options.runs, "modules": options.modules, "full": options.full}
-    folder = folder_of(options, settings, f"seed{seed}")
+    folder = folder_of(options, "runs", "modules", "full", part=f"seed{seed}")
     games = {}
     for kind in ("agree", "disagree"):
         games[kind] = hindsight_cases(World(seed), options.cases // 3, kind == "agree")
@@ -213,9 +212,7 @@ def gpt4_scaling(options: Options = Options()):
     if options.fast:
         options = dataclasses.replace(options, runs=2, seeds=1, modules=60, cases=30)
     # All of these decide what is predicted, and a prediction is not made twice.
-    settings = {name: getattr(options, name) for name in
-                ("runs", "seeds", "modules", "cases", "full")}
-    folder = folder_of(options, settings)
+    folder = folder_of(options, "runs", "seeds", "modules", "cases", "full")
     studies = [small_runs(options, seed) for seed in range(options.seeds)]
     factor = 1000 if options.full else 100
     predicted = predictions(folder, studies, factor)

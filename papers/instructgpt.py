@@ -229,7 +229,7 @@ def instructgpt(options: Options = Options()):
     if shape != PRESETS["laptop"] and not options.fast:
         raise UserError(f"runs/{options.base} has another shape than the default: "
                         "the tables compare the default model with a smaller one")
-    folder = folder_of(options, {"base": dataclasses.asdict(base)})
+    folder = folder_of(options, base=dataclasses.asdict(base))
     run = load_run(base, shape, folder)
     if options.fast:
         del run.task.demonstrations[20:]

@@ -216,10 +216,8 @@ def overoptimization(options: Options = Options()):
     base, shape = base_of(options)
     if options.fast:
         options = dataclasses.replace(options, **FAST)
-    settings = {"base": dataclasses.asdict(base)}
-    for name in ("prompts", "iterations", "lr", "answers", "test_prompts"):
-        settings[name] = getattr(options, name)
-    folder = folder_of(options, settings)
+    folder = folder_of(options, "prompts", "iterations", "lr", "answers", "test_prompts",
+                       base=dataclasses.asdict(base))
     run = load_run(base, shape, folder)
     run.task = WorldTask(base.seed, options.test_prompts)
     config = PPOConfig(iterations=options.iterations, max_response=base.max_response,
