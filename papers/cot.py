@@ -36,13 +36,12 @@ from pathlib import Path
 import numpy as np
 
 from data import World, command_line, option
-from gpt import GPT, GPTConfig, print_table
+from gpt import GPT, GPTConfig, TrainConfig, print_table
 from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
 from papers.cot_tasks import (LONGER, TASKS, TESTED, Problem, answer_in, ask, document, draw,
                               forms_of)
 from papers.figures import plot
-from papers.gpt3 import pretrain
-from papers.tasks import distinct
+from papers.tasks import distinct, pretrained
 
 # 600 tokens are more than the text has words: all merges are made, every word is one token.
 SIZES = {
@@ -223,8 +222,9 @@ def cot(options: Options = Options()):
         # The number of cases and of seeds is not among the settings: neither changes a model.
         part = folder_of(options, "steps", "documents", part=f"seed{seed}")
         for size, config in SIZES.items():
-            model, tokenizer, _ = pretrain(part / f"{size}.pt", {document: 1.0},
-                                           options.documents, config, options.steps, seed)
+            model, tokenizer, *_ = pretrained(
+                part / f"{size}.pt", {document: 1.0}, options.documents, config,
+                TrainConfig(steps=options.steps, seed=seed))
             ways = ("direct", "chain") if size == "small" else WAYS
             scores[size].append(score(model, tokenizer, World(seed), ways, options.cases))
         if seed == 0:

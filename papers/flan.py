@@ -27,16 +27,15 @@ from pathlib import Path
 import numpy as np
 
 import data
-import gpt  # before torch: it sets how torch's threads wait
+import gpt
 import rlhf
-import torch
 from data import Tokenizer, World, command_line, option
 from gpt import GPT, print_table
 from papers.claims import Claim, folder_of, over_seeds, save_claims
 from papers.figures import plot
 from papers.flan_tasks import (CLUSTERS, FLAN_WEB, SHOTS, accuracy, held_out_cases, make_case,
                                show_answers, with_mask, zero_shot_prompt)
-from papers.tasks import SIZES
+from papers.tasks import SIZES, pretrained
 
 SHAPES = {
     "small": dataclasses.replace(SIZES["180k"], block_size=96, n_embd=32),
@@ -72,21 +71,11 @@ class Base:
 
 def pretrain(options: Options, folder: Path, size: str, seed: int) -> Base:
     """Train the base of one size on statements and lists, or load it."""
-    world = World(seed)
     path = folder / f"seed{seed}" / f"{size}.pt"
-
-    def documents():
-        return data.web(world, options.documents, 0, FLAN_WEB)
-
-    print(f"== {path}", flush=True)
-    tokenizer, train_stream, val_stream = data.tokenize_text(documents, 1152, path.parent)
-    torch.manual_seed(seed)
-    shape = dataclasses.replace(SHAPES[size], vocab_size=tokenizer.vocab_size)
-    model = GPT(shape).to(gpt.pick_device())
     training = gpt.TrainConfig(steps=options.steps, batch_size=16, seed=seed)
-    log = gpt.RunLog(path.with_suffix(".jsonl"))
-    gpt.train(model, tokenizer, train_stream, val_stream, training, path, log)
-    return Base(world, model, tokenizer, train_stream, path)
+    model, tokenizer, stream, *_ = pretrained(path, FLAN_WEB, options.documents, SHAPES[size],
+                                              training)
+    return Base(World(seed), model, tokenizer, stream, path)
 
 
 def tune(options: Options, base: Base, clusters: list[str], form: str, name: str) -> GPT:

@@ -84,7 +84,8 @@ def pretrain(options: Options, folder: Path):
             return data.load_text(options.data)
         return wide_web(world, 500 if options.fast else data.WORLD_DOCUMENTS)
 
-    tokenizer, train_stream, val_stream = data.tokenize_text(documents, SHAPE.vocab_size, folder)
+    text = data.tokenize_text(documents, SHAPE.vocab_size, folder)
+    tokenizer = text[0]
     shape = dataclasses.replace(SHAPE, vocab_size=tokenizer.vocab_size)
     config = gpt.TrainConfig(steps=options.steps)
     models = {}
@@ -99,7 +100,7 @@ def pretrain(options: Options, folder: Path):
                 values.update(zero_shot(model, tokenizer, world))
             run_log(step, steps, **values)
 
-        gpt.train(model, tokenizer, train_stream, val_stream, config, folder / f"{name}.pt", log)
+        gpt.train(model, *text, config, folder / f"{name}.pt", log)
         models[name] = model
     return models, tokenizer
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import data
 import gpt
@@ -29,7 +28,7 @@ from gpt import GPT, choose, complete, completion_logprobs
 from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
 from papers.gpt2_tasks import CASES, bleu, gpt2_task, ngram_f1, rouge
-from papers.tasks import SIZES, evaluate_pieces, wide_web
+from papers.tasks import SIZES, WIDE_WEB, evaluate_pieces, pretrained
 
 # Our tasks, and what the paper prints for 117M and for 1542M parameters on its own.
 PAPER = {
@@ -214,19 +213,12 @@ def gpt2(options: Options = Options()):
         options, documents = dataclasses.replace(options, steps=2, cases=3), 500
     folder = folder_of(options, "steps", "seed", documents=documents)
     world = World(options.seed)
-    tokenizer, train_stream, val_stream = data.tokenize_text(
-        lambda: wide_web(world, documents), 1152, folder)
     config = gpt.TrainConfig(steps=options.steps, seed=options.seed)
 
     columns, bits = {}, {}
     for size, shape in SIZES.items():
-        torch.manual_seed(options.seed)
-        shape = dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)
-        model = GPT(shape).to(gpt.pick_device())
-        print(f"== {size}: {model.num_params():,} parameters", flush=True)
-        log = gpt.RunLog(folder / f"{size}.jsonl")
-        result = gpt.train(model, tokenizer, train_stream, val_stream, config,
-                           folder / f"{size}.pt", log)
+        model, tokenizer, _, val_stream, result = pretrained(
+            folder / f"{size}.pt", WIDE_WEB, documents, shape, config)
         columns[size] = {"bits per byte": result["bits_per_byte"],
                          **zero_shot(model, tokenizer, world, options.cases)}
         bits[size] = evaluate_pieces(model, tokenizer, val_stream, "bits_per_byte")

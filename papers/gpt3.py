@@ -24,12 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import data
 import gpt
 from data import World, command_line, option
-from gpt import GPT, GPTConfig, print_table
+from gpt import GPT, TrainConfig, print_table
 from papers.beam_search import exact_match
 from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
@@ -37,7 +36,7 @@ from papers.gpt3_comparing import comparing
 from papers.gpt3_costs import sizes, training_megabytes, training_seconds
 from papers.gpt3_speed import speed
 from papers.gpt3_tasks import PROMPTS, RULE_WEB, TASK_WEB, rule_cases
-from papers.tasks import SIZES
+from papers.tasks import SIZES, pretrained
 
 BYTES = 256 + len(data.SPECIAL_TOKENS)  # a tokenizer without merges
 SHOTS = (0, 1, 2, 4, 8, 16, 32)  # K: examples in the prompt
@@ -56,32 +55,14 @@ class Options:
     fresh: bool = option(False, "train everything anew")
 
 
-def pretrain(path: Path, shares: dict, count: int, config: GPTConfig, steps: int,
-             seed: int):
-    """Train a GPT on documents in these shares, or load it: (model, tokenizer,
-    validation result)."""
-    def documents():
-        return data.web(World(seed), count, 0, shares)
-
-    print(f"== {path}", flush=True)
-    tokenizer, train_stream, val_stream = data.tokenize_text(
-        documents, config.vocab_size, path.parent)
-    torch.manual_seed(seed)
-    config = dataclasses.replace(config, vocab_size=tokenizer.vocab_size)
-    model = GPT(config).to(gpt.pick_device())
-    training = gpt.TrainConfig(steps=steps, seed=seed)
-    log = gpt.RunLog(path.with_suffix(".jsonl"))
-    result = gpt.train(model, tokenizer, train_stream, val_stream, training, path, log)
-    return model, tokenizer, result
-
-
 def rule_model(options: Options, folder: Path, size: str, seed: int = 0,
                window: int | None = None):
-    """A model of one size, trained on documents of rules."""
-    config = dataclasses.replace(SIZES[size], block_size=192, window=window)
+    """A model of one size, trained on documents of rules; see `pretrained`."""
+    shape = dataclasses.replace(SIZES[size], block_size=192, window=window)
     name = f"{size}-banded.pt" if window else f"{size}.pt"
     path = folder / f"seed{seed}" / name
-    return pretrain(path, RULE_WEB, options.documents, config, options.steps, seed)
+    config = TrainConfig(steps=options.steps, seed=seed)
+    return pretrained(path, RULE_WEB, options.documents, shape, config)
 
 
 # ------------------------------------------------------------------------------
@@ -103,7 +84,7 @@ def in_context(options: Options, folder: Path):
     for size in ("24k", "45k", "180k"):
         accuracies = {kind: [] for kind in PROMPTS}  # each (seeds, shots)
         for seed in range(options.seeds):
-            model, tokenizer, _ = rule_model(options, folder, size, seed)
+            model, tokenizer, *_ = rule_model(options, folder, size, seed)
             for kind in PROMPTS:
                 by_shots = []
                 for K in SHOTS:
@@ -127,9 +108,10 @@ def in_context(options: Options, folder: Path):
 def synthetic(options: Options, folder: Path) -> list[dict]:
     """The paper's synthetic tasks. The model reads bytes: merges would hide
     letters."""
-    config = dataclasses.replace(SIZES["340k"], vocab_size=BYTES, block_size=256, n_layer=3)
-    model, tokenizer, _ = pretrain(folder / "tasks" / "tasks.pt", TASK_WEB, options.documents,
-                                   config, options.task_steps, options.seed)
+    shape = dataclasses.replace(SIZES["340k"], vocab_size=BYTES, block_size=256, n_layer=3)
+    config = TrainConfig(steps=options.task_steps, seed=options.seed)
+    model, tokenizer, *_ = pretrained(folder / "tasks" / "tasks.pt", TASK_WEB,
+                                      options.documents, shape, config)
     return exact_match(model, tokenizer, World(options.seed), options.cases // 2)
 
 
@@ -138,7 +120,7 @@ def bands(options: Options, folder: Path) -> list[dict]:
     longer contexts the time and memory of one training step."""
     rows = []
     for layers, window in (("dense", None), ("alternating", 24)):
-        model, tokenizer, result = rule_model(options, folder, "180k", window=window)
+        model, tokenizer, *_, result = rule_model(options, folder, "180k", window=window)
         accuracy = few_shot_accuracy(model, tokenizer, World(0), 32, options.cases)
         rows.append({"layers": layers, **result, "K = 32": accuracy})
 
@@ -222,7 +204,7 @@ def gpt3(options: Options = Options()):
     print_table(shots, folder / "table.json")
 
     print("\n== questions with four answers (chance .25) by the way to compare answers")
-    model, tokenizer, _ = rule_model(options, folder, "180k")
+    model, tokenizer, *_ = rule_model(options, folder, "180k")
     compared, worth = comparing(model, tokenizer, options.cases)
     print_table(compared, folder / "comparing.json")
 

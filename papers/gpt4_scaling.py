@@ -93,7 +93,7 @@ class Study:
 def run(study: Study, width: int, name: str, seed: int, tokens: float = 0,
         compute: float = 0) -> dict:
     """Train a model on so many tokens, or with so much compute, or load it; measure it."""
-    tokenizer, train_stream, val_stream = study.text
+    tokenizer = study.text[0]
     torch.manual_seed(seed)
     model = GPT(GPTConfig(tokenizer.vocab_size, 256, n_layer=2, n_head=2, n_embd=width))
     N = model.num_params() - model.wte.weight.numel() - model.wpe.weight.numel()
@@ -106,8 +106,7 @@ def run(study: Study, width: int, name: str, seed: int, tokens: float = 0,
                              eval_every=500)
     path = study.folder / f"{name}.pt"
     log = gpt.RunLog(path.with_suffix(".jsonl"))
-    result = gpt.train(model.to(gpt.pick_device()), tokenizer, train_stream, val_stream, config,
-                       path, log)
+    result = gpt.train(model.to(gpt.pick_device()), *study.text, config, path, log)
     found = {"width": width, "N": N, "D": D, "compute": 6.0 * N * D, "loss": result["loss"]}
     nats = [-total for total, _ in completion_logprobs(model, tokenizer, study.problems)]
     found["nats"] = np.array(nats)  # -log(pass rate), (problems,)
