@@ -60,9 +60,9 @@ def folder_of(options, *names: str, part: str = "", **settings) -> Path:
     return run_folder(f"{name}/{part}" if part else name, settings, options.fresh)
 
 
-def over_seeds(differences: list[float]) -> tuple[float, float]:
+def over_seeds(differences) -> tuple[float, float]:
     """Mean and standard error of one difference per seed, or per distinct case; of a single one the
-    error is unknown."""
+    error is unknown. differences: a list or an array."""
     mean = float(np.mean(differences))
     if len(differences) < 2:
         return mean, math.nan

@@ -41,7 +41,8 @@ from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_c
 from papers.cot_tasks import (LONGER, TASKS, TESTED, Problem, answer_in, ask, document, draw,
                               forms_of)
 from papers.figures import plot
-from papers.tasks import distinct, pretrained
+from papers.models import pretrained
+from papers.tasks import distinct
 
 # 600 tokens are more than the text has words: all merges are made, every word is one token.
 SIZES = {

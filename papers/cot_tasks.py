@@ -25,8 +25,8 @@ import re
 import zlib
 from dataclasses import dataclass
 
-import gpt
 from data import GUESTS, MEN, WOMEN, World
+from papers.models import continuations
 
 MONTHS = ("January February March April May June July August September October November "
           "December").split()
@@ -194,11 +194,8 @@ def complete(model, tokenizer, prompts: list[str], stop: str,
              solutions: list[str]) -> list[str]:
     """The likeliest continuations, up to a sign or the end of the document. They may be a little
     longer than the longest solution."""
-    stops = (tokenizer.eot, *tokenizer.encode(stop))
-    rows = [[tokenizer.eot, *tokenizer.encode(prompt)] for prompt in prompts]
     longest = max(len(tokenizer.encode(solution)) for solution in solutions)
-    texts = gpt.complete(model, tokenizer, rows, stops, longest + 4, temperature=0)
-    return [text for text, has_ended in texts]
+    return continuations(model, tokenizer, prompts, longest + 4, stop)
 
 
 def think_first(model, tokenizer, prompts: list[str], solutions: list[str]) -> list[str]:

@@ -35,7 +35,7 @@ from papers.claims import Claim, folder_of, over_seeds, save_claims
 from papers.figures import plot
 from papers.flan_tasks import (CLUSTERS, FLAN_WEB, SHOTS, accuracy, held_out_cases, make_case,
                                show_answers, with_mask, zero_shot_prompt)
-from papers.tasks import SIZES, pretrained
+from papers.models import SIZES, pretrained
 
 SHAPES = {
     "small": dataclasses.replace(SIZES["180k"], block_size=96, n_embd=32),

@@ -17,12 +17,10 @@ import random
 import zlib
 from dataclasses import dataclass
 
-import numpy as np
-
-import gpt
 from data import (HAPPY, MEN, PLACES, SAD, THINGS, TOPICS, WOMEN, Tokenizer, World,
                   join_list)
 from gpt import GPT
+from papers.models import choice_accuracy, continuations
 from papers.tasks import distinct, foreign_words
 
 SHOTS = 6  # solved examples in a prompt
@@ -185,26 +183,23 @@ def accuracy(world: World, model: GPT, tokenizer: Tokenizer, cluster: str, cases
              form: str) -> float:
     """How often the likeliest of the three words is the answer."""
     rng = random.Random(f"{cluster} {form}")
-    choices = []
-    right = []
+    asked = []
     for case in cases:
         if form == "examples":
             prompt = few_shot_prompt(world, rng, cluster, case)
         else:
             prompt = zero_shot_prompt(rng, case, form)
-        choices.append([(prompt, f" {word}") for word in case.words])
-        right.append(case.words.index(case.answer))
-    return float(np.mean(np.equal(gpt.choose(model, tokenizer, choices), right)))
+        choices = [(prompt, f" {word}") for word in case.words]
+        asked.append((choices, case.words.index(case.answer)))
+    return choice_accuracy(model, tokenizer, asked)
 
 
 def show_answers(base: GPT, tuned: GPT, tokenizer: Tokenizer, cluster: str, case: Case):
     """What the base and the model tuned on other clusters write after one instruction."""
     prompt = zero_shot_prompt(random.Random(cluster), case, "instructions")
-    ids = [tokenizer.eot, *tokenizer.encode(prompt)]
-    stops = (tokenizer.eot, *tokenizer.encode("\n"))
     print(prompt.partition("\n")[0] + f" ({case.answer})")
     for name, model in (("base", base), ("tuned", tuned)):
-        [(text, _)] = gpt.complete(model, tokenizer, [ids], stops, 16, temperature=0)
+        [text] = continuations(model, tokenizer, [prompt], 16)
         print(f"    {name:6s} {text}", flush=True)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch.nn as nn
 
 from data import TOPICS, World
-from gpt import choose, completion_logprobs
+from gpt import completion_logprobs
+from papers.models import choice_accuracy
 from papers.tasks import distinct, fitting, gpt1_task
 
 # The tasks and their accuracy by chance.
@@ -69,33 +70,26 @@ def acceptability(model, tokenizer, sentences: list[str]) -> float:
 
 def sentiment(model, tokenizer, reviews) -> float:
     """SST-2's task: which of two words comes next."""
-    cases, right = [], []
+    cases = []
     for case in reviews:
         prompt = f"Q: Was it good? {case.texts[0]}\nA: The review is"
-        cases.append([(prompt, " sad."), (prompt, " happy.")])
-        right.append(case.label)
-    return accuracy(choose(model, tokenizer, cases), right)
+        cases.append(([(prompt, " sad."), (prompt, " happy.")], case.label))
+    return choice_accuracy(model, tokenizer, cases)
 
 
 def question_answering(model, tokenizer, questions) -> float:
     """RACE's task: the answer with the highest mean log-probability per token."""
-    cases, right = [], []
+    cases = []
     for case in questions:
         context, question, answers = case.texts
         prompt = f"Q: {context} {question}\nA:"
-        cases.append([(prompt, f" {answer}") for answer in answers])
-        right.append(case.label)
-    return accuracy(choose(model, tokenizer, cases), right)
+        cases.append(([(prompt, f" {answer}") for answer in answers], case.label))
+    return choice_accuracy(model, tokenizer, cases)
 
 
 def resolution(model, tokenizer, schemas) -> float:
     """DPRD's task: each referent is put in the pronoun's place, and what follows is compared."""
-    cases, right = [], []
+    cases = []
     for before, behind, referents, answer in schemas:
-        cases.append([(f"{before} {referent}", behind) for referent in referents])
-        right.append(answer)
-    return accuracy(choose(model, tokenizer, cases), right)
-
-
-def accuracy(chosen: list[int], right: list[int]) -> float:
-    return float(np.mean(np.equal(chosen, right)))
+        cases.append(([(f"{before} {referent}", behind) for referent in referents], answer))
+    return choice_accuracy(model, tokenizer, cases)

@@ -24,11 +24,12 @@ import numpy as np
 import data
 import gpt
 from data import ECHOED, Tokenizer, World, command_line, option, split_sentences
-from gpt import GPT, choose, complete, completion_logprobs
+from gpt import GPT, completion_logprobs
 from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
 from papers.gpt2_tasks import CASES, bleu, gpt2_task, ngram_f1, rouge
-from papers.tasks import SIZES, WIDE_WEB, evaluate_pieces, pretrained
+from papers.models import SIZES, choice_accuracy, continuations, evaluate_pieces, pretrained
+from papers.tasks import WIDE_WEB
 
 # Our tasks, and what the paper prints for 117M and for 1542M parameters on its own.
 PAPER = {
@@ -63,14 +64,6 @@ class Options:
 # The tasks: each is put as text, and no weight changes
 
 
-def write(model: GPT, tokenizer: Tokenizer, texts: list[str], **sampling) -> list[str]:
-    """Continue each text up to the end of the line."""
-    prompts = [[tokenizer.eot, *tokenizer.encode(text)] for text in texts]
-    newline = tokenizer.encode("\n")[0]
-    written = complete(model, tokenizer, prompts, (newline, tokenizer.eot), 24, **sampling)
-    return [text for text, _ in written]
-
-
 def gap_accuracy(model: GPT, tokenizer: Tokenizer, cases: list[tuple],
                  partial: bool = False) -> float:
     """How often the right choice makes the text likeliest.
@@ -78,22 +71,21 @@ def gap_accuracy(model: GPT, tokenizer: Tokenizer, cases: list[tuple],
     Full scoring compares P(choice and what is behind it), partial scoring only P(behind | choice).
     [Trinh and Le 2018]
     """
-    pairs, right = [], []
+    scored = []
     for before, choices, behind, answer in cases:
         if partial:
-            pairs.append([(f"{before} {choice}", behind) for choice in choices])
+            pairs = [(f"{before} {choice}", behind) for choice in choices]
         else:
-            pairs.append([(before, f" {choice}{behind}") for choice in choices])
-        right.append(answer)
-    chosen = choose(model, tokenizer, pairs, per_token=False)
-    return float(np.mean(np.equal(chosen, right)))
+            pairs = [(before, f" {choice}{behind}") for choice in choices]
+        scored.append((pairs, answer))
+    return choice_accuracy(model, tokenizer, scored, per_token=False)
 
 
 def last_word_scores(model: GPT, tokenizer: Tokenizer, cases: list[tuple]) -> dict[str, float]:
     """LAMBADA's two: is the last word written, and how surprising is it?"""
     texts = [text for text, _ in cases]
     right = 0
-    for text, (_, word) in zip(write(model, tokenizer, texts, temperature=0.0), cases):
+    for text, (_, word) in zip(continuations(model, tokenizer, texts), cases):
         first_word = text.split(" ")[0].rstrip(".")
         right += first_word == word.strip()
     nats = [-total for total, _ in completion_logprobs(model, tokenizer, cases)]
@@ -104,7 +96,7 @@ def last_word_scores(model: GPT, tokenizer: Tokenizer, cases: list[tuple]) -> di
 def question_scores(model: GPT, tokenizer: Tokenizer, world: World, cases: list[tuple]) -> dict:
     """Exact match, of all answers and of the quarter that the model finds most probable."""
     texts = [text for text, _ in cases]
-    answers = write(model, tokenizer, texts, temperature=0.0)
+    answers = continuations(model, tokenizer, texts)
     exact = []
     for answer, (_, (person, topic)) in zip(answers, cases):
         exact.append(world.meaning.get(answer) == (person, topic, world.facts[person, topic]))
@@ -130,17 +122,18 @@ def zero_shot(model: GPT, tokenizer: Tokenizer, world: World, count: int) -> dic
     }
 
     texts, right = zip(*gpt2_task(world, "reading", count))
-    answers = write(model, tokenizer, texts, temperature=0.0)
+    answers = continuations(model, tokenizer, texts)
     scores["reading, F1"] = float(np.mean([ngram_f1(a, b) for a, b in zip(answers, right)]))
 
     stories, right = zip(*gpt2_task(world, "summaries", count))
     texts = [f"{story}\nTL;DR:" for story in stories]
-    answers = write(model, tokenizer, texts, temperature=1.0, top_k=2)  # k = 2, as in the paper
+    # k = 2, as in the paper
+    answers = continuations(model, tokenizer, texts, temperature=1.0, top_k=2)
     scores["summaries, ROUGE"] = float(np.mean([rouge(a, b) for a, b in zip(answers, right)]))
 
     for direction in ("to foreign", "to English"):
         texts, right = zip(*gpt2_task(world, direction, count))
-        answers = write(model, tokenizer, texts, temperature=0.0)
+        answers = continuations(model, tokenizer, texts)
         scores[f"{direction}, BLEU-2"] = bleu(answers, right)
     return scores
 
@@ -167,10 +160,10 @@ def baselines(world: World, count: int) -> dict[str, float]:
 # The run
 
 
-def claims(columns: dict, bits: dict[str, list[float]], cases: dict[str, int]) -> list[Claim]:
+def claims(columns: dict, bits: dict[str, np.ndarray], cases: dict[str, int]) -> list[Claim]:
     """The largest size against the smallest, one seed: errors are over cases or pieces of text."""
     small, large = list(columns)[0], list(columns)[-1]
-    pieces = [a - b for a, b in zip(bits[small], bits[large])]
+    pieces = bits[small] - bits[large]
     rows = [Claim("GPT-2", "Table 3", f"{large} predicts text better than {small}, bits per byte",
                   "0.23 on enwik8", *over_seeds(pieces), 1, len(pieces))]
     for task, score, where, paper in (

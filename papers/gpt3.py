@@ -26,7 +26,6 @@ from pathlib import Path
 import numpy as np
 
 import data
-import gpt
 from data import World, command_line, option
 from gpt import GPT, TrainConfig, print_table
 from papers.beam_search import exact_match
@@ -36,7 +35,7 @@ from papers.gpt3_comparing import comparing
 from papers.gpt3_costs import sizes, training_megabytes, training_seconds
 from papers.gpt3_speed import speed
 from papers.gpt3_tasks import PROMPTS, RULE_WEB, TASK_WEB, rule_cases
-from papers.tasks import SIZES, pretrained
+from papers.models import SIZES, choice_accuracy, pretrained
 
 BYTES = 256 + len(data.SPECIAL_TOKENS)  # a tokenizer without merges
 SHOTS = (0, 1, 2, 4, 8, 16, 32)  # K: examples in the prompt
@@ -73,8 +72,7 @@ def few_shot_accuracy(model: GPT, tokenizer, world: World, K: int, count: int,
                       prompt_kind: str = "examples") -> float:
     """How often the likeliest of four completions is right after K examples of
     a held-out rule."""
-    cases, right = rule_cases(world, K, count, prompt_kind)
-    return float(np.mean(np.equal(gpt.choose(model, tokenizer, cases), right)))
+    return choice_accuracy(model, tokenizer, rule_cases(world, K, count, prompt_kind))
 
 
 def in_context(options: Options, folder: Path):

@@ -37,7 +37,8 @@ from papers.crawl import world_crawl
 from papers.figures import plot
 from papers.gpt3_clean import clean, clean_crawl
 from papers.gpt3_filters import mix
-from papers.tasks import SIZES, evaluate_pieces, wide_web
+from papers.models import SIZES, evaluate_pieces
+from papers.tasks import wide_web
 
 TEXTS = ("raw", "cleaned", "mixture")
 
@@ -135,19 +136,17 @@ def data_effect(world: World, folder: Path, prepared: dict, options: Options):
     return rows, bits
 
 
-def claims(rows: list[dict], bits: dict[str, list[float]], tests: int) -> list[Claim]:
+def claims(rows: list[dict], bits: dict[str, np.ndarray], tests: int) -> list[Claim]:
     """One seed: errors are over pieces of the held-out text, or over distinct tests."""
-    def saved(worse: str, better: str) -> tuple:
-        pieces = [a - b for a, b in zip(bits[worse], bits[better])]
-        return *over_seeds(pieces), 1, len(pieces)
-
     raw = rows[TEXTS.index("raw")]
+    pieces = len(bits["raw"])
     return [
         Claim("GPT-3", "§2.2", "the cleaned crawl teaches good text better than the raw one, bits "
               "per byte (easy by construction: junk of 20 templates)", "no number",
-              *saved("raw", "cleaned")),
+              *over_seeds(bits["raw"] - bits["cleaned"]), 1, pieces),
         Claim("GPT-3", "Table 2.2", "a mixture with more of the good texts teaches it better than "
-              "the cleaned crawl, bits per byte", "no number", *saved("cleaned", "mixture")),
+              "the cleaned crawl, bits per byte", "no number",
+              *over_seeds(bits["cleaned"] - bits["mixture"]), 1, pieces),
         Claim("GPT-3", "§4", "leaked tests are easier for the model of the raw crawl than for the "
               "two that read none of them, nats per test beyond other tests (the paper looked for "
               "this and found little)",

@@ -75,8 +75,8 @@ PROMPTS = ("examples", "with description", "shuffled labels")
 
 
 def rule_cases(world: World, K: int, count: int, prompt_kind: str):
-    """Held-out rules of which the prompt shows K examples: four (prompt,
-    completion) for each case, and the indices of the right ones.
+    """Held-out rules of which the prompt shows K examples: for each case four
+    (prompt, completion) and the index of the right one.
 
     "with description" puts the rule in words before the examples. "shuffled
     labels" gives each example a random one of its four completions, so that
@@ -84,7 +84,6 @@ def rule_cases(world: World, K: int, count: int, prompt_kind: str):
     """
     rng = random.Random(f"{K} shots")
     cases = []
-    right = []
     for _ in range(count):  # two cases ask the same once in a thousand times
         description, (query, *others) = rule(world, rng, "test")
         examples = []
@@ -97,9 +96,8 @@ def rule_cases(world: World, K: int, count: int, prompt_kind: str):
         if prompt_kind != "with description":
             description = ""
         prompt = few_shot_prompt(examples, context, description).lstrip()
-        cases.append([(prompt, choice) for choice in choices])
-        right.append(choices.index(completion))
-    return cases, right
+        cases.append(([(prompt, choice) for choice in choices], choices.index(completion)))
+    return cases
 
 
 # ------------------------------------------------------------------------------

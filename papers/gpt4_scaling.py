@@ -54,6 +54,7 @@ from papers.claims import Claim, folder_of, over_seeds, save_claims
 from papers.gpt4_scaling_laws import (FIGURE, by_size, column, draw, fit_loss, fit_power, laws_of,
                                       predict)
 from papers.gpt4_scaling_tasks import hindsight_cases, make_text, problems
+from papers.models import choice_accuracy
 
 LADDER = {16: 90_000, 20: 140_000, 24: 190_000, 28: 256_000}  # width -> tokens of the small runs
 FEWER = 1 / 3  # beside each a run of fewer tokens, or N and D could not be told apart
@@ -111,8 +112,7 @@ def run(study: Study, width: int, name: str, seed: int, tokens: float = 0,
     nats = [-total for total, _ in completion_logprobs(model, tokenizer, study.problems)]
     found["nats"] = np.array(nats)  # -log(pass rate), (problems,)
     for kind, cases in study.games.items():
-        chosen = gpt.choose(model, tokenizer, cases)
-        found[kind] = float(np.mean(np.equal(chosen, 0)))
+        found[kind] = choice_accuracy(model, tokenizer, [(case, 0) for case in cases])
     return found
 
 

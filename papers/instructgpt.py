@@ -38,16 +38,14 @@ import numpy as np
 
 import rlhf
 from data import UserError, command_line, option
-from gpt import PRESETS, GPTConfig, print_table
+from gpt import PRESETS, print_table
 from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
 from papers.instructgpt_data import agreement, batching, epochs_of_sft, labeler_folds
 from papers.instructgpt_run import NearGPT, Run, base_of, load_run, trained
 from papers.instructgpt_unseen import memory, seen, unseen
-from papers.tasks import evaluate_pieces
+from papers.models import SIZES, evaluate_pieces
 from rlhf import PPOConfig, win_rate
-
-SMALL = GPTConfig(1152, 128, n_layer=2, n_head=2, n_embd=64)  # 180k parameters
 
 GAMMAS = (0, 0.3, 1, 3, 30)  # with the run's beta
 BETAS = (0.02, 0.2, 2.0)     # without gamma, with the pretrained model as the KL reference
@@ -63,8 +61,8 @@ class Options:
 
 def two_sizes(run: Run) -> list[dict]:
     """The whole pipeline on two sizes; win rates against three of the large models."""
-    shape = SMALL
-    if run.base.config.n_embd < SMALL.n_embd:  # of a smoke run
+    shape = SIZES["180k"]
+    if run.base.config.n_embd < shape.n_embd:  # of a smoke run
         shape = run.base.config
     options = dataclasses.replace(run.options, name=f"{run.options.name}-180k")
     small = load_run(options, shape, run.results)
@@ -122,7 +120,7 @@ def tax(run: Run) -> list[dict]:
         policy = trained(path, policy, run.tokenizer, train)
         rollout, _, golds = run.score(policy)
         after = evaluate_pieces(policy, run.tokenizer, run.stream("val"), "loss")
-        mean, error = over_seeds([a - b for a, b in zip(after, before)])
+        mean, error = over_seeds(after - before)
         rows.append({
             "KL to": reference, "beta": beta, "gamma": gamma,
             "score": rollout.scores.mean().item(), "gold": float(golds.mean()),

@@ -184,7 +184,7 @@ def batching(run: Run) -> list[dict]:
                                     lambda step, steps, loss: losses.append(loss))
             validation[name, epoch] = comparison_losses(model, run.tokenizer, held_out)
             more = validation[name, epoch] - validation["one element per prompt", epoch]
-            mean, error = over_seeds(more.tolist())
+            mean, error = over_seeds(more)
             rows.append({
                 "batches of": name, "epoch": epoch,
                 "training loss": float(np.mean(losses[-20:])),

@@ -1,5 +1,5 @@
 """
-What several papers share: a wider web of the world, GPT-1's four tasks and the sizes of our models.
+What several papers share: a wider web of the world, and GPT-1's four tasks.
 
 The wide web has, besides the core's documents, texts in which tasks occur by themselves:
 phrasebooks of a second language, sentences with a pronoun's referent spelled out, and stories with
@@ -7,30 +7,13 @@ a summary. GPT-1 and GPT-2 are trained on it.
 
 Papers: GPT-1 (Radford et al. 2018) §3.3; GPT-2 (Radford et al. 2019) §2.1.
 """
-import dataclasses
 import functools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
 
 import data
-import gpt  # before torch: it sets how torch's threads wait
-import torch
 from data import ASIDES, FORUM_QUESTION, HAPPY, PLACES, SAD, SYLLABLES, THINGS, TOPICS, World
-from gpt import GPT, GPTConfig, TrainConfig, evaluate
-
-# The sizes that we train, each about twice the one before.
-SIZES = {
-    "24k": GPTConfig(1152, 128, n_layer=1, n_head=2, n_embd=16),
-    "45k": GPTConfig(1152, 128, n_layer=1, n_head=2, n_embd=28),
-    "90k": GPTConfig(1152, 128, n_layer=1, n_head=3, n_embd=48),
-    "180k": GPTConfig(1152, 128, n_layer=2, n_head=2, n_embd=64),
-    "340k": GPTConfig(1152, 128, n_layer=2, n_head=3, n_embd=96),
-    "760k": GPTConfig(1152, 128, n_layer=3, n_head=4, n_embd=128),
-}
 
 # --------------------------------------------------------------------------------------------------
 # The wide web
@@ -113,30 +96,6 @@ def distinct(make_case: Callable, count: int, asked: Callable) -> list:
         if len(cases) == count:
             break
     return list(cases.values())
-
-
-def pretrained(path: Path, shares: dict, count: int, shape: GPTConfig, config: TrainConfig):
-    """Train a GPT on `count` documents of World(config.seed) in these shares, or load it: (model,
-    tokenizer, training stream, validation stream, validation result)."""
-    def documents():
-        return data.web(World(config.seed), count, 0, shares)
-
-    text = data.tokenize_text(documents, shape.vocab_size, path.parent)
-    torch.manual_seed(config.seed)
-    shape = dataclasses.replace(shape, vocab_size=text[0].vocab_size)
-    model = GPT(shape).to(gpt.pick_device())
-    print(f"== {path}, {model.num_params():,} parameters", flush=True)
-    log = gpt.RunLog(path.with_suffix(".jsonl"))
-    return model, *text, gpt.train(model, *text, config, path, log)
-
-
-def evaluate_pieces(model, tokenizer, stream: np.ndarray, measure: str) -> list[float]:
-    """"loss" or "bits_per_byte" of ten pieces of a text. Differences between two models, piece by
-    piece, have a standard error."""
-    values = []
-    for piece in np.array_split(stream, 10):
-        values.append(evaluate(model, tokenizer, piece, max_tokens=4096)[measure])
-    return values
 
 
 # --------------------------------------------------------------------------------------------------

@@ -1,0 +1,65 @@
+"""
+What several papers do with a model: train it, let it choose or write, and score it on a text.
+"""
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+import data
+import gpt  # before torch: it sets how torch's threads wait
+import torch
+from data import World
+from gpt import GPT, GPTConfig, TrainConfig
+
+# The sizes that we train, each about twice the one before.
+SIZES = {
+    "24k": GPTConfig(1152, 128, n_layer=1, n_head=2, n_embd=16),
+    "45k": GPTConfig(1152, 128, n_layer=1, n_head=2, n_embd=28),
+    "90k": GPTConfig(1152, 128, n_layer=1, n_head=3, n_embd=48),
+    "180k": GPTConfig(1152, 128, n_layer=2, n_head=2, n_embd=64),
+    "340k": GPTConfig(1152, 128, n_layer=2, n_head=3, n_embd=96),
+    "760k": GPTConfig(1152, 128, n_layer=3, n_head=4, n_embd=128),
+}
+
+
+def pretrained(path: Path, shares: dict, count: int, shape: GPTConfig, config: TrainConfig):
+    """Train a GPT on `count` documents of World(config.seed) in these shares, or load it: (model,
+    tokenizer, training stream, validation stream, validation result)."""
+    def documents():
+        return data.web(World(config.seed), count, 0, shares)
+
+    text = data.tokenize_text(documents, shape.vocab_size, path.parent)
+    torch.manual_seed(config.seed)
+    shape = dataclasses.replace(shape, vocab_size=text[0].vocab_size)
+    model = GPT(shape).to(gpt.pick_device())
+    print(f"== {path}, {model.num_params():,} parameters", flush=True)
+    log = gpt.RunLog(path.with_suffix(".jsonl"))
+    return model, *text, gpt.train(model, *text, config, path, log)
+
+
+def choice_accuracy(model, tokenizer, cases: list[tuple[list, int]],
+                    per_token: bool = True) -> float:
+    """How often the likeliest choice is right. A case is its choices, (context, completion) each,
+    and the index of the right one."""
+    chosen = gpt.choose(model, tokenizer, [choices for choices, _ in cases], per_token)
+    return float(np.mean(np.equal(chosen, [right for _, right in cases])))
+
+
+def continuations(model, tokenizer, texts: list[str], longest: int = 24, stop: str = "\n",
+                  temperature: float = 0, **sampling) -> list[str]:
+    """What a model writes behind each text, up to a sign or the end of the document."""
+    prompts = [[tokenizer.eot, *tokenizer.encode(text)] for text in texts]
+    stops = (tokenizer.eot, *tokenizer.encode(stop))
+    written = gpt.complete(model, tokenizer, prompts, stops, longest, temperature=temperature,
+                           **sampling)
+    return [text for text, _ in written]
+
+
+def evaluate_pieces(model, tokenizer, stream: np.ndarray, measure: str) -> np.ndarray:
+    """"loss" or "bits_per_byte" of ten pieces of a text. Differences between two models, piece by
+    piece, have a standard error."""
+    values = []
+    for piece in np.array_split(stream, 10):
+        values.append(gpt.evaluate(model, tokenizer, piece, max_tokens=4096)[measure])
+    return np.array(values)
