@@ -32,11 +32,10 @@ from data import UserError, World, command_line, option
 from gpt import GPT
 from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
-from papers.gpt1_baselines import LSTM, transfer
+from papers.gpt1_analysis import CHANCE, LSTM, transfer, zero_shot, zero_shot_cases
 from papers.gpt1_finetuning import (LM_COEF, NEW_TOKENS, Classifier, Task, accuracy, fine_tune,
                                     own_task, world_tasks)
 from papers.gpt1_tokenizer import sample
-from papers.gpt1_zero_shot import CHANCE, zero_shot, zero_shot_cases
 from papers.tasks import wide_web
 
 SHAPE = gpt.GPTConfig(1152, 128, n_layer=3, n_head=4, n_embd=128, post_norm=True)
@@ -167,7 +166,7 @@ def difference(accuracies: dict, tasks: dict[str, Task], one: str, other: str) -
 
 def claims(folder: Path, accuracies: dict, tasks: dict[str, Task]) -> list[Claim]:
     rows = zero_shot_rows(folder / "gpt.jsonl")
-    sizes = zero_shot_cases(World(0))
+    sizes = {task: len(cases) for task, cases in zero_shot_cases(World(0)).items()}
     gains = [rows[-1][task] - rows[0][task] for task in CHANCE]
     errors = [proportion_error(row[task], sizes[task])
               for row in (rows[0], rows[-1]) for task in CHANCE]
