@@ -34,7 +34,7 @@ import torch
 from data import SPECIAL_TOKENS, UserError, command_line, fit, option
 from gpt import GPT, GPTConfig, RunLog, print_table, to_tensors
 from papers.claims import Claim, folder_of, over_seeds, save_claims
-from papers.figures import plot
+from papers.figures import column, plot
 from rlhf import PPOConfig, response_logprobs, response_mask, roll_out, train_ppo
 
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -186,7 +186,7 @@ def claims(rows: list[dict], seeds: int) -> list[Claim]:
     shares, of_k3 = [], []
     for seed in range(seeds):
         mine = [row for row in rows if row["seed"] == str(seed)]
-        shares.append(min(column(mine, "of the gain")) - 0.95)
+        shares.append(column(mine, "of the gain").min() - 0.95)
         errors = {}  # of each estimate, relative to the KL, for each penalty
         for name in ("k1", "k3"):
             errors[name] = np.array([abs(row[name] / row["KL, PPO"] - 1) for row in mine])
@@ -236,10 +236,6 @@ def exact(options: Options = Options()):
             ("optimum, any beta", kls, rewards),
             ("PPO", column(last, "KL, PPO"), column(last, "E r, PPO"), "o"),
             ("best of n", column(bests, "KL"), column(bests, "E r"), "x")]}])
-
-
-def column(rows: list[dict], name: str) -> list[float]:
-    return [row[name] for row in rows]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,17 @@ import numpy as np
 from data import atomic_write, command_line, option, reading
 
 
+def column(rows: list[dict], name: str) -> np.ndarray:
+    """One value of every row."""
+    return np.array([row[name] for row in rows])
+
+
+def logged(path: Path, name: str) -> list[dict]:
+    """The rows of a run's log that have this value."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [row for row in rows if name in row]
+
+
 def plot(path: Path, panels: list[dict]):
     """Draw panels side by side into a PNG, or say how to get matplotlib. A
     panel is a dict of:
@@ -69,9 +80,8 @@ def draw_ladder(options: Options = Options()):
                        ("pretrain_loss", "held-out pretraining loss")):
         lines = []
         for stage, label in (("ppo", "PPO"), ("ppo_ptx", "PPO-ptx")):
-            log = [json.loads(line) for line in open(folder / f"{stage}.jsonl")]
-            points = [(row["step"], row[key]) for row in log if key in row]
-            lines.append((label, *zip(*points)))
+            rows = logged(folder / f"{stage}.jsonl", key)
+            lines.append((label, column(rows, "step"), column(rows, key)))
         panels.append({"title": title, "xlabel": "PPO iteration", "lines": lines})
     plot(folder / "ladder.png", panels)
 

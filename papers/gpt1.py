@@ -31,7 +31,7 @@ import gpt
 from data import UserError, World, command_line, option
 from gpt import GPT
 from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
-from papers.figures import plot
+from papers.figures import column, logged, plot
 from papers.gpt1_analysis import CHANCE, LSTM, transfer, zero_shot, zero_shot_cases
 from papers.gpt1_finetuning import (LM_COEF, NEW_TOKENS, Classifier, Task, accuracy, fine_tune,
                                     own_task, world_tasks)
@@ -145,12 +145,6 @@ def table_row(name: str, accuracies: dict[str, list[float]], paper: float | None
     return row
 
 
-def zero_shot_rows(path: Path) -> list[dict]:
-    """The rows of a training log that have the accuracies of `zero_shot`."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [row for row in rows if "schemas" in row]
-
-
 def difference(accuracies: dict, tasks: dict[str, Task], one: str, other: str) -> tuple:
     """Of two runs the difference of the mean over tasks, its standard error over the seeds of
     fine-tuning and over cases (too small: these share fourteen people), the seeds, the cases."""
@@ -165,7 +159,7 @@ def difference(accuracies: dict, tasks: dict[str, Task], one: str, other: str) -
 
 
 def claims(folder: Path, accuracies: dict, tasks: dict[str, Task]) -> list[Claim]:
-    rows = zero_shot_rows(folder / "gpt.jsonl")
+    rows = logged(folder / "gpt.jsonl", "schemas")
     sizes = {task: len(cases) for task, cases in zero_shot_cases(World(0)).items()}
     gains = [rows[-1][task] - rows[0][task] for task in CHANCE]
     errors = [proportion_error(row[task], sizes[task])
@@ -203,11 +197,11 @@ def draw(folder: Path, accuracies: dict):
 
     zero_shots = []
     for stage, style in (("gpt", "-"), ("lstm", "--")):
-        rows = zero_shot_rows(folder / f"{stage}.jsonl")
-        steps = [row["step"] for row in rows]
+        rows = logged(folder / f"{stage}.jsonl", "schemas")
+        steps = column(rows, "step")
         for index, (task, chance) in enumerate(CHANCE.items()):
-            ys = [row[task] for row in rows]
-            zero_shots.append((task if stage == "gpt" else None, steps, ys, f"C{index}.{style}"))
+            label = task if stage == "gpt" else None
+            zero_shots.append((label, steps, column(rows, task), f"C{index}.{style}"))
             zero_shots.append((None, steps, [chance for _ in steps], f"C{index}:"))
 
     whole = {name: medians[name] for name, (*_, paper) in RUNS.items() if paper}

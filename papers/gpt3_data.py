@@ -34,7 +34,7 @@ import gpt
 from data import Tokenizer, World, load_text, option
 from papers.claims import Claim, folder_of, over_seeds, save_claims
 from papers.crawl import world_crawl
-from papers.figures import plot
+from papers.figures import column, logged, plot
 from papers.gpt3_clean import clean, clean_crawl
 from papers.gpt3_filters import mix
 from papers.models import SIZES, evaluate_pieces
@@ -158,14 +158,8 @@ def draw(folder: Path):
     """The loss on good text along training on each text."""
     lines = []
     for name in TEXTS:
-        steps = []
-        values = []
-        for line in (folder / f"180k-{name}.jsonl").read_text().splitlines():
-            row = json.loads(line)
-            if "bits/byte" in row:
-                steps.append(row["step"])
-                values.append(row["bits/byte"])
-        lines.append((name, steps, values, "o-"))
+        rows = logged(folder / f"180k-{name}.jsonl", "bits/byte")
+        lines.append((name, column(rows, "step"), column(rows, "bits/byte"), "o-"))
     panel = {
         "title": "bits per byte of good held-out text",
         "xlabel": "steps, equal tokens",

@@ -27,7 +27,6 @@ Results go to runs/gpt4_pictures; see also papers/gpt4_pictures_tasks.py and _se
 Paper: GPT-4 technical report (arXiv:2303.08774).
 """
 import dataclasses
-import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +38,7 @@ import torch
 from data import Tokenizer, command_line, option
 from gpt import GPT, GPTConfig, print_table
 from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
-from papers.figures import plot
+from papers.figures import logged, plot
 from papers.gpt4_pictures_several import (PAIR_KINDS, SHOT_KINDS, any_cases, any_document,
                                           exchanged, in_words, name_of, shuffled, unanswered,
                                           with_other_pictures, without_pictures)
@@ -176,8 +175,7 @@ def draw_figure(folder: Path, rows: list[dict]):
     for column in ("held out", "shuffled", "other picture", "no picture"):
         values = [average(rows, (kind,), column) for kind in SHOT_KINDS]
         shots.append((column, list(SHOT_KINDS.values()), values, "o-"))
-    log = [json.loads(line) for line in open(folder / "seed0.jsonl")]
-    looks = [row for row in log if "caption" in row]
+    looks = logged(folder / "seed0.jsonl", "caption")
     lines = []
     for name, kinds in (groups | {"4 examples": ("4 examples",)}).items():
         values = [np.mean([row[name_of(kind)] for kind in kinds]) for row in looks]

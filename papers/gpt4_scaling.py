@@ -51,7 +51,8 @@ import torch
 from data import UserError, World, command_line, option
 from gpt import GPT, GPTConfig, completion_logprobs, print_table
 from papers.claims import Claim, folder_of, over_seeds, save_claims
-from papers.gpt4_scaling_laws import (FIGURE, by_size, column, draw, fit_loss, fit_power, laws_of,
+from papers.figures import column
+from papers.gpt4_scaling_laws import (FIGURE, by_size, draw, fit_loss, fit_power, laws_of,
                                       predict)
 from papers.gpt4_scaling_tasks import hindsight_cases, make_text, problems
 from papers.models import choice_accuracy

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from papers.figures import plot
+from papers.figures import column, plot
 
 FIGURE = 3       # the paper's figure shows the third-easiest bucket
 RESAMPLED = 300  # bootstrap samples behind an interval
@@ -101,10 +101,6 @@ def best_size(law: tuple[float, ...], compute: float) -> tuple[float, float]:
 
 # --------------------------------------------------------------------------------------------------
 # Tables and a figure. A run is a dict of what was measured
-
-
-def column(runs: list[dict], key: str) -> np.ndarray:
-    return np.array([run[key] for run in runs])
 
 
 def laws_of(study, large: dict) -> dict:

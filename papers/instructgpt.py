@@ -40,7 +40,7 @@ import rlhf
 from data import UserError, command_line, option
 from gpt import PRESETS, print_table
 from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
-from papers.figures import plot
+from papers.figures import column, plot
 from papers.instructgpt_data import agreement, batching, epochs_of_sft, labeler_folds
 from papers.instructgpt_run import NearGPT, Run, base_of, load_run, trained
 from papers.instructgpt_unseen import memory, seen, unseen
@@ -86,9 +86,9 @@ def two_sizes(run: Run) -> list[dict]:
     rows = []
     for (size, name), scores in golds.items():
         row = {"size": size, "model": name}
-        for column, opponent in opponents.items():
+        for header, opponent in opponents.items():
             if (size, name) != ("760k", opponent):
-                row[column] = win_rate(scores, golds["760k", opponent])["win"]
+                row[header] = win_rate(scores, golds["760k", opponent])["win"]
         row["gold"] = float(np.mean(scores))
         rows.append(row)
     return rows
@@ -152,7 +152,7 @@ def claims(run: Run, tables: dict[str, list[dict]]) -> list[Claim]:
     win = small["against 760k GPT prompted"]
     [ptx] = [row for row in tables["tax"] if row["gamma"] == 1]
     best = min((row for row in tables["tax"] if row["KL to"] == "GPT"), key=lambda row: row["tax"])
-    folds = [row["training labelers"] - row["others"] for row in tables["folds"]]
+    folds = column(tables["folds"], "training labelers") - column(tables["folds"], "others")
     shuffled = next(row for row in tables["batching"] if row["batches of"] == "shuffled pairs")
     first, last = tables["epochs"][0], tables["epochs"][-1]
     ours = tables["unseen"][-1]
@@ -199,19 +199,17 @@ def draw(path: Path, tables: dict[str, list[dict]]):
     betas = [row for row in runs if row["KL to"] == "GPT"]
     tax_lines = []
     for label, rows in (("gamma 0 ... 30", gammas), ("beta 0.02 ... 2, KL to GPT", betas)):
-        losses = [row["loss"] for row in rows]
-        tax_lines.append((label, losses, [row["gold"] for row in rows], "o-"))
+        tax_lines.append((label, column(rows, "loss"), column(rows, "gold"), "o-"))
 
     batch_lines = []
     for name in ("one element per prompt", "shuffled pairs"):
         rows = [row for row in tables["batching"] if row["batches of"] == name]
-        batch_lines.append((name, [row["epoch"] for row in rows],
-                            [row["validation loss"] for row in rows], "o-"))
+        batch_lines.append((name, column(rows, "epoch"), column(rows, "validation loss"), "o-"))
 
-    epochs = [row["epochs"] for row in tables["epochs"]]
+    epochs = tables["epochs"]
     epoch_lines = []
     for name in ("validation loss", "score", "gold"):
-        epoch_lines.append((name, epochs, [row[name] for row in tables["epochs"]], "o-"))
+        epoch_lines.append((name, column(epochs, "epochs"), column(epochs, name), "o-"))
 
     plot(path, [
         {"title": "win rate against the large SFT model", "bars": bars},

@@ -16,7 +16,7 @@ Results go to runs/overoptimization. Paper: Gao et al. 2022 (arXiv:2210.10760).
 """
 import copy
 import dataclasses
-import json
+
 import math
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ import rlhf
 from data import command_line, option
 from gpt import print_table
 from papers.claims import Claim, folder_of, over_seeds, save_claims
-from papers.figures import plot
+from papers.figures import column, logged, plot
 from papers.instructgpt_data import ranked_by_rubric
 from papers.instructgpt_run import Run, base_of, load_run, show_hacked, trained
 from rlhf import PPOConfig, RewardConfig, RewardModel, WorldTask
@@ -140,10 +140,8 @@ def ppo_curve(run: Run, reward_model: RewardModel, scale: Scale, prompts: int,
     path = run.results / f"ppo{prompts}.pt"
     policy = trained(path, policy, run.tokenizer, train)
     points = [(0.0, 0.0, 0.0)]
-    for line in path.with_suffix(".jsonl").read_text().splitlines():
-        row = json.loads(line)
-        if "gold" in row:
-            points.append((row["d"], row["proxy"], row["gold"]))
+    for row in logged(path.with_suffix(".jsonl"), "gold"):
+        points.append((row["d"], row["proxy"], row["gold"]))
     return points, policy
 
 
@@ -181,14 +179,15 @@ def summary(prompts: int, method: str, points: list) -> dict:
 def claims(rows: list[dict], prompts: int) -> list[Claim]:
     """In standard deviations of SFT answers. Errors: over reward models, or over prompts."""
     best, ppo = rows[::2], rows[1::2]
-    falls = [[row["fall"] for row in chosen] for chosen in (best, ppo)]
-    better = [row["other form's"] - row["fit error"] for row in ppo]
+    better = column(ppo, "other form's") - column(ppo, "fit error")
     up = ppo[-1]["gold there"] - ppo[0]["gold there"]
     paper, says = "Gao et al.", ("gold falls in the end: middle third of the curve minus the "
                                  "last (three numbers of comparisons, one seed)")
     return [
-        Claim(paper, "Fig. 1", f"best of n: {says}", "chart", *over_seeds(falls[0]), 1, prompts),
-        Claim(paper, "Fig. 1", f"PPO: {says}", "chart", *over_seeds(falls[1]), 1, prompts),
+        Claim(paper, "Fig. 1", f"best of n: {says}", "chart", *over_seeds(column(best, "fall")),
+              1, prompts),
+        Claim(paper, "Fig. 1", f"PPO: {says}", "chart", *over_seeds(column(ppo, "fall")), 1,
+              prompts),
         Claim(paper, "§3.1", "PPO follows d (alpha - beta log d) better than d (alpha - beta d): "
               "error of the second fit minus that of the first", "no number",
               *over_seeds(better), 1, prompts),
