@@ -1,6 +1,9 @@
 """
 GPT-3's whole data pipeline on a crawl: filter by quality, deduplicate, take tests
-out. The steps are in gpt3_filters.py.
+out. The steps are in gpt3_filters.py. The world's crawl is a dirty web whose truth is
+known: three quarters of the pages are advertisements and menus. Of the rest some are
+good texts, some are copies with small changes, and in some stands a question of a
+test.
 
     python -m papers.gpt3_data clean                            the world's crawl
     python -m papers.gpt3_data clean --data RAW --good GOOD     your own documents
@@ -12,17 +15,113 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from data import UserError, World, atomic_write, load_text, option, run_folder
+from data import ECHOED, UserError, World, atomic_write, load_text, option, run_folder
 from gpt import print_table
-from papers.crawl import world_crawl
 from papers.gpt3_filters import (QualityClassifier, decontaminate, deduplicate,
                                  quality_filter, word_ids)
+from papers.tasks import wide_web
+
+# ------------------------------------------------------------------------------
+# The world's crawl
+
+# Kinds of pages and their share of the crawl.
+CRAWL = {"junk": .75, "good": .14, "copy": .06, "leak": .05}
+
+BOILERPLATE = (
+    "Click here to subscribe.", "Accept all cookies?", "Home, About, Contact, Login",
+    "Your cart is empty.", "Buy {} online, best price!!!", "Share this page.", "Page {} of {}",
+    "All rights reserved.", "{} {} {} cheap {}", "Sign up for our newsletter!",
+    "Error 404: not found.", "Only {} left in stock!", "You may also like: {}, {}",
+    "Posted by admin {} days ago", "Read more...", "Rated {} of 5 stars by {} users",
+    "Free {} with every {}", "Advertisement", "Terms and conditions apply.", "Skip to content",
+)
+
+
+def junk_page(rng: random.Random) -> str:
+    """Advertisements and menus."""
+    lines = []
+    for line in rng.choices(BOILERPLATE, k=rng.randint(10, 40)):
+        words = rng.choices([*ECHOED, "3", "12", "99"], k=4)
+        lines.append(line.format(*words))
+    return rng.choice(("\n", " ")).join(lines)
+
+
+def copied_page(rng: random.Random, text: str) -> str:
+    """A text in which one word in fifty is another one, and a line of
+    boilerplate."""
+    words = []
+    for word in text.split(" "):
+        if rng.random() < .02:
+            word = rng.choice(ECHOED)
+        words.append(word)
+    return " ".join(words) + "\n\n" + rng.choice(BOILERPLATE)
+
+
+def endless_documents(world: World) -> Iterator[str]:
+    """The wide web, without end."""
+    for part in itertools.count():
+        yield from wide_web(world, 1000, f"crawl 0 {part}")
+
+
+def crawl(world: World, count: int, tests: list[str]) -> Iterator[str]:
+    """`count` pages; in those of the kind "leak" stands one of the tests."""
+    rng = random.Random(f"crawl {world.seed} 0")
+    documents = endless_documents(world)
+    recent = []
+    for kind in rng.choices(list(CRAWL), weights=CRAWL.values(), k=count):
+        if kind == "junk":
+            yield junk_page(rng)
+            continue
+        if kind == "copy" and recent:
+            yield copied_page(rng, rng.choice(recent))
+            continue
+
+        parts = []
+        length = rng.randint(500, 1500)
+        while sum(map(len, parts)) < length:
+            parts.append(next(documents))
+        if kind == "leak":
+            place = rng.randrange(len(parts) + 1)
+            parts.insert(place, rng.choice(tests))
+        text = "\n\n".join(parts)
+        recent = [*recent[-299:], text]
+        yield text
+
+
+def world_crawl(world: World, pages: int, folder: Path):
+    """Write the world's crawl as folder/crawl.jsonl.
+
+    Returns a function that starts a pass over its texts, texts of the wanted
+    quality, the tests that the crawl leaks, and as many tests that it does not.
+    """
+    rng = random.Random(f"tests {world.seed}")
+    tests = {}  # by text, so that all are distinct
+    for _ in range(300):
+        text, summary = world.trip(rng, "test")
+        tests[text] = f"{text}\nTL;DR: {summary}"
+    leaked = list(tests.values())[::2]
+    others = list(tests.values())[1::2]
+
+    path = folder / "crawl.jsonl"
+    with atomic_write(path) as file:
+        for text in crawl(world, pages, leaked):
+            file.write(json.dumps({"text": text}).encode() + b"\n")
+
+    def read() -> Iterator[str]:
+        return load_text(path)
+
+    good = ["\n\n".join(wide_web(world, 12, f"good {i}")) for i in range(2000)]
+    return read, good, leaked, others
+
+
+# ------------------------------------------------------------------------------
+# The pipeline
 
 
 @dataclass
@@ -39,13 +138,14 @@ class Tally:
             self.examples.append(" ".join(text.split())[:90])
 
 
-def run_step(step: str, documents: Iterable[str], tally: Tally, path: Path) -> dict:
-    """Write the documents that a step keeps, and say what it has taken away."""
+def run_step(step: str, path: Path, keep: Callable, *arguments) -> dict:
+    """Write the documents that keep(*arguments) yields, and say what it has taken away."""
     started = time.time()
+    tally = Tally()
     left = 0
     kept = 0
     with atomic_write(path) as file:
-        for text in documents:
+        for text in keep(*arguments, dropped=tally.dropped):
             file.write(json.dumps({"text": text}).encode() + b"\n")
             left += len(text)
             kept += 1
@@ -83,18 +183,11 @@ def clean(read: Callable[[], Iterator[str]], good: list[str], tests: list[str],
     kept = folder / "kept.jsonl"
     unique = folder / "unique.jsonl"
 
-    tally = Tally()
-    documents = quality_filter(read(), classifier, generator, tally.dropped)
-    rows = [run_step("quality", documents, tally, kept)]
-
-    tally = Tally()
-    documents = deduplicate(load_text(kept), tally.dropped)
-    rows.append(run_step("duplicates", documents, tally, unique))
-
-    tally = Tally()
-    documents = decontaminate(lambda: load_text(unique), tests, tally.dropped)
-    rows.append(run_step("contamination", documents, tally, folder / "clean.jsonl"))
-    return rows
+    return [
+        run_step("quality", kept, quality_filter, read(), classifier, generator),
+        run_step("duplicates", unique, deduplicate, load_text(kept)),
+        run_step("contamination", folder / "clean.jsonl", decontaminate,
+                 lambda: load_text(unique), tests)]
 
 
 # ------------------------------------------------------------------------------

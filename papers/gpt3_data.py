@@ -14,8 +14,8 @@ The claims:
     python -m papers.gpt3_data          60,000 pages, three models (about 4 minutes)
     python -m papers.gpt3_data clean    only clean: 20,000 pages, or your own
 
-Results go to runs/gpt3_data and runs/clean. The crawl is made in crawl.py and
-cleaned in gpt3_clean.py.
+Results go to runs/gpt3_data and runs/clean. The crawl is made and cleaned in
+gpt3_clean.py.
 Paper: GPT-3 (arXiv:2005.14165) §2.2, §4, Appendix A and C.
 """
 import dataclasses
@@ -33,9 +33,8 @@ import data
 import gpt
 from data import Tokenizer, World, load_text, option
 from papers.claims import Claim, folder_of, over_seeds, save_claims
-from papers.crawl import world_crawl
 from papers.figures import column, logged, plot
-from papers.gpt3_clean import clean, clean_crawl
+from papers.gpt3_clean import clean, clean_crawl, world_crawl
 from papers.gpt3_filters import mix
 from papers.models import SIZES, evaluate_pieces
 from papers.tasks import wide_web
