@@ -2268,7 +2268,7 @@ def test_a_beam_as_wide_as_everything_is_exhaustive_search(papers):
             if 0 not in ids[:-1] and (length == 4 or ids[-1] == 0):
                 total = sum(token_logprobs(model, [1, 3, *ids], length))
                 scores[ids] = total / ((5 + length) / 6) ** 0.6
-    search = papers("beam_search").beam_search
+    search = papers("gpt3_answers").beam_search
     assert search(model, idx, 4, beams=4 ** 4, stop_token=0) == list(max(scores, key=scores.get))
     greedy = gpt.generate(model, idx[None], 4, temperature=0)
     assert search(model, idx, 4, beams=1) == greedy[0].tolist()

@@ -28,12 +28,11 @@ import numpy as np
 import data
 from data import World, command_line, option
 from gpt import GPT, TrainConfig, print_table
-from papers.beam_search import exact_match
 from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
-from papers.gpt3_comparing import comparing
-from papers.gpt3_costs import sizes, training_megabytes, training_seconds
-from papers.gpt3_speed import speed
+from papers.flash_attention import in_new_process
+from papers.gpt3_answers import comparing, exact_match
+from papers.gpt3_costs import peak_of_training, sizes, speed, training_seconds
 from papers.gpt3_tasks import PROMPTS, RULE_WEB, TASK_WEB, rule_cases
 from papers.models import SIZES, choice_accuracy, pretrained
 
@@ -128,7 +127,7 @@ def bands(options: Options, folder: Path) -> list[dict]:
         seconds = training_seconds([dense, banded])
         for row, config, least in zip(rows, (dense, banded), seconds):
             row[f"ms at {T}"] = 1000 * least
-            row[f"MB at {T}"] = training_megabytes(config)
+            row[f"MB at {T}"] = in_new_process(peak_of_training, config)
     return rows
 
 

@@ -1,20 +1,25 @@
 """
-What models cost: Table 2.1 of GPT-3, what training the largest would take, and a
-training step with and without banded layers.
+What models cost: Table 2.1 of GPT-3, what training the largest would take, and
+training steps on this machine: with and without banded layers, and in tokens per second.
 
     python -m papers.gpt3 sizes     the papers' models; no weight is allocated
+    python -m papers.gpt3 speed     GPT-2's smallest; --batch-size 16 --block-size 1024 on a GPU
 
 Papers: GPT-3 (arXiv:2005.14165) §2.1 (bands), Table 2.1, Appendix D (compute); ZeRO
 (arXiv:1910.02054) §3.1 (memory).
 """
+import dataclasses
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
-from data import option, run_folder
+import gpt
+from data import Batches, option, run_folder
 from gpt import GPT, PRESETS, GPTConfig, print_table
-from papers.flash_attention import DEVICE, added_memory, in_new_process, timed
+from papers.flash_attention import DEVICE, TIMED_DTYPE, added_memory, timed
 
 # What the papers print: parameters. GPT-3's models all read 300 billion tokens.
 PRINTED = {
@@ -48,10 +53,6 @@ MIXED = {"master weights": 4, "bfloat16 weights": 2, "bfloat16 gradients": 2,
 DEVICE_BYTES = 80e9
 DEVICE_FLOPS = 989e12
 UTILISATION = 0.4
-
-
-# ------------------------------------------------------------------------------
-# Counted: parameters, activations, operations
 
 
 def flops_per_token(model: GPT) -> float:
@@ -161,12 +162,11 @@ def sizes(options: SizesOptions = SizesOptions()):
 
 
 # ------------------------------------------------------------------------------
-# Measured: time and memory of a training step
+# Measured: time and memory of training steps
 
 
 def training_seconds(configs: list[GPTConfig], repeats: int = 5) -> list[float]:
-    """Seconds of a forward and backward pass over one full context: the least
-    of several."""
+    """Seconds of a forward and backward pass over one context, the least of several."""
     models = [GPT(config).to(DEVICE) for config in configs]
     least = [math.inf] * len(models)
     # In turns, so that a slow moment of the machine affects all of them.
@@ -179,8 +179,7 @@ def training_seconds(configs: list[GPTConfig], repeats: int = 5) -> list[float]:
 
 
 def peak_of_training(config: GPTConfig) -> float:
-    """Peak MB of a forward and backward pass over one full context. Call it in
-    a fresh process."""
+    """Peak MB of such a pass. Call it in a fresh process."""
     model = GPT(config).to(DEVICE)
     idx = torch.zeros(1, config.block_size, dtype=torch.long, device=DEVICE)  # (1, T)
 
@@ -191,6 +190,60 @@ def peak_of_training(config: GPTConfig) -> float:
     return added_memory(lambda: [train(idx), train(idx)])
 
 
-def training_megabytes(config: GPTConfig) -> float:
-    """peak_of_training in a process of its own."""
-    return in_new_process(peak_of_training, config)
+@dataclass
+class SpeedOptions:
+    batch_size: int = option(2, "sequences per step", at_least=1)
+    block_size: int = option(256, "tokens per sequence", at_least=2)
+    repeats: int = option(5, "timed steps of each; the median counts", at_least=1)
+
+
+def speed(options: SpeedOptions = SpeedOptions()):
+    """Time training steps of GPT-2's smallest model on this machine.
+
+    With our attention and with PyTorch's, and with a vocabulary that is a multiple of 64, which
+    GPUs prefer. A step is that of `gpt.train` with AdamW alone: Muon's work does not grow with
+    the batch and would hide the rest.
+    """
+    peak = matrix_flops(options.repeats)
+    rows = []
+    ours = gpt.fused_attention
+    for name, attention in (("ours", ours), ("PyTorch's", pytorch_attention)):
+        for vocab_size in (50257, 50304):
+            config = dataclasses.replace(PRESETS["gpt2"], vocab_size=vocab_size,
+                                         block_size=options.block_size)
+            gpt.fused_attention = attention
+            seconds, flops = seconds_per_step(config, options)
+            gpt.fused_attention = ours
+            rows.append({
+                "attention": name, "vocabulary": vocab_size, "ms": 1000 * seconds,
+                "tokens/s": round(options.batch_size * options.block_size / seconds),
+                "TFLOP/s": flops / seconds / 1e12, "of a matrix product": flops / seconds / peak})
+    print_table(rows, run_folder("speed", {}) / "table.json")
+    print(f"{TIMED_DTYPE}; a product of two 8192 x 8192 matrices: {peak / 1e12:.2f} TFLOP/s")
+
+
+def pytorch_attention(q, k, v, window=None):
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def matrix_flops(repeats: int) -> float:
+    """Operations per second of a large matrix product."""
+    a, b = (torch.randn(8192, 8192, dtype=TIMED_DTYPE, device=DEVICE) for _ in range(2))
+    seconds = [timed(torch.matmul, a, b) for _ in range(repeats + 1)]
+    return 2 * 8192**3 / float(np.median(seconds[1:]))
+
+
+def seconds_per_step(config: GPTConfig, options: SpeedOptions) -> tuple[float, float]:
+    """Median seconds of a step, and its operations."""
+    model = GPT(config).to(DEVICE)
+    optimizers = gpt.make_optimizers(model, lr=1e-4)
+    stream = np.random.default_rng(0).integers(0, config.vocab_size, 100_000)
+    batches = Batches(stream, options.batch_size, config.block_size, seed=0)
+
+    def step():
+        gpt.pretraining_loss(model, batches).backward()
+        gpt.update(model, optimizers, fraction=1.0)
+
+    seconds = [timed(step) for _ in range(options.repeats + 2)]  # two to warm up
+    flops = flops_per_token(model) * options.batch_size * options.block_size
+    return float(np.median(seconds[2:])), flops
