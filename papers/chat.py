@@ -28,7 +28,6 @@ from data import RUDE, World, command_line, option
 from gpt import print_table
 from papers.claims import folder_of
 from papers.instructgpt_run import base_of, load_run
-from rlhf import chat_speaker, forum_speaker
 
 # Patterns are searched without regard to case; `pattern_of` fills in what {...} stands for.
 KNOWS_NOT = r"do not know"
@@ -155,13 +154,8 @@ def by_temperature(run) -> list[dict]:
     three by SFT at the same temperature."""
     rows = []
     prompts = [prompt.messages for prompt in run.task.test]
-    length = run.options.max_response
     for temperature in (1.0, 0.3, 0.0):
-        speakers = {}
-        for name, shots in (("GPT", []), ("GPT prompted", run.task.shots)):
-            speakers[name] = forum_speaker(run.base, run.tokenizer, shots, length, temperature)
-        for name, model in run.chats.items():
-            speakers[name] = chat_speaker(model, run.tokenizer, length, temperature)
+        speakers = run.ladder(temperature)
         baseline = []
         for seed in (3, 4, 5):
             baseline += run.task.gold(speakers["SFT"](prompts, seed))
@@ -179,7 +173,7 @@ def chat(options: Options = Options()):
     rows, systems = [], []
     for name, model in run.chats.items():
         for temperature in (0.0, 0.3):
-            speaker = chat_speaker(model, run.tokenizer, base.max_response, temperature)
+            speaker = run.speaker(model, temperature)
             is_shown = options.show and name == "PPO-ptx" and temperature == 0
             verdicts = talk(speaker, run.task.world, is_shown)
             row = {"model": name, "temperature": temperature, "turns": len(verdicts)}

@@ -79,8 +79,7 @@ def fine_tune(run: Run, options: Options) -> GPT:
 def obeyed(run: Run, model: GPT, cases: list[SystemCase]) -> tuple[dict, list[float]]:
     """Answers at temperature 0: (row with the share that obeys, that is also true, and that obeys
     of each kind; [the share of each fact])."""
-    speak = rlhf.chat_speaker(model, run.tokenizer, run.options.max_response, temperature=0)
-    answers = speak([case.messages for case in cases], 0)
+    answers = run.speaker(model, temperature=0)([case.messages for case in cases], 0)
     by_kind, by_fact, true = {}, {}, []
     for case, (text, ended) in zip(cases, answers):
         fact = case.person, case.topic

@@ -67,16 +67,10 @@ def two_sizes(run: Run) -> list[dict]:
     options = dataclasses.replace(run.options, name=f"{run.options.name}-180k")
     small = load_run(options, shape, run.results)
     conversations = [prompt.messages for prompt in run.task.test]
-    limit = run.options.max_response
 
     golds = {}  # (size, model): gold scores of two answers to every prompt
     for size, one in (("760k", run), ("180k", small)):
-        speakers = {}
-        for name, shots in (("GPT", []), ("GPT prompted", run.task.shots)):
-            speakers[name] = rlhf.forum_speaker(one.base, one.tokenizer, shots, limit)
-        for name, model in one.chats.items():
-            speakers[name] = one.speaker(model)
-        for name, speaker in speakers.items():
+        for name, speaker in one.ladder().items():
             golds[size, name] = []
             for seed in (3, 4):
                 golds[size, name] += run.task.gold(speaker(conversations, seed))

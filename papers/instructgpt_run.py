@@ -44,8 +44,18 @@ class Run:
     def sft(self) -> GPT:
         return self.chats["SFT"]
 
-    def speaker(self, model: GPT) -> rlhf.Speaker:
-        return rlhf.chat_speaker(model, self.tokenizer, self.options.max_response)
+    def speaker(self, model: GPT, temperature: float = 1.0) -> rlhf.Speaker:
+        return rlhf.chat_speaker(model, self.tokenizer, self.options.max_response, temperature)
+
+    def ladder(self, temperature: float = 1.0) -> dict[str, rlhf.Speaker]:
+        """GPT, GPT prompted, SFT, PPO and PPO-ptx."""
+        speakers = {}
+        for name, shots in (("GPT", []), ("GPT prompted", self.task.shots)):
+            speakers[name] = rlhf.forum_speaker(self.base, self.tokenizer, shots,
+                                                self.options.max_response, temperature)
+        for name, model in self.chats.items():
+            speakers[name] = self.speaker(model, temperature)
+        return speakers
 
     def stream(self, split: str) -> np.ndarray:
         train, val = data.open_stream(self.folder / "tokens.bin")

@@ -70,11 +70,9 @@ def unseen_instructions(world: World, count: int) -> list[Instruction]:
 
 def unseen(run: Run, count: int = 240, examples: int = 12) -> list[dict]:
     """What the answers to each kind are like; prints the answers to a few prompts."""
-    world, limit = run.task.world, run.options.max_response
-    speakers = {"GPT": rlhf.forum_speaker(run.base, run.tokenizer, max_new_tokens=limit)}
-    for name in ("SFT", "PPO", "PPO-ptx"):
-        speakers[name] = run.speaker(run.chats[name])
-
+    world = run.task.world
+    speakers = run.ladder()
+    del speakers["GPT prompted"]
     prompts = unseen_instructions(world, count)
     conversations = [prompt.messages for prompt in prompts]
     answers = {name: speaker(conversations, 8) for name, speaker in speakers.items()}
