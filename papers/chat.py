@@ -26,7 +26,7 @@ import numpy as np
 import data
 from data import RUDE, World, command_line, option
 from gpt import print_table
-from papers.claims import folder_of
+from papers.claims import RunOptions, folder_of
 from papers.instructgpt_run import base_of, load_run
 
 # Patterns are searched without regard to case; `pattern_of` fills in what {...} stands for.
@@ -88,12 +88,10 @@ TRACES = re.compile(r"\b[QA]:|Guest:|Host:|<\|| says:")
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     base: str = option("instructgpt", "the run whose models talk (made if it is missing)")
     name: str = option("chat", "results go to runs/NAME")
     show: bool = option(False, "print every turn of the last model")
-    fast: bool = option(False, "a smoke run of seconds, on a base of its own")
-    fresh: bool = option(False, "measure anew")
 
 
 def pattern_of(world: World, pattern: str) -> str:

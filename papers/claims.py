@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data import UserError, atomic_write, command_line, reading, run_folder, write_json
+from data import (UserError, atomic_write, command_line, option, reading, run_folder,
+                  write_json)
 from gpt import aligned
 
 README = Path(__file__).with_name("README.md")
@@ -48,6 +49,13 @@ class Claim:
         if math.isnan(self.standard_error) or abs(self.ours) <= 2 * self.standard_error:
             return "cannot tell"
         return "holds" if self.ours > 0 else "does not hold"
+
+
+@dataclass
+class RunOptions:
+    """What a script can be asked for, beside its own options."""
+    fast: bool = option(False, "a smoke run of seconds, in a folder of its own")
+    fresh: bool = option(False, "make all that is in runs/NAME anew")
 
 
 def folder_of(options, *names: str, part: str = "", **settings) -> Path:

@@ -37,7 +37,7 @@ import numpy as np
 
 from data import World, command_line, option
 from gpt import GPT, GPTConfig, TrainConfig, print_table
-from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
+from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
 from papers.cot_tasks import (LONGER, TASKS, TESTED, Problem, answer_in, ask, document, draw,
                               forms_of)
 from papers.figures import plot
@@ -54,14 +54,12 @@ ABLATIONS = ("equation", "dots", "after")
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     name: str = option("cot", "results go to runs/NAME")
     steps: int = option(2400, "optimizer steps of each model", at_least=1)
     seeds: int = option(3, "models of each size", at_least=1)
     cases: int = option(40, "held-out problems of each task and number of steps", at_least=1)
     documents: int = option(30_000, "documents that each model reads", at_least=10)
-    fast: bool = option(False, "a smoke run of seconds")
-    fresh: bool = option(False, "train everything anew")
 
 
 # ------------------------------------------------------------------------------

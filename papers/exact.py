@@ -33,7 +33,7 @@ import torch
 
 from data import SPECIAL_TOKENS, UserError, command_line, fit, option
 from gpt import GPT, GPTConfig, RunLog, print_table, to_tensors
-from papers.claims import Claim, folder_of, over_seeds, save_claims
+from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
 from papers.figures import column, plot
 from rlhf import PPOConfig, response_logprobs, response_mask, roll_out, train_ppo
 
@@ -43,13 +43,11 @@ BLOCK_SIZE = 16
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     name: str = option("exact", "results go to runs/NAME")
     tokens: int = option(3, "length of the longest answer, at most 4", at_least=1)
     iterations: int = option(200, "of PPO, for each beta", at_least=1)
     seeds: int = option(3, "problems, each with rewards and a reference of its own", at_least=1)
-    fast: bool = option(False, "a smoke run of seconds")
-    fresh: bool = option(False, "train everything anew")
 
 
 class Letters:

@@ -31,7 +31,7 @@ import gpt
 import rlhf
 from data import Tokenizer, World, command_line, option
 from gpt import GPT, print_table
-from papers.claims import Claim, folder_of, over_seeds, save_claims
+from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
 from papers.figures import plot
 from papers.flan_tasks import (CLUSTERS, FLAN_WEB, SHOTS, accuracy, held_out_cases, make_case,
                                show_answers, with_mask, zero_shot_prompt)
@@ -48,15 +48,13 @@ PRETRAINING_WINDOWS = 4  # of the base's text beside each batch of cases
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     name: str = option("flan", "results go to runs/NAME")
     steps: int = option(1000, "optimizer steps of each base", at_least=1)
     tune_steps: int = option(75, "optimizer steps of each tuning", at_least=1)
     seeds: int = option(3, "bases of each size", at_least=1)
     cases: int = option(80, "held-out cases of each cluster", at_least=2)
     documents: int = option(20_000, "documents that each base reads", at_least=100)
-    fast: bool = option(False, "a smoke run of seconds")
-    fresh: bool = option(False, "train everything anew")
 
 
 @dataclass

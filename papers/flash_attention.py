@@ -30,7 +30,7 @@ import torch.nn.functional as F
 
 from data import command_line, option
 from gpt import attention, fused_attention, pick_device, print_table
-from papers.claims import Claim, folder_of, over_seeds, save_claims
+from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
 
 METHODS = ("equation", "PyTorch", "ours")
 
@@ -58,11 +58,9 @@ LONGEST_EQUATION = 4096  # beyond this it needs more memory than many a laptop h
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     name: str = option("flash_attention", "results go to runs/NAME")
     repeats: int = option(5, "timed runs of each; the median counts", at_least=1)
-    fast: bool = option(False, "small shapes only, for the tests")
-    fresh: bool = option(False, "remove earlier results first")
 
 
 # ------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ import data
 import gpt
 from data import UserError, World, command_line, option
 from gpt import GPT
-from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
+from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import column, logged, plot
 from papers.gpt1_analysis import CHANCE, LSTM, transfer, zero_shot, zero_shot_cases
 from papers.gpt1_finetuning import (LM_COEF, NEW_TOKENS, Classifier, Task, accuracy, fine_tune,
@@ -57,7 +57,7 @@ LAYERS = {"nothing": "from scratch", "embeddings": "embeddings only", "+ 1": "1 
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     train: str | None = option(None, "your own task: lines of `sentence TAB class` to fine-tune on")
     test: str | None = option(None, "and lines to test on")
     data: str = option("world", "text to pretrain on: a file, a folder or the embedded world")
@@ -66,8 +66,6 @@ class Options:
     cases: int = option(600, "cases of each task to train on, and up to as many to test on",
                         at_least=1)
     seeds: int = option(3, "runs of each fine-tuning", at_least=1)
-    fast: bool = option(False, "a smoke run of seconds")
-    fresh: bool = option(False, "train everything anew")
 
 
 # --------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ import data
 import gpt
 from data import ECHOED, Tokenizer, World, command_line, option, split_sentences
 from gpt import GPT, completion_logprobs
-from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
+from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
 from papers.gpt2_tasks import CASES, bleu, gpt2_task, ngram_f1, rouge
 from papers.models import SIZES, choice_accuracy, continuations, evaluate_pieces, pretrained
@@ -51,13 +51,11 @@ LOWER_IS_BETTER = ("bits per byte", "last word, perplexity")
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     name: str = option("gpt2", "results go to runs/NAME")
     steps: int = option(1500, "optimizer steps of pretraining, of every size", at_least=1)
     cases: int = option(300, "distinct held-out cases of every task, at the most", at_least=1)
     seed: int = option(0, "of the world, the weights and the batches")
-    fast: bool = option(False, "a smoke run of seconds")
-    fresh: bool = option(False, "train everything anew")
 
 
 # --------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ import numpy as np
 import data
 from data import World, command_line, option
 from gpt import GPT, TrainConfig, print_table
-from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
+from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
 from papers.flash_attention import in_new_process
 from papers.gpt3_answers import comparing, exact_match
@@ -41,7 +41,7 @@ SHOTS = (0, 1, 2, 4, 8, 16, 32)  # K: examples in the prompt
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     name: str = option("gpt3", "results go to runs/NAME")
     steps: int = option(600, "optimizer steps of each model of rules", at_least=1)
     seeds: int = option(3, "models of each size", at_least=1)
@@ -49,8 +49,6 @@ class Options:
     task_steps: int = option(1000, "optimizer steps of the model of synthetic tasks", at_least=1)
     documents: int = option(data.WORLD_DOCUMENTS, "documents that each model reads", at_least=10)
     seed: int = option(0, "of the synthetic tasks; the rest has seeds 0, 1, 2 ...")
-    fast: bool = option(False, "a smoke run of seconds")
-    fresh: bool = option(False, "train everything anew")
 
 
 def rule_model(options: Options, folder: Path, size: str, seed: int = 0,

@@ -32,7 +32,7 @@ import torch
 import data
 import gpt
 from data import Tokenizer, World, load_text, option
-from papers.claims import Claim, folder_of, over_seeds, save_claims
+from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
 from papers.figures import column, logged, plot
 from papers.gpt3_clean import clean, clean_crawl, world_crawl
 from papers.gpt3_filters import mix
@@ -43,13 +43,11 @@ TEXTS = ("raw", "cleaned", "mixture")
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     name: str = option("gpt3_data", "results go to runs/NAME")
     pages: int = option(60_000, "pages of the crawl that is cleaned", at_least=100)
     steps: int = option(800, "optimizer steps on each text", at_least=1)
     seed: int = option(0, "of the crawl and of the models")
-    fast: bool = option(False, "a smoke run of seconds")
-    fresh: bool = option(False, "make everything anew")
 
 
 def training_of(options: Options) -> gpt.TrainConfig:

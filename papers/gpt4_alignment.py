@@ -29,7 +29,7 @@ import numpy as np
 import rlhf
 from data import command_line, option
 from gpt import GPT, print_table
-from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
+from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
 from papers.gpt4_alignment_calibration import calibration, more_error, reliability
 from papers.gpt4_alignment_tasks import (FORMS, LOOKS, NEW_WORDS, USER_OBJECTS, SystemCase,
@@ -46,14 +46,12 @@ PROMPTS = 320  # of the test, half of them harmful
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     base: str = option("instructgpt", "the run to start from (made if it is missing)")
     name: str = option("gpt4_alignment", "results go to runs/NAME")
     demonstrations: int = option(20_000, "of system messages; 12,000 were too few", at_least=8)
     known: int = option(3000, "training prompts known as harmful or harmless", at_least=12)
     iterations: int = option(30, "of PPO with and without the rule's reward", at_least=1)
-    fast: bool = option(False, "a smoke run of seconds, on a base of its own")
-    fresh: bool = option(False, "train everything anew, but for the base")
 
 
 # ----------------------------------------------------------------------------------

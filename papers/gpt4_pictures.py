@@ -37,7 +37,7 @@ import gpt  # before torch: it sets how torch's threads wait
 import torch
 from data import Tokenizer, command_line, option
 from gpt import GPT, GPTConfig, print_table
-from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
+from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import logged, plot
 from papers.gpt4_pictures_several import (PAIR_KINDS, SHOT_KINDS, any_cases, any_document,
                                           exchanged, in_words, name_of, shuffled, unanswered,
@@ -52,14 +52,12 @@ ALL_KINDS = (*KINDS, *PAIR_KINDS, *SHOT_KINDS)
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     name: str = option("gpt4_pictures", "results go to runs/NAME")
     steps: int = option(2400, "optimizer steps", at_least=1)
     batch: int = option(64, "documents of an optimizer step", at_least=1)
     seeds: int = option(3, "models, each with other combinations held out", at_least=1)
     cases: int = option(100, "distinct cases of every kind, at the most", at_least=4)
-    fast: bool = option(False, "a smoke run of seconds")
-    fresh: bool = option(False, "train everything anew")
 
 
 # ------------------------------------------------------------------------------

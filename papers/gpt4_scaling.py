@@ -50,7 +50,7 @@ import gpt  # before torch: it sets how torch's threads wait
 import torch
 from data import UserError, World, command_line, option
 from gpt import GPT, GPTConfig, completion_logprobs, print_table
-from papers.claims import Claim, folder_of, over_seeds, save_claims
+from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
 from papers.figures import column
 from papers.gpt4_scaling_laws import (FIGURE, by_size, draw, fit_loss, fit_power, laws_of,
                                       predict)
@@ -64,15 +64,13 @@ HARDEST = 15   # problems that are in no bucket, as in the paper
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     name: str = option("gpt4_scaling", "results go to runs/NAME")
     runs: int = option(3, "small runs of each size", at_least=2)
     seeds: int = option(3, "texts, each with its small runs and its large run", at_least=1)
     modules: int = option(460, "modules of the library, at the most", at_least=20)
     cases: int = option(300, "held-out problems, at the most; a third as many games", at_least=30)
     full: bool = option(False, "1,000 times the compute of the largest small run instead of 100")
-    fast: bool = option(False, "a smoke run of seconds")
-    fresh: bool = option(False, "train everything anew")
 
 
 @dataclass

@@ -39,7 +39,7 @@ import numpy as np
 import rlhf
 from data import UserError, command_line, option
 from gpt import PRESETS, print_table
-from papers.claims import Claim, folder_of, over_seeds, proportion_error, save_claims
+from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import column, plot
 from papers.instructgpt_data import agreement, batching, epochs_of_sft, labeler_folds
 from papers.instructgpt_run import NearGPT, Run, base_of, load_run, trained
@@ -52,11 +52,9 @@ BETAS = (0.02, 0.2, 2.0)     # without gamma, with the pretrained model as the K
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     base: str = option("instructgpt", "the run to start from (made if it is missing)")
     name: str = option("instructgpt-depth", "results go to runs/NAME")
-    fast: bool = option(False, "a smoke run of seconds, on a base of its own")
-    fresh: bool = option(False, "make every table anew, but for the base")
 
 
 def two_sizes(run: Run) -> list[dict]:

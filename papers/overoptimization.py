@@ -26,7 +26,7 @@ import torch
 import rlhf
 from data import command_line, option
 from gpt import print_table
-from papers.claims import Claim, folder_of, over_seeds, save_claims
+from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
 from papers.figures import column, logged, plot
 from papers.instructgpt_data import ranked_by_rubric
 from papers.instructgpt_run import Run, base_of, load_run, show_hacked, trained
@@ -37,7 +37,7 @@ FAST = {"prompts": 32, "iterations": 2, "answers": 4, "test_prompts": 16}
 
 
 @dataclass
-class Options:
+class Options(RunOptions):
     base: str = option("instructgpt", "the run to start from (made if it is missing)")
     name: str = option("overoptimization", "results go to runs/NAME")
     prompts: int = option(1600, "behind the largest reward model", at_least=32)
@@ -45,8 +45,6 @@ class Options:
     lr: float = option(3e-4, "of its policy")
     answers: int = option(64, "per prompt, of which the best of n is taken", at_least=2)
     test_prompts: int = option(200, "held-out prompts", at_least=16)
-    fast: bool = option(False, "a smoke run of seconds, on a base of its own")
-    fresh: bool = option(False, "train everything anew, but for the base")
 
 
 def train_proxy(run: Run, prompts: int) -> RewardModel:
