@@ -22,9 +22,6 @@ further claims, a table each:
     python -m papers.instructgpt --fast         a smoke run on a base of its own
 
 Results go to runs/instructgpt-depth; a table whose file is there is not made again.
-The tables from agreement to epochs are in instructgpt_data.py, the last three in
-instructgpt_unseen.py.
-
 Paper: InstructGPT (arXiv:2203.02155).
 """
 import copy
@@ -121,19 +118,21 @@ def tax(run: Run) -> list[dict]:
     return rows
 
 
-TABLES = {"sizes": two_sizes, "tax": tax, "agreement": agreement, "folds": labeler_folds,
-          "batching": batching, "epochs": epochs_of_sft, "unseen": unseen, "memory": memory,
-          "seen": seen}
-
-PAPER = {
-    "sizes": "1.3B PPO-ptx is preferred to 175B GPT-3",
-    "tax": "gamma >= 20 repairs it at 1.3B, no beta does (Fig. 33 and 34)",
-    "agreement": "two labelers agree on 72.6 % of the pairs, a reward model and the labelers "
-                 "of its training groups on 72.4 %",
-    "folds": "reward models agree with training labelers in 72.4 %, with others in 69.6 %",
-    "batching": "one element per prompt is right, shuffled pairs overfit in a single pass",
-    "epochs": "validation loss overfits after one epoch, more epochs still raise the score",
-    "unseen": "other kinds of instructions are followed; false premises are accepted"}
+# Each table's function, and what the paper says.
+TABLES = {
+    "sizes": (two_sizes, "1.3B PPO-ptx is preferred to 175B GPT-3"),
+    "tax": (tax, "gamma >= 20 repairs it at 1.3B, no beta does (Fig. 33 and 34)"),
+    "agreement": (agreement, "two labelers agree on 72.6 % of the pairs, a reward model and the "
+                  "labelers of its training groups on 72.4 %"),
+    "folds": (labeler_folds, "reward models agree with training labelers in 72.4 %, with others "
+              "in 69.6 %"),
+    "batching": (batching, "one element per prompt is right, shuffled pairs overfit in a single "
+                 "pass"),
+    "epochs": (epochs_of_sft, "validation loss overfits after one epoch, more epochs still raise "
+               "the score"),
+    "unseen": (unseen, "other kinds of instructions are followed; false premises are accepted"),
+    "memory": (memory, "no such test"),
+    "seen": (seen, "no such test")}
 
 
 def claims(run: Run, tables: dict[str, list[dict]]) -> list[Claim]:
@@ -159,8 +158,8 @@ def claims(run: Run, tables: dict[str, list[dict]]) -> list[Claim]:
               "preferred at 1.3B against 175B (no number)", win - 0.5,
               proportion_error(win, prompts), 1, prompts),
         Claim(paper, "E.6", "gamma 1 leaves a lower pretraining loss than beta .02, .2 or 2 with "
-              "the pretrained model as KL reference, nats per token (built in: gamma trains on this "
-              "loss, the paper measures tasks; the reference has not read the chat format)",
+              "the pretrained model as KL reference, nats per token (built in: gamma trains on "
+              "this loss, the paper measures tasks; the reference has not read the chat format)",
               "no beta repairs the tax",
               best["tax"] - ptx["tax"], math.hypot(best["standard error"], ptx["standard error"]),
               1, 10),
@@ -222,8 +221,8 @@ def instructgpt(options: Options = Options()):
     if options.fast:
         del run.task.demonstrations[20:]
     tables = {}
-    for name, work in TABLES.items():
-        print(f"\n== {name} (the paper: {PAPER.get(name, 'no such test')})", flush=True)
+    for name, (work, paper) in TABLES.items():
+        print(f"\n== {name} (the paper: {paper})", flush=True)
         path = folder / f"{name}.json"
         if path.exists():
             tables[name] = json.loads(path.read_text())

@@ -1,18 +1,8 @@
 """
-InstructGPT's data, put to the test: whose comparisons, in which batches, how often.
+InstructGPT's data, put to the test: whose comparisons, in which batches, how often. Here
+are the tables agreement, folds, batching and epochs of papers/instructgpt.py.
 
-Four tables of `python -m papers.instructgpt`:
-    agreement       two labelers agree on 72.6 % of the pairs (§3.4); the world's noise
-                    was chosen for this, so it is no claim here. A reward model and the
-                    labelers that it was trained on agree on 72.4 % (§4.1)
-    labeler_folds   a reward model predicts training labelers better than others
-                    (§4.1, E.2)
-    batching        all pairs of a prompt are one element; shuffled, they overfit in
-                    a single pass (§3.5)
-    epochs_of_sft   SFT overfits after one epoch, and yet more epochs raise the score
-                    (§3.5)
-
-Paper: InstructGPT (arXiv:2203.02155).
+Paper: InstructGPT (arXiv:2203.02155) §3.4, §3.5, §4.1, E.2.
 """
 import copy
 import math
@@ -192,10 +182,6 @@ def batching(run: Run) -> list[dict]:
                 "validation accuracy": rlhf.pair_accuracy(model, run.tokenizer, held_out),
                 "more": mean, "standard error": error, "prompts": len(held_out)})
     return rows
-
-
-# ----------------------------------------------------------------------------------
-# Epochs of SFT
 
 
 def epochs_of_sft(run: Run) -> list[dict]:

@@ -1,15 +1,8 @@
 """
-InstructGPT on what no demonstration has shown, and what its reward model sees.
+InstructGPT on what no demonstration has shown (other languages are not tested), and what
+its reward model sees: the tables unseen, memory and seen of papers/instructgpt.py.
 
-Three tables of `python -m papers.instructgpt`:
-    unseen    instructions in words that no demonstration has are followed, and false
-              premises are accepted (§4.3). Other languages are not tested
-    memory    what was told in turn one, by the exchanges in between; the paper does not
-              test this
-    seen      does the reward model score a truth above a falsehood, a sentence above a
-              word, a fact above an insult? The paper does not test this
-
-Paper: InstructGPT (arXiv:2203.02155).
+Paper: InstructGPT (arXiv:2203.02155) §4.3.
 """
 import math
 import random
