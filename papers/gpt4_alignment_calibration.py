@@ -18,7 +18,7 @@ import rlhf
 from data import GUESTS, MEMORIES, TOPICS, World
 from gpt import GPT
 from papers.instructgpt_run import Run
-from papers.tasks import distinct
+from papers.tasks import distinct, recall_case
 
 BINS = 10        # of the reliability diagram
 QUESTIONS = 400
@@ -33,14 +33,9 @@ def recall_questions(world: World, count: int) -> list[Question]:
     def make_question():
         choices = []
         while not choices:
-            kinds = ["tell", *data.random_kinds(rng, rng.choice((1, 2, 3))), "recall"]
-            *earlier, (question, answer) = data.conversation(world, rng, "test", kinds)
+            between = data.random_kinds(rng, rng.choice((1, 2, 3)))
+            messages, answer = recall_case(world, rng, between)
             choices = choices_of(rng, answer)
-        messages = []
-        for said, reply in earlier:
-            messages.append({"role": "user", "content": said})
-            messages.append({"role": "assistant", "content": reply})
-        messages.append({"role": "user", "content": question})
         return messages, choices
 
     return distinct(make_question, count, lambda case: str(case[0]))

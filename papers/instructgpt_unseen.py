@@ -12,10 +12,10 @@ import torch
 
 import rlhf
 from data import (GUESTS, LISTS, NUMBERS, RUDE, TASKS, TOPICS, Comparison, Instruction, World,
-                  answered, conversation, fit, judge, render_conversation)
+                  answered, fit, judge, render_conversation)
 from gpt import to_tensors
 from papers.instructgpt_run import Run
-from papers.tasks import distinct
+from papers.tasks import distinct, recall_case
 
 # Tasks whose wording in the web is another one than in the instructions.
 REWORDED = ("rewrite", "classification", "summarization", "extract", "brainstorming")
@@ -106,12 +106,7 @@ def told_at_first(run: Run, between: int, count: int) -> list[Instruction]:
     room = run.base.config.block_size - run.options.max_response
 
     def make_case():
-        kinds = ["tell", *["talk"] * between, "recall"]
-        *earlier, (question, answer) = conversation(world, rng, "test", kinds)
-        messages = []
-        for said, reply in earlier:
-            messages = answered([*messages, {"role": "user", "content": said}], reply)
-        messages.append({"role": "user", "content": question})
+        messages, answer = recall_case(world, rng, ["talk"] * between)
         ids, _ = render_conversation(run.tokenizer, messages)
         if len(ids) > room:
             return make_case()

@@ -98,6 +98,17 @@ def distinct(make_case: Callable, count: int, asked: Callable) -> list:
     return list(cases.values())
 
 
+def recall_case(world: World, rng: random.Random, between: list[str]) -> tuple[list[dict], str]:
+    """A held-out conversation that ends with a question about what was told in its first exchange,
+    as messages, and the right answer. between: the kinds of the exchanges in between."""
+    kinds = ["tell", *between, "recall"]
+    *earlier, (question, answer) = data.conversation(world, rng, "test", kinds)
+    messages = []
+    for said, reply in earlier:
+        messages = data.answered([*messages, {"role": "user", "content": said}], reply)
+    return [*messages, {"role": "user", "content": question}], answer
+
+
 # --------------------------------------------------------------------------------------------------
 # GPT-1's four tasks
 
