@@ -62,10 +62,6 @@ class Options(RunOptions):
     documents: int = option(30_000, "documents that each model reads", at_least=10)
 
 
-# ------------------------------------------------------------------------------
-# The whole test
-
-
 def test_problems(world: World, task: str, steps: int, count: int) -> list[Problem]:
     """Up to `count` distinct held-out problems."""
     rng = random.Random(f"{task} {steps} {world.seed}")
@@ -158,17 +154,16 @@ def claims(scores: dict[str, list[dict]], problems: list[dict]) -> list[Claim]:
     distinct problems allow."""
     large = scores["large"]
 
-    def mean(of_seed: dict, way: str, steps: int, tasks=tuple(TASKS)) -> float:
-        return float(np.mean([of_seed[task, way, steps] for task in tasks]))
-
-    def gain(of_seed: dict, steps: int) -> float:
-        return mean(of_seed, "chain", steps) - mean(of_seed, "direct", steps)
+    def gain(of_seed: dict, steps: int, better="chain", worse="direct", tasks=tuple(TASKS)):
+        """What asking in one way is worth against another, the mean over the tasks."""
+        a, b = (np.mean([of_seed[task, way, steps] for task in tasks]) for way in (better, worse))
+        return float(a - b)
 
     def least_loss(of_seed: dict) -> float:
         losses = []
         for way in ABLATIONS:
             tasks = [task for task in TASKS if way in forms_of(task)]
-            losses.append(mean(of_seed, "chain", 4, tasks) - mean(of_seed, way, 4, tasks))
+            losses.append(gain(of_seed, 4, worse=way, tasks=tasks))
         return min(losses)
 
     def row(paper: str, where: str, says: str, number: str, differences: list[float],
@@ -183,10 +178,8 @@ def claims(scores: dict[str, list[dict]], problems: list[dict]) -> list[Claim]:
     wei = "Wei et al. 2022"
     on_longer = [float(np.mean([gain(seed, steps) for steps in LONGER])) for seed in large]
     falls_less = [gain(seed, 8) - gain(seed, 1) for seed in large]
-    by_trigger = []
-    for seed in large:
-        answers = seed["coin", "zero-shot direct", 4]
-        by_trigger.append(seed["coin", "zero-shot trigger", 4] - answers)
+    by_trigger = [gain(seed, 4, "zero-shot trigger", "zero-shot direct", ("coin",))
+                  for seed in large]
     by_size = [gain(a, 4) - gain(b, 4) for a, b in zip(large, scores["small"])]
     return [
         row(wei, "§3.2", "exemplars with a chain beat exemplars with the answer alone, accuracy "
