@@ -68,10 +68,6 @@ class Options(RunOptions):
     seeds: int = option(3, "runs of each fine-tuning", at_least=1)
 
 
-# --------------------------------------------------------------------------------------------------
-# The runs
-
-
 def pretrain(options: Options, folder: Path):
     """GPT-1's transformer and an LSTM, trained on the same text: {name: model}, tokenizer."""
     world = World(0)

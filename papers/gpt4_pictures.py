@@ -60,10 +60,6 @@ class Options(RunOptions):
     cases: int = option(100, "distinct cases of every kind, at the most", at_least=4)
 
 
-# ------------------------------------------------------------------------------
-# Training
-
-
 def train(path: Path, seed: int, options: Options, blind: bool) -> tuple[GPT, Tokenizer]:
     """Train a model, or load it. A blind one reads the same documents without their pictures. The
     log has accuracies along training."""

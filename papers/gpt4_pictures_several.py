@@ -79,17 +79,12 @@ def random_two(rng: random.Random, split: str, seed: int, kind: str, most: int) 
     return about_two(pair, {question: questions[question] for question in chosen})
 
 
-def pair_of(case: Document) -> tuple[Scene, Scene]:
-    """The pictures of a case about two."""
-    [(shown, _)] = case.turns
-    return shown[1], shown[3]
-
-
 def exchanged(case: Document, kind: str) -> Document:
     """The same question about the same two pictures in the other order. Its answer is another."""
-    pair = pair_of(case)[::-1]
-    question = case.turns[0][0][-1].strip()
-    return about_two(pair, {question: questions_about_two(kind, pair)[question]})
+    [((_, first, _, second, question), _)] = case.turns
+    asked = question.strip()
+    answer = questions_about_two(kind, (second, first))[asked]
+    return about_two((second, first), {asked: answer})
 
 
 # ------------------------------------------------------------------------------

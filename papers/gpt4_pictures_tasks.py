@@ -219,10 +219,6 @@ def batch_of(tokenizer: Tokenizer, documents: list[Document], device):
     return x[:, :-1], y[:, 1:]
 
 
-# ------------------------------------------------------------------------------
-# Test cases
-
-
 def cases_of(kind: tuple[str, str] | str, count: int, split: str, seed: int) -> list[Document]:
     """Up to `count` distinct cases of one of KINDS, each a picture and one question. All answers to
     a kind of question are about equally frequent."""
