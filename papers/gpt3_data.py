@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import data
 import gpt
@@ -36,7 +35,7 @@ from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
 from papers.figures import column, logged, plot
 from papers.gpt3_clean import clean, clean_crawl, world_crawl
 from papers.gpt3_filters import mix
-from papers.models import SIZES, evaluate_pieces
+from papers.models import SIZES, evaluate_pieces, train_gpt
 from papers.tasks import wide_web
 
 TEXTS = ("raw", "cleaned", "mixture")
@@ -81,23 +80,6 @@ def prepare(world: World, folder: Path, options: Options) -> dict:
     return {"report": report, "epochs": epochs, "leaked": leaked, "others": others}
 
 
-def train_on(name: str, tokenizer: Tokenizer, held_out: np.ndarray, folder: Path,
-             options: Options):
-    """A model of 180k trained on one of the texts, and how often it reads that
-    text."""
-    print(f"== 180k on the {name} text", flush=True)
-    training = training_of(options)
-    stream, _ = data.open_stream(folder / f"{name}.bin")
-    torch.manual_seed(options.seed)
-    config = dataclasses.replace(SIZES["180k"], vocab_size=tokenizer.vocab_size)
-    model = gpt.GPT(config).to(gpt.pick_device())
-    path = folder / f"180k-{name}.pt"
-    log = gpt.RunLog(path.with_suffix(".jsonl"))
-    gpt.train(model, tokenizer, stream, held_out, training, path, log)
-    tokens = options.steps * training.batch_size * config.block_size
-    return model, tokens / len(stream)
-
-
 def data_effect(world: World, folder: Path, prepared: dict, options: Options):
     """One model, equal tokens: trained on the raw crawl, on the cleaned one, and on the mixture.
     Returns rows, and {text: bits per byte of each piece of good held-out text}."""
@@ -107,13 +89,17 @@ def data_effect(world: World, folder: Path, prepared: dict, options: Options):
         held_out += [*tokenizer.encode(text), tokenizer.eot]
     held_out = np.array(held_out, np.int64)  # (tokens,)
 
+    training = training_of(options)
+    tokens = training.steps * training.batch_size * SIZES["180k"].block_size
     rows = []
     losses, bits = {}, {}
     for name in TEXTS:
-        model, epochs = train_on(name, tokenizer, held_out, folder, options)
+        stream, _ = data.open_stream(folder / f"{name}.bin")
+        text = tokenizer, stream, held_out
+        model, _ = train_gpt(folder / f"180k-{name}.pt", text, SIZES["180k"], training)
         bits[name] = evaluate_pieces(model, tokenizer, held_out, "bits_per_byte")
-        good_text = float(np.mean(bits[name]))
-        row = {"text": name, "epochs": epochs, "bits per byte, good text": good_text}
+        row = {"text": name, "epochs": tokens / len(stream),
+               "bits per byte, good text": float(np.mean(bits[name]))}
         for kind in ("leaked", "others"):
             pairs = [("", test) for test in prepared[kind]]
             scores = gpt.completion_logprobs(model, tokenizer, pairs)

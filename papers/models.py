@@ -23,19 +23,26 @@ SIZES = {
 }
 
 
-def pretrained(path: Path, shares: dict, count: int, shape: GPTConfig, config: TrainConfig):
-    """Train a GPT on `count` documents of World(config.seed) in these shares, or load it: (model,
-    tokenizer, training stream, validation stream, validation result)."""
-    def documents():
-        return data.web(World(config.seed), count, 0, shares)
-
-    text = data.tokenize_text(documents, shape.vocab_size, path.parent)
+def train_gpt(path: Path, text: tuple, shape: GPTConfig, config: TrainConfig):
+    """Train a GPT on a text, or load it: (model, validation result). text: (tokenizer, training
+    stream, validation stream)."""
     torch.manual_seed(config.seed)
     shape = dataclasses.replace(shape, vocab_size=text[0].vocab_size)
     model = GPT(shape).to(gpt.pick_device())
     print(f"== {path}, {model.num_params():,} parameters", flush=True)
     log = gpt.RunLog(path.with_suffix(".jsonl"))
-    return model, *text, gpt.train(model, *text, config, path, log)
+    return model, gpt.train(model, *text, config, path, log)
+
+
+def pretrained(path: Path, shares: dict, count: int, shape: GPTConfig, config: TrainConfig):
+    """The same on `count` documents of World(config.seed) in these shares: (model, tokenizer,
+    training stream, validation stream, validation result)."""
+    def documents():
+        return data.web(World(config.seed), count, 0, shares)
+
+    text = data.tokenize_text(documents, shape.vocab_size, path.parent)
+    model, result = train_gpt(path, text, shape, config)
+    return model, *text, result
 
 
 def choice_accuracy(model, tokenizer, cases: list[tuple[list, int]],
