@@ -12,7 +12,6 @@ times are in bfloat16, and so are the inputs and outputs of all three).
     python -m papers.flash_attention            two tables (about 7 minutes)
     python -m papers.flash_attention --fast     one small shape
 
-Results go to runs/flash_attention.
 Paper: FlashAttention-2 (arXiv:2307.08691), Algorithms 1 and 2.
 
 Letters: B batch, nh heads, T tokens, hs head size.
@@ -144,10 +143,6 @@ def in_new_process(function, *arguments):
         return function(*arguments)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
-
-
-# ------------------------------------------------------------------------------
-# The claims
 
 
 def exactness_and_memory(cases) -> list[dict]:

@@ -13,7 +13,6 @@ The world's text has all words and forms of the four tasks: that pretraining hel
     python -m papers.gpt1 --train FILE --test FILE --data TEXT    lines of `sentence TAB class`
     python -m papers.gpt1 sample --prompt TEXT    OpenAI's released GPT-1 continues a text
 
-Results go to runs/gpt1. The fine-tuning itself is in papers/gpt1_finetuning.py.
 Paper: GPT-1 (Radford et al. 2018).
 """
 import dataclasses

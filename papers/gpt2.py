@@ -58,10 +58,6 @@ class Options(RunOptions):
     seed: int = option(0, "of the world, the weights and the batches")
 
 
-# --------------------------------------------------------------------------------------------------
-# The tasks: each is put as text, and no weight changes
-
-
 def gap_accuracy(model: GPT, tokenizer: Tokenizer, cases: list[tuple],
                  partial: bool = False) -> float:
     """How often the right choice makes the text likeliest.
@@ -106,7 +102,8 @@ def question_scores(model: GPT, tokenizer: Tokenizer, world: World, cases: list[
 
 
 def zero_shot(model: GPT, tokenizer: Tokenizer, world: World, count: int) -> dict[str, float]:
-    """The score of each task, computed as the paper computes it."""
+    """The score of each task, computed as the paper computes it: each is put as text, and no
+    weight changes."""
     schemas = gpt2_task(world, "schemas", count)
     cities = gpt2_task(world, "cities", count)
     nouns = gpt2_task(world, "common nouns", count)
@@ -152,10 +149,6 @@ def baselines(world: World, count: int) -> dict[str, float]:
         "summaries, ROUGE": float(np.mean(first_sentence)),
         "questions, exact": 1 / 12, "questions, surest quarter": 1 / 12,
     }
-
-
-# --------------------------------------------------------------------------------------------------
-# The run
 
 
 def claims(columns: dict, bits: dict[str, np.ndarray], cases: dict[str, int]) -> list[Claim]:

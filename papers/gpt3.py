@@ -61,10 +61,6 @@ def rule_model(options: Options, folder: Path, size: str, seed: int = 0,
     return pretrained(path, RULE_WEB, options.documents, shape, config)
 
 
-# ------------------------------------------------------------------------------
-# Examples in the prompt
-
-
 def few_shot_accuracy(model: GPT, tokenizer, world: World, K: int, count: int,
                       prompt_kind: str = "examples") -> float:
     """How often the likeliest of four completions is right after K examples of
@@ -94,10 +90,6 @@ def in_context(options: Options, folder: Path):
             row["widest range"] = float(np.ptp(accuracies[kind], axis=0).max())
             rows.append(row)
     return rows, gains
-
-
-# ------------------------------------------------------------------------------
-# Synthetic tasks, and banded layers
 
 
 def synthetic(options: Options, folder: Path) -> list[dict]:

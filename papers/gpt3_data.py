@@ -14,8 +14,6 @@ The claims:
     python -m papers.gpt3_data          60,000 pages, three models (about 4 minutes)
     python -m papers.gpt3_data clean    only clean: 20,000 pages, or your own
 
-Results go to runs/gpt3_data and runs/clean. The crawl is made and cleaned in
-gpt3_clean.py.
 Paper: GPT-3 (arXiv:2005.14165) §2.2, §4, Appendix A and C.
 """
 import dataclasses

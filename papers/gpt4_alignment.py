@@ -54,10 +54,6 @@ class Options(RunOptions):
     iterations: int = option(30, "of PPO with and without the rule's reward", at_least=1)
 
 
-# ----------------------------------------------------------------------------------
-# System messages
-
-
 def fine_tune(run: Run, options: Options) -> GPT:
     """The SFT model, fine-tuned on this script's demonstrations and the base's own, but for those
     that answer in one word though nobody asked for it."""
@@ -104,10 +100,6 @@ def system_messages(run: Run, tuned: GPT) -> tuple[list[dict], dict[str, list[fl
     return rows, facts
 
 
-# ----------------------------------------------------------------------------------
-# The rule's reward
-
-
 def train_policy(run: Run, tuned: GPT, options: Options, weight: float) -> GPT:
     """PPO from the fine-tuned model."""
     known = rule_cases(run.task.world, "train", options.known)
@@ -152,10 +144,6 @@ def rule_based_rewards(run: Run, tuned: GPT, options: Options) -> tuple[list[dic
             shares = {letter: letters.count(letter) / len(letters) for letter in "abcd"}
             rows.append({"model": name, "prompts": look, "distinct": len(letters), **shares})
     return rows, desired
-
-
-# ----------------------------------------------------------------------------------
-# Claims and figure
 
 
 def system_claim(says: str, shares: list[float]) -> Claim:

@@ -23,7 +23,6 @@ learned), one picture before several (else captions had .80), and two rows for t
 
     python -m papers.gpt4_pictures      a table, samples and a figure (about 24 minutes)
 
-Results go to runs/gpt4_pictures; see also papers/gpt4_pictures_tasks.py and _several.py.
 Paper: GPT-4 technical report (arXiv:2303.08774).
 """
 import dataclasses
@@ -98,10 +97,6 @@ def train(path: Path, seed: int, options: Options, blind: bool) -> tuple[GPT, To
     return model.eval(), tokenizer
 
 
-# ------------------------------------------------------------------------------
-# Testing: the model writes, and only the whole right answer counts
-
-
 def write(model: GPT, tokenizer: Tokenizer, cases: list[Document]) -> list[str]:
     """What the model writes behind each question, up to the end of the line, at temperature 0."""
     newline = tokenizer.encode("\n")[0]
@@ -148,10 +143,6 @@ def test(options: Options, folder: Path, seed: int) -> list[dict]:
             [text] = write(model, tokenizer, cases[:1])
             print(f"\n{in_words(unanswered(cases[0]))}\n-> {text} (right: {answers[0]})")
     return rows
-
-
-# ------------------------------------------------------------------------------
-# The table, the figure and the claims
 
 
 def average(rows: list[dict], kinds: tuple, column: str) -> float:

@@ -34,7 +34,6 @@ paper has only problems that every model solves at least once.
     python -m papers.gpt4_scaling                      tables and a figure (about 11 minutes)
     python -m papers.gpt4_scaling --full --name full   1,000 times the compute (about an hour)
 
-Results go to runs/gpt4_scaling, of the second command to runs/full.
 Papers: GPT-4 (arXiv:2303.08774) §3; Chinchilla (arXiv:2203.15556); Kaplan (arXiv:2001.08361).
 """
 import dataclasses
@@ -86,10 +85,6 @@ class Study:
     buckets: list[np.ndarray] = dataclasses.field(default_factory=list)  # indices of problems
 
 
-# --------------------------------------------------------------------------------------------------
-# Runs
-
-
 def run(study: Study, width: int, name: str, seed: int, tokens: float = 0,
         compute: float = 0) -> dict:
     """Train a model on so many tokens, or with so much compute, or load it; measure it."""
@@ -133,10 +128,6 @@ def small_runs(options: Options, seed: int) -> Study:
     hardest = min(HARDEST, len(easiest_first) // 4)
     study.buckets = np.array_split(easiest_first[:-hardest], BUCKETS)
     return study
-
-
-# --------------------------------------------------------------------------------------------------
-# What is said before, and what comes out
 
 
 def predictions(folder: Path, studies: list[Study], factor: int) -> list[dict]:

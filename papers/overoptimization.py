@@ -91,10 +91,6 @@ def sft_answers(run: Run, reward_model: RewardModel, count: int) -> Scale:
     return Scale(np.stack(proxy, axis=1), np.stack(gold, axis=1))
 
 
-# ----------------------------------------------------------------------------------
-# The two ways to optimize: curves of points (d, proxy, gold)
-
-
 def best_of_n(proxy: np.ndarray, values: np.ndarray, n: int) -> float:
     """The expected value of the answer that the proxy likes best among n.
 
@@ -109,7 +105,7 @@ def best_of_n(proxy: np.ndarray, values: np.ndarray, n: int) -> float:
 
 
 def best_of_n_curve(scale: Scale) -> list[tuple[float, float, float]]:
-    """For n = 1, 2, 4 ... up to all answers; d is an upper bound."""
+    """Points (d, proxy, gold) for n = 1, 2, 4 ... up to all answers; d is an upper bound."""
     points = []
     n = 1
     while n <= scale.proxy.shape[1]:
@@ -141,10 +137,6 @@ def ppo_curve(run: Run, reward_model: RewardModel, scale: Scale, prompts: int,
     for row in logged(path.with_suffix(".jsonl"), "gold"):
         points.append((row["d"], row["proxy"], row["gold"]))
     return points, policy
-
-
-# ----------------------------------------------------------------------------------
-# The table and the figure
 
 
 def fit_gold(d: np.ndarray, gold: np.ndarray, method: str) -> tuple[float, float, float]:
