@@ -101,44 +101,42 @@ def question_scores(model: GPT, tokenizer: Tokenizer, world: World, cases: list[
             "questions, surest quarter": float(np.mean(np.array(exact)[surest]))}
 
 
-def zero_shot(model: GPT, tokenizer: Tokenizer, world: World, count: int) -> dict[str, float]:
+def zero_shot(model: GPT, tokenizer: Tokenizer, world: World, cases: dict) -> dict[str, float]:
     """The score of each task, computed as the paper computes it: each is put as text, and no
     weight changes."""
-    schemas = gpt2_task(world, "schemas", count)
-    cities = gpt2_task(world, "cities", count)
-    nouns = gpt2_task(world, "common nouns", count)
     scores = {
-        "cities, 10 choices": gap_accuracy(model, tokenizer, cities),
-        "common nouns, 10 choices": gap_accuracy(model, tokenizer, nouns),
-        "schemas, full": gap_accuracy(model, tokenizer, schemas),
-        "schemas, partial": gap_accuracy(model, tokenizer, schemas, partial=True),
-        **last_word_scores(model, tokenizer, gpt2_task(world, "last word", count)),
-        **question_scores(model, tokenizer, world, gpt2_task(world, "questions", count)),
+        "cities, 10 choices": gap_accuracy(model, tokenizer, cases["cities"]),
+        "common nouns, 10 choices": gap_accuracy(model, tokenizer, cases["common nouns"]),
+        "schemas, full": gap_accuracy(model, tokenizer, cases["schemas"]),
+        "schemas, partial": gap_accuracy(model, tokenizer, cases["schemas"], partial=True),
+        **last_word_scores(model, tokenizer, cases["last word"]),
+        **question_scores(model, tokenizer, world, cases["questions"]),
     }
 
-    texts, right = zip(*gpt2_task(world, "reading", count))
+    texts, right = zip(*cases["reading"])
     answers = continuations(model, tokenizer, texts)
     scores["reading, F1"] = float(np.mean([ngram_f1(a, b) for a, b in zip(answers, right)]))
 
-    stories, right = zip(*gpt2_task(world, "summaries", count))
+    stories, right = zip(*cases["summaries"])
     texts = [f"{story}\nTL;DR:" for story in stories]
     # k = 2, as in the paper
     answers = continuations(model, tokenizer, texts, temperature=1.0, top_k=2)
     scores["summaries, ROUGE"] = float(np.mean([rouge(a, b) for a, b in zip(answers, right)]))
 
     for direction in ("to foreign", "to English"):
-        texts, right = zip(*gpt2_task(world, direction, count))
+        texts, right = zip(*cases[direction])
         answers = continuations(model, tokenizer, texts)
         scores[f"{direction}, BLEU-2"] = bleu(answers, right)
     return scores
 
 
-def baselines(world: World, count: int) -> dict[str, float]:
+def baselines(cases: dict[str, list]) -> dict[str, float]:
     """Chance, or the score of an answer that understands nothing."""
-    stories = gpt2_task(world, "summaries", count)
-    first_sentence = [rouge(split_sentences(story)[0], summary) for story, summary in stories]
+    first_sentence = []
+    for story, summary in cases["summaries"]:
+        first_sentence.append(rouge(split_sentences(story)[0], summary))
     wrong_word = []  # the right form of answer, with a wrong word at its end
-    for _, answer in gpt2_task(world, "reading", count):
+    for _, answer in cases["reading"]:
         form, _ = answer.rsplit(" ", 1)
         wrong_word.append(ngram_f1(f"{form} so", answer))
     return {
@@ -198,27 +196,28 @@ def gpt2(options: Options = Options()):
     folder = folder_of(options, "steps", "seed", documents=documents)
     world = World(options.seed)
     config = gpt.TrainConfig(steps=options.steps, seed=options.seed)
+    cases = {task: gpt2_task(world, task, options.cases) for task in CASES}
 
     columns, bits = {}, {}
     for size, shape in SIZES.items():
         model, tokenizer, _, val_stream, result = pretrained(
             folder / f"{size}.pt", WIDE_WEB, documents, shape, config)
         columns[size] = {"bits per byte": result["bits_per_byte"],
-                         **zero_shot(model, tokenizer, world, options.cases)}
+                         **zero_shot(model, tokenizer, world, cases)}
         bits[size] = evaluate_pieces(model, tokenizer, val_stream, "bits_per_byte")
 
     print("\n== zero-shot")
-    baseline = baselines(world, options.cases)
+    baseline = baselines(cases)
     rows = []
     for task, (small, large) in PAPER.items():
         row = {"task": task, **{size: scores[task] for size, scores in columns.items()}}
         rows.append({**row, "baseline": baseline.get(task), "117M": small, "1542M": large})
     gpt.print_table(rows, folder / "table.json")
-    cases = {task: len(gpt2_task(world, task, options.cases)) for task in CASES}
+    counts = {task: len(of_task) for task, of_task in cases.items()}
     print("baseline: chance, or understanding nothing; 117M, 1542M: the paper, on its own tasks\n"
-          "distinct cases: " + ", ".join(f"{task} {count}" for task, count in cases.items()))
+          "distinct cases: " + ", ".join(f"{task} {count}" for task, count in counts.items()))
     draw(folder / "gpt2.png", columns)
-    save_claims(folder, claims(columns, bits, cases))
+    save_claims(folder, claims(columns, bits, counts))
 
 
 if __name__ == "__main__":
