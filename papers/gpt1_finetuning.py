@@ -192,9 +192,8 @@ def fine_tune(classifier: Classifier, task: Task, tokenizer, lm_coef: float, see
     classifier.train()
     for _ in range(EPOCHS):
         rng.shuffle(cases)
-        for start in range(0, len(cases), BATCH_SIZE):
-            batch = to_batch(task, tokenizer, cases[start:start + BATCH_SIZE], classifier.model)
-            ids, lengths, labels = batch
+        for batch in gpt.chunks(cases, BATCH_SIZE):
+            ids, lengths, labels = to_batch(task, tokenizer, batch, classifier.model)
             logits, lm_loss = classifier(ids, lengths)
             loss = F.cross_entropy(logits, labels) + lm_coef * lm_loss
             loss.backward()
@@ -210,9 +209,8 @@ def accuracy(classifier: Classifier, task: Task, tokenizer) -> float:
     shares of them than the training, and a constant answer must not score above chance."""
     hits = {}  # class -> whether each of its cases is right
     classifier.eval()
-    for start in range(0, len(task.test), 128):
-        batch = to_batch(task, tokenizer, task.test[start:start + 128], classifier.model)
-        ids, lengths, labels = batch
+    for batch in gpt.chunks(task.test, 128):
+        ids, lengths, labels = to_batch(task, tokenizer, batch, classifier.model)
         logits, _ = classifier(ids, lengths)
         for label, choice in zip(labels.tolist(), logits.argmax(dim=1).tolist()):
             hits.setdefault(label, []).append(choice == label)
