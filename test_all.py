@@ -2244,7 +2244,8 @@ def test_the_cases_of_the_papers_tasks_are_distinct_and_held_out(papers, world):
 
 
 def test_gpt1s_inputs_are_those_of_figure_1(papers, tokenizer):
-    formats, first = papers("gpt1_finetuning").FORMATS, tokenizer.vocab_size
+    finetuning, first = papers("gpt1_finetuning"), tokenizer.vocab_size
+    formats, sequence = finetuning.FORMATS, finetuning.sequence
     start, delimiter, extract = first, first + 1, first + 2
     a, b, c = (tokenizer.encode(f" {text}") for text in ("one", "two three", "four"))
     both = [start, *a, delimiter, *b, extract]
@@ -2255,8 +2256,9 @@ def test_gpt1s_inputs_are_those_of_figure_1(papers, tokenizer):
             ("multiple choice", ["one", "two three", ["four", "one"]],
              [[start, *tokenizer.encode(" one two three"), delimiter, *answer, extract]
               for answer in (c, a)])):
-        assert formats[name][0](tokenizer, 64, *texts) == expected
-    [cut] = formats["entailment"][0](tokenizer, len(both) - 2, "one", "two three")
+        arranged = formats[name][0](*texts)
+        assert [sequence(tokenizer, 64, *parts) for parts in arranged] == expected
+    cut = sequence(tokenizer, len(both) - 2, "one", "two three")
     assert cut == [start, *a, delimiter, *b[2:], extract]  # the longest text loses its front
 
 

@@ -56,37 +56,23 @@ def sequence(tokenizer, limit: int, *texts: str) -> list[int]:
     return ids
 
 
-def classification_input(tokenizer, limit, text) -> list[list[int]]:
-    return [sequence(tokenizer, limit, text)]
+def with_each_answer(context: str, question: str, answers: list[str]) -> list[tuple]:
+    return [(f"{context} {question}", answer) for answer in answers]
 
 
-def entailment_input(tokenizer, limit, premise, hypothesis) -> list[list[int]]:
-    return [sequence(tokenizer, limit, premise, hypothesis)]
-
-
-def similarity_input(tokenizer, limit, a, b) -> list[list[int]]:
-    """Two sequences, because neither text comes first."""
-    return [sequence(tokenizer, limit, a, b), sequence(tokenizer, limit, b, a)]
-
-
-def multiple_choice_input(tokenizer, limit, context, question, answers) -> list[list[int]]:
-    """One sequence per answer."""
-    return [sequence(tokenizer, limit, f"{context} {question}", answer) for answer in answers]
-
-
-# How the texts of each task become sequences, and its classes (None: one score per sequence).
+# Which texts become one sequence in each task, and its classes (None: one score per sequence).
 FORMATS = {
-    "classification": (classification_input, 2),
-    "entailment": (entailment_input, 2),
-    "similarity": (similarity_input, 2),
-    "multiple choice": (multiple_choice_input, None),
+    "classification": (lambda text: [(text,)], 2),
+    "entailment": (lambda premise, hypothesis: [(premise, hypothesis)], 2),
+    "similarity": (lambda a, b: [(a, b), (b, a)], 2),  # neither text comes first
+    "multiple choice": (with_each_answer, None),
 }
 
 
 @dataclass
 class Task:
     """A task's format and its cases."""
-    transform: Callable
+    arrange: Callable
     classes: int | None
     train: list[Labeled]
     test: list[Labeled]
@@ -96,10 +82,10 @@ def world_tasks(world: World, count: int) -> dict[str, Task]:
     """The four tasks of the world, each with `count` cases to train on, and to test on up to
     `count` that ask different things."""
     tasks = {}
-    for name, (transform, classes) in FORMATS.items():
+    for name, (arrange, classes) in FORMATS.items():
         train = gpt1_task(world, name, "train", count, 0)
         test = gpt1_task(world, name, "test", count, 0)
-        tasks[name] = Task(transform, classes, train, test)
+        tasks[name] = Task(arrange, classes, train, test)
     return tasks
 
 
@@ -125,7 +111,8 @@ def own_task(train_path: str | Path, test_path: str | Path) -> dict[str, Task]:
     labels = {case.label for case in train + test}
     if len(labels) < 2:
         raise UserError(f"{train_path} and {test_path} have only one class")
-    return {"own": Task(classification_input, 1 + max(labels), train, test)}
+    arrange, _ = FORMATS["classification"]
+    return {"own": Task(arrange, 1 + max(labels), train, test)}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -136,7 +123,8 @@ def to_batch(task: Task, tokenizer, cases: list[Labeled], model: nn.Module):
     """ids (B, S, T) of S sequences per case, padded on the right, lengths (B, S), labels (B,)."""
     rows = []
     for case in cases:
-        rows += task.transform(tokenizer, model.config.block_size, *case.texts)
+        for texts in task.arrange(*case.texts):
+            rows.append(sequence(tokenizer, model.config.block_size, *texts))
     ids, lengths = gpt.to_tensors(rows, tokenizer.pad, model.device)        # (B*S, T), (B*S,)
     labels = torch.tensor([case.label for case in cases], device=model.device)
     B = len(cases)

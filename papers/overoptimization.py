@@ -16,7 +16,6 @@ Results go to runs/overoptimization. Paper: Gao et al. 2022 (arXiv:2210.10760).
 """
 import copy
 import dataclasses
-
 import math
 from dataclasses import dataclass
 
