@@ -128,18 +128,16 @@ def solve(problem: Problem, form: str) -> str:
     and signs."""
     chain = " ".join(problem.steps)
     conclusion = f"The answer is {problem.answer}."
-    if form == "direct":
-        return conclusion
-    if form == "chain":
-        return f"{chain} {conclusion}"
-    if form == "equation":
-        return f"{problem.equation} {conclusion}"
-    if form == "dots":
-        tokens = re.findall(r"\w+|[^\w\s]", chain)
-        return ". " * len(tokens) + conclusion
-    if form == "after":
-        return f"{conclusion} {chain}"
-    return f"{TRIGGER} {chain} Therefore, the answer is {problem.answer}."
+    tokens = re.findall(r"\w+|[^\w\s]", chain)
+    forms = {
+        "direct": conclusion,
+        "chain": f"{chain} {conclusion}",
+        "equation": f"{problem.equation} {conclusion}",
+        "dots": ". " * len(tokens) + conclusion,
+        "after": f"{conclusion} {chain}",
+        "trigger": f"{TRIGGER} {chain} Therefore, the answer is {problem.answer}.",
+    }
+    return forms[form]
 
 
 def forms_of(task: str) -> list[str]:
