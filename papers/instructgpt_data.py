@@ -25,10 +25,6 @@ TASTES = (0.15, 0.15, -0.15, -0.15, 0.0)
 EPOCHS = (1, 2, 4, 8)
 
 
-# ----------------------------------------------------------------------------------
-# Labelers and reward models
-
-
 def ranked_by_rubric(world, answered: list) -> list[Comparison]:
     """Comparisons of (instruction, answers) without noise: the ranks of the gold score."""
     comparisons = []
@@ -64,10 +60,6 @@ def agreement(run: Run) -> list[dict]:
     return [{"two labelers": share_alike(run, answered),
              "model, labeler": rlhf.pair_accuracy(run.reward_model, run.tokenizer, noisy),
              "model, rubric": rlhf.pair_accuracy(run.reward_model, run.tokenizer, exact)}]
-
-
-# ----------------------------------------------------------------------------------
-# Labelers with tastes of their own
 
 
 def compared_by(world, answered: list, labelers: list[int]) -> list[Comparison]:
@@ -120,10 +112,6 @@ def labeler_folds(run: Run) -> list[dict]:
 
 def no_log(step: int, steps: int, **values):
     """A log of training runs of which only the result counts."""
-
-
-# ----------------------------------------------------------------------------------
-# One element per prompt
 
 
 @torch.no_grad()

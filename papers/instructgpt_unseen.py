@@ -94,10 +94,6 @@ def shares(world: World, prompts: list[Instruction], answers: list) -> dict:
     return row
 
 
-# ----------------------------------------------------------------------------------
-# Early turns
-
-
 def told_at_first(run: Run, between: int, count: int) -> list[Instruction]:
     """Distinct held-out conversations: told in turn one, asked for after `between`
     exchanges of small talk. All of them fit into the context: else turn one is not read."""
@@ -139,10 +135,6 @@ def memory(run: Run, count: int = 150) -> list[dict]:
         row["made-up names"] = float(np.mean(names[row["model"]] or [math.nan]))
         row["of them"] = len(names[row["model"]])
     return rows
-
-
-# ----------------------------------------------------------------------------------
-# What the reward model sees
 
 
 def answer_pairs(world: World, split: str) -> dict[str, list[Comparison]]:
