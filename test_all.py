@@ -2858,7 +2858,7 @@ def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out(papers):
     assert .15 < np.mean(held_out) < .25
     for asked, given, most in (
             ("color", "place", 30), ("place", "shape", 20), ("number", "color", 25)):
-        cases = tasks.cases_of((asked, given), 60, "test", seed)
+        cases = tasks.cases_of(f"{asked} by {given}", 60, "test", seed)
         counts = Counter(case.turns[0][1] for case in cases)
         assert set(counts) == set(tasks.VALUES[asked]) and max(counts.values()) < most
 
@@ -2942,7 +2942,7 @@ def test_the_controls_of_prompts_of_several_pictures_change_one_thing_only(paper
         assert parts(tasks, control, tuple) == parts(tasks, case, tuple)
         assert control.turns[-1] == case.turns[-1]
         assert Counter(turn[1] for turn in control.turns) == Counter(turn[1] for turn in case.turns)
-    for kind, shown in ((("color", "place"), 1), ("more of two", 2), ("4 examples", 1)):
+    for kind, shown in (("color by place", 1), ("more of two", 2), ("4 examples", 1)):
         cases = several.any_cases(kind, 60, "test", seed)
         others, blind = several.with_other_pictures(cases), several.without_pictures(cases)
         for i, case in enumerate(cases):

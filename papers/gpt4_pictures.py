@@ -39,7 +39,7 @@ from gpt import GPT, GPTConfig, print_table
 from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import logged, plot
 from papers.gpt4_pictures_several import (PAIR_KINDS, SHOT_KINDS, any_cases, any_document,
-                                          exchanged, in_words, name_of, shuffled, unanswered,
+                                          exchanged, in_words, shuffled, unanswered,
                                           with_other_pictures, without_pictures)
 from papers.gpt4_pictures_tasks import (GROUPS, KINDS, QUESTIONS, Document, batch_of, encode,
                                         learn_tokenizer, random_document, vocabulary)
@@ -75,7 +75,7 @@ def train(path: Path, seed: int, options: Options, blind: bool) -> tuple[GPT, To
     rng = random.Random(f"documents {seed}")
     tests = {}
     if not blind:
-        tests = {name_of(kind): any_cases(kind, options.cases, "test", seed) for kind in ALL_KINDS}
+        tests = {kind: any_cases(kind, options.cases, "test", seed) for kind in ALL_KINDS}
     log = gpt.RunLog(path.with_suffix(".jsonl"))
     steps = options.steps
     for step in range(steps):
@@ -90,8 +90,8 @@ def train(path: Path, seed: int, options: Options, blind: bool) -> tuple[GPT, To
         gpt.update(model, optimizers, gpt.schedule(step, steps, defaults.warmup))
         values = {"loss": loss.item()}
         if (step + 1) % max(1, steps // 8) == 0:
-            for name, cases in tests.items():
-                values[name] = right(model, tokenizer, cases).mean()
+            for kind, cases in tests.items():
+                values[kind] = right(model, tokenizer, cases).mean()
         log(step + 1, steps, **values)
     gpt.save_checkpoint(path, model, tokenizer)
     return model.eval(), tokenizer
@@ -126,7 +126,7 @@ def test(options: Options, folder: Path, seed: int) -> list[dict]:
         known = any_cases(kind, options.cases, "train", seed)
         answers = [case.turns[-1][1] for case in cases]
         rows.append({
-            "kind": name_of(kind),
+            "kind": kind,
             "cases": len(cases),
             "training pictures": right(model, tokenizer, known).mean(),
             "held out": right(model, tokenizer, cases).mean(),
@@ -147,8 +147,7 @@ def test(options: Options, folder: Path, seed: int) -> list[dict]:
 
 def average(rows: list[dict], kinds: tuple, column: str) -> float:
     """The mean of a column over the rows of these kinds."""
-    names = [name_of(kind) for kind in kinds]
-    return float(np.mean([row[column] for row in rows if row["kind"] in names]))
+    return float(np.mean([row[column] for row in rows if row["kind"] in kinds]))
 
 
 def draw_figure(folder: Path, rows: list[dict]):
@@ -163,7 +162,7 @@ def draw_figure(folder: Path, rows: list[dict]):
     looks = logged(folder / "seed0.jsonl", "caption")
     lines = []
     for name, kinds in (groups | {"4 examples": ("4 examples",)}).items():
-        values = [np.mean([row[name_of(kind)] for kind in kinds]) for row in looks]
+        values = [np.mean([row[kind] for kind in kinds]) for row in looks]
         lines.append((name, [row["step"] for row in looks], values))
     plot(folder / "gpt4_pictures.png", [
         {"title": "exactly right, mean of the seeds", "bars": bars},
@@ -219,10 +218,11 @@ def gpt4_pictures(options: Options = Options()):
     tables = [test(options, folder, seed) for seed in range(options.seeds)]
     all_rows = sum(tables, [])
     table = []
-    for first, kind in zip(tables[0], ALL_KINDS):
-        table.append({"kind": first["kind"], "cases": first["cases"]})
+    for first in tables[0]:
+        row = {"kind": first["kind"], "cases": first["cases"]}
         for column in list(first)[2:]:
-            table[-1][column] = average(all_rows, (kind,), column)
+            row[column] = average(all_rows, (row["kind"],), column)
+        table.append(row)
     print(f"\n== exactly right, mean of {options.seeds} seeds")
     print_table(table, folder / "table.json")
     draw_figure(folder, all_rows)

@@ -125,11 +125,6 @@ def shuffled(case: Document) -> Document:
 # All documents and cases
 
 
-def name_of(kind: tuple[str, str] | str) -> str:
-    """ "place by color", "caption" """
-    return kind if isinstance(kind, str) else " by ".join(kind)
-
-
 def any_document(rng: random.Random, seed: int) -> Document:
     """A training document: questions about one picture or two, or examples."""
     [form] = rng.choices(("one", "two", "examples"), (1, 2, 1))
@@ -140,7 +135,7 @@ def any_document(rng: random.Random, seed: int) -> Document:
     return random_examples(rng, "train", seed)
 
 
-def any_cases(kind: tuple[str, str] | str, count: int, split: str, seed: int) -> list[Document]:
+def any_cases(kind: str, count: int, split: str, seed: int) -> list[Document]:
     """Up to `count` distinct cases of a kind. Those with fewer examples are those with more, whose
     first examples are left out."""
     if kind not in PAIR_KINDS and kind not in SHOT_KINDS:

@@ -81,24 +81,24 @@ def random_scene(rng: random.Random, split: str, seed: int) -> Scene:
 # ------------------------------------------------------------------------------
 # Questions
 
-# (what is asked, what names the thing or things) -> the wording
+# What is asked by what names the thing or things, and the wording.
 QUESTIONS = {
-    ("shape", "place"): "Which shape is {value}?",
-    ("color", "place"): "Which color is {value}?",
-    ("shape", "color"): "Which shape is {value}?",
-    ("color", "shape"): "Which color is {value}?",
-    ("place", "color"): "Where is {value}?",
-    ("place", "shape"): "Where is {value}?",
-    ("number", "color"): "How many are {value}?",
-    ("number", "shape"): "How many are {value}?",
+    "shape by place": "Which shape is {value}?",
+    "color by place": "Which color is {value}?",
+    "shape by color": "Which shape is {value}?",
+    "color by shape": "Which color is {value}?",
+    "place by color": "Where is {value}?",
+    "place by shape": "Where is {value}?",
+    "number by color": "How many are {value}?",
+    "number by shape": "How many are {value}?",
 }
 CAPTION = "What is there?"
 KINDS = (*QUESTIONS, "caption")
 GROUPS = {
     "caption": ("caption",),
-    "by place": (("shape", "place"), ("color", "place")),
-    "by content": (("shape", "color"), ("color", "shape"), ("place", "color"), ("place", "shape")),
-    "number": (("number", "color"), ("number", "shape")),
+    "by place": ("shape by place", "color by place"),
+    "by content": ("shape by color", "color by shape", "place by color", "place by shape"),
+    "number": ("number by color", "number by shape"),
 }
 # a question, or the texts and pictures of which it consists, and its answer
 Turn = tuple[str | tuple[str | Scene, ...], str]
@@ -109,14 +109,15 @@ def caption(scene: Scene) -> Turn:
     return CAPTION, ", ".join(things)
 
 
-def questions_about(scene: Scene, thing: Thing) -> dict[tuple[str, str], Turn]:
+def questions_about(scene: Scene, thing: Thing) -> dict[str, Turn]:
     """The questions of each kind that name this thing and no other."""
     turns = {}
-    for (asked, given), wording in QUESTIONS.items():
+    for kind, wording in QUESTIONS.items():
+        asked, given = kind.split(" by ")
         value = getattr(thing, given)
         alike = [other for other in scene if getattr(other, given) == value]
         if asked != "number" and len(alike) == 1:
-            turns[asked, given] = wording.format(value=value), getattr(thing, asked)
+            turns[kind] = wording.format(value=value), getattr(thing, asked)
     return turns
 
 
@@ -125,7 +126,7 @@ def number_questions(scene: Scene, given: str) -> list[Turn]:
     turns = []
     for value in VALUES[given]:
         alike = [thing for thing in scene if getattr(thing, given) == value]
-        question = QUESTIONS["number", given].format(value=value)
+        question = QUESTIONS[f"number by {given}"].format(value=value)
         turns.append((question, NUMBERS[len(alike)]))
     return turns
 
@@ -219,16 +220,16 @@ def batch_of(tokenizer: Tokenizer, documents: list[Document], device):
     return x[:, :-1], y[:, 1:]
 
 
-def cases_of(kind: tuple[str, str] | str, count: int, split: str, seed: int) -> list[Document]:
+def cases_of(kind: str, count: int, split: str, seed: int) -> list[Document]:
     """Up to `count` distinct cases of one of KINDS, each a picture and one question. All answers to
     a kind of question are about equally frequent."""
-    rng = random.Random(f"{kind} {split} {seed}")
+    asked, _, given = kind.partition(" by ")
+    rng = random.Random(f"{(asked, given) if given else kind} {split} {seed}")
 
     def make_case():
         if kind == "caption":
             scene = random_scene(rng, split, seed)
             return Document(scene, (caption(scene),))
-        asked, given = kind
         target = rng.choice(VALUES[asked])
         while True:
             scene = random_scene(rng, split, seed)
