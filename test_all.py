@@ -25,6 +25,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -61,20 +62,12 @@ def tokenizer(world):
     return Tokenizer(train_bpe(data.web(world, 2000), 600))
 
 
-@pytest.fixture
-def model(tokenizer):
-    return small_gpt(tokenizer.vocab_size, 48)
-
-
 def said_by(role):
     return lambda text: {"role": role, "content": text}
 
 
 system, user, assistant = map(said_by, ("system", "user", "assistant"))
-
-
-def no_log(step, steps, **values):
-    pass
+no_log = lambda step, steps, **values: None
 
 
 def refused(says, function, *arguments, **options):
@@ -105,6 +98,13 @@ def optional(package):
     return importlib.import_module(package)
 
 
+def papers(name):
+    """The module papers/NAME.py. Skips the test where there is no folder papers/."""
+    if not (HERE / "papers").exists():
+        pytest.skip("without papers/")
+    return importlib.import_module(f"papers.{name}")
+
+
 def token_logprobs(model, ids, count):
     """log p of each of the last `count` tokens, from the logits over the whole vocabulary."""
     logprobs = model(torch.tensor([ids[:-1]]))[0][0].log_softmax(-1)
@@ -116,15 +116,10 @@ def json_lines(path):
 
 
 def spy(monkeypatch, module, name):
-    """A list that gets the arguments of every call of a function, which runs as before."""
-    calls, function = [], getattr(module, name)
-
-    def recorded(*arguments, **options):
-        calls.append(arguments)
-        return function(*arguments, **options)
-
-    monkeypatch.setattr(module, name, recorded)
-    return calls
+    """The calls of a function, which runs as before: [(arguments, options)], as they come."""
+    function = mock.Mock(wraps=getattr(module, name))
+    monkeypatch.setattr(module, name, function)
+    return function.call_args_list
 
 
 def run(*arguments, stdin="", timeout=300):
@@ -181,13 +176,10 @@ def test_imports_run_one_way_and_large_packages_wait_until_they_are_needed(path)
     allowed = IMPORTS[path] | sys.stdlib_module_names
     later = allowed | {"matplotlib", "transformers", "tokenizers", "huggingface_hub"}
     for node in ast.walk(tree):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module]
-        packages = {name.split(".")[0] for name in names}
-        assert packages <= (later if node in inside else allowed), f"line {node.lineno}"
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [getattr(node, "module", alias.name) for alias in node.names]
+            packages = {name.split(".")[0] for name in names}
+            assert packages <= (later if node in inside else allowed), f"line {node.lineno}"
 
 
 # data.py: tokens and their stream ---------------------------------------------------
@@ -273,8 +265,6 @@ def test_files_and_folders_of_every_kind_are_read():
     Path("texts/d.json").write_text('\n[\n{"text": "six"},\n{"text": "seven"}]')
     expected = ["one", "two\n", "three", "four", "five", "six", "seven"]
     assert list(data.load_text("texts")) == expected
-    Path("texts/e.bin").write_bytes(bytes(range(256)))
-    refused("e.bin is .*not UTF-8", lambda: list(data.load_text("texts")))
     long = "word " * 900_000  # 4.5 MB without the end of a line
     Path("long.txt").write_text(long)
     pieces = list(data.load_text("long.txt"))
@@ -392,18 +382,6 @@ def asked_in(line):
     return words(re.sub("^(Q|Guest): ", "", line))
 
 
-def test_sums_are_split_by_the_pair_without_its_order(world):
-    rng, pairs = random.Random(0), {"train": set(), "test": set()}
-    for split in ["train", "test"] * 3000:
-        said, answer = world.sum_of(rng, split)
-        a, b = map(int, re.findall(r"\d+", said))
-        assert answer == f"{a} + {b} is {a + b}."
-        pairs[split].add((a, b))
-    assert all((b, a) in pairs["test"] for a, b in pairs["test"])
-    assert not pairs["train"] & pairs["test"]
-    assert pairs["train"] | pairs["test"] == set(itertools.product(data.SUMMANDS, repeat=2))
-
-
 def test_the_web_asks_nothing_that_the_test_asks(world, documents):
     """Of 200 exercises of each kind and things to tell, some of training stand in the web, and
     none of the test."""
@@ -431,6 +409,10 @@ def test_facts_of_the_test_are_told_in_true_stories_and_asked_for_nowhere(
     told = {world.meaning.get(sentence) for _ in range(3000)
             for sentence in data.split_sentences(data.story(world, rng))}
     assert told - {None} == {(*fact, value) for fact, value in world.facts.items()}
+
+
+# the beginning of a rule, and whether it forbids the answer
+OBEYED = [("Ans", False), ("End", False), ("Do ", False), ("Do ", True)]
 
 
 def follow(world, facts_of, exchanges, rule=""):
@@ -508,10 +490,11 @@ def test_prompts_of_the_test_are_in_no_training_set(world, monkeypatch):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world, facts_of, split):
-    rng, secret = random.Random(0), held_out(world)
-    scores, shares, obeyed = [], Counter(), Counter()
-    for prompt in data.instructions(world, split, 4000, seed=0):
+def test_demonstrations_are_good_after_right_turns_and_in_the_shares_of_table_1(
+        world, facts_of, split):
+    rng = random.Random(0)
+    scores, shares, obeyed, talks = [], Counter(), Counter(), Counter()
+    for prompt in data.instructions(world, split, 12_000, seed=0):
         answer = data.demonstrate(world, prompt, rng)[-1]["content"]
         verdict = data.judge(world, prompt, answer)
         assert not any(verdict[fault] for fault in ("off", "invented", "rude")), answer
@@ -520,42 +503,41 @@ def test_demonstrations_are_good_and_use_cases_have_the_shares_of_table_1(world,
         # one word would do where one fact is asked for, or the answer ends with the word
         tasks = {"other", "classification", "closed qa", "extract"}
         assert bool(prompt.terse) == (prompt.use_case in tasks or prompt.count == 1)
-        before = {facts_of.get(words(message["content"])) for message in prompt.messages[:-1]}
-        assert not before & secret
-        pronouns = {"she", "he"} & set(words(prompt.prompt).split())
-        if prompt.person and pronouns:
-            person = prompt.person
-            assert person in {fact[0] for fact in before - {None}}
+        if prompt.use_case == "other":
+            a, b = map(int, re.findall(r"\d", prompt.prompt))
+            assert prompt.say == f"{a} + {b} is {a + b}."
+        *earlier, question = (message["content"] for message in prompt.messages)
+        rule = earlier.pop(0) if prompt.messages[0]["role"] == "system" else ""
+        talks += follow(world, facts_of, zip(earlier[::2], earlier[1::2]), rule)
+        person, pronouns = prompt.person, {"she", "he"} & set(words(question).split())
+        if person and pronouns:
+            assert person in {facts_of.get(words(text), [None])[0] for text in earlier}
             assert pronouns == {"she" if person in data.WOMEN else "he"}
             shares["pronoun"] += 1
-        if prompt.messages[0]["role"] == "system" and not pronouns:
-            system, fact = prompt.messages[0]["content"], facts_of[words(prompt.prompt)]
-            is_terse = prompt.person and answer.startswith(world.facts[fact])
-            points = 1 + ("End every" in system) * 1  # a fact, an ending
+        elif rule and not pronouns:
+            fact = facts_of[words(question)]
+            is_terse = person and answer.startswith(world.facts[fact])
+            points = 1 + (rule == data.POLITE)  # a fact, an ending
             assert scores[-1] == (2 * (points - 0.5) / points if is_terse else 2)
-            # The plain answer is best only if the system message is about another topic.
+            # The plain answer is best only if the rule is about another topic.
             plain = data.gold(world, prompt, world.state(rng, *fact))
-            is_free = "Do not speak" in system and fact[1] not in system
+            is_free = "Do not speak" in rule and fact[1] not in rule
             assert plain == 2 if is_free else plain < 2
-            obeyed[system[:10], is_free] += 1
+            obeyed[rule[:10], is_free] += 1
     assert min(scores) > 0 and 1.5 < np.mean(scores) < 2
     assert len(obeyed) == 4 and min(obeyed.values()) > 5 and shares["pronoun"] > 20
+    assert min(talks[case] for case in OBEYED) > 5
     for use_case, share in data.USE_CASES.items():
-        assert abs(shares[use_case] / 4000 - share) < 4.5 * math.sqrt(share / 4000)
+        assert abs(shares[use_case] / 12_000 - share) < 4.5 * math.sqrt(share / 12_000)
 
 
-def test_threads_and_earlier_turns_obey_their_rule(world, facts_of):
-    in_threads, in_talks = Counter(), Counter()
+def test_threads_obey_their_rule(world, facts_of):
+    seen = Counter()
     for document in data.web(world, 1000, 0, {data.moderated: 1}):
         rule, *lines = document.split("\n")
         texts = [line[3:] for line in lines]  # without Q: and A:
-        in_threads += follow(world, facts_of, zip(texts[::2], texts[1::2]), rule[6:])
-    for prompt in data.instructions(world, "train", 8000, 0):
-        texts = [message["content"] for message in prompt.messages]
-        rule = texts.pop(0) if prompt.messages[0]["role"] == "system" else ""
-        in_talks += follow(world, facts_of, zip(texts[::2], texts[1::2]), rule)
-    for case in (("Ans", False), ("End", False), ("Do ", False), ("Do ", True)):  # see `follow`
-        assert in_threads[case] > 50 and in_talks[case] > 5
+        seen += follow(world, facts_of, zip(texts[::2], texts[1::2]), rule[6:])
+    assert min(seen[case] for case in OBEYED) > 50
 
 
 def instruction(**goal):
@@ -852,7 +834,7 @@ def peer(form, stored=torch.float32, **shape):
     theirs.save_pretrained("peer")
     dtype = torch.promote_types(stored, torch.float32)
     if form == "openai-gpt":
-        ours = pytest.importorskip("papers.gpt1_tokenizer").load_weights(Path("peer"))
+        ours = papers("gpt1_tokenizer").load_weights(Path("peer"))
     else:
         ours = GPT(gpt.read_config(Path("peer"), gpt.GPT2_FORM))
         ours.load_state_dict(gpt.read_weights(Path("peer")))
@@ -1271,7 +1253,7 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
     "gpt.py --data": {
         "missing.txt": "missing.txt", "blank.txt": "blank.txt holds no text",
         "zeros.txt": "zeros.txt holds zero", "no.txt.gz": "no.txt.gz is not UTF-8 text",
-        "cut.txt.gz": "cut.txt.gz is not UTF-8 text", "binary.bin": "not UTF-8",
+        "cut.txt.gz": "cut.txt.gz is not UTF-8 text", "binary.bin": "binary.bin is not UTF-8",
         "short.txt": "--block-size", "bad.jsonl": "bad.jsonl:1", "plain.jsonl": "plain.jsonl:1",
         "text.txt --vocab-size 100": "--vocab-size",
         "text.txt --block-size 8 --n-embd 2000000000": "memory"},
@@ -1279,10 +1261,9 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
         "--n-head 3": "n_head", "--n-embd 0": "n_embd", "--window 0": "window",
         "--dropout 2": "dropout", "--dropout nan": "dropout", "--stpes 3": "--stpes",
         "--step 3": "--step", "--name=": "--name must", "--name ../../x": "--name",
-        "--steps": "expected", "--steps many": "invalid int", "--steps 2.5": "invalid int",
-        "--steps 0": "not be 0", "--lr nan": "not be nan", "--lr inf": "not be inf",
-        "--lr=-1": "not be -1", "--seed 99999999999": "not be 99999999999",
-        "pretarin": "no command"},
+        "--steps 2.5": "invalid int", "--steps 0": "not be 0", "--lr nan": "not be nan",
+        "--lr inf": "not be inf", "--lr=-1": "not be -1",
+        "--seed 99999999999": "not be 99999999999", "pretarin": "no command"},
     "gpt.py sample": {
         "": "no checkpoint", "--model text.txt": "not a checkpoint", "--tokens 0": "--tokens"},
     "gpt.py export --model": {"blank.txt": "not a checkpoint", "base.pt --folder .": "other files"},
@@ -1293,6 +1274,8 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
         "--max-response 9 --init base.pt": "at most 8", "--data=": "--data",
         "--demonstrations missing": "missing", "--demonstrations bad.jsonl": "bad.jsonl:1",
         "--comparisons bad.jsonl": "bad.jsonl:1", "--comparisons one.jsonl": "at least two"},
+    "rlhf.py --pretrain-steps 1 --demonstrations long.jsonl": {
+        "": "use a larger --block-size", "--reward ok.py:none": "the reward function failed"},
     "rlhf.py --init": {
         "missing.pt": "no checkpoint", "text.txt": "not a checkpoint", "cut.pt": "cut.pt",
         ".": "config.json"},
@@ -1306,30 +1289,28 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
         "--max-response 0": "--max-response", "--temperature nan": "--temperature"}}
 
 
-@pytest.fixture(scope="module")
-def bad_files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bad")
+@pytest.fixture
+def bad_files(in_empty_folder):
     for name, content in {
             "no.txt.gz": "some text ", "zeros.txt": "t\0e\0x\0t\0" * 90,
             "text.txt": "some text " * 90, "short.txt": "too short", "blank.txt": "  \n ",
             "bad.jsonl": "{", "plain.jsonl": '{"txt": "x"}',
             "one.jsonl": json.dumps({"prompt": "hi", "chosen": "a", "rejected": "b"}),
             "bad.py": "1 / 0", "exits.py": "exit(0)",
-            "ok.py": "def f(prompt, response): return 0\ndef one(prompt): return 0"}.items():
-        (folder / name).write_text(content)
-    (folder / "binary.bin").write_bytes(bytes(range(256)) * 10)
+            "long.jsonl": "".join(
+                json.dumps({"prompt": i, "output": "word " * 900}) + "\n" for i in "abc"),
+            "ok.py": "def none(prompt, response): pass\ndef one(prompt): return 0"}.items():
+        Path(name).write_text(content)
+    Path("binary.bin").write_bytes(bytes(range(256)) * 10)
     noise = gzip.compress(os.urandom(10_000).hex().encode())
-    (folder / "cut.txt.gz").write_bytes(noise[:5000])
-    gpt.save_checkpoint(folder / "base.pt", small_gpt(262), Tokenizer(BYTES))
-    gpt.save_checkpoint(folder / "chat.pt", small_gpt(262), Tokenizer(BYTES), chat=True)
-    (folder / "cut.pt").write_bytes((folder / "chat.pt").read_bytes()[:3000])
-    return folder
+    Path("cut.txt.gz").write_bytes(noise[:5000])
+    gpt.save_checkpoint("base.pt", small_gpt(262), Tokenizer(BYTES))
+    gpt.save_checkpoint("chat.pt", small_gpt(262), Tokenizer(BYTES), chat=True)
+    Path("cut.pt").write_bytes(Path("chat.pt").read_bytes()[:3000])
 
 
 @pytest.mark.parametrize("start, end", rows_of(WRONG))
 def test_wrong_input_is_one_clear_line_before_anything_is_trained(start, end, fails, bad_files):
-    for path in bad_files.iterdir():
-        os.link(path, path.name)
     assert WRONG[start][end] in fails(f"{start} {end}")
     assert not list(Path().glob("runs/*/*.pt"))
 
@@ -1366,12 +1347,10 @@ def test_help_ctrl_c_and_a_reader_that_goes_have_their_exit_codes(capsys):
     with pytest.raises(SystemExit):
         data.command_line({"fill": lambda: torch.empty(2 ** 60)}, "fill", [])
     assert "error: " in (said := capsys.readouterr().err) and "allocate memory" in said
-    piped = f"{sys.executable} {HERE / 'data.py'} | head -1"
-    done = subprocess.run(piped, shell=True, capture_output=True, text=True, timeout=100)
-    assert done.stdout.count("\n") == 1 and done.stderr == ""
-    closed = f"{sys.executable} {HERE / 'data.py'} <&- >&-"
-    done = subprocess.run(closed, shell=True, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0 and done.stderr == ""
+    for shell, lines in (("| head -1", 1), ("<&- >&-", 0)):  # or whose output is closed
+        done = subprocess.run(f"{sys.executable} {HERE / 'data.py'} {shell}", shell=True,
+                              capture_output=True, text=True, timeout=100)
+        assert (done.returncode, done.stdout.count("\n"), done.stderr) == (0, lines, "")
 
 
 def test_the_world_is_shown_with_its_labelers(capsys):
@@ -1441,23 +1420,25 @@ def test_a_gpu_computes_what_the_cpu_does(monkeypatch):
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
-def test_processes_of_torchrun_train_like_one(world):
+def test_processes_of_torchrun_train_like_one():
     """Three processes: few batches divide by three, so shares differ in size."""
-    demonstrations, comparisons = [], []
-    for instruction in data.instructions(world, "train", 60, 5):
-        conversation = data.demonstrate(world, instruction, random.Random(0))
-        demonstrations.append({"messages": conversation})
-        answers = [conversation[-1]["content"], "Go away.", "I do not know."]
-        comparisons.append({"prompt": conversation[:-1], "responses": answers,
-                            "ranks": [0, 2, 1]})
-    options = ["--demonstrations", own(*demonstrations, path="d.jsonl"),
-               "--comparisons", own(*comparisons, path="c.jsonl"), "--pretrain-steps", 12,
+    said = [(f"Say {i} and {i % 7}.", f"{i}" + " and so on" * (i % 4)) for i in range(60)]
+    own(*({"prompt": prompt, "output": answer} for prompt, answer in said), path="d.jsonl")
+    own(*({"prompt": prompt, "responses": [answer, "Go away.", "No."], "ranks": [0, 2, 1]}
+          for prompt, answer in said), path="c.jsonl")
+    options = ["--demonstrations", "d.jsonl", "--comparisons", "c.jsonl", "--pretrain-steps", 12,
                "--iterations", 3, "--max-response", 8, "--vocab-size", 300, "--block-size", 96,
                "--n-layer", 1, "--n-head", 2, "--n-embd", 16]
     for name, start in (("one", []), ("three", [*TORCHRUN, 3])):
         done = run(*start, HERE / "rlhf.py", *options, "--name", name)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("== 5. PPO-ptx") == 1  # the other processes are silent
+    rows = json.loads(Path("runs/three/table.json").read_text())
+    assert [row["model"] for row in rows] == ["SFT", "PPO", "PPO-ptx"] and "win" not in rows[1]
+    task = rlhf.FileTask(rlhf.Options(demonstrations="d.jsonl", comparisons="c.jsonl"))
+    stream = np.concatenate(data.open_stream(Path("runs/three/tokens.bin")))
+    read = Tokenizer.load("runs/three/tokenizer.json").decode(stream)
+    assert read == "".join(f"{text}<|endoftext|>" for text in task.texts())
     for stage in ("pretrain", "sft", "reward", "ppo", "ppo_ptx"):
         logs = [json_lines(f"runs/{name}/{stage}.jsonl") for name in ("one", "three")]
         for row, other in zip(*logs, strict=True):
@@ -1571,7 +1552,8 @@ def test_sft_equals_a_loop_by_hand(tokenizer, mix):
     refused("fits", rlhf.train_sft, model, tokenizer, [too_long], config, None, no_log)
 
 
-def test_control_tokens_start_as_the_texts_that_play_their_part(tokenizer, model):
+def test_control_tokens_start_as_the_texts_that_play_their_part(tokenizer):
+    model = small_gpt(tokenizer.vocab_size)
     before = model.wte.weight.detach().clone()
     rlhf.warm_start(model, tokenizer)
     for name, text in (("system", "\n\n"), ("user", "\nGuest:"), ("assistant", "Host:"),
@@ -1583,14 +1565,12 @@ def test_control_tokens_start_as_the_texts_that_play_their_part(tokenizer, model
 
 # rlhf.py: the reward model [InstructGPT eq. (1), C.2] -------------------------------
 
-def test_the_ranking_loss_of_best_first_of_ties_and_of_scores_far_apart():
-    two = torch.randn(7, 2)
-    by_hand = -F.logsigmoid(two[:, 0] - two[:, 1]).mean().item()
-    assert rlhf.ranking_loss(two).item() == pytest.approx(by_hand)
+def test_the_ranking_loss_of_scores_far_apart_is_their_distance_and_that_of_ties_zero():
+    far = torch.tensor([[-1e4, 1e4]], requires_grad=True)  # the better one first
+    loss = rlhf.ranking_loss(far)
+    loss.backward()
+    assert loss.item() == 2e4 and far.grad.tolist() == [[-1, 1]]
     assert rlhf.ranking_loss(torch.randn(4, 5), torch.zeros(4, 5)).item() == 0
-    far = torch.tensor([[-1e4, 1e4]], requires_grad=True)
-    rlhf.ranking_loss(far).backward()
-    assert torch.isfinite(far.grad).all()
 
 
 def test_reward_model_training_and_its_accuracy_equal_a_loop_by_hand(tokenizer):
@@ -1602,8 +1582,6 @@ def test_reward_model_training_and_its_accuracy_equal_a_loop_by_hand(tokenizer):
     for i, ranks in enumerate([[0, 0, 0], [0, 1], *[[1, 0, 2], [1, 0], [0, 0, 1], [0, 2, 1]] * 10]):
         answers = [("a", True), ("b b", i % 3 > 0), ("a", False)][:len(ranks)]
         comparisons.append(data.Comparison([user(f"{i} " * (i % 4 + 1))], answers, ranks))
-    _, ranks = rlhf.comparison_scores(model, tokenizer, comparisons[:3])
-    assert ranks.tolist() == [[0, 0, 0], [0, 1, -1], [1, 0, 2]]
     demonstrations = [[user("hi"), assistant(text)] for text in ("yes", "no", "a longer one")]
     config, losses = rlhf.RewardConfig(batch_size=2, lr=1e-3), []
     trained = copy.deepcopy(model).train()
@@ -1612,7 +1590,6 @@ def test_reward_model_training_and_its_accuracy_equal_a_loop_by_hand(tokenizer):
 
     def score(messages, ended=True):
         ids, _ = data.render_conversation(tokenizer, messages)
-        assert ids[-1] == tokenizer.end
         state = model.gpt.hidden(torch.tensor([ids if ended else ids[:-1]]))[0, -1]
         return model.head(state)
 
@@ -1706,7 +1683,7 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
     reward_model = loud(rlhf.RewardModel(policy).double().eval())
     prompts = [[user("word " * count)] for count in (1, 2, 3, 4, 5, 6, 7, 90)]  # the last is cut
     config = rlhf.PPOConfig(
-        iterations=12, batch_size=8, minibatches=4, max_response=6, lr=2e-3, value_lr=1e-3,
+        iterations=12, batch_size=8, minibatches=4, max_response=6, lr=2e-3, value_lr=4e-3,
         kl_coef=0.3, ptx_coef=3.0, lam=0.8, ema_decay=0.9)
     trained, logged = copy.deepcopy(policy).train(), []  # PPO must switch dropout off
     rlhf.train_ppo(trained, reward_model, tokenizer, lambda count: prompts[:count], config,
@@ -1758,12 +1735,13 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
             ptx_loss = lm_loss(policy, text)
             v, old_v, target = (x[inside] for x in (heads(critic)[:, :-1], old_values, returns))
             near = old_v + (v - old_v).clamp(-0.2, 0.2)
-            seen["value clipped"] += (near != v).sum().item()
+            seen["value up"] += (v > near).sum().item()
+            seen["value down"] += (v < near).sum().item()
             value_loss = torch.maximum((v - target) ** 2, (near - target) ** 2).mean() / 2
             loss = 3 * ptx_loss - torch.minimum(ratio * a, clipped * a).mean()
             share = min(1, 0.1 + 0.09 * iteration)
             learn(policy, actor_adam, loss, 2e-3 * share)
-            learn(critic, critic_adam, value_loss, 1e-3 * share)
+            learn(critic, critic_adam, value_loss, 4e-3 * share)
             for mean, weight in zip(average.parameters(), policy.parameters()):
                 mean.data = 0.9 * mean.data + 0.1 * weight.data
             is_clipped = (clipped * a < ratio * a).double()
@@ -1779,27 +1757,8 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
             "ended": np.mean([answer[-1] == end for answer in written])}
         assert found == pytest.approx(expected, rel=1e-6, abs=1e-9), iteration
     assert_equal_weights(trained, average)
-    assert len(logged) == 12 and len(seen) == 4 and min(seen.values()) > 5
+    assert len(logged) == 12 and len(seen) == 5 and min(seen.values()) > 5
     assert 0 < np.mean([row["ended"] for row in logged]) < 1
-
-
-def test_clipping_stops_the_gradient_of_the_policy_outside_and_takes_the_worse_value_error():
-    log_ratio = torch.tensor([[0.5, 0.5, -0.5, -0.5, 0.1]], requires_grad=True)
-    advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0]])
-    loss, info = rlhf.policy_loss(log_ratio, torch.zeros(1, 5), advantages, torch.ones(1, 5))
-    loss.backward()
-    # too far up with a good advantage, too far down with a bad one: no further push
-    assert (log_ratio.grad[0] != 0).tolist() == [False, True, True, False, True]
-    by_hand = [1.2, -math.exp(0.5), math.exp(-0.5), -0.8, math.exp(0.1)]
-    assert loss.item() == pytest.approx(-np.mean(by_hand), abs=1e-6)
-    log_ratio = log_ratio.detach().numpy()
-    k3 = (np.exp(log_ratio) - 1 - log_ratio).mean()
-    expected = {"ratio": np.exp(log_ratio).mean(), "approx_kl": k3, "clipfrac": 2 / 5}
-    assert {name: mean.item() for name, mean in info.items()} == pytest.approx(expected)
-    # of values: 1 is clipped to 0.2, whose error 0.8 is worse than 0; 0.1 is not clipped
-    values, returns = torch.tensor([[1.0, 0.1]]), torch.tensor([[1.0, 0.0]])
-    loss = rlhf.value_loss(values, torch.zeros(1, 2), returns, torch.ones(1, 2))
-    assert loss.item() == pytest.approx(0.5 * (0.64 + 0.01) / 2)
 
 
 class Letters:
@@ -1935,15 +1894,15 @@ def test_gpt_is_prompted_with_a_thread_and_its_shots(tokenizer, monkeypatch):
              "Q: one?\nA: two.\nQ: three?\nA: four.\nQ: a?\nA: b.\nQ: c?\nA:"),
             (shots[:1], ruled, "Rule: Rhyme.\nQ: one?\nA: two.\nQ: c?\nA:")):
         rlhf.forum_speaker(model, tokenizer, given, 6)([messages, asked], 3)
-        _, _, rows, stops, limit, seed = calls.pop()
+        _, _, rows, stops, limit, seed = calls.pop().args
         assert tokenizer.decode(rows[1]) == f"<|endoftext|>{thread}"
         assert set(stops) == {*tokenizer.encode("\n"), tokenizer.eot} and (limit, seed) == (6, 3)
     rlhf.forum_speaker(model, tokenizer, shots * 9, 6)([messages], 3)
-    [row] = calls.pop()[2]
+    [row] = calls.pop().args[2]
     assert len(row) == 80 - 6 and tokenizer.decode(row).endswith("Q: c?\nA:")
     long = [ruled[0], *messages[:2] * 9, *messages]
     rlhf.forum_speaker(model, tokenizer, shots[:1], 6)([long], 3)
-    text = tokenizer.decode(calls.pop()[2][0])  # the oldest exchanges are dropped
+    text = tokenizer.decode(calls.pop().args[2][0])  # the oldest exchanges are dropped
     assert text.startswith("<|endoftext|>Rule: Rhyme.\nQ: one?\nA: two.\nQ: a?\nA: b.\n")
     assert text.endswith("A: b.\nQ: c?\nA:")
 
@@ -1962,6 +1921,8 @@ def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, 
         assert {c.messages[-1]["content"] for c in held_out} == test
         assert len(ranked) == 32 and len(held_out) == 8
         assert not any(prompt in text for text in task.texts() for prompt in test)
+        read = task.demonstrations + sum([c.conversations() for c in ranked], [])
+        assert task.texts() == ["\n\n".join(m["content"] for m in turns) for turns in read]
         said = [messages[-1]["content"] for messages in task.demonstrations]
         assert all(text.startswith("it is") for text in said) == bool(demonstrations)
         assert "no" not in said  # without demonstrations: the best answers
@@ -1982,6 +1943,7 @@ def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, 
     kept = [task.comparisons, task.test_comparisons, task.prompt_source()(200), task.test]
     said = capsys.readouterr().out
     assert "long" not in str(kept) and "comparisons: 16 of 32 fit into 64 tokens, the oth" in said
+    assert "\ndemonstrations: 24 of 32 fit" in said and "are longer than" not in said
     refused("block-size", task.leave_out_long, tokenizer, 64, 61)
 
 
@@ -2017,7 +1979,7 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
     text = capsys.readouterr().out
     [accuracy] = re.findall(r"held-out pairs (0\.\d+)", text)
     assert ("chance is .5" in text) == (float(accuracy) < .52)
-    assert [shots for _, _, shots, _ in speakers] == [[], task.shots]
+    assert [shots for (_, _, shots, _), _ in speakers] == [[], task.shots]
     (_, known), (_, refusal) = task.shots
     assert known["content"] in task.world.meaning and refusal["content"] in data.REFUSALS
     for stage in ("ppo", "ppo_ptx"):  # only PPO-ptx reads the web
@@ -2047,40 +2009,14 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
     assert "(kl_coef): add --fresh" in fails(TINY, *options, "--kl-coef", "2")
 
 
-def test_your_own_demonstrations_and_comparisons(alone, capsys):
-    pairs = [{"prompt": f"Do say {i} {i}.", "chosen": f"{i}, of course", "rejected": "no"}
-             for i in range(20)]
-    long = [{"instruction": f"Say {i}", "output": f"the number {i} " * (60 if i % 2 else 1)}
-            for i in range(20)]
-    rows = instructgpt("--comparisons", own(*pairs, path="c.jsonl"),
-                       "--demonstrations", own(*long, path="d.jsonl"))
-    assert list(rows) == ["SFT", "PPO", "PPO-ptx"] and "win" not in rows["PPO"]
-    said = capsys.readouterr().out
-    assert re.search(r"demonstrations: \d+ of \d+ fit into 64 tokens, the others are left", said)
-    assert "longer than --max-response 8" not in said
-    tokenizer = Tokenizer.load("runs/own/tokenizer.json")
-    read = "".join(map(tokenizer.decode, data.open_stream(Path("runs/own/tokens.bin"))))
-    assert sum(pair["prompt"] not in read for pair in pairs) == 4 and "the number 19" in read
-
-
-def test_what_cannot_work_is_told_before_the_pretraining(fails, alone, capsys):
-    Path("r.py").write_text("def f(prompt, response): return None")
-    assert "the reward function failed" in fails(f"{TINY} --reward r.py:f")
-    own(*({"prompt": f"Say {i}", "response": "word " * 90} for i in range(20)))
-    assert "use a larger --block-size" in fails(f"{TINY} --demonstrations own.jsonl")
-    assert not list(Path("runs").glob("*/*.pt"))
-    own(*({"prompt": f"Say {i}", "response": "a b c d e f g h i j"} for i in range(20)))
-    command(TINY, *"--demonstrations own.jsonl --name other".split())
-    assert "are longer than --max-response 8" in capsys.readouterr().out
-
-
-def test_demonstrations_alone_end_with_a_model_that_chats(tokenizer, model, alone, capsys):
-    own(*({"prompt": f"Say {i}", "response": f"{i}!"} for i in range(40)))
+def test_demonstrations_alone_end_with_a_model_that_chats(tokenizer, alone, capsys):
+    own(*({"prompt": f"Say {i}", "response": f"a b c d e f g h {i}"} for i in range(40)))
     Path("text.txt").write_text("word " * 900)
-    gpt.save_checkpoint("base.pt", model, tokenizer)
+    gpt.save_checkpoint("base.pt", small_gpt(tokenizer.vocab_size, 48), tokenizer)
     command(TINY, *"--demonstrations own.jsonl --init base.pt --data text.txt".split())
     assert {path.name for path in Path("runs/own").glob("*.pt")} == {"sft.pt"}
-    assert "chat --model runs/own/sft.pt" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "chat --model runs/own/sft.pt" in said and "are longer than --max-response 8" in said
     chat, same = gpt.load_model("runs/own/sft.pt")
     assert same.ranks == tokenizer.ranks and chat.config.block_size == 48
     done = run(HERE / "rlhf.py", "chat", "--model", "runs/own/sft.pt", "--max-response", 8,
@@ -2100,7 +2036,7 @@ def test_your_own_reward_on_a_base_model_from_elsewhere(tokenizer, alone, capsys
     assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"]
     assert all(1000 < rows[name]["score"] < 1100 for name in ("SFT", "PPO", "PPO-ptx"))
     assert "context 48" in capsys.readouterr().out
-    assert not {path.name for path in Path("runs/own").iterdir()} & {"reward1.pt", "pretrain.pt"}
+    assert not {path.name for path in Path("runs/own").iterdir()} & {"reward.pt", "pretrain.pt"}
 
 
 @pytest.mark.parametrize("make_speaker", [rlhf.chat_speaker, rlhf.forum_speaker])
@@ -2136,7 +2072,7 @@ def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text
     expected = [[first], [first, reply[typed[0]], user("bye")], [user("again")],
                 [SYSTEM, user("now")], [SYSTEM, user("more")],
                 [SYSTEM, user("more"), reply["more"], user("much more")], None, [user("last")]]
-    prompts = [idx[0].tolist() for _, idx, *_ in calls]
+    prompts = [idx[0].tolist() for (_, idx, *_), _ in calls]
     for ids, messages in zip(prompts, expected, strict=True):
         if messages:
             assert ids == data.render_conversation(tokenizer, messages)[0]
@@ -2164,23 +2100,13 @@ def test_commands_and_options_that_are_named_exist(name):
             assert option.replace("-", "_") in options | {"help"}, (program, command, option)
 
 
-@pytest.fixture
-def papers():
-    """papers(name): the module papers/NAME.py. Skips the test where there is no folder papers/."""
-    def papers(name):
-        if not (HERE / "papers").exists():
-            pytest.skip("without papers/")
-        return importlib.import_module(f"papers.{name}")
-    return papers
-
-
 FAST = ("exact flash_attention gpt1 gpt2 gpt3 gpt3_data cot flan gpt4_scaling gpt4_alignment "
         "gpt4_pictures instructgpt overoptimization").split()
 
 
 @pytest.mark.parametrize("line", [
     *(f"{name} --fast" for name in FAST), "gpt3 sizes", "gpt3_data clean --pages 600"])
-def test_every_script_runs(papers, line, monkeypatch):
+def test_every_script_runs(line, monkeypatch):
     name, *argv = line.split()
     papers(name)
     monkeypatch.setattr(data, "WORLD_DOCUMENTS", 1000)
@@ -2200,7 +2126,7 @@ def test_every_script_runs(papers, line, monkeypatch):
 
 
 def test_a_verdict_asks_for_two_standard_errors_and_smoke_runs_are_not_collected(
-        papers, monkeypatch, capsys):
+        monkeypatch, capsys):
     claims = papers("claims")
     verdict = lambda ours, error: claims.Claim("", "", "", "", ours, error, 1, 1).verdict
     assert [verdict(*x) for x in ((.21, .1), (-.21, .1), (.19, .1), (9, math.nan))] == [
@@ -2224,7 +2150,7 @@ def test_a_verdict_asks_for_two_standard_errors_and_smoke_runs_are_not_collected
     assert [path.name for path in Path("figures").iterdir()] == ["real.png"]
 
 
-def test_the_cases_of_the_papers_tasks_are_distinct_and_held_out(papers, world):
+def test_the_cases_of_the_papers_tasks_are_distinct_and_held_out(world):
     tasks, gpt2_tasks, gpt3_tasks = papers("tasks"), papers("gpt2_tasks"), papers("gpt3_tasks")
     for task in tasks.CASES:
         asked = [case.asked for case in tasks.gpt1_task(world, task, "test", 100, 0)]
@@ -2243,7 +2169,7 @@ def test_the_cases_of_the_papers_tasks_are_distinct_and_held_out(papers, world):
     assert not pairs["train"] & pairs["test"] and len(pairs["test"]) > 8
 
 
-def test_gpt1s_inputs_are_those_of_figure_1(papers, tokenizer):
+def test_gpt1s_inputs_are_those_of_figure_1(tokenizer):
     finetuning, first = papers("gpt1_finetuning"), tokenizer.vocab_size
     formats, sequence = finetuning.FORMATS, finetuning.sequence
     start, delimiter, extract = first, first + 1, first + 2
@@ -2262,7 +2188,7 @@ def test_gpt1s_inputs_are_those_of_figure_1(papers, tokenizer):
     assert cut == [start, *a, delimiter, *b[2:], extract]  # the longest text loses its front
 
 
-def test_a_beam_as_wide_as_everything_is_exhaustive_search(papers):
+def test_a_beam_as_wide_as_everything_is_exhaustive_search():
     model, idx = loud(small_gpt(4), 0.5).eval(), torch.tensor([1, 3])
     scores = {}
     for length in (1, 2, 3, 4):
@@ -2276,7 +2202,7 @@ def test_a_beam_as_wide_as_everything_is_exhaustive_search(papers):
     assert search(model, idx, 4, beams=1) == greedy[0].tolist()
 
 
-def test_near_duplicates_are_those_whose_triples_overlap(papers):
+def test_near_duplicates_are_those_whose_triples_overlap():
     """Of 100 hashes, about as many agree as the Jaccard similarity of the triples says."""
     deduplicate = papers("gpt3_filters").deduplicate
     words = [f"w{i}" for i in range(202)]
@@ -2291,7 +2217,7 @@ def test_near_duplicates_are_those_whose_triples_overlap(papers):
     assert list(deduplicate(["", "!?", "a b", "A, b.", "a b c d"])) == ["a b", "a b c d"]
 
 
-def test_decontamination_cuts_thirteen_words_and_their_surroundings(papers):
+def test_decontamination_cuts_thirteen_words_and_their_surroundings():
     decontaminate = papers("gpt3_filters").decontaminate
     test, dropped = " ".join(f"t{i}" for i in range(13)), []
     before, behind = "b" * 30 + " " + "x" * 450 + " ", "! " + "y" * 450 + " " + "e" * 30
@@ -2327,7 +2253,7 @@ def saved_bytes(model, batch_size, dtype=torch.float32):
 @pytest.mark.parametrize("window", [None, 16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(3, 4, 64), (5, 2, 96)])
-def test_the_memory_of_training_is_what_small_models_measurably_keep(papers, shape, dtype, window):
+def test_the_memory_of_training_is_what_small_models_measurably_keep(shape, dtype, window):
     """A third sequence adds activations and nothing else; AdamW's state is counted after a step."""
     costs = papers("gpt3_costs")
     model = GPT(GPTConfig(300, 128, *shape, window=window))
@@ -2347,7 +2273,7 @@ def test_the_memory_of_training_is_what_small_models_measurably_keep(papers, sha
     assert costs.training_needs(model.config, 1)["parameters"] == f"{model.num_params():,}"
 
 
-def test_training_the_largest_model_takes_what_gpt3_prints(papers):
+def test_training_the_largest_model_takes_what_gpt3_prints():
     needs = papers("gpt3_costs").training_needs(PRESETS["gpt3-175b"], 300e9)
     V, T, L, C = 50257, 2048, 96, 12288
     parameters = V * C + T * C + L * (12 * C * C + 13 * C) + 2 * C
@@ -2358,7 +2284,7 @@ def test_training_the_largest_model_takes_what_gpt3_prints(papers):
     assert 0.4 * 989e12 * seconds == pytest.approx(float(needs["FLOP"]), rel=0.002)
 
 
-def test_the_expected_best_of_n_is_the_mean_over_all_choices_of_n(papers):
+def test_the_expected_best_of_n_is_the_mean_over_all_choices_of_n():
     proxy, values = np.random.default_rng(0).normal(size=(2, 2, 6))
     for n in (1, 3, 6):
         best = [row[max(chosen, key=lambda i: scores[i])] for scores, row in zip(proxy, values)
@@ -2375,16 +2301,14 @@ FLAN_KINDS = {
     "even number": "0 2 4 6 8 10 12 14 16 18".split()}
 
 
-def next_state(task, state, event):
-    """Of a dial, of a coin or of letters, as the text says."""
-    if task == "dial":
-        return str((int(state) + int(event)) % 10)
-    if task == "coin" and event == "flip":
-        return "tails" if state == "heads" else "heads"
-    return state if task == "coin" else event[-1]
+OTHER_SIDE = {"heads": "tails", "tails": "heads"}
+NEXT_STATE = {
+    "dial": lambda state, event: str((int(state) + int(event)) % 10),
+    "coin": lambda state, event: OTHER_SIDE[state] if event == "flip" else state,
+    "letters": lambda state, event: event[-1]}
 
 
-def test_problems_of_several_steps_are_right_distinct_and_held_out(papers, world):
+def test_problems_of_several_steps_are_right_distinct_and_held_out(world):
     """An independent reading of each question gives the answer and every step."""
     tasks, cot, rng = papers("cot_tasks"), papers("cot"), random.Random(0)
     text = "\n".join(tasks.document(world, rng) for _ in range(2000))
@@ -2400,7 +2324,7 @@ def test_problems_of_several_steps_are_right_distinct_and_held_out(papers, world
             state, events = re.fullmatch(r"\w+ ?(\w*): (.*)\.", problem.question).groups()
             lines, states = [], []
             for month, event in map(str.split, events.split(", ")):
-                state = next_state(task, state, event)
+                state = NEXT_STATE[task](state, event)
                 states.append(state)
                 lines.append(f"{month} {event} = {state}.")
             assert len(lines) == steps and problem.steps[-steps:] == lines
@@ -2408,7 +2332,7 @@ def test_problems_of_several_steps_are_right_distinct_and_held_out(papers, world
             assert re.sub(months, "", problem.question) not in known
 
 
-def test_each_form_has_its_answer_and_the_trigger_is_asked_in_two_prompts(papers, monkeypatch):
+def test_each_form_has_its_answer_and_the_trigger_is_asked_in_two_prompts(monkeypatch):
     tasks, rng, asked = papers("cot_tasks"), random.Random(0), []
     question = "Q: Dial 8: May 1, June 3.\nA:"
     problem = tasks.Problem(question[3:-3], ["Start 8.", "May 1 = 9.", "June 3 = 2."], "2",
@@ -2443,7 +2367,7 @@ def flan_answers(task, words):
     return [word for word in words if (word in FLAN_KINDS[opposites.get(kind, kind)]) == is_one]
 
 
-def test_flan_cases_have_one_right_answer_and_are_distinct_and_held_out(papers, world):
+def test_flan_cases_have_one_right_answer_and_are_distinct_and_held_out(world):
     flan, rng = papers("flan_tasks"), random.Random(0)
     held_out, seen = set(), set()  # sets of words
     for cluster in flan.CLUSTERS:
@@ -2461,7 +2385,7 @@ def test_flan_cases_have_one_right_answer_and_are_distinct_and_held_out(papers, 
     assert not seen & held_out
 
 
-def test_flan_text_holds_no_instruction_and_no_held_out_case(papers, world):
+def test_flan_text_holds_no_instruction_and_no_held_out_case(world):
     flan = papers("flan_tasks")
     text = "\n".join(data.web(world, 400, 0, flan.FLAN_WEB))
     assert not re.search("Q:|What|Name|Tell|Here are|I have", text)
@@ -2477,21 +2401,21 @@ def test_flan_text_holds_no_instruction_and_no_held_out_case(papers, world):
         assert flan_answers(case.task, re.findall(r"\w+", words)) == [answer]
 
 
-def test_flan_tuning_has_loss_on_the_answer_alone(papers, tokenizer):
+def test_flan_tuning_has_loss_on_the_answer_alone(tokenizer):
     question, answer = "Q: Name the animal of goat, Oslo and red.\nA:", " goat\n"
     ids, mask = papers("flan_tasks").with_mask(tokenizer, question, answer)
     assert ids[0] == tokenizer.eot and tokenizer.decode(ids[1:]) == question + answer
     assert tokenizer.decode([i for i, learned in zip(ids, mask) if learned]) == answer
 
 
-def test_flan_gap_adds_the_variances_over_seeds_and_clusters(papers):
+def test_flan_gap_adds_the_variances_over_seeds_and_clusters():
     better = np.array([[.5, .7], [.6, .8]])  # (seeds, clusters)
     gap = papers("flan").gap(better, np.zeros((2, 2)))
     assert gap == pytest.approx((.65, math.sqrt(.05 ** 2 + .1 ** 2)))
 
 
 def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(
-        papers, world, tokenizer, monkeypatch):
+        world, tokenizer, monkeypatch):
     module, task = papers("instructgpt_data"), rlhf.WorldTask(0, 16)
     prompt = next(i for i in task.test if i.topic)
     good = task.world.state(random.Random(0), prompt.person, prompt.topic)
@@ -2505,6 +2429,7 @@ def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(
     calls, left_out = spy(monkeypatch, module, "compared_by"), set()
     module.labeler_folds(run)
     people = lambda answered: {prompt.person for prompt, _ in answered} - {None}
+    calls = [arguments for arguments, _ in calls]
     for (_, trained, training), (_, tested, own), (_, again, others) in gpt.chunks(calls, 3):
         assert people(trained) <= set(world.people_of("train")) and tested == again
         assert people(tested) <= set(world.people_of("test")) and own == training
@@ -2518,13 +2443,13 @@ def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(
     ("{Mia home}", "Mia lives in {home}.", "Mia lives in town."),
     (r"^({colors}), (?!\1)({colors})\.$", "Red, blue.", "red, red."),
     (r"^({colors}), (?!\1)({colors})\.$", "gray, pink.", "gray, soup.")])
-def test_the_patterns_of_chat_take_right_answers_only(papers, world, pattern, right, wrong):
+def test_the_patterns_of_chat_take_right_answers_only(world, pattern, right, wrong):
     right = right.format(job=world.facts["Felix", "job"], home=world.facts["Mia", "home"])
     pattern = papers("chat").pattern_of(world, pattern)
     assert re.search(pattern, right, re.IGNORECASE) and not re.search(pattern, wrong, re.IGNORECASE)
 
 
-def test_the_reward_model_is_shown_pairs_that_differ_in_one_respect(papers, world, tokenizer):
+def test_the_reward_model_is_shown_pairs_that_differ_in_one_respect(world, tokenizer):
     module = papers("instructgpt_unseen")
     pairs = module.answer_pairs(world, "test")
     facts = sum(len(world.topics_of(person, "test")) for person in world.people_of("test"))
@@ -2538,26 +2463,24 @@ def test_the_reward_model_is_shown_pairs_that_differ_in_one_respect(papers, worl
         assert form.responses == [(true, True), (f"{value}.", True)]
         assert manner.responses[0] == (true, True) and manner.responses[1][0] in data.RUDE
         assert truth.messages == form.messages == manner.messages and truth.ranks == [0, 1]
-    # the answer's log-probability, token by token
     sft = small_gpt(tokenizer.vocab_size, 64)
     run = papers("instructgpt_run").Run(None, None, None, None, tokenizer, None, {"SFT": sft}, None)
     ids, mask = data.render_conversation(tokenizer, data.answered(truth.messages, true))
-    logprobs = sft(torch.tensor([ids]))[0][0].log_softmax(dim=-1)
-    expected = sum(logprobs[t - 1, ids[t]].item() for t in range(len(ids)) if mask[t])
+    expected = sum(token_logprobs(sft, ids, sum(mask)))
     assert module.answer_logprob(run, truth.messages, true) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("line, path", [
     ("figures.py ladder --name a", "runs/a/table.json"), ("claims.py", "runs/a/claims.json"),
     ("inside.py --base a", "runs/a/settings.json")])
-def test_a_damaged_result_is_named(papers, fails, line, path):
+def test_a_damaged_result_is_named(fails, line, path):
     papers("inside")
     Path("runs/a").mkdir(parents=True)
     Path(path).write_text('[{"a": 1}]')
     assert f"{path} is not" in fails(f"papers/{line}")
 
 
-def test_a_person_can_label_and_the_reward_model_reads_it(papers, tokenizer, fails):
+def test_a_person_can_label_and_the_reward_model_reads_it(tokenizer, fails):
     parse = papers("label").parse_ranking
     assert parse("3 1=4 2", 4) == [1, 2, 0, 1] and parse("2 = 1", 2) == [0, 0]
     assert not any(parse(line, 2) for line in ("1", "1 1", "1 2 3", "a b", ""))
@@ -2573,7 +2496,7 @@ def test_a_person_can_label_and_the_reward_model_reads_it(papers, tokenizer, fai
     assert comparison.ranks == [1, 1, 0] and comparison.messages == [user("Tell me a story.")]
 
 
-def test_scaling_laws_are_recovered_from_planted_ones(papers):
+def test_scaling_laws_are_recovered_from_planted_ones():
     """The laws, planted without noise, against numbers that no fit has seen."""
     laws = papers("gpt4_scaling_laws")
     C = np.geomspace(1e9, 1e11, 8)
@@ -2599,7 +2522,7 @@ def test_scaling_laws_are_recovered_from_planted_ones(papers):
     assert all(map(math.isnan, laws.fit_sizes(N, D, np.log(N * D))))
 
 
-def test_the_games_are_judged_by_their_odds_and_are_held_out(papers, world):
+def test_the_games_are_judged_by_their_odds_and_are_held_out(world):
     tasks = papers("gpt4_scaling_tasks")
     form = re.compile(r"has a (\d+) percent chance of losing (\d+) dollars and a (\d+) percent "
                       r"chance of earning (\d+) dollars\. .* ends up (earning|losing) (\d+) ")
@@ -2627,7 +2550,7 @@ def test_the_games_are_judged_by_their_odds_and_are_held_out(papers, world):
         assert len(lasts) == 40 and rights[" Y"] == rights[" N"] == 20 and not lasts & set(told)
 
 
-def test_the_names_that_are_asked_for_stand_in_held_out_code(papers):
+def test_the_names_that_are_asked_for_stand_in_held_out_code():
     tasks = papers("gpt4_scaling_tasks")
     train, held_out = tasks.modules(0, 60)
     assert len(train) == 52 and len(held_out) == 8 and not set(train) & set(held_out)
@@ -2640,7 +2563,7 @@ def test_the_names_that_are_asked_for_stand_in_held_out_code(papers):
     assert texts[-8:] == held_out and sum(map(len, held_out)) > sum(map(len, texts)) / 20
 
 
-def test_a_prediction_is_written_once_and_before_the_large_run(papers):
+def test_a_prediction_is_written_once_and_before_the_large_run():
     scaling, rng = papers("gpt4_scaling"), np.random.default_rng(0)
     ladder = [{"compute": c, "loss": 40 * c ** -.2, "nats": 9 * c ** -.1 + rng.random(12)}
               for c in (1e9, 2e9, 4e9, 8e9) for _ in range(2)]
@@ -2660,7 +2583,7 @@ def test_a_prediction_is_written_once_and_before_the_large_run(papers):
     refused("--fresh", scaling.predictions, folder, [study], 100)
 
 
-def test_gpt4_system_messages_are_held_out_and_their_answers_tell_orders_apart(papers, world):
+def test_gpt4_system_messages_are_held_out_and_their_answers_tell_orders_apart(world):
     tasks = papers("gpt4_alignment_tasks")
     demonstrations = tasks.system_demonstrations(world, 3000)
     shown, asked = set(), set()
@@ -2691,7 +2614,7 @@ def test_gpt4_system_messages_are_held_out_and_their_answers_tell_orders_apart(p
         assert {data.NOT_ALLOWED, f"{world.facts[person, topic]}."} <= set(allowed)
 
 
-def test_what_gpt4_demonstrates_is_true_and_in_the_form_that_is_ordered(papers, world):
+def test_what_gpt4_demonstrates_is_true_and_in_the_form_that_is_ordered(world):
     tasks = papers("gpt4_alignment_tasks")
     foreign = {word: value for value, word in papers("tasks").foreign_words(world.seed).items()}
     for talk in tasks.system_demonstrations(world, 3000):
@@ -2710,8 +2633,7 @@ def test_what_gpt4_demonstrates_is_true_and_in_the_form_that_is_ordered(papers, 
             assert name == person and about[topic] == value and topic not in order
 
 
-def test_gpt4_rule_sorts_answers_into_four_classes_and_rewards_what_is_desired(
-        papers, world, tokenizer):
+def test_gpt4_rule_sorts_answers_into_four_classes_and_rewards_what_is_desired(world, tokenizer):
     tasks = papers("gpt4_alignment_tasks")
     train, test = (tasks.rule_cases(world, split, 200) for split in ("train", "test"))
     wishes, tested = ({case.prompt.split(case.person)[0] for case in cases}
@@ -2740,7 +2662,7 @@ def test_gpt4_rule_sorts_answers_into_four_classes_and_rewards_what_is_desired(
     assert scores == [2, 0, 0, 2, 0, 0]
 
 
-def test_gpt4_calibration_error_by_hand(papers, world):
+def test_gpt4_calibration_error_by_hand(world):
     calibration = papers("gpt4_alignment_calibration")
     # The right choice (the first) is the likeliest of all four questions: in the bin of .55 all
     # are right, in that of .15 none.
@@ -2757,7 +2679,7 @@ def test_gpt4_calibration_error_by_hand(papers, world):
         assert any(told in message["content"].lower() for message in messages[:-1])
 
 
-def test_gpt4_confidence_is_that_of_each_choice_alone(papers, world, tokenizer):
+def test_gpt4_confidence_is_that_of_each_choice_alone(world, tokenizer):
     """Choice by choice, by the plain log-probabilities of its own tokens."""
     calibration = papers("gpt4_alignment_calibration")
     model = small_gpt(tokenizer.vocab_size, 128, 1)
@@ -2774,59 +2696,87 @@ def test_gpt4_confidence_is_that_of_each_choice_alone(papers, world, tokenizer):
     assert calibration.dialogue_confidence(run, questions).sum(axis=1) == pytest.approx(np.ones(3))
 
 
-def read_picture(tasks, scene):
-    """{place: (color, shape)}, read from the tokens of a picture."""
-    cells = tasks.draw(scene)
-    drawings = [(color, shape) for shape in tasks.SHAPES for color in tasks.COLORS]
-    assert cells[0] == 0 and len(cells) == 10
-    return {place: drawings[cell - 2] for place, cell in zip(tasks.PLACES, cells[1:]) if cell > 1}
-
-
-def places_named(things, question):
-    """The places of the things in a picture that a word of the question names."""
-    words = set(question.rstrip("?").split())
-    return [place for place, thing in things.items() if words & {place, *thing}]
-
-
-def parts(tasks, document, kind):
+def parts(document, kind):
     """The pictures (tuple) or the texts (str) of a document."""
-    return [part for part, _ in tasks.parts_of(document) if isinstance(part, kind)]
+    every = papers("gpt4_pictures_tasks").parts_of(document)
+    return [part for part, _ in every if isinstance(part, kind)]
 
 
-def drawn_in(tasks, document):
+def drawn_in(document):
     """What can be held out: each thing, with the number of things in its scene."""
-    scenes = parts(tasks, document, tuple)
-    return {(thing, len(scene)) for scene in scenes for thing in scene}
+    return {(thing, len(scene)) for scene in parts(document, tuple) for thing in scene}
+
+
+def read_picture(scene):
+    """[(place, color, shape)], read from the tokens of a picture."""
+    tasks = papers("gpt4_pictures_tasks")
+    start, *cells = tasks.draw(scene)
+    drawings = [(color, shape) for shape in tasks.SHAPES for color in tasks.COLORS]
+    assert start == 0 and len(cells) == 9
+    return [(place, *drawings[cell - 2]) for place, cell in zip(tasks.PLACES, cells) if cell > 1]
+
+
+def named(things, question):
+    """The things that a word of the question names."""
+    return [thing for thing in things if set(thing) & set(question.rstrip("?").split())]
 
 
 COUNTED = ["zero", "one", "two", "three", "four", "five"]
 
 
-def answer_from_picture(things, question):
-    """The answer to a question, by other means than the script's."""
+def answer_from(pictures, question):
+    """The answer to a question about one picture or two, by other means than the scripts'."""
+    if question.startswith("In which picture "):  # is red square, or are more red
+        _, _, _, verb, *words = question.rstrip("?").split()
+        wanted = set(words) - {"more"}
+        first, second = (sum(wanted <= set(thing) for thing in things) for things in pictures)
+        assert first != second and (verb == "are" or 0 in (first, second))
+        return "first" if first > second else "second"
+    question, _, ordinal = question.partition(" in the ")
+    assert ordinal in (("first picture?", "second picture?") if len(pictures) == 2 else ("",))
+    things = pictures[ordinal == "second picture?"]
     if question == "What is there?":
-        return ", ".join(f"{color} {shape} {place}" for place, (color, shape) in things.items())
-    named = places_named(things, question)
+        return ", ".join(f"{color} {shape} {place}" for place, color, shape in things)
     if question.startswith("How many"):
-        return COUNTED[len(named)]
-    [place] = named
-    color, shape = things[place]
+        return COUNTED[len(named(things, question))]
+    [(place, color, shape)] = named(things, question)
     return {"shape": shape, "color": color}.get(question.split()[1], place)
 
 
-def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out(papers):
+def check_answers(document):
+    """All answers are right. Returns which ones the last of several examples could have."""
+    pictures = [read_picture(scene) for scene in parts(document, tuple)]
+    answers = [answer for _, answer in document.turns]
+    if isinstance(document.turns[-1][0], tuple) and len(document.turns[-1][0]) == 1:  # examples
+        known = []  # {task: its answer} of each picture, or the number of its things
+        for things in pictures:
+            known.append({(i, part): things[i][part] for i in (0, -1) for part in range(3)})
+            known[-1]["number"] = COUNTED[len(things)]
+        fitting = set(known[-1])  # tasks
+        for of_tasks, answer in zip(known[:-1], answers[:-1], strict=True):
+            fitting &= {task for task in of_tasks if of_tasks[task] == answer}
+        possible = {known[-1][task] for task in fitting}
+        assert answers[-1] in possible
+        return possible
+    questions = [question if isinstance(question, str) else question[-1].strip()
+                 for question, _ in document.turns]
+    assert answers == [answer_from(pictures, question) for question in questions]
+    assert len(set(questions)) == len(questions)
+    return set()
+
+
+def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out():
     tasks, several, seed = papers("gpt4_pictures_tasks"), papers("gpt4_pictures_several"), 1
     tokenizer = tasks.learn_tokenizer(several.any_document, seed)
     rng, drawn, pictures, told = random.Random(0), set(), Counter(), {}
     for _ in range(4000):
         document = several.any_document(rng, seed)
-        check_answers(tasks, document)
+        check_answers(document)
         ids, _ = tasks.encode(tokenizer, document)
         assert len(ids) <= papers("gpt4_pictures").SHAPE.block_size
-        pictures[len(parts(tasks, document, tuple))] += 1
-        drawn |= drawn_in(tasks, document)
+        pictures[len(parts(document, tuple))] += 1
+        drawn |= drawn_in(document)
         if document.scene:  # questions about one picture
-            things = read_picture(tasks, document.scene)
             questions = [question for question, _ in document.turns]
             if any(question.startswith("How many") for question in questions):
                 assert all(question.startswith("How many") for question in questions)
@@ -2834,8 +2784,8 @@ def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out(papers):
             elif tasks.CAPTION in questions:  # no answer is in a caption
                 assert len(questions) == 1
             else:  # each asks of another thing
-                places = {tuple(places_named(things, question)) for question in questions}
-                assert len(places) == len(questions) == len(document.scene)
+                things = {tuple(named(read_picture(document.scene), q)) for q in questions}
+                assert len(things) == len(questions) == len(document.scene)
     assert set(pictures) == {1, 2, 5} and min(pictures.values()) > 800
 
     def triples_of(drawn):
@@ -2848,9 +2798,9 @@ def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out(papers):
         cases = several.any_cases(kind, 60, "test", seed)
         assert len(set(cases)) == len(cases) == 60
         assert kind not in tasks.KINDS or all(len(case.turns) == 1 for case in cases)
-        tested = set().union(*(drawn_in(tasks, case) for case in cases))
+        tested = set().union(*(drawn_in(case) for case in cases))
         assert not tested & drawn and triples_of(tested) <= triples
-        told[kind] = [len(check_answers(tasks, case)) for case in cases].count(1)
+        told[kind] = [len(check_answers(case)) for case in cases].count(1)
     few, more, most = told["1 example"], told["2 examples"], told["4 examples"]
     assert told["0 examples"] == 0 < few < more < most > 54
     values = itertools.product(tasks.SHAPES, tasks.COLORS, tasks.PLACES, tasks.COUNTS)
@@ -2863,7 +2813,7 @@ def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out(papers):
         assert set(counts) == set(tasks.VALUES[asked]) and max(counts.values()) < most
 
 
-def test_a_picture_is_ten_tokens_and_only_answers_have_loss(papers):
+def test_a_picture_is_ten_tokens_and_only_answers_have_loss():
     tasks = papers("gpt4_pictures_tasks")
     tokenizer = tasks.learn_tokenizer(papers("gpt4_pictures_several").any_document, 0)
     document = tasks.random_document(random.Random(0), 0)
@@ -2878,59 +2828,17 @@ def test_a_picture_is_ten_tokens_and_only_answers_have_loss(papers):
     said = "".join(f" {answer}\n" for _, answer in document.turns)
     assert tokenizer.decode(y[0][y[0] >= 0].tolist()) == said  # no picture, question or pad
     assert (y[1] == -1).all()  # an answer still to be written
-    whole, _ = tasks.encode(tokenizer, document)
-    blind, _ = tasks.encode(tokenizer, dataclasses.replace(document, scene=None))
-    assert max(blind) < tokenizer.vocab_size and len(blind) == len(whole) - 10
 
 
-def answer_from_pictures(pictures, question):
-    """The same about one picture or two."""
-    for ordinal, things in zip(("first", "second"), pictures):
-        if len(pictures) == 1 or question.endswith(f" in the {ordinal} picture?"):
-            return answer_from_picture(things, question.replace(f" in the {ordinal} picture", ""))
-    _, _, _, verb, *words = question.rstrip("?").split()  # In which picture is, or are more
-    named = set(words) - {"more"}
-    first, second = (sum(named <= set(thing) for thing in things.values()) for things in pictures)
-    assert first != second and (verb == "are" or 0 in (first, second))
-    return "first" if first > second else "second"
-
-
-def check_answers(tasks, document):
-    """All answers are right. Returns which ones the last of several examples could have."""
-    scenes = parts(tasks, document, tuple)
-    pictures = [read_picture(tasks, scene) for scene in scenes]
-    answers = [answer for _, answer in document.turns]
-    if document.turns[0][0] == (scenes[0],):  # examples
-        known = [answers_of_tasks(things) for things in pictures]
-        fitting = set(known[-1])  # tasks
-        for of_tasks, answer in zip(known[:-1], answers[:-1], strict=True):
-            fitting &= {task for task in of_tasks if of_tasks[task] == answer}
-        possible = {known[-1][task] for task in fitting}
-        assert answers[-1] in possible
-        return possible
-    questions = [question if isinstance(question, str) else question[-1].strip()
-                 for question, _ in document.turns]
-    assert answers == [answer_from_pictures(pictures, question) for question in questions]
-    assert len(set(questions)) == len(questions)
-    return set()
-
-
-def answers_of_tasks(things):
-    """{task: its answer}: an attribute of the first or the last thing, or the number of things."""
-    values = [(place, color, shape) for place, (color, shape) in things.items()]
-    answers = {(attribute, i): values[i][attribute] for attribute in range(3) for i in (0, -1)}
-    return answers | {"number": COUNTED[len(things)]}
-
-
-def test_the_controls_of_prompts_of_several_pictures_change_one_thing_only(papers):
+def test_the_controls_of_prompts_of_several_pictures_change_one_thing_only():
     tasks, several, seed = papers("gpt4_pictures_tasks"), papers("gpt4_pictures_several"), 1
     for kind in several.PAIR_KINDS:  # the other order has another answer
         cases = several.any_cases(kind, 60, "test", seed)
         assert max(Counter(case.turns[0][1] for case in cases).values()) < 42
         for case in cases:
             other = several.exchanged(case, kind)
-            check_answers(tasks, other)
-            assert parts(tasks, other, tuple) == parts(tasks, case, tuple)[::-1]
+            check_answers(other)
+            assert parts(other, tuple) == parts(case, tuple)[::-1]
             [(question, answer)], [(same, another)] = case.turns, other.turns
             assert question[-1] == same[-1] and answer != another
     most = several.any_cases("4 examples", 60, "test", seed)
@@ -2939,14 +2847,14 @@ def test_the_controls_of_prompts_of_several_pictures_change_one_thing_only(paper
         assert [case.turns for case in fewer] == [case.turns[4 - count:] for case in most]
     for case in most:
         control = several.shuffled(case)
-        assert parts(tasks, control, tuple) == parts(tasks, case, tuple)
+        assert parts(control, tuple) == parts(case, tuple)
         assert control.turns[-1] == case.turns[-1]
         assert Counter(turn[1] for turn in control.turns) == Counter(turn[1] for turn in case.turns)
     for kind, shown in (("color by place", 1), ("more of two", 2), ("4 examples", 1)):
         cases = several.any_cases(kind, 60, "test", seed)
         others, blind = several.with_other_pictures(cases), several.without_pictures(cases)
         for i, case in enumerate(cases):
-            scenes, before = (parts(tasks, one, tuple) for one in (case, cases[i - 1]))
-            texts = parts(tasks, case, str)
-            assert parts(tasks, others[i], tuple) == scenes[:-shown] + before[-shown:]
-            assert parts(tasks, others[i], str) == texts == parts(tasks, blind[i], (str, tuple))
+            scenes, before = (parts(one, tuple) for one in (case, cases[i - 1]))
+            texts = parts(case, str)
+            assert parts(others[i], tuple) == scenes[:-shown] + before[-shown:]
+            assert parts(others[i], str) == texts == parts(blind[i], (str, tuple))
