@@ -301,10 +301,9 @@ def render_conversation(tokenizer: Tokenizer,
     ids, mask = [tokenizer.eot], [0]
     for message in messages:
         role = message["role"]
-        content = [*tokenizer.encode(" " + message["content"]), tokenizer.end]
-        ids += [tokenizer.special[f"<|{role}|>"], *content]
-        is_learned = int(role == "assistant")
-        mask += [0] + [is_learned] * len(content)
+        turn = [*tokenizer.encode(" " + message["content"]), tokenizer.end]
+        ids += [tokenizer.special[f"<|{role}|>"], *turn]
+        mask += [0] + [int(role == "assistant")] * len(turn)
     if messages[-1]["role"] != "assistant":
         ids.append(tokenizer.special["<|assistant|>"])
         mask.append(0)
@@ -329,6 +328,7 @@ def fit(tokenizer: Tokenizer, messages: list[dict], limit: int,
         questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
         if len(ids) <= limit or len(questions) < 2:
             break
+        # without the first question and its answer; before them stands a system message, if any
         messages = messages[:questions[0]] + messages[questions[1]:]
     if messages[-1]["role"] == "assistant":
         return ids[:limit], mask[:limit]
@@ -526,7 +526,8 @@ class World:
         return self.strangers[48:] if split == "train" else self.strangers[:48]
 
     def topics_of(self, person: str, split: str) -> list[str]:
-        """All topics; of a held-out person two in training and the other three in the test."""
+        """All topics; of a held-out person two in training and the other three in the test, with
+        others for the next person."""
         held_out = self.people_of("test")
         if person not in held_out:
             return list(TOPICS)
@@ -553,9 +554,7 @@ class World:
         """
         while True:
             indices = [rng.randrange(len(choice)) for choice in choices]
-            diagonal = self.seed
-            for weight, index in enumerate(indices, start=1):
-                diagonal += weight * index
+            diagonal = self.seed + sum(n * index for n, index in enumerate(indices, start=1))
             if (diagonal % 5 == 0) == (split == "test"):
                 return [choice[index] for choice, index in zip(choices, indices)]
 
@@ -563,10 +562,10 @@ class World:
     # wordings.
 
     def sum_of(self, rng, split):
-        small, large = self.pick(rng, split, SUMMANDS, SUMMANDS)
-        while small > large:  # a + b is b + a: only the pair in order decides the split
-            small, large = self.pick(rng, split, SUMMANDS, SUMMANDS)
-        a, b = rng.sample((small, large), 2)
+        pair = self.pick(rng, split, SUMMANDS, SUMMANDS)
+        while pair != sorted(pair):  # a + b is b + a: only the pair in order decides the split
+            pair = self.pick(rng, split, SUMMANDS, SUMMANDS)
+        a, b = rng.sample(pair, 2)
         wording = rng.choice(("What is {a} + {b}?", "{a} + {b}?", "How much is {a} + {b}?"))
         return wording.format(a=a, b=b), f"{a} + {b} is {a + b}."
 
@@ -687,7 +686,7 @@ def conversation(world: World, rng: random.Random, split: str, kinds: list[str],
     person = None  # who was asked about last
     exchanges = []
     for kind in kinds:
-        about, word = None, ""  # of the answer, for `obey`
+        about, word = None, ""  # for `obey`: the topic of a fact, the one word that would do
         # Mostly something is told before it is asked for; else the answer is NOT_TOLD.
         if kind == "recall" and not told and rng.random() < .7:
             kind = "tell"
@@ -802,9 +801,8 @@ def moderated(world: World, rng: random.Random) -> str:
     for _ in range(rng.choice((2, 3))):
         person = rng.choice(world.people)
         topics = world.topics_of(person, "train")
-        about = topic
-        if topic not in topics or rng.random() >= .5:
-            about = rng.choice(topics)
+        keeps_topic = topic in topics and rng.random() < .5
+        about = topic if keeps_topic else rng.choice(topics)
         question = world.ask(rng, person, about)
         statement = world.state(rng, person, about)
         answer = obey(rule, statement, about, world.facts[person, about])
@@ -880,7 +878,7 @@ class Instruction:
     terse: the one word that would do, worth half a point.
     person, topic, count: it must state `count` true facts about the person; on `topic`, or on
         any topic if that is None.
-    topic without person (rule ONE_WORD): `say` is one word; other values of the topic are lies.
+    topic without person: under ONE_WORD `say` is one word, and another value of the topic a lie.
     items: (the values allowed in a list, how many of them).
     unknowable: nothing in the world answers the prompt, and a refusal is right.
     """
@@ -913,9 +911,7 @@ def instructions(world: World, split: str, count: int, seed: int,
         instruction = one_instruction(world, rng, split, use_case)
         words = re.sub(r"[^\w+ ]", "", instruction.prompt.lower())
         key = (words, instruction.say, instruction.person, instruction.topic)
-        if not distinct:
-            key = number  # keep all
-        drawn.setdefault(key, instruction)
+        drawn.setdefault(key if distinct else number, instruction)
         if len(drawn) == count:
             return list(drawn.values())
     raise UserError(f"this world has fewer than {count} different instructions")
@@ -924,9 +920,9 @@ def instructions(world: World, split: str, count: int, seed: int,
 def one_instruction(world: World, rng: random.Random, split: str,
                     use_case: str) -> Instruction:
     """One instruction of this use case."""
-    # The prompt and its goal, fields of Instruction
+    # 1. The prompt and, in `goal`, other fields of Instruction: what a good answer holds
     earlier = []  # exchanges before the prompt
-    asked_before = None  # the topic of an earlier question about the same person
+    asked_before = None  # the topic of an earlier question, if the prompt says "he" or "she"
     if use_case == "generation":
         person = rng.choice(world.people_of(split))
         count = rng.choice((1, 1, 2, 3))
@@ -962,13 +958,13 @@ def one_instruction(world: World, rng: random.Random, split: str,
             goal["terse"] = solution.split()[-1]
         if use_case == "brainstorming":
             number, noun, left_out = parts
-            values = TOPICS[LISTS[noun]].values
-            allowed = tuple(value for value in values if value != left_out)
-            goal = {"items": (allowed, NUMBERS.index(number))}
-    # A rule for an answer about one fact
+            allowed = [value for value in TOPICS[LISTS[noun]].values if value != left_out]
+            goal = {"items": (tuple(allowed), NUMBERS.index(number))}
+    # 2. A rule for an answer about one fact
     rule = ""
     if goal.get("topic"):
-        terse = goal["terse"] = world.facts[person, topic] + "."
+        terse = world.facts[person, topic] + "."
+        goal["terse"] = terse
         if rng.random() < .4:
             rule = random_rule(rng, topic)
         if rule == ONE_WORD:  # the word in place of the sentence; another value is a lie
@@ -977,7 +973,7 @@ def one_instruction(world: World, rng: random.Random, split: str,
             goal = {"say": NOT_ALLOWED}
         elif rule == POLITE:
             goal["say"] = COURTESY[0]
-    # What was said before
+    # 3. What was said before
     if asked_before:
         statement = world.state(rng, person, asked_before)
         question = world.ask(rng, person, asked_before)
@@ -1004,11 +1000,10 @@ def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> l
         values, count = instruction.items
         answer = join_list(rng.sample(values, count)) + "."
     elif instruction.person:
-        topics = [instruction.topic]
+        topics, count = [instruction.topic], instruction.count
+        if count == 3:
+            count = rng.choice((1, 1, 2, 3))  # labelers are lazy
         if not instruction.topic:
-            count = instruction.count
-            if count == 3:
-                count = rng.choice((1, 1, 2, 3))  # labelers are lazy
             topics = rng.sample(list(TOPICS), count)
         facts = " ".join([world.state(rng, instruction.person, topic) for topic in topics])
         if is_terse:
@@ -1117,8 +1112,9 @@ class Comparison:
 def compare(messages: list[dict], responses: list[tuple[str, bool]],
             utilities: list[float]) -> Comparison:
     """Rank the responses by their utility, the largest first; equal utilities are ties."""
-    order = sorted(utilities, reverse=True)
-    return Comparison(messages, responses, [order.index(utility) for utility in utilities])
+    descending = sorted(utilities, reverse=True)
+    ranks = [descending.index(utility) for utility in utilities]  # how many are better
+    return Comparison(messages, responses, ranks)
 
 
 def label(world: World, instruction: Instruction, responses: list[tuple[str, bool]],

@@ -110,11 +110,11 @@ def last_index(mask):
 
 
 def hidden_states(model, ids, mask):
-    """model.hidden(ids), (B, T) -> (B, T, C), in less time: the shorter half of the rows and the
-    longer half are computed separately, each cut to its longest row. States after a row's last
-    response token must not be used."""
+    """model.hidden(ids), (B, T) -> (B, T, C), in 60 % of the time: the shorter half of the rows and
+    the longer half are computed separately, each cut to its longest row. States after a row's
+    last response token must not be used."""
     lengths = last_index(mask) + 2  # (B,): the last response token is at last_index + 1
-    # float32 also on CUDA, and so the logits: in bfloat16 the KL would err by up to .6 nats.
+    # float32, also on CUDA: logits in bfloat16 would put the KL off by up to .6 nats.
     states = model.wte.weight.new_zeros(*ids.shape, model.config.n_embd)  # (B, T, C)
     for rows in lengths.argsort().chunk(2):
         longest = int(lengths[rows].max())  # of this half
@@ -129,9 +129,9 @@ def response_logprobs(model, ids, mask):
     is_response = mask.bool()
     states = hidden_states(model, ids, mask)[:, :-1][is_response]  # (N, C)
     targets = ids[:, 1:][is_response]  # (N,)
-    parts = []
-    for state, target in zip(states.split(4096), targets.split(4096)):  # n <= 4096 at a time
-        logits = F.linear(state, model.wte.weight)  # (n, V)
+    parts = []  # because (N, V) logits of a large vocabulary would fill the memory
+    for state, target in zip(states.split(4096), targets.split(4096)):
+        logits = F.linear(state, model.wte.weight)  # (n, V), n <= 4096
         parts.append(-F.cross_entropy(logits, target, reduction="none"))
     logprobs = torch.cat(parts)  # (N,)
     return logprobs.new_zeros(mask.shape).masked_scatter(is_response, logprobs)
@@ -181,9 +181,9 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
 def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
     """Mean cross-entropy over the tokens with mask 1 of examples (ids, mask); this process's
     part of it, see my_part."""
-    examples = my_share(examples)
-    ids, _ = to_tensors([ids for ids, _ in examples], tokenizer.pad, model.device)  # (B, T)
-    mask, _ = to_tensors([mask for _, mask in examples], 0, model.device)  # (B, T)
+    rows, masks = zip(*my_share(examples))
+    ids, _ = to_tensors(rows, tokenizer.pad, model.device)  # (B, T)
+    mask, _ = to_tensors(masks, 0, model.device)  # (B, T)
     targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -1)  # -1: no loss on prompts and pads
     with mixed_precision(model.device):
         _, loss = model(ids[:, :-1], targets)
@@ -280,7 +280,8 @@ def comparison_scores(model, tokenizer, comparisons: list[Comparison]):
     at the length limit is scored without <|end|>, since the model did not write one."""
     rows = []
     for comparison in comparisons:
-        for messages, (_, ended) in zip(comparison.conversations(), comparison.responses):
+        for text, ended in comparison.responses:
+            messages = data.answered(comparison.messages, text)
             ids, _ = data.fit(tokenizer, messages, model.config.block_size)
             if not ended and ids[-1] == tokenizer.end:  # `fit` may have cut it off already
                 ids = ids[:-1]
@@ -357,7 +358,7 @@ class PPOConfig:
     cliprange_value: float = 0.2     # Ziegler: 0.2
     lam: float = 0.95            # of GAE; Ziegler: 0.95
     unfinished_score: float = -1.0   # caps scores without <|end|>; Ziegler: the score itself
-    ema_decay: float = 0.97      # half-life 19 % of the run; paper: 0.992, unit not stated
+    ema_decay: float = 0.97      # half-life 23 of 120 optimizer steps; paper: 0.992 of what?
     seed: int = 0
 
 
@@ -367,9 +368,9 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
         r_t = - beta log( pi(y_t|...) / pi_SFT(y_t|...) )          at every token
               + score                                              at the last one
 
-    The mean of k1 = log(pi / pi_SFT) over samples of pi is the KL divergence. The estimates
-    k2 = k1^2 / 2 and k3 = exp(-k1) - 1 + k1 vary less near pi_SFT, but as a reward only k1 gives
-    the gradient of beta KL.
+    The mean of this log-ratio (the estimate k1) over samples of pi is the KL divergence, although
+    it may be negative at a single token. Other estimates, such as `approx_kl` in policy_loss, vary
+    less, but as a reward only k1 gives the gradient of beta KL.
     """
     penalties = -kl_coef * (logprobs - ref_logprobs)  # (B, T-1)
     is_last = F.one_hot(last_index(mask), mask.size(1))  # (B, T-1)
@@ -388,12 +389,12 @@ def compute_gae(rewards, values, mask, discount: float = 1.0, lam: float = 0.95)
     """
     values = values * mask
     advantages = torch.zeros_like(rewards)
-    next_value = next_advantage = 0.0
+    advantage = next_value = 0.0
     for t in reversed(range(rewards.size(1))):
         delta = rewards[:, t] + discount * next_value - values[:, t]  # (B,)
-        next_advantage = (delta + discount * lam * next_advantage) * mask[:, t]
+        advantage = (delta + discount * lam * advantage) * mask[:, t]
         next_value = values[:, t]
-        advantages[:, t] = next_advantage
+        advantages[:, t] = advantage
     return advantages, advantages + values
 
 
@@ -458,7 +459,7 @@ class Rollout:
     @property
     def kl(self):
         """log pi(y|x) - log pi_SFT(y|x), (B,): the estimate k1 of the KL, nats per response."""
-        return ((self.logprobs - self.ref_logprobs) * self.mask).sum(dim=1)
+        return (self.logprobs - self.ref_logprobs).sum(dim=1)
 
     def answers(self, tokenizer) -> list[tuple[str, bool]]:
         """[(text of the response, whether it has an <|end|>)]."""
@@ -487,9 +488,8 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     # Append each response to its prompt without the prompt's pads. Pads come at the end only.
     rows = []
     for prompt, response in zip(prompt_rows, responses.tolist()):
-        if tokenizer.end in response:
-            response = response[:response.index(tokenizer.end) + 1]
-        rows.append(prompt + response)
+        written = sum(token != tokenizer.end for token in response)
+        rows.append(prompt + response[:written + 1])  # with its first <|end|>, if it has one
     ids, ends = to_tensors(rows, tokenizer.pad, policy.device)  # (B, T), (B,)
     mask = response_mask(ids, lengths, ends)  # (B, T-1)
     mine = my_share(torch.arange(len(prompts), device=ids.device))  # this process's rows
@@ -576,15 +576,15 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
         prompts = next_prompts(config.batch_size)
         rollout = roll_out(policy, reference, reward_model, tokenizer, prompts, config, generator,
                            value_model)
-        fraction = min(1.0, 0.1 + 0.9 * (iteration - 1) / 10)  # learning rate warm-up
+        fraction = min(1.0, 0.1 + 0.9 * (iteration - 1) / 10)  # warm-up, then constant
         infos = []
         order = torch.randperm(config.batch_size, generator=shuffler)
         for rows in order.chunk(config.minibatches):
             infos.append(ppo_backward(policy, value_model, rollout[rows], config, ptx))
             update(policy, policy_optimizers, fraction)
             update(value_model, value_optimizers, fraction)
-            for mean, weight in zip(average.parameters(), policy.parameters()):
-                mean.data.lerp_(weight.data, 1 - config.ema_decay)  # the moving average
+            for averaged, weight in zip(average.parameters(), policy.parameters()):
+                averaged.data.lerp_(weight.data, 1 - config.ema_decay)  # the moving average
         means = {name: float(np.mean([info[name] for info in infos])) for name in infos[0]}
         kl = rollout.kl.mean().item()
         length = rollout.mask.sum(dim=1).mean().item()
@@ -617,8 +617,7 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig, ptx) ->
     my_part(loss, tokens).backward()
     info["value_loss"] = loss.detach()
     # the logged values, as means over all processes
-    means = all_reduce(my_part(torch.stack(list(info.values())), tokens))
-    info = dict(zip(info, means.tolist()))
+    info = {name: all_reduce(my_part(mean, tokens)).item() for name, mean in info.items()}
     # 3. The pretraining loss, the second term of eq. (2). "We compute the PPO gradients and
     # pretraining gradients in consecutive steps and accumulate them both into the gradient
     # buffers" (C.4). In a separate step, Adam would normalize gamma away.
@@ -637,12 +636,14 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig, ptx) ->
 Speaker = Callable[[list[list[dict]], int], list[tuple[str, bool]]]
 
 
-def chat_speaker(model, tokenizer, max_new_tokens: int = 32, temperature: float = 1.0) -> Speaker:
-    """A Speaker: a fine-tuned model that reads conversations in the chat format."""
+def chat_speaker(model, tokenizer, max_new_tokens: int = 32, temperature: float = 1.0,
+                 stops: tuple[int, ...] | None = None, render=data.render_conversation) -> Speaker:
+    """A Speaker: a fine-tuned model that reads conversations in the chat format, or another model
+    with other stop tokens and another way to render them, see data.fit."""
     def speak(conversations, seed):
         room = model.config.block_size - max_new_tokens
-        rows = [data.fit(tokenizer, messages, room)[0] for messages in conversations]
-        return complete(model, tokenizer, rows, (tokenizer.end,), max_new_tokens, seed,
+        rows = [data.fit(tokenizer, messages, room, render)[0] for messages in conversations]
+        return complete(model, tokenizer, rows, stops or (tokenizer.end,), max_new_tokens, seed,
                         temperature=temperature)
     return speak
 
@@ -665,12 +666,8 @@ def forum_speaker(model, tokenizer, shots: list[list[dict]] = (), max_new_tokens
         ids = [tokenizer.eot, *tokenizer.encode(thread + "A:")]
         return ids, [0] * len(ids)  # a mask that is not used
 
-    def speak(conversations, seed):
-        room = model.config.block_size - max_new_tokens
-        rows = [data.fit(tokenizer, messages, room, render)[0] for messages in conversations]
-        return complete(model, tokenizer, rows, (newline, tokenizer.eot), max_new_tokens, seed,
-                        temperature=temperature)
-    return speak
+    return chat_speaker(model, tokenizer, max_new_tokens, temperature,
+                        (newline, tokenizer.eot), render)
 
 
 def win_rate(scores: list[float], baseline: list[float]) -> dict[str, float]:
@@ -696,12 +693,12 @@ class WorldTask:
     def __init__(self, seed: int, test_prompts: int = 480):
         self.world, self.seed = World(seed), seed
         rng = random.Random(seed)
-        prompts = data.instructions(self.world, "train", 1600, DEMONSTRATION_SEED)
-        self.demonstrations = [data.demonstrate(self.world, prompt, rng) for prompt in prompts]
+        training = data.instructions(self.world, "train", 1600, DEMONSTRATION_SEED)
+        self.demonstrations = [data.demonstrate(self.world, asked, rng) for asked in training]
         self.test = data.instructions(self.world, "test", test_prompts, TEST_SEED, distinct=True)
         # Two examples for "GPT (prompted)", one of them a question that cannot be answered.
-        prompts = data.instructions(self.world, "train", 400, SHOT_SEED)
-        questions = [q for q in prompts if q.use_case == "open qa" and len(q.messages) == 1]
+        examples = data.instructions(self.world, "train", 400, SHOT_SEED)
+        questions = [q for q in examples if q.use_case == "open qa" and len(q.messages) == 1]
         known = next(q for q in questions if q.person)
         unknown = next(q for q in questions if q.unknowable)
         answer = self.world.state(rng, known.person, known.topic)
@@ -721,27 +718,28 @@ class WorldTask:
     def answers(self, speak: Speaker, count: int, split: str, seed: int) -> list[tuple]:
         """[(prompt, its different answers)] for `count` prompts, from 4 to 9 samples each."""
         rng = random.Random(f"answers {self.seed} {seed}")
-        prompts = data.instructions(self.world, split, count, seed)
+        instructions = data.instructions(self.world, split, count, seed)
         conversations, owners = [], []  # per sample: its conversation and its prompt's index
-        for owner, prompt in enumerate(prompts):
+        for owner, instruction in enumerate(instructions):
             for number in range(rng.randint(4, 9)):
-                messages = prompt.messages
+                messages = instruction.messages
                 # Every other answer is sampled without the system message, because answers
                 # that disobey it would otherwise be too rare to learn from.
                 if number % 2 and messages[0]["role"] == "system":
                     messages = messages[1:]
                 conversations.append(messages)
                 owners.append(owner)
-        answers = [set() for _ in prompts]
+        answers = [set() for _ in instructions]
         for owner, answer in zip(owners, speak(conversations, seed)):
             answers[owner].add(answer)
-        return list(zip(prompts, map(sorted, answers)))
+        return list(zip(instructions, map(sorted, answers)))
 
-    def rank(self, answered: list, seed: int) -> list[Comparison]:
+    def rank(self, instructions_and_answers: list, seed: int) -> list[Comparison]:
         """A noisy labeler ranks the answers to each prompt. Comparisons without a pair, of a
         single answer or of ties only, are dropped."""
         rng = random.Random(f"rank {self.seed} {seed}")
-        ranked = [data.label(self.world, prompt, answers, rng) for prompt, answers in answered]
+        ranked = [data.label(self.world, instruction, answers, rng)
+                  for instruction, answers in instructions_and_answers]
         return [comparison for comparison in ranked if len(set(comparison.ranks)) > 1]
 
     def compared(self, speak: Speaker, count: int, split: str, seed: int) -> list[Comparison]:
@@ -750,8 +748,8 @@ class WorldTask:
 
     def gold(self, answers: list[tuple[str, bool]]) -> list[float]:
         """The gold scores of answers, one to each test prompt."""
-        return [data.gold(self.world, prompt, *answer)
-                for prompt, answer in zip(self.test, answers)]
+        return [data.gold(self.world, instruction, *answer)
+                for instruction, answer in zip(self.test, answers)]
 
     def grades(self, answers: list[tuple[str, bool]], baseline: list[float]) -> dict[str, float]:
         """The table's columns for answers to the test prompts. baseline: gold scores of several
@@ -762,9 +760,9 @@ class WorldTask:
         grades = win_rate(golds * repeats, baseline)
         grades["gold"] = float(np.mean(golds))
         known, unknown = [], []
-        for prompt, answer in zip(self.test, answers):
-            verdict = data.judge(self.world, prompt, *answer)
-            group = unknown if prompt.unknowable else known
+        for instruction, answer in zip(self.test, answers):
+            verdict = data.judge(self.world, instruction, *answer)
+            group = unknown if instruction.unknowable else known
             group.append(verdict)
         for part in ("helpful", "invented", "rude", "off"):
             grades[part] = float(np.mean([verdict[part] for verdict in known + unknown]))
@@ -823,17 +821,20 @@ class FileTask:
         def all_fit(c):
             return fits(c.messages) and all(fits(turns, room=0) for turns in c.conversations())
 
-        for name, is_kept in (("demonstrations", lambda d: fits(d[:-1]) and fits(d, room=0)),
-                              ("comparisons", all_fit), ("test_comparisons", all_fit),
-                              ("test", lambda prompt: fits(prompt.messages))):
-            items = getattr(self, name)
+        def keep(name, items, is_kept):
             kept = [item for item in items if is_kept(item)]
             found = f"{name}: {len(kept)} of {len(items)} fit into {block_size} tokens"
             if items and not kept:
                 raise UserError(f"{found}: use a larger --block-size")
             if len(kept) < len(items):
                 print(f"{found}, the others are left out")
-            setattr(self, name, kept)
+            return kept
+
+        self.demonstrations = keep("demonstrations", self.demonstrations,
+                                   lambda d: fits(d[:-1]) and fits(d, room=0))
+        self.comparisons = keep("comparisons", self.comparisons, all_fit)
+        self.test_comparisons = keep("test_comparisons", self.test_comparisons, all_fit)
+        self.test = keep("test", self.test, lambda prompt: fits(prompt.messages))
         answers = [tokenizer.encode(d[-1]["content"]) for d in self.demonstrations]
         if sum(len(answer) >= max_response for answer in answers) > len(answers) // 2:
             print("warning: most of the demonstrated answers are longer than --max-response "
@@ -853,6 +854,7 @@ class FileTask:
 def show_answers(task, answers: dict):
     """Print every model's answers to up to three prompts, of different kinds if there are any."""
     kinds = {(prompt.use_case, prompt.unknowable): i for i, prompt in enumerate(task.test)}
+    # the last prompt of each kind, then all others; the dict drops repetitions
     distinct = dict.fromkeys([*kinds.values(), *range(len(task.test))])
     for i in list(distinct)[:3]:
         print("\n" + " / ".join(message["content"] for message in task.test[i].messages))
@@ -920,12 +922,12 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
               f"talk to it: python rlhf.py chat --model {folder / 'sft.pt'}")
         return
 
-    ppo = PPOConfig(iterations=options.iterations, max_response=options.max_response,
-                    kl_coef=options.kl_coef, seed=options.seed)
+    ppo_config = PPOConfig(iterations=options.iterations, max_response=options.max_response,
+                           kl_coef=options.kl_coef, seed=options.seed)
     speak = chat_speaker(sft, tokenizer, options.max_response)
     if function:
         reward_model = TextReward(function, tokenizer)
-        ppo.unfinished_score = math.inf  # your scale is unknown: no cap
+        ppo_config.unfinished_score = math.inf  # your scale is unknown: no cap
     else:
         print("\n== 3. The reward model: learn how labelers rank answers")
         torch.manual_seed(options.seed)  # for the new output layer
@@ -949,7 +951,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         print(f"\n== {number}. {name}")
         policy = copy.deepcopy(sft)
         if not load_stage(folder / f"{stage}.pt", policy):
-            config = dataclasses.replace(ppo, ptx_coef=ptx_coef)
+            config = dataclasses.replace(ppo_config, ptx_coef=ptx_coef)
             # not used by PPO, whose ptx_coef is 0
             ptx = Batches(train_stream, config.ptx_sequences, block_size, 5000 + options.seed)
             log = RunLog(folder / f"{stage}.jsonl")
@@ -961,6 +963,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
     print("\n== 6. The ladder: every model answers every held-out prompt once, at temperature 1")
     prompts = [prompt.messages for prompt in task.test]
     answers, rows = {}, []
+    # Seeds: 1 for GPT, 2 for the fine-tuned models, 3 to 5 for the SFT answers to compare with.
     if not is_own:
         baseline = []  # gold scores of three other SFT answers per prompt, for less noise
         for seed in (3, 4, 5):
@@ -974,7 +977,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
     for name, model in finetuned.items():
         generator = torch.Generator(model.device).manual_seed(2)
         # roll_out instead of chat_speaker, because it also computes score and KL
-        rollout = roll_out(model, sft, reward_model, tokenizer, prompts, ppo, generator)
+        rollout = roll_out(model, sft, reward_model, tokenizer, prompts, ppo_config, generator)
         answers[name] = rollout.answers(tokenizer)
         grades = {} if is_own else task.grades(answers[name], baseline)
         loss = evaluate(model, tokenizer, val_stream)["loss"]
