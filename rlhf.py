@@ -153,6 +153,11 @@ class SFTConfig:
     seed: int = 0
 
 
+def lr_scale(model) -> float:
+    """The learning rates here suit n_embd up to 128; above that, this factor is 128 / n_embd."""
+    return min(1.0, 128 / model.config.n_embd)
+
+
 def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTConfig,
               pretraining: Batches, log):
     """Fine-tune on demonstrations, in place. Each step also takes a pretraining batch, so that
@@ -199,11 +204,6 @@ def warm_start(model, tokenizer):
     for name, text in similar_texts.items():
         similar = model.wte.weight[tokenizer.encode(text)]  # (n, C), n tokens of the text
         model.wte.weight[tokenizer.special[name]] = similar.mean(dim=0)
-
-
-def lr_scale(model) -> float:
-    """The learning rates here suit n_embd up to 128; above that, this factor is 128 / n_embd."""
-    return min(1.0, 128 / model.config.n_embd)
 
 
 # ----------------------------------------------------------------------------------
