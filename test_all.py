@@ -914,6 +914,12 @@ def test_samples_have_the_frequencies_of_the_truncated_softmax(temperature, top_
         assert abs(counts[pair] - 20_000 * p) < 4.5 * math.sqrt(20_000 * p) + 1
 
 
+@pytest.mark.parametrize("u", [0, 1e-7, 0.5, 1 - 1e-7])
+def test_a_token_without_probability_is_never_sampled(u):
+    logits = torch.tensor([[-math.inf, 0, -math.inf], [1, 2, 3]])
+    assert gpt.sample_next_token(logits, torch.full((2,), u), top_k=1).tolist() == [1, 2]
+
+
 def test_answers_are_texts_up_to_a_stop_token(tokenizer):
     model = loud(small_gpt(tokenizer.vocab_size, 32))
     prompts = [tokenizer.encode(text) for text in ("Mia lives", "Ben", "Where is the hat?")] * 100
