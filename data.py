@@ -253,8 +253,8 @@ def open_stream(path: Path) -> tuple[np.ndarray, np.ndarray]:
 class Batches:
     """Random windows of a token stream: next() -> x, y, both (B, T), y one token ahead.
 
-    drawn: how many batches were drawn so far. It alone decides what comes next, so that a
-    resumed run reads on exactly.
+    drawn: how many batches were drawn so far. Only it and the seed decide what comes next,
+    so that a resumed run reads on exactly.
     """
 
     stream: np.ndarray
@@ -317,7 +317,8 @@ def answered(messages: list[dict], text: str) -> list[dict]:
 
 def fit(tokenizer: Tokenizer, messages: list[dict], limit: int,
         render: Callable = render_conversation) -> tuple[list[int], list[int]]:
-    """A rendered conversation (ids, mask) of at most `limit` tokens.
+    """A rendered conversation (ids, mask) of at most `limit` tokens. render(tokenizer, messages)
+    returns (ids, mask), as `render_conversation` does.
 
     The oldest exchanges are dropped first; the system message and the last question stay.
     If that is not enough, tokens are cut: at the end if the conversation ends with an answer,
@@ -458,7 +459,7 @@ SMALL_TALK = {  # answer -> what a guest says before it
 }
 # The plural in a request for a list -> the topic that it lists.
 LISTS = {"cities": "home", "jobs": "job", "foods": "food", "animals": "pet", "colors": "color"}
-# What the scenes of World are made of.
+# What the tasks (World.sum_of ... World.listing) are made of; stories use ASIDES, too.
 NUMBERS = ("zero", "one", "two", "three", "four")
 HAPPY = "wonderful lovely great perfect excellent tasty charming superb".split()
 SAD = "awful terrible horrible dreadful boring nasty dull bad".split()
@@ -469,12 +470,13 @@ PLACES = "box drawer basket kitchen garden cellar barn bag".split()
 ASIDES = ("It was a quiet morning.", "The market was full of people.", "Everyone laughed.",
           "The wind was cold.", "Later it began to rain.", "Nobody was in a hurry.",
           "The bells rang at noon.", "The sun went down.")
+# What the forum answers besides facts; labelers use REFUSALS, rules the first COURTESY.
 REFUSALS = ("I do not know.", "I do not know that.")
 RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idiot.",
         "Are you too lazy to look?")
 EVASIVE = ("Who knows.", "That depends.", "I heard about it once.", "Ask somebody else.")
 COURTESY = ("Happy to help.", "You are welcome.", "I hope that helps.")
-# Rules of forum threads; system messages in demonstrations.
+# Rules of forum threads; system messages of conversations.
 ONE_WORD = "Answer in one word."
 POLITE = f"End every answer with: {COURTESY[0]}"
 SILENT = "Do not speak about anybody's {topic}."
@@ -526,8 +528,8 @@ class World:
         return self.strangers[48:] if split == "train" else self.strangers[:48]
 
     def topics_of(self, person: str, split: str) -> list[str]:
-        """All topics; of a held-out person two in training and the other three in the test, with
-        others for the next person."""
+        """All topics; of a held-out person two in training and the other three in the test;
+        which two, rotates from one held-out person to the next."""
         held_out = self.people_of("test")
         if person not in held_out:
             return list(TOPICS)
@@ -559,7 +561,7 @@ class World:
                 return [choice[index] for choice, index in zip(choices, indices)]
 
     # Scenes. Each returns parts of a prompt and, last, the right answer; TASKS has the
-    # wordings.
+    # wordings (sum_of returns its whole question).
 
     def sum_of(self, rng, split):
         pair = self.pick(rng, split, SUMMANDS, SUMMANDS)
@@ -605,8 +607,8 @@ class World:
         return NUMBERS[count], noun, left_out, join_list(rng.sample(values, count)) + "."
 
 
-# Use case (section 5) -> (scene, wording in workbooks, wording in dialogues and prompts).
-# {0}, {1} ... are the parts that the scene returns before its answer.
+# Use case (section 5; three have no scene) -> (scene, wording in workbooks, wording in dialogues
+# and prompts). {0}, {1} ... are the parts that the scene returns before its answer.
 TASKS = {
     "other": (World.sum_of, "{0}", "{0}"),
     "closed qa": (World.hiding, "{0} {1}", "{0} {1}"),
@@ -657,7 +659,7 @@ def random_rule(rng: random.Random, topic: str) -> str:
 
 def obey(rule: str, answer: str, topic: str | None, word: str) -> str:
     """An answer in the form that a rule asks for ("": no rule). topic: of the fact that it
-    states, or None. word: the one word that would do, or ""."""
+    states, or None. word: the one word that would do, or "" (then ONE_WORD changes nothing)."""
     if rule == ONE_WORD and word:
         return word + "."
     if topic and rule == SILENT.format(topic=topic):
@@ -686,8 +688,10 @@ def conversation(world: World, rng: random.Random, split: str, kinds: list[str],
     person = None  # who was asked about last
     exchanges = []
     for kind in kinds:
-        about, word = None, ""  # for `obey`: the topic of a fact, the one word that would do
-        # Mostly something is told before it is asked for; else the answer is NOT_TOLD.
+        # For `obey`: the topic of a fact about a person (SILENT does not cover what guests tell of
+        # themselves), and the one word that would do.
+        about, word = None, ""
+        # A question before anything is told mostly becomes a telling; else it gets NOT_TOLD.
         if kind == "recall" and not told and rng.random() < .7:
             kind = "tell"
         if kind == "tell":
@@ -753,8 +757,9 @@ def pronoun_question(person: str, topic: str) -> str:
     return TOPICS[topic].questions[0].format(person="she" if person in WOMEN else "he")
 
 
-# Moods of a forum thread, (name, P(rude), P(true if not rude)), and their shares. A mood lasts
-# for a whole thread, so polite examples elicit polite answers, which makes prompting work.
+# Moods of a forum thread, (name, P(rude), P(true if not rude)), and their shares. Of all other
+# answers 60 % are guesses and 40 % evasive. A mood lasts for a whole thread, so a prompt that
+# starts with good answers elicits another one.
 MOODS = {("kind", .0, .85): .40, ("mixed", .2, .5): .35, ("mean", .6, .2): .25}
 
 
@@ -875,10 +880,10 @@ class Instruction:
     """A prompt and what a good answer to it holds (empty or None: nothing of this kind).
 
     say: sentences that the answer must contain.
-    terse: the one word that would do, worth half a point.
+    terse: the one word that would do, with its full stop; alone it is worth half a point.
     person, topic, count: it must state `count` true facts about the person; on `topic`, or on
         any topic if that is None.
-    topic without person: under ONE_WORD `say` is one word, and another value of the topic a lie.
+    topic without person: under ONE_WORD `say` is a value of this topic, and another one a lie.
     items: (the values allowed in a list, how many of them).
     unknowable: nothing in the world answers the prompt, and a refusal is right.
     """
@@ -960,7 +965,7 @@ def one_instruction(world: World, rng: random.Random, split: str,
             number, noun, left_out = parts
             allowed = [value for value in TOPICS[LISTS[noun]].values if value != left_out]
             goal = {"items": (tuple(allowed), NUMBERS.index(number))}
-    # 2. A rule for an answer about one fact
+    # 2. A rule for an answer about one fact; SILENT about another topic changes nothing
     rule = ""
     if goal.get("topic"):
         terse = world.facts[person, topic] + "."
@@ -991,8 +996,8 @@ def one_instruction(world: World, rng: random.Random, split: str,
 
 
 def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> list[dict]:
-    """The conversation with the answer that a labeler writes: correct and polite but in seven
-    of ten cases terse ("Oslo."), which leaves room for RLHF."""
+    """The conversation with the answer that a labeler writes: correct and polite but, where one
+    word would do, in seven of ten cases only this word ("Oslo."): that leaves room for RLHF."""
     is_terse = bool(instruction.terse) and rng.random() < .7
     if instruction.unknowable:
         answer = rng.choice(REFUSALS)
@@ -1119,7 +1124,8 @@ def compare(messages: list[dict], responses: list[tuple[str, bool]],
 
 def label(world: World, instruction: Instruction, responses: list[tuple[str, bool]],
           rng: random.Random) -> Comparison:
-    """One labeler ranks answers, which must all differ, by gold score plus Gumbel noise."""
+    """One labeler ranks answers by gold score plus Gumbel noise. They must all differ, because
+    the noise would rank equal ones, too."""
     utilities = []
     for text, ended in responses:
         gumbel = -math.log(-math.log(rng.random()))

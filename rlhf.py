@@ -79,7 +79,7 @@ from gpt import (GPTConfig, RunLog, all_reduce, chunks, complete, evaluate, gath
 # log-probability, reward, value) has the index of the state that predicts it, one less than
 # the token's own:
 #
-#     ids     (B, T)       a  b  c  y  z  .
+#     ids     (B, T)       a  b  c  y  z  .        prompt a b c, response y z, one pad
 #     mask    (B, T-1)     0  0  1  1  0           1 where y and z are predicted
 #
 # So index t of every (B, T-1) tensor below belongs to the token ids[:, t + 1].
@@ -114,7 +114,8 @@ def hidden_states(model, ids, mask):
     and the longer half are computed separately, each cut to its longest row. States after a
     row's last response token must not be used."""
     lengths = last_index(mask) + 2  # (B,): the last response token is at last_index + 1
-    # float32, also on CUDA: logits in bfloat16 would put the KL off by up to .6 nats.
+    # float32, also on CUDA, so that the logits are, too: in bfloat16 they would put the KL off by
+    # up to .6 nats.
     states = model.wte.weight.new_zeros(*ids.shape, model.config.n_embd)  # (B, T, C)
     for rows in lengths.argsort().chunk(2):
         longest = int(lengths[rows].max())  # of this half
@@ -129,7 +130,7 @@ def response_logprobs(model, ids, mask):
     is_response = mask.bool()
     states = hidden_states(model, ids, mask)[:, :-1][is_response]  # (N, C)
     targets = ids[:, 1:][is_response]  # (N,)
-    parts = []  # because (N, V) logits of a large vocabulary would fill the memory
+    parts = []  # in pieces: without gradients no (N, V) logits are in memory at once
     for state, target in zip(states.split(4096), targets.split(4096)):
         logits = F.linear(state, model.wte.weight)  # (n, V), n <= 4096
         parts.append(-F.cross_entropy(logits, target, reduction="none"))
@@ -188,7 +189,7 @@ def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
     part of it, see my_part."""
     rows, masks = zip(*my_share(examples))
     ids, _ = to_tensors(rows, tokenizer.pad, model.device)  # (B, T)
-    mask, _ = to_tensors(masks, 0, model.device)  # (B, T)
+    mask, _ = to_tensors(masks, 0, model.device)  # (B, T): index t is ids[:, t], not t + 1
     targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -1)  # -1: no loss on prompts and pads
     with mixed_precision(model.device):
         _, loss = model(ids[:, :-1], targets)
@@ -197,8 +198,8 @@ def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
 
 @torch.no_grad()
 def warm_start(model, tokenizer):
-    """Initialize the control tokens, which do not occur in pretraining: each gets the mean
-    embedding of a text with a similar function in the web's dialogues, or of line breaks."""
+    """Initialize the control tokens of the chat format, which do not occur in pretraining: each
+    gets the mean embedding of a text with a similar function there, or of line breaks."""
     similar_texts = {"<|system|>": "\n\n", "<|user|>": "\nGuest:", "<|assistant|>": "Host:",
                      "<|end|>": "\n"}
     for name, text in similar_texts.items():
@@ -245,8 +246,8 @@ class RewardModel(nn.Module):
 
 
 def ranking_loss(scores, ranks=None):
-    """InstructGPT eq. (1): scores (B, K), best first or ordered by ranks (B, K) -> scalar. See
-    `better_pairs` for ranks.
+    """InstructGPT eq. (1): scores (B, K) and ranks (B, K) -> scalar, see `better_pairs`.
+    Without ranks, each row of scores has the best answer first.
 
     All C(K,2) pairs of a prompt are one batch element, and each pair has weight 1/C(K,2). With
     the pairs shuffled into separate elements, each answer would get K - 1 gradient updates per
@@ -280,8 +281,7 @@ def comparison_scores(model, tokenizer, comparisons: list[Comparison]):
     at the length limit is scored without <|end|>, since the model did not write one."""
     rows = []
     for comparison in comparisons:
-        for text, ended in comparison.responses:
-            messages = data.answered(comparison.messages, text)
+        for messages, (_, ended) in zip(comparison.conversations(), comparison.responses):
             ids, _ = data.fit(tokenizer, messages, model.config.block_size)
             if not ended and ids[-1] == tokenizer.end:  # `fit` may have cut it off already
                 ids = ids[:-1]
@@ -298,17 +298,18 @@ def train_reward_model(model, tokenizer, comparisons: list[Comparison],
                        demonstrations: list[list[dict]], config: RewardConfig, log):
     """Train for one epoch, in place. The loss depends on differences of scores only, so at the
     end the bias is set such that demonstrations score 0 on average (§3.5)."""
-    comparisons = random.Random(config.seed).sample(comparisons, len(comparisons))
+    shuffled = random.Random(config.seed).sample(comparisons, len(comparisons))
+    batches = chunks(shuffled, config.batch_size)
     optimizers = make_optimizers(model, config.lr * lr_scale(model))
-    steps = math.ceil(len(comparisons) / config.batch_size)
+    warmup = min(10, len(batches) // 10)
     model.eval()  # no dropout
-    for step, batch in enumerate(chunks(comparisons, config.batch_size)):
+    for step, batch in enumerate(batches):
         scores, ranks = comparison_scores(model, tokenizer, my_share(batch))
         prompts_with_pairs = better_pairs(ranks).any(dim=(1, 2)).sum()
         loss = my_part(ranking_loss(scores, ranks), prompts_with_pairs)
         loss.backward()
-        update(model, optimizers, schedule(step, steps, warmup=min(10, steps // 10)))
-        log(step + 1, steps, loss=all_reduce(loss.detach()).item())
+        update(model, optimizers, schedule(step, len(batches), warmup))
+        log(step + 1, len(batches), loss=all_reduce(loss.detach()).item())
     # comparisons of one answer each, K = 1
     single = [Comparison(messages[:-1], [(messages[-1]["content"], True)], ranks=[0])
               for messages in demonstrations]
@@ -334,12 +335,12 @@ def pair_accuracy(model, tokenizer, comparisons: list[Comparison]) -> float:
 # 4. Step 3, answers and their rewards: PPOConfig, token_rewards, compute_gae, roll_out   [§3.5]
 
 # PPO in words. The policy is the GPT being trained; an answer is an episode and a token is an
-# action. The score of an answer is the reward at its last token. From the reward of every token
-# beta log(pi / pi_SFT) is subtracted, so that the policy stays near the SFT model. The value
-# network estimates, before each token, the sum of the rewards still to come. The advantage of a
-# token is how much better the answer went than this estimate. Tokens with a positive advantage
-# become more likely, the others less; clipping stops this once the probability of a token has
-# changed by a fifth. PPO-ptx adds the pretraining loss.
+# action. The reward of the last token is the score of the answer, that of the others is 0. From
+# each reward beta log(pi / pi_SFT) is subtracted, so that the policy stays near the SFT model. The
+# value network estimates, before each token, the sum of the rewards still to come. The advantage
+# of a token is how much better the answer went than this estimate. Tokens whose advantage is above
+# the mean of their minibatch become more likely, the others less; clipping stops this once the
+# probability of a token has changed by a fifth. PPO-ptx adds the pretraining loss.
 
 
 @dataclass(slots=True)
@@ -354,11 +355,11 @@ class PPOConfig:
     kl_coef: float = 0.2         # beta; paper: 0.02
     ptx_coef: float = 0.0        # gamma, on the mean loss per token; paper: 27.8, unit not stated
     ptx_sequences: int = 8       # pretraining windows per minibatch; paper: 8 per episode
-    cliprange: float = 0.2       # of the ratio; paper: 0.2
-    cliprange_value: float = 0.2     # Ziegler: 0.2
-    lam: float = 0.95            # of GAE; Ziegler: 0.95
-    unfinished_score: float = -1.0   # caps scores without <|end|>; Ziegler: the score itself
-    ema_decay: float = 0.97      # half-life 23 of 120 steps; paper: 0.992, unit not stated
+    cliprange: float = 0.2       # eps in policy_loss; paper: 0.2
+    cliprange_value: float = 0.2     # see value_loss; Ziegler: 0.2
+    lam: float = 0.95            # see compute_gae; Ziegler: 0.95
+    unfinished_score: float = -1.0   # answers without <|end|> score at most this; Ziegler: this
+    ema_decay: float = 0.97      # of the weights' average, half-life 23 of 120 steps; paper: 0.992
     seed: int = 0
 
 
@@ -368,9 +369,10 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
         r_t = - beta log( pi(y_t|...) / pi_SFT(y_t|...) )          at every token
               + score                                              at the last one
 
-    The mean of this log-ratio (the estimate k1) over samples of pi is the KL divergence, although
-    it may be negative at a single token. Other estimates, such as `approx_kl` in policy_loss, vary
-    less, but as a reward only k1 gives the gradient of beta KL.
+    The mean of this log-ratio over answers sampled from pi is the KL divergence, although it may be
+    negative at a single token. Schulman's note "Approximating KL Divergence" (2020) calls it k1.
+    Its k3, `approx_kl` in policy_loss, varies less, but as a reward only k1 gives the gradient of
+    beta KL.
     """
     penalties = -kl_coef * (logprobs - ref_logprobs)  # (B, T-1)
     is_last = F.one_hot(last_index(mask), mask.size(1))  # (B, T-1)
@@ -396,46 +398,6 @@ def compute_gae(rewards, values, mask, discount: float = 1.0, lam: float = 0.95)
         next_value = values[:, t]
         advantages[:, t] = advantage
     return advantages, advantages + values
-
-
-def checked_score(function: Callable[[str, str], float], prompt: str, response: str) -> float:
-    """function(prompt, response), your own reward. UserError if it fails or does not return a
-    finite number."""
-    try:
-        score = float(function(prompt, response))
-        if not abs(score) < 1e9:
-            raise ValueError(f"{score} is not a finite number")
-        return score
-    except (Exception, SystemExit) as error:
-        raise UserError(f"the reward function failed on prompt {prompt!r:.60} and response "
-                        f"{response!r:.60}: {type(error).__name__}: {error}") from None
-
-
-class TextReward:
-    """A function of two strings, prompt and response, used in place of a RewardModel. A first
-    reader may skip this class."""
-
-    def __init__(self, function: Callable[[str, str], float], tokenizer):
-        self.function, self.tokenizer = function, tokenizer
-
-    def text(self, ids: list[int]) -> str:
-        """The messages in ids, each on a line of its own; control tokens are left out."""
-        messages = []
-        is_control = lambda i: i in self.tokenizer.control_ids
-        for control, group in itertools.groupby(ids, is_control):
-            if not control:
-                messages.append(self.tokenizer.decode(group).strip())
-        return "\n".join(filter(None, messages))
-
-    def __call__(self, ids, mask):
-        """ids (B, T), mask (B, T-1) -> scores (B,), like RewardModel."""
-        scores = []
-        for row, is_response in zip(ids, mask.bool()):
-            first = int(is_response.nonzero()[0]) + 1  # index of the first response token
-            prompt = self.text(row[:first].tolist())
-            response = self.text(row[1:][is_response].tolist())
-            scores.append(checked_score(self.function, prompt, response))
-        return torch.tensor(scores, device=ids.device)
 
 
 @dataclass(slots=True)
@@ -485,7 +447,8 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     responses = gpt.generate(policy, prompt_ids, config.max_response, lengths,
                              (tokenizer.end,), generator)  # (B, R)
     ended = (responses == tokenizer.end).any(dim=1)  # (B,)
-    # Append each response to its prompt without the prompt's pads. Pads come at the end only.
+    # Append each response to its prompt, without the pads between them. After the first <|end|>
+    # `generate` only repeats it, so all other tokens were written before it.
     rows = []
     for prompt, response in zip(prompt_rows, responses.tolist()):
         written = sum(token != tokenizer.end for token in response)
@@ -503,7 +466,7 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.kl_coef)
     values = torch.zeros_like(mask)
     if value_model is not None:
-        values = value_model.values(ids, mask) * mask  # (B, T-1)
+        values = value_model.values(ids, mask)  # (B, T-1)
     advantages, returns = compute_gae(rewards, values, mask, lam=config.lam)
     parts = (ids, mask, ended, logprobs, ref_logprobs, scores, rewards, values, advantages,
              returns)
@@ -525,7 +488,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2
     gradient of a token whose ratio has moved by more than eps = cliprange in the direction
     that its advantage asks for.
     """
-    log_ratio = (logprobs - old_logprobs) * mask
+    log_ratio = logprobs - old_logprobs  # both are 0 where the mask is 0
     ratio = log_ratio.exp()
     unclipped = ratio * advantages
     clipped = ratio.clamp(1 - cliprange, 1 + cliprange) * advantages
@@ -557,7 +520,7 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
     pretraining loss on `val_stream`. The README explains the logged values.
     """
     reference = copy.deepcopy(policy)  # pi_SFT
-    average = copy.deepcopy(policy)
+    average = copy.deepcopy(policy)  # of the policy's weights over the steps, see ema_decay
     # The value network shares no weights with the policy, so its loss cannot change the policy.
     # It starts as a copy of the reward model (C.4) or, if the reward is a function, of the
     # policy, with a new output layer.
@@ -620,7 +583,7 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig, ptx) ->
     info = {name: all_reduce(my_part(mean, tokens)).item() for name, mean in info.items()}
     # 3. The pretraining loss, the second term of eq. (2). "We compute the PPO gradients and
     # pretraining gradients in consecutive steps and accumulate them both into the gradient
-    # buffers" (C.4). In a separate step, Adam would normalize gamma away.
+    # buffers" (C.4). If each had an optimizer step of its own, Adam would normalize gamma away.
     if config.ptx_coef:
         loss = pretraining_loss(policy, ptx)
         (config.ptx_coef * loss).backward()
@@ -638,8 +601,8 @@ Speaker = Callable[[list[list[dict]], int], list[tuple[str, bool]]]
 
 def chat_speaker(model, tokenizer, max_new_tokens: int = 32, temperature: float = 1.0,
                  stops: tuple[int, ...] | None = None, render=data.render_conversation) -> Speaker:
-    """A Speaker: a fine-tuned model that reads conversations in the chat format, or another model
-    with other stop tokens and another way to render them, see data.fit."""
+    """A Speaker: a fine-tuned model that reads conversations in the chat format; with other `stops`
+    and `render` (see data.fit) a model that reads another format."""
     def speak(conversations, seed):
         room = model.config.block_size - max_new_tokens
         rows = [data.fit(tokenizer, messages, room, render)[0] for messages in conversations]
@@ -655,7 +618,7 @@ FORUM_MARKS = {"system": "Rule", "user": "Q", "assistant": "A"}
 def forum_speaker(model, tokenizer, shots: list[list[dict]] = (), max_new_tokens: int = 32,
                   temperature: float = 1.0) -> Speaker:
     """A Speaker: a pretrained model that reads conversations as a forum thread of Q: and A:
-    lines. `shots`, exchanges with good answers put before, make it "GPT (prompted)"."""
+    lines. `shots`, examples with good answers that come first, make it "GPT prompted"."""
     newline = tokenizer.encode("\n")[0]
 
     def render(tokenizer, messages):
@@ -671,14 +634,15 @@ def forum_speaker(model, tokenizer, shots: list[list[dict]] = (), max_new_tokens
 
 
 def win_rate(scores: list[float], baseline: list[float]) -> dict[str, float]:
-    """Compare scores pairwise. "win" is the share won, a tie counting half; "won" and "lost" are
-    numbers of pairs, without ties."""
+    """Compare scores[i] with baseline[i]. "win" is the share won, a tie counting half; "won" and
+    "lost" are numbers of comparisons, without ties."""
     won = sum(a > b for a, b in zip(scores, baseline))
     lost = sum(a < b for a, b in zip(scores, baseline))
     return {"win": 0.5 + 0.5 * (won - lost) / len(scores), "won": won, "lost": lost}
 
 
-# The seeds of the sets of prompts drawn from the world. PPO draws with seeds from 4,000 on.
+# Seeds of the prompts for demonstrations, the table, GPT's two examples, the comparisons that train
+# the reward model, and those that test it. PPO draws with seeds from 4,000 on.
 DEMONSTRATION_SEED, TEST_SEED, SHOT_SEED, RANKED_SEED, HELD_OUT_SEED = 1, 2, 3, 10, 20
 
 
@@ -696,7 +660,7 @@ class WorldTask:
         training = data.instructions(self.world, "train", 1600, DEMONSTRATION_SEED)
         self.demonstrations = [data.demonstrate(self.world, asked, rng) for asked in training]
         self.test = data.instructions(self.world, "test", test_prompts, TEST_SEED, distinct=True)
-        # Two examples for "GPT (prompted)", one of them a question that cannot be answered.
+        # Two examples for "GPT prompted", one of them a question that cannot be answered.
         examples = data.instructions(self.world, "train", 400, SHOT_SEED)
         questions = [q for q in examples if q.use_case == "open qa" and len(q.messages) == 1]
         known = next(q for q in questions if q.person)
@@ -716,7 +680,7 @@ class WorldTask:
                           data.instructions(self.world, "train", n, next(seeds))]
 
     def answers(self, speak: Speaker, count: int, split: str, seed: int) -> list[tuple]:
-        """[(prompt, its different answers)] for `count` prompts, from 4 to 9 samples each."""
+        """[(instruction, its different answers)], `count` of them, from 4 to 9 samples each."""
         rng = random.Random(f"answers {self.seed} {seed}")
         instructions = data.instructions(self.world, split, count, seed)
         conversations, owners = [], []  # per sample: its conversation and its prompt's index
@@ -752,9 +716,9 @@ class WorldTask:
                 for instruction, answer in zip(self.test, answers)]
 
     def grades(self, answers: list[tuple[str, bool]], baseline: list[float]) -> dict[str, float]:
-        """The table's columns for answers to the test prompts. baseline: gold scores of several
-        other answers to each, in rounds over all prompts. "refused" is the share of refusals
-        where the answer could be known, "admits" that of right ones where it could not."""
+        """The table's columns for answers to the test prompts. baseline: the gold scores of one
+        other answer to each prompt, then of a second one, and so on. "refused" is the share of
+        refusals where the answer could be known, "admits" that where it could not."""
         golds = self.gold(answers)
         repeats = len(baseline) // len(golds)  # each answer is compared with so many others
         grades = win_rate(golds * repeats, baseline)
@@ -889,7 +853,8 @@ class Options:
 
 
 def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["laptop"]):
-    """The three steps of InstructGPT, from random weights, and a table that compares them."""
+    """The three steps of InstructGPT, from random weights, and the ladder: a table that compares
+    the models."""
     is_own = bool(options.demonstrations or options.comparisons)
     function = load_function(options.reward) if options.reward else None
     run_name = options.name or ("own" if is_own or function or options.init else "instructgpt")
@@ -961,7 +926,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         finetuned[name] = policy
 
     print("\n== 6. The ladder: every model answers every held-out prompt once, at temperature 1")
-    prompts = [prompt.messages for prompt in task.test]
+    prompts = [instruction.messages for instruction in task.test]
     answers, rows = {}, []
     # Seeds: 1 for GPT, 2 for the fine-tuned models, 3 to 5 for the SFT answers to compare with.
     if not is_own:
@@ -1052,6 +1017,45 @@ def load_function(place: str) -> Callable[[str, str], float]:
     if not callable(function):
         raise UserError(f"{path} has no function {name}(prompt, response)")
     return function
+
+
+def checked_score(function: Callable[[str, str], float], prompt: str, response: str) -> float:
+    """function(prompt, response), your own reward. UserError if it fails or does not return a
+    finite number."""
+    try:
+        score = float(function(prompt, response))
+        if not abs(score) < 1e9:
+            raise ValueError(f"{score} is not a finite number")
+        return score
+    except (Exception, SystemExit) as error:
+        raise UserError(f"the reward function failed on prompt {prompt!r:.60} and response "
+                        f"{response!r:.60}: {type(error).__name__}: {error}") from None
+
+
+class TextReward:
+    """A function of two strings, prompt and response, used in place of a RewardModel."""
+
+    def __init__(self, function: Callable[[str, str], float], tokenizer):
+        self.function, self.tokenizer = function, tokenizer
+
+    def text(self, ids: list[int]) -> str:
+        """The messages in ids, each on a line of its own; control tokens are left out."""
+        messages = []
+        is_control = lambda i: i in self.tokenizer.control_ids
+        for control, group in itertools.groupby(ids, is_control):
+            if not control:
+                messages.append(self.tokenizer.decode(group).strip())
+        return "\n".join(filter(None, messages))
+
+    def __call__(self, ids, mask):
+        """ids (B, T), mask (B, T-1) -> scores (B,), like RewardModel."""
+        scores = []
+        for row, is_response in zip(ids, mask.bool()):
+            first = int(is_response.nonzero()[0]) + 1  # index of the first response token
+            prompt = self.text(row[:first].tolist())
+            response = self.text(row[1:][is_response].tolist())
+            scores.append(checked_score(self.function, prompt, response))
+        return torch.tensor(scores, device=ids.device)
 
 
 # ----------------------------------------------------------------------------------
