@@ -1148,11 +1148,10 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
     """(FILE:LINE, record) of JSON lines, (FILE:NUMBER, record) of a JSON list."""
     place = f"{path}:1"
     with open_text(path) as file, reading(path, "UTF-8 text"):
+        is_list = file.read(1000).lstrip().startswith("[")
+        file.seek(0)
         try:
-            is_list = file.read(1000).lstrip().startswith("[")
-            file.seek(0)
-            items = json.load(file) if is_list else file
-            for number, item in enumerate(items, start=1):
+            for number, item in enumerate(json.load(file) if is_list else file, start=1):
                 place = f"{path}:{number}"
                 if not is_list and not item.strip():
                     continue  # a blank line
@@ -1160,8 +1159,6 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
                 if not isinstance(record, dict):
                     raise UserError(f"{place}: expected an object, not {record!r:.40}")
                 yield place, record
-        except UnicodeDecodeError:
-            raise  # to `reading`
         except (ValueError, RecursionError) as error:
             raise UserError(f"{place}: neither a JSON list nor JSON lines ({error})") from None
 
@@ -1203,9 +1200,7 @@ def texts_between_marks(path: Path) -> Iterator[str]:
             *documents, rest = (rest + block).split("<|endoftext|>")
             yield from documents
             if len(rest) > length:
-                cut = max(rest.rfind("\n"), rest.rfind(" ")) + 1
-                if cut == 0:  # no white space
-                    cut = len(rest)
+                cut = max(rest.rfind("\n"), rest.rfind(" ")) + 1 or len(rest)
                 yield rest[:cut]
                 rest = rest[cut:]
     yield rest
@@ -1309,8 +1304,6 @@ def to_dialogue(system: object, question: object, answer: object) -> list[dict]:
     turns = to_turns(answer, "assistant")
     if not any(turn["role"] == "user" for turn in turns):
         turns = to_turns(question, "user") + turns
-    if isinstance(system, str):
-        system = system.strip()
     if system:
         turns = to_turns(system, "system") + turns
     turns = [turn for turn in turns if turn["content"] or turn["role"] != "system"]
@@ -1425,16 +1418,13 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
                                 "wait for it or choose another --name") from None
         _locks[folder] = lock
 
-    files = {}
-    for value in settings.values():
-        if not isinstance(value, str):
-            continue
+    settings = json.loads(json.dumps(settings))  # tuples become lists
+    for value in [value for value in settings.values() if isinstance(value, str)]:
         named = value if os.path.exists(value) else value.rpartition(":")[0]
         inside = sorted(Path(named).rglob("*")) if named else []  # none if it is no folder
-        for path in map(str, [named, *inside]):
+        for path in [named, *inside]:
             if os.path.isfile(path):
-                files[path] = os.path.getsize(path), os.path.getmtime(path)
-    settings = json.loads(json.dumps({**settings, "files": files}))  # tuples become lists
+                settings[f"file {path}"] = [os.path.getsize(path), os.path.getmtime(path)]
     if fresh:
         written = [path for path in folder.iterdir()
                    if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png")]
@@ -1448,9 +1438,7 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
     if [*folder.glob("*.pt"), *folder.glob("*.bin"), *folder.glob("table.json")]:
         with reading(folder / "settings.json", "a run's settings"):
             known = json.loads((folder / "settings.json").read_text())
-            now, then = settings["files"], known.get("files", {})
             other = [key for key in {**settings, **known} if known.get(key) != settings.get(key)]
-            other += [path for path in {**now, **then} if now.get(path) != then.get(path)]
         if other:
             raise UserError(f"runs/{name} was made with other settings ({', '.join(other)}): "
                             "add --fresh to make it anew, or --name for another folder")
@@ -1461,13 +1449,6 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
 def option(default: object, help: str, at_least: float = 0):
     """A dataclass field that is an option of a command; at_least bounds a number."""
     return dataclasses.field(default=default, metadata={"help": help, "at_least": at_least})
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse's, but a wrong option is a UserError."""
-
-    def error(self, message):
-        raise UserError(f"{message} (try: {self.prog} --help)")
 
 
 def printable(text: str) -> str:
@@ -1496,6 +1477,9 @@ def command_line(commands: dict[str, Callable], default: str,
     field of these is an option: `steps: int = option(100, "how long to train")` is --steps.
     Exit code 0 done, 2 an error that the user can fix (one line on stderr), 130 Ctrl-C.
     """
+    def wrong_option(message):
+        raise UserError(f"{message} (try: {parser.prog} --help)")
+
     guard_terminal()
     argv = list(sys.argv[1:] if argv is None else argv)
     is_named = argv and not argv[0].startswith("-")
@@ -1503,10 +1487,11 @@ def command_line(commands: dict[str, Callable], default: str,
     try:
         if name not in commands:
             raise UserError(f"no command {name!r}: choose from {', '.join(commands)}")
-        parser = Parser(
+        parser = argparse.ArgumentParser(
             f"{Path(sys.argv[0]).name} {name}", description=commands[name].__doc__,
             epilog=f"commands: {', '.join(commands)}; without one: {default}",
             formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+        parser.error = wrong_option
         groups = commands[name].__defaults__ or ()
         for group in groups:
             add_options(parser, group)
@@ -1528,7 +1513,7 @@ def command_line(commands: dict[str, Callable], default: str,
         sys.exit(130)
 
 
-def add_options(parser: Parser, group: object):
+def add_options(parser: argparse.ArgumentParser, group: object):
     """An option for each field of a dataclass instance, which holds the defaults."""
     hints = typing.get_type_hints(type(group))
     for field in dataclasses.fields(group):

@@ -172,6 +172,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config = config
+        self.knows_chat = False  # whether it was fine-tuned on conversations
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # tokens; tied to the output
         self.wpe = nn.Embedding(config.block_size, config.n_embd)  # positions
         self.dropout = nn.Dropout(config.dropout)
@@ -834,13 +835,10 @@ class RunLog:
         self.started = time.time()
 
     def __call__(self, step: int, steps: int, **values: float):
-        if self.file is None:
-            rows = self.path.read_bytes().splitlines(True) if self.path.exists() else []
-            with atomic_write(self.path) as file, reading(self.path, "a log"):
-                for row in rows:  # the last one may be cut off
-                    if row.endswith(b"}\n") and json.loads(row)["step"] < step:
-                        file.write(row)
-            self.file = open(self.path if IS_MAIN else os.devnull, "a", buffering=1)
+        if self.file is None:  # one row per step, from step 1 on: keep those before this step
+            rows = self.path.read_text().splitlines(True) if self.path.exists() else []
+            self.file = open(self.path if IS_MAIN else os.devnull, "w", buffering=1)
+            self.file.writelines(rows[:step - 1])
         row = {name: round(float(value), 5) for name, value in values.items()}
         self.file.write(json.dumps({"step": step, **row}) + "\n")
         if "val_loss" in values or step == steps or step % max(1, steps // 5) == 0:
@@ -939,6 +937,7 @@ def load_model(path: str | Path) -> tuple[GPT, Tokenizer]:
     content = load_checkpoint(path)
     with reading(path, "a checkpoint of a language model"):
         model = build_model(content["config"], content["model"], content["tokenizer"])
+        model.knows_chat = content.get("chat", False)
     return model, content["tokenizer"]
 
 
@@ -990,7 +989,10 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
     try:
         config = read_config(folder, GPT2_FORM)
         tokenizer = read_tokenizer(folder / "tokenizer.json")
-        return build_model(config, read_weights(folder), tokenizer), tokenizer
+        model = build_model(config, read_weights(folder), tokenizer)
+        settings = folder / "tokenizer_config.json"
+        model.knows_chat = settings.exists() and "<|assistant|>" in settings.read_text()
+        return model, tokenizer
     except Exception as error:
         raise UserError(f"{folder} does not hold a GPT-2: {str(error)[:200]}") from None
 
@@ -1079,9 +1081,9 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}")
 
 
-def export_pretrained(model, tokenizer, folder: str | Path, chat: bool = False):
+def export_pretrained(model, tokenizer, folder: str | Path):
     """Write a folder for load_pretrained and for AutoModelForCausalLM and AutoTokenizer of
-    transformers. With `chat`, its pipeline("text-generation") takes messages."""
+    transformers, whose pipeline("text-generation") takes messages if the model knows chat."""
     c = model.config
     if c.post_norm or c.window:  # GPT-1, GPT-3
         raise UserError("only models of GPT-2's form can be exported")
@@ -1093,7 +1095,7 @@ def export_pretrained(model, tokenizer, folder: str | Path, chat: bool = False):
         **GPT2_FORM, "vocab_size": c.vocab_size, "n_positions": c.block_size,
         "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd,
         "bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot})
-    template = {"chat_template": CHAT_TEMPLATE} if chat else {}
+    template = {"chat_template": CHAT_TEMPLATE} if model.knows_chat else {}
     write_json(folder / "tokenizer_config.json", {
         **template, "eos_token": "<|endoftext|>", "pad_token": "<|pad|>"})
     write_json(folder / "generation_config.json", {
@@ -1110,14 +1112,6 @@ def export_pretrained(model, tokenizer, folder: str | Path, chat: bool = False):
     with atomic_write(folder / "model.safetensors") as file:
         file.write(len(start).to_bytes(8, "little") + start)
         file.writelines(tensors)
-
-
-def knows_chat(path: str) -> bool:
-    """Whether a checkpoint or an exported folder was fine-tuned on conversations."""
-    if Path(path).is_file():
-        return bool(load_checkpoint(path).get("chat"))
-    settings = Path(path) / "tokenizer_config.json"
-    return settings.is_file() and "<|assistant|>" in settings.read_text()
 
 
 def grow_vocabulary(model, tokens: int):
@@ -1236,7 +1230,7 @@ def export(options: ExportOptions = ExportOptions()):
     if files - {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
                 "tokenizer_config.json"}:
         raise UserError(f"{options.folder} has other files: export to a --folder of its own")
-    export_pretrained(model, tokenizer, options.folder, knows_chat(options.model))
+    export_pretrained(model, tokenizer, options.folder)
     print(f"{options.folder}: AutoModelForCausalLM.from_pretrained opens it")
 
 

@@ -873,7 +873,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
 
     print(f"\n== 2. SFT: imitate {len(task.demonstrations)} demonstrations")
     sft = copy.deepcopy(base)
-    if not (options.init and gpt.knows_chat(options.init)):  # the control tokens are new to it
+    if not base.knows_chat:  # the control tokens are new to it
         warm_start(sft, tokenizer)
     if not load_stage(folder / "sft.pt", sft):
         config = SFTConfig(epochs=options.sft_epochs, seed=options.seed)
@@ -1086,7 +1086,7 @@ The model of the embedded town knows its people, such as Mia, Ben, Anna and Walt
 def chat(options: ChatOptions = ChatOptions()):
     """Talk to a fine-tuned model; /help lists the commands."""
     model, tokenizer = gpt.load_model(options.model)
-    if not gpt.knows_chat(options.model) or tokenizer.vocab_size > model.config.vocab_size:
+    if not model.knows_chat or tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(f"{options.model} has never seen a conversation: it cannot chat")
     check_room(options.max_response, model.config.block_size)
     speak = chat_speaker(model, tokenizer, options.max_response, options.temperature)

@@ -703,7 +703,7 @@ def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
     assert data.run_folder("a/b", settings) == folder
     for path in ("text", "score.py", "texts/new"):
         Path(path).write_text("changed")
-        refused(rf"other settings \(files, {path}\)", data.run_folder, "a/b", settings)
+        refused(rf"other settings \(file {path}\)", data.run_folder, "a/b", settings)
         data.run_folder("a/b", settings, fresh=True)
         (folder / "x.pt").touch()
     refused(r"other settings \(steps, new\).*--fresh.*--name",
@@ -1118,9 +1118,9 @@ def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenize
     hub = Path("hub/models--openai-community--gpt2")  # as if it had been downloaded
     folder = hub / "snapshots/abc"
     for old in (Tokenizer(BYTES), tokenizer):  # nothing of an earlier export stays
-        assert not gpt.knows_chat(folder)
-        gpt.export_pretrained(model, old, folder, chat=old is tokenizer)
-    assert gpt.knows_chat(folder)
+        model.knows_chat = old is tokenizer
+        gpt.export_pretrained(model, old, folder)
+        assert gpt.load_model(folder)[0].knows_chat == model.knows_chat
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
     their_tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     for text in ("Mia lives in Oslo. What's 1234 + 5?", *NASTY[:8]):

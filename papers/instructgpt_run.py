@@ -110,11 +110,10 @@ def options_of(name: str) -> tuple[rlhf.Options, GPTConfig]:
         return rlhf.Options(name=name), PRESETS["laptop"]
     with reading(path, "the settings of a run of `python rlhf.py`"):
         settings = json.loads(path.read_text())
-        settings.pop("files", None)
-        shape = {}
-        for field in dataclasses.fields(GPTConfig):
-            shape[field.name] = settings.pop(field.name)
-        return rlhf.Options(name=name, **settings), GPTConfig(**shape)
+        shape = {field.name: settings[field.name] for field in dataclasses.fields(GPTConfig)}
+        options = {field.name: settings[field.name] for field in dataclasses.fields(rlhf.Options)
+                   if field.name in settings}
+        return rlhf.Options(**{**options, "name": name}), GPTConfig(**shape)
 
 
 def base_of(options) -> tuple[rlhf.Options, GPTConfig]:

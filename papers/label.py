@@ -20,7 +20,7 @@ from pathlib import Path
 
 from data import (UserError, World, command_line, instructions, load_comparisons, load_text,
                   option)
-from gpt import knows_chat, load_model
+from gpt import load_model
 from papers.instructgpt_run import options_of
 from rlhf import chat_speaker
 
@@ -94,7 +94,7 @@ def label(options: Options = Options()):
     """Rank K answers to each prompt yourself, for a reward model to train on."""
     path = options.model or f"runs/{options.name}/sft.pt"
     model, tokenizer = load_model(path)
-    if not knows_chat(path):
+    if not model.knows_chat:
         raise UserError(f"{path} has never seen a conversation: it cannot answer")
     if options.max_response > model.config.block_size // 2:
         raise UserError(f"--max-response can be at most {model.config.block_size // 2}")
