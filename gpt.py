@@ -701,15 +701,15 @@ def schedule(step: int, steps: int, warmup: int) -> float:
     return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def update(model, optimizers: list, fraction: float, grad_clip: float = 1.0):
+def update(model, optimizers: list, fraction: float, grad_clip: float = 1.0) -> float:
     """Take one optimizer step with the accumulated gradients, each learning rate at `fraction`
-    of its peak, and set the gradients to None."""
+    of its peak, and set the gradients to None. Returns their norm before it was clipped."""
     if dist.is_initialized():  # sum the gradients of all processes
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         whole = all_reduce(nn.utils.parameters_to_vector(gradients))  # one message is faster
         nn.utils.vector_to_parameters(whole, gradients)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
-    if not torch.isfinite(norm):
+    norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip).item()
+    if not math.isfinite(norm):
         raise UserError("the gradient is no longer finite: lower the learning rate (or, with a "
                         "reward of your own, its scale)")
     for optimizer in optimizers:
@@ -717,6 +717,7 @@ def update(model, optimizers: list, fraction: float, grad_clip: float = 1.0):
             group["lr"] = group["peak_lr"] * fraction
         optimizer.step()
         optimizer.zero_grad()
+    return norm
 
 
 @dataclass(slots=True)
@@ -767,10 +768,11 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
             loss = pretraining_loss(model, batches) / config.accumulate
             loss.backward()
             mean_loss += all_reduce(loss.detach()).item()
-        update(model, optimizers, schedule(step, config.steps, warmup), config.grad_clip)
+        fraction = schedule(step, config.steps, warmup)
+        grad_norm = update(model, optimizers, fraction, config.grad_clip)
         step += 1
 
-        values = {"loss": mean_loss}
+        values = {"loss": mean_loss, "grad_norm": grad_norm}
         is_due = step % config.eval_every == 0 or step == config.steps
         if is_due:
             result = evaluate(model, tokenizer, val_stream)

@@ -180,8 +180,9 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
         loss.backward()
         if config.ptx_sequences:
             pretraining_loss(model, pretraining).backward()
-        update(model, optimizers, schedule(step, len(batches), warmup=0))
-        log(step + 1, len(batches), loss=all_reduce(loss.detach()).item())
+        grad_norm = update(model, optimizers, schedule(step, len(batches), warmup=0))
+        loss = all_reduce(loss.detach()).item()
+        log(step + 1, len(batches), loss=loss, grad_norm=grad_norm)
 
 
 def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
@@ -308,8 +309,9 @@ def train_reward_model(model, tokenizer, comparisons: list[Comparison],
         prompts_with_pairs = better_pairs(ranks).any(dim=(1, 2)).sum()
         loss = my_part(ranking_loss(scores, ranks), prompts_with_pairs)
         loss.backward()
-        update(model, optimizers, schedule(step, len(batches), warmup))
-        log(step + 1, len(batches), loss=all_reduce(loss.detach()).item())
+        grad_norm = update(model, optimizers, schedule(step, len(batches), warmup))
+        loss = all_reduce(loss.detach()).item()
+        log(step + 1, len(batches), loss=loss, grad_norm=grad_norm)
     # comparisons of one answer each, K = 1
     single = [Comparison(messages[:-1], [(messages[-1]["content"], True)], ranks=[0])
               for messages in demonstrations]
@@ -544,7 +546,7 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
         order = torch.randperm(config.batch_size, generator=shuffler)
         for rows in order.chunk(config.minibatches):
             infos.append(ppo_backward(policy, value_model, rollout[rows], config, ptx))
-            update(policy, policy_optimizers, fraction)
+            infos[-1]["grad_norm"] = update(policy, policy_optimizers, fraction)
             update(value_model, value_optimizers, fraction)
             for averaged, weight in zip(average.parameters(), policy.parameters()):
                 averaged.data.lerp_(weight.data, 1 - config.ema_decay)  # the moving average

@@ -1511,11 +1511,12 @@ def adamw(model, eps=1e-8):
 def learn(model, optimizer, loss, rate):
     """One step, by hand."""
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad()
+    return norm.item()
 
 
 def assert_equal_weights(model, other):
@@ -1537,7 +1538,7 @@ def test_sft_equals_a_loop_by_hand(tokenizer, mix):
     config = rlhf.SFTConfig(epochs=2, batch_size=4, lr=1e-3, ptx_sequences=mix)
     trained, losses = copy.deepcopy(model).train(), []  # SFT must switch dropout off
     rlhf.train_sft(trained, tokenizer, [*demonstrations, too_long], config, windows(48),
-                   lambda step, steps, loss: losses.append(loss))
+                   lambda step, steps, loss, grad_norm: losses.append(loss))
 
     rng, text, optimizer, batches = random.Random(0), windows(48), adamw(model.eval()), []
     for _ in range(2):
@@ -1592,7 +1593,7 @@ def test_reward_model_training_and_its_accuracy_equal_a_loop_by_hand(tokenizer):
     config, losses = rlhf.RewardConfig(batch_size=2, lr=1e-3), []
     trained = copy.deepcopy(model).train()
     rlhf.train_reward_model(trained, tokenizer, comparisons, demonstrations, config,
-                            lambda step, steps, loss: losses.append(loss))
+                            lambda step, steps, loss, grad_norm: losses.append(loss))
 
     def score(messages, ended=True):
         ids, _ = data.render_conversation(tokenizer, messages)
@@ -1747,16 +1748,16 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
             value_loss = torch.maximum((v - target) ** 2, (near - target) ** 2).mean() / 2
             loss = 3 * ptx_loss - torch.minimum(ratio * a, clipped * a).mean()
             share = min(1, 0.1 + 0.09 * iteration)
-            learn(policy, actor_adam, loss, 2e-3 * share)
+            norm = learn(policy, actor_adam, loss, 2e-3 * share)
             learn(critic, critic_adam, value_loss, 4e-3 * share)
             for mean, weight in zip(average.parameters(), policy.parameters()):
                 mean.data = 0.9 * mean.data + 0.1 * weight.data
             is_clipped = (clipped * a < ratio * a).double()
             seen["up"] += (ratio > 1.2).sum().item()
             seen["down"] += (ratio < 0.8).sum().item()
-            infos.append([x.mean().item() for x in (
-                ratio, ratio - 1 - log_ratio, is_clipped, value_loss, ptx_loss)])
-        names = ("ratio", "approx_kl", "clipfrac", "value_loss", "ptx_loss")
+            infos.append([norm, *(x.mean().item() for x in (
+                ratio, ratio - 1 - log_ratio, is_clipped, value_loss, ptx_loss))])
+        names = ("grad_norm", "ratio", "approx_kl", "clipfrac", "value_loss", "ptx_loss")
         expected = dict(zip(names, np.mean(infos, axis=0)))
         expected |= {
             "score": np.mean(scores), "reward": np.mean([sum(row) for row in rewards]),

@@ -159,7 +159,7 @@ def batching(run: Run) -> list[dict]:
             config = RewardConfig(batch_size=batch_size, seed=epoch)
             rlhf.train_reward_model(model, run.tokenizer, comparisons,
                                     task.demonstrations, config,
-                                    lambda step, steps, loss: losses.append(loss))
+                                    lambda step, steps, loss, **_: losses.append(loss))
             validation[name, epoch] = comparison_losses(model, run.tokenizer, held_out)
             more = validation[name, epoch] - validation["one element per prompt", epoch]
             mean, error = over_seeds(more)
