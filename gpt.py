@@ -19,11 +19,11 @@ Contents
     2. The family: PRESETS
     3. Several processes: join_processes, my_share, all_reduce, my_part, gather_rows
     4. Sampling with a cache: sample_next_token, KVCache, generate
-    5. Kernels: linear, fused_attention
-    6. Training: Muon, schedule, train, evaluate
+    5. For speed: linear, fused_attention, Muon
+    6. Training: make_optimizers, schedule, train, evaluate
     7. Scoring text: completion_logprobs, choose
     8. Checkpoints and published weights: load_model, load_pretrained, export_pretrained
-    9. Commands: pretrain, sample, export
+    9. Commands: RunLog, print_table, pretrain, sample, export
 
 Shapes: B batch size, T sequence length, S keys, P prompt length, R response length, N tokens
 where a mask is 1, C = n_embd, nh = n_head, hs = C / nh, V = vocab_size, W processes. idx holds
@@ -474,9 +474,11 @@ def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
 
 
 # ----------------------------------------------------------------------------------
-# 5. Kernels: linear, fused_attention   [after FlashAttention-2]
+# 5. For speed: linear, fused_attention, Muon   [after FlashAttention-2; Jordan et al. 2024]
 #
-# A first reader may skip this section: only memory and time differ.
+# A first reader may skip this section. `linear` and `fused_attention` compute what F.linear and
+# `attention` do, in less time and memory. Muon is an optimizer for the matrices in the blocks that
+# needs fewer steps than AdamW.
 
 
 def linear(x, weight, bias=None):
@@ -618,10 +620,6 @@ def _hide(tile, i0: int, j0: int, window: int, value: float):
     tile.masked_fill_((j > i) | (j <= i - window), value)
 
 
-# ----------------------------------------------------------------------------------
-# 6. Training: Muon, schedule, train, evaluate
-
-
 def orthogonalize(matrices):
     """Move the singular values of matrices (n, rows, columns) towards 1 and keep their
     singular vectors, by five Newton-Schulz iterations.
@@ -669,6 +667,9 @@ class Muon(torch.optim.Optimizer):
                 scale = max(1, rows / columns) ** 0.5
                 for (p, _), update in zip(members, updates):
                     p.sub_(update, alpha=group["lr"] * scale)
+
+# ----------------------------------------------------------------------------------
+# 6. Training: make_optimizers, schedule, train, evaluate
 
 
 def make_optimizers(model, lr: float, muon_lr: float | None = None,
@@ -741,7 +742,7 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
     """Pretrain: predict the next token. Returns the last `evaluate` of the validation stream.
 
     If there is a checkpoint at `path`, training resumes from it and ends as if it had never
-    stopped. log(step, steps, **values) writes a row, see RunLog.
+    stopped. log(step, steps, **values) writes a row, see RunLog (section 9).
     """
     optimizers = make_optimizers(model, config.lr, config.muon_lr,
                                  weight_decay=config.weight_decay)
@@ -826,28 +827,6 @@ def evaluate(model, tokenizer, stream: np.ndarray,
     n_bytes = len(tokenizer.decode_bytes(tokenizer.text_ids(targets)))
     bits_per_byte = nats / math.log(2) / max(1, n_bytes)
     return {"loss": nats / len(targets), "bits_per_byte": bits_per_byte}
-
-
-class RunLog:
-    """log(step, steps, **values) appends a JSON row to a file and prints some of the rows. In a
-    resumed run, the first call deletes the file's rows from its own step on."""
-
-    def __init__(self, path: Path):
-        self.path, self.file = path, None
-        self.started = time.time()
-
-    def __call__(self, step: int, steps: int, **values: float):
-        if self.file is None:  # one row per step, from step 1 on: keep those before this step
-            rows = self.path.read_text().splitlines(True) if self.path.exists() else []
-            self.file = open(self.path if IS_MAIN else os.devnull, "w", buffering=1)
-            self.file.writelines(rows[:step - 1])
-        row = {name: round(float(value), 5) for name, value in values.items()}
-        self.file.write(json.dumps({"step": step, **row}) + "\n")
-        if "val_loss" in values or step == steps or step % max(1, steps // 5) == 0:
-            shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
-            seconds = time.time() - self.started
-            print(f"step {step:5d}/{steps}  {shown}  {seconds:.0f} s", flush=True)
-
 
 # ----------------------------------------------------------------------------------
 # 7. Scoring text: completion_logprobs, choose   [GPT-3 §2.4]
@@ -1126,7 +1105,28 @@ def grow_vocabulary(model, tokens: int):
 
 
 # ----------------------------------------------------------------------------------
-# 9. Commands: pretrain, sample, export
+# 9. Commands: RunLog, print_table, pretrain, sample, export
+
+
+class RunLog:
+    """log(step, steps, **values) appends a JSON row to a file and prints some of the rows. In a
+    resumed run, the first call deletes the file's rows from its own step on."""
+
+    def __init__(self, path: Path):
+        self.path, self.file = path, None
+        self.started = time.time()
+
+    def __call__(self, step: int, steps: int, **values: float):
+        if self.file is None:  # one row per step, from step 1 on: keep those before this step
+            rows = self.path.read_text().splitlines(True) if self.path.exists() else []
+            self.file = open(self.path if IS_MAIN else os.devnull, "w", buffering=1)
+            self.file.writelines(rows[:step - 1])
+        row = {name: round(float(value), 5) for name, value in values.items()}
+        self.file.write(json.dumps({"step": step, **row}) + "\n")
+        if "val_loss" in values or step == steps or step % max(1, steps // 5) == 0:
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+            seconds = time.time() - self.started
+            print(f"step {step:5d}/{steps}  {shown}  {seconds:.0f} s", flush=True)
 
 
 def print_table(rows: list[dict], path: Path | None = None):
