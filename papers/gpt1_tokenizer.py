@@ -115,7 +115,7 @@ def load_weights(folder: Path) -> gpt.GPT:
 @dataclass
 class SampleOptions:
     model: str = option("gpt1", "gpt1, or a Hugging Face folder of GPT-1")
-    prompt: str = option("", "the text to continue")
+    prompt: str | None = option(None, "the text to continue")
     tokens: int = option(100, "how many tokens to write", at_least=1)
     temperature: float = option(1.0, "0 takes the most likely token")
     top_k: int | None = option(None, "only the k most likely tokens", at_least=1)
@@ -124,10 +124,10 @@ class SampleOptions:
 
 def sample(options: SampleOptions = SampleOptions()):
     """Continue a text with the released GPT-1."""
+    if not options.prompt:
+        raise UserError("GPT-1 needs a --prompt to begin with")
     model, tokenizer = load_gpt1(options.model)
     ids = tokenizer.encode(options.prompt)
-    if not ids:
-        raise UserError("GPT-1 needs a --prompt to begin with")
     generator = torch.Generator(model.device).manual_seed(options.seed)
     prompt = torch.tensor([ids], device=model.device)
     written = gpt.generate(model, prompt, options.tokens, generator=generator,
