@@ -1200,7 +1200,9 @@ def texts_between_marks(path: Path) -> Iterator[str]:
             *documents, rest = (rest + block).split("<|endoftext|>")
             yield from documents
             if len(rest) > length:
-                cut = max(rest.rfind("\n"), rest.rfind(" ")) + 1 or len(rest)
+                cut = max(rest.rfind("\n"), rest.rfind(" ")) + 1
+                if cut == 0:  # no white space
+                    cut = len(rest)
                 yield rest[:cut]
                 rest = rest[cut:]
     yield rest

@@ -360,7 +360,7 @@ class PPOConfig:
     cliprange: float = 0.2       # eps in policy_loss; paper: 0.2
     cliprange_value: float = 0.2     # see value_loss; Ziegler: 0.2
     lam: float = 0.95            # see compute_gae; Ziegler: 0.95
-    unfinished_score: float = -1.0   # answers without <|end|> score at most this; Ziegler: this
+    unfinished_score: float = -1.0   # maximal score without <|end|>; Ziegler: all have -1
     ema_decay: float = 0.97      # of the weights' average, half-life 23 of 120 steps; paper: 0.992
     seed: int = 0
 
@@ -720,7 +720,7 @@ class WorldTask:
     def grades(self, answers: list[tuple[str, bool]], baseline: list[float]) -> dict[str, float]:
         """The table's columns for answers to the test prompts. baseline: the gold scores of one
         other answer to each prompt, then of a second one, and so on. "refused" is the share of
-        refusals where the answer could be known, "admits" that where it could not."""
+        refusals where the answer could be known, "admits" that of right ones where it could not."""
         golds = self.gold(answers)
         repeats = len(baseline) // len(golds)  # each answer is compared with so many others
         grades = win_rate(golds * repeats, baseline)
