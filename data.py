@@ -1218,7 +1218,8 @@ ANSWER = ("response", "completion", "output", "answer")
 ANSWERS = ("responses", "completions")  # or two: "chosen" and "rejected"
 RANKS = ("ranks", "scores", "ratings")  # of ANSWERS; the best has rank 0 or the largest score
 CONVERSATION = ("messages", "conversations")  # where there is no answer: it ends with one
-ROLES = {"system": "system", "user": "user", "human": "user", "Human": "user",
+ROLES = {"system": "system", "developer": "system",
+         "user": "user", "human": "user", "Human": "user",
          "assistant": "assistant", "gpt": "assistant", "Assistant": "assistant"}
 
 

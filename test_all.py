@@ -620,9 +620,10 @@ def test_demonstrations_of_every_shape(record):
     Path("list.json.gz").write_bytes(gzip.compress(content.encode()))
     for path in (own(record, {"prompt": "x", "output": "y", "label": 0}), "list.json.gz"):
         assert data.load_demonstrations(path) == [[user("hi"), assistant("good")]]
-    for system in ("system", "system_prompt"):
-        more = {"instruction": "add", "input": "1 2", "output": "3", system: "be kind"}
-        [conversation] = data.load_demonstrations(own(more))
+    for more in ({"system": "be kind"}, {"system_prompt": "be kind"},
+                 {"system": [{"role": "developer", "content": "be kind"}]}):
+        alpaca = {"instruction": "add", "input": "1 2", "output": "3", **more}
+        [conversation] = data.load_demonstrations(own(alpaca))
         assert conversation == [SYSTEM, user("add\n\n1 2"), assistant("3")]
 
 
