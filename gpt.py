@@ -19,7 +19,7 @@ Contents
     2. The family: PRESETS
     3. Several processes: join_processes, my_share, all_reduce, my_part, gather_rows
     4. Sampling with a cache: sample_next_token, KVCache, generate
-    5. For speed: linear, fused_attention, Muon
+    5. For speed: fast_linear, fused_attention, Muon
     6. Training: make_optimizers, schedule, train, evaluate
     7. Scoring text: completion_logprobs, choose
     8. Checkpoints and published weights: load_model, load_pretrained, export_pretrained
@@ -87,18 +87,18 @@ def attention(q, k, v, window: int | None = None, positions=None):
     (B, nh, T, hs), in O(T S) memory. [Vaswani et al. 2017 eq. 1]
 
     The query at position i sees the keys i - window < j <= i; without a window, all j <= i.
-    Queries are at positions 0 ... T - 1, or with a KVCache (section 4) at `positions` (B, 1, T).
+    Queries are at positions 0 ... T - 1, or with a KVCache (section 4) at `positions` (B, T).
     """
     S, hs = k.shape[-2:]
     scores = q @ k.mT / math.sqrt(hs)  # (B, nh, T, S)
     if positions is None:
-        positions = torch.arange(q.size(-2), device=q.device)
-    i = positions[..., None]  # (T, 1) or (B, 1, T, 1)
+        positions = torch.arange(q.size(2), device=q.device)[None]  # (1, T)
+    i = positions[:, None, :, None]  # (B or 1, 1, T, 1), the same for all heads
     j = torch.arange(S, device=q.device)  # (S,)
-    visible = j <= i  # (T, S) or (B, 1, T, S)
+    visible = j <= i  # (B or 1, 1, T, S)
     if window is not None:
         visible = visible & (j > i - window)
-    # -inf: a finite number could exceed very negative visible scores and reveal the future
+    # weight 0, however negative the visible scores are: a finite number would not do
     scores = scores.masked_fill(~visible, -math.inf)
     return scores.softmax(dim=-1) @ v  # (B, nh, T, hs)
 
@@ -117,14 +117,15 @@ class CausalSelfAttention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x, cache=None):
-        qkv = self.c_attn(x).unflatten(2, (3, self.n_head, -1))  # (B, T, 3, nh, hs)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, nh, T, hs) each
+        heads = self.c_attn(x).unflatten(2, (3 * self.n_head, -1))  # (B, T, 3 nh, hs)
+        q, k, v = heads.transpose(1, 2).chunk(3, dim=1)  # (B, nh, T, hs) each
         if cache is None:
             # the same as attention(q, k, v, self.window), but in less memory, and faster from
             # about 100 tokens on
             y = fused_attention(q, k, v, self.window)
         else:
-            y = cache.attend(self.layer, q, k, v, self.window)
+            k, v = cache.store(self.layer, k, v)  # all so far: (B, nh, S, hs) each
+            y = attention(q, k, v, self.window, cache.positions)
         y = y.transpose(1, 2).flatten(2)  # (B, T, C): concatenate the heads
         return self.dropout(self.c_proj(y))
 
@@ -206,10 +207,11 @@ class GPT(nn.Module):
         return logits, loss
 
     def init_weights(self):
-        """Matrices from a normal distribution with std 0.02, biases 0, LayerNorm weights 1
-        [GPT-1 §4.1]. For GPT-2 and GPT-3, position embeddings have std 0.01, as in OpenAI's
-        code, and the 2 n_layer projections into the residual stream 0.02 / sqrt(2 n_layer),
-        so that its variance does not grow with depth [GPT-2 §2.3]."""
+        """Matrices from a normal distribution with std 0.02, biases 0; LayerNorm weights stay at
+        PyTorch's 1 [GPT-1 §4.1]. For GPT-2 and GPT-3, position embeddings have std 0.01, as in
+        OpenAI's code, and the 2 n_layer projections into the residual stream
+        0.02 / sqrt(2 n_layer), so that the stream's variance does not grow with depth
+        [GPT-2 §2.3]."""
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=0.02)
@@ -286,9 +288,9 @@ def my_share(batch):
 
 
 def all_reduce(x):
-    """Sum a tensor over all processes, in place and without gradient. loss.detach() shares
-    memory with the loss, so reduce it only after loss.backward()."""
+    """The sum of a tensor over all processes, without gradient."""
     if dist.is_initialized():
+        x = x.detach().clone()  # dist.all_reduce overwrites it
         try:
             dist.all_reduce(x)
         except RuntimeError as error:
@@ -301,7 +303,7 @@ def my_part(mean, count):
     """Weight the mean over this process's `count` tokens (or rows), so that the results of all
     processes add up to the mean over the whole batch."""
     count = torch.as_tensor(count, dtype=mean.dtype, device=mean.device)
-    total = all_reduce(count.clone())
+    total = all_reduce(count)
     return mean * (count / total.clamp(min=1))
 
 
@@ -320,9 +322,13 @@ def gather_rows(own, mine, n_rows: int):
 
 def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = None,
                       top_p: float | None = None):
-    """logits (B, V) and u (B,), uniform in [0, 1) -> ids (B,). top_k keeps the k most likely
-    tokens; top_p the smallest set of most likely tokens whose probabilities sum to top_p. Both
-    also keep tokens that are exactly as likely as the last of these."""
+    """logits (B, V) -> ids (B,). top_k keeps the k most likely tokens; top_p the smallest set of
+    most likely tokens whose probabilities sum to top_p. A token exactly as likely as the last
+    one that is kept is kept, too.
+
+    u (B,), uniform in [0, 1), is the random part. `generate` draws it for each row and step, so
+    that what a row gets does not depend on other rows.
+    """
     if logits.isnan().any():
         raise UserError("the model computes nan: its training has diverged")
     if temperature < 0.01:  # practically 0: the most likely token
@@ -335,12 +341,13 @@ def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = N
         ordered = logits.sort(dim=-1, descending=True).values  # (B, V)
         probabilities = ordered.softmax(dim=-1)
         before = probabilities.cumsum(dim=-1) - probabilities  # sum over all likelier tokens
-        kept = (before < top_p).sum(dim=-1, keepdim=True).clamp(min=1)  # (B, 1)
+        kept = (before < top_p).sum(dim=-1, keepdim=True)  # (B, 1)
+        kept = kept.clamp(min=1)  # also if top_p is 0
         smallest_kept = ordered.gather(1, kept - 1)  # (B, 1)
         logits = logits.masked_fill(logits < smallest_kept, -math.inf)
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, V)
-    # Take the first token whose cumulative probability exceeds u. The last sum may not be
-    # exactly 1: scale u by it, and by a factor that keeps u below it in spite of rounding.
+    # Take the first token whose cumulative probability exceeds u. Rounding may put the last one
+    # off 1: scale u by it, and by a factor that keeps u below it.
     u = u[:, None] * cumulative[:, -1:] * (1 - torch.finfo(torch.float32).eps)  # (B, 1)
     return torch.searchsorted(cumulative, u, right=True).squeeze(1)
 
@@ -363,25 +370,23 @@ class KVCache:
         self.v = model.wte.weight.new_zeros(shape)
         # (B,): the number of tokens of each row, which is also the position of its next token
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=model.device)
-        self.used = 0  # slots in use, at least the longest row's length
+        self.used = 0  # slots 0 ... used - 1 hold the tokens of all rows
 
     def advance(self, T: int):
-        """Count T more tokens in each row; returns their positions (B, T), which every layer's
-        `attend` needs, too."""
+        """Count T more tokens in each row; sets and returns their positions (B, T), which all
+        layers read."""
         self.positions = self.lengths[:, None] + torch.arange(T, device=self.lengths.device)
         self.lengths = self.lengths + T
         self.used += T
         return self.positions
 
-    def attend(self, layer: int, q, k, v, window: int | None):
-        """Store k and v; let q attend to all stored ones. q, k, v and result (B, nh, T, hs)."""
-        # As in numpy: with ":" between two index tensors, their dimensions (B, T) come first.
-        rows = torch.arange(len(q), device=q.device)[:, None]  # (B, 1)
-        self.k[layer][rows, :, self.positions] = k.transpose(1, 2)  # (B, T, nh, hs)
-        self.v[layer][rows, :, self.positions] = v.transpose(1, 2)
-        keys = self.k[layer][:, :, :self.used]  # (B, nh, S, hs)
-        values = self.v[layer][:, :, :self.used]
-        return attention(q, keys, values, window, self.positions[:, None])
+    def store(self, layer: int, k, v):
+        """Store k and v (B, nh, T, hs) of new tokens; returns those of all tokens so far, both
+        (B, nh, S, hs)."""
+        slots = self.positions[:, None, :, None].expand_as(k)  # (B, nh, T, hs)
+        self.k[layer].scatter_(2, slots, k)
+        self.v[layer].scatter_(2, slots, v)
+        return self.k[layer][:, :, :self.used], self.v[layer][:, :, :self.used]
 
     def select(self, rows):
         """Keep only some rows of the batch; `rows` is an index or a boolean mask."""
@@ -392,55 +397,55 @@ class KVCache:
 
 @torch.no_grad()
 def generate(model, idx, max_new_tokens: int, lengths=None,
-             stop_tokens: tuple[int, ...] = (), generator=None, **sampling):
-    """Continue prompts idx (B, P), padded on the right -> the new tokens (B, R).
+             stop_tokens: tuple[int, ...] = (), generator=None, **sampling) -> list[list[int]]:
+    """Continue prompts idx (B, P), padded on the right -> a list of new tokens for each row: up
+    to and with the first stop token, at most max_new_tokens.
 
-    lengths (B,) are the prompts' lengths without pads (default: P). A row ends with its first
-    stop token, which is repeated up to R, the length of the longest answer and at most
-    max_new_tokens. `sampling`: temperature, top_k and top_p of `sample_next_token`.
+    lengths (B,) are the prompts' lengths without pads (default: P). `sampling`: temperature,
+    top_k and top_p of `sample_next_token`.
 
-    Position embeddings are absolute, so a full cache cannot drop its oldest token. Instead all
-    rows are cut to their last block_size // 2 tokens and read again. Of a prompt the last
-    block_size - 1 tokens are read, which leaves one slot for a new token.
+    Position embeddings are absolute, so a full cache cannot drop its oldest token. Instead, when
+    the longest row is full, all rows are cut to their last block_size // 2 tokens and read
+    again. Of a prompt the last block_size - 1 tokens are read, which leaves one slot for a new
+    token.
     """
     model.eval()
     limit = model.config.block_size
     if lengths is None:
         lengths = torch.full((len(idx),), idx.size(1))
     stops = torch.tensor(stop_tokens, dtype=torch.long, device=idx.device)
-    new = idx.new_zeros(len(idx), max_new_tokens)  # (B, R)
-    # All random numbers are drawn here, so that a row's do not depend on when others end.
-    uniform = torch.rand(new.shape, generator=generator, device=idx.device)  # (B, R)
+    new = idx.new_zeros(len(idx), max_new_tokens)  # (B, max_new_tokens)
+    uniform = torch.rand(new.shape, generator=generator, device=idx.device)
     mine = my_share(torch.arange(len(idx), device=idx.device))  # this process's rows
-    rows = mine  # the rows still in the cache; ended ones are removed from time to time
-    newest = idx.new_full((len(rows),), -1)  # (rows,) their newest tokens; -1: none, so no stop
+    rows = mine  # those that have not ended; the cache holds just these
     cache = None
     for step in range(max_new_tokens):
         if cache is None or cache.used == limit:
             keep = limit - 1 if cache is None else limit // 2
-            texts = []
+            recent = []
             for i in rows.tolist():
-                text = [*idx[i, :lengths[i]].tolist(), *new[i, :step].tolist()]
-                texts.append(text[-keep:])
-            ids, ends = to_tensors(texts, 0, idx.device)  # (rows, T), (rows,)
+                row = [*idx[i, :lengths[i]].tolist(), *new[i, :step].tolist()]
+                recent.append(row[-keep:])
+            ids, ends = to_tensors(recent, 0, idx.device)  # (rows, T), (rows,)
             cache = KVCache(model, len(rows), min(limit, ids.size(1) + max_new_tokens))
             x = model.hidden(ids, cache)[torch.arange(len(rows)), ends - 1]  # (rows, C)
-            cache.lengths = ends  # hidden() has counted the pads, too: correct that
+            cache.lengths = ends  # without the pads, which hidden() has counted, too
         else:
             x = model.hidden(newest[:, None], cache)[:, 0]  # (rows, C)
-        logits = linear(x, model.wte.weight)  # (rows, V)
-        sampled = sample_next_token(logits, uniform[rows, step], **sampling)  # (rows,)
-        newest = torch.where(torch.isin(newest, stops), newest, sampled)
-        new[rows, step:] = newest[:, None]  # also later steps: a stop token fills up its row
-        has_ended = torch.isin(newest, stops)  # (rows,)
-        if has_ended.all():
+        logits = fast_linear(x, model.wte.weight)  # (rows, V)
+        newest = sample_next_token(logits, uniform[rows, step], **sampling)  # (rows,)
+        new[rows, step] = newest
+        goes_on = ~torch.isin(newest, stops)  # (rows,)
+        rows, newest = rows[goes_on], newest[goes_on]
+        if len(rows) == 0:
             break
-        if has_ended.sum() > len(rows) // 4:  # now copying the cache without them pays off
-            rows, newest = rows[~has_ended], newest[~has_ended]
-            cache.select(~has_ended)
-    new = gather_rows(new[mine], mine, len(idx))
-    written = (~torch.isin(new, stops)).sum(dim=1)  # (B,) tokens before the stop token
-    return new[:, :written.max() + 1]
+        if not goes_on.all():
+            cache.select(goes_on)
+    answers = []
+    for row in gather_rows(new[mine], mine, len(idx)).tolist():
+        ends = [i for i, token in enumerate(row) if token in stop_tokens]
+        answers.append(row[:ends[0] + 1] if ends else row)
+    return answers
 
 
 def to_tensors(rows: list[list[int]], pad: int, device):
@@ -465,23 +470,23 @@ def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # few pads
     for batch in chunks(by_length, 256):
         ids, lengths = to_tensors([prompts[i] for i in batch], tokenizer.pad, model.device)
-        tokens = generate(model, ids, max_new_tokens, lengths, stops, generator, **sampling)
-        for i, row in zip(batch, tokens.tolist()):
-            written = [token for token in row if token not in stops]  # the rest are stops
-            text = tokenizer.decode(tokenizer.text_ids(written))
-            answers[i] = (text.strip(), len(written) < len(row))
+        rows = generate(model, ids, max_new_tokens, lengths, stops, generator, **sampling)
+        for i, row in zip(batch, rows):
+            ended = row[-1] in stops
+            text = tokenizer.decode(tokenizer.text_ids(row[:-1] if ended else row))
+            answers[i] = (text.strip(), ended)
     return answers
 
 
 # ----------------------------------------------------------------------------------
-# 5. For speed: linear, fused_attention, Muon   [after FlashAttention-2; Jordan et al. 2024]
+# 5. For speed: fast_linear, fused_attention, Muon   [after FlashAttention-2; Jordan et al. 2024]
 #
-# A first reader may skip this section. `linear` and `fused_attention` compute what F.linear and
-# `attention` do, in less time and memory. Muon is an optimizer for the matrices in the blocks that
-# needs fewer steps than AdamW.
+# A first reader may skip this section. `fast_linear` and `fused_attention` compute what F.linear
+# and `attention` do, in less time and memory. Muon is an optimizer for the matrices in the blocks
+# that needs fewer steps than AdamW.
 
 
-def linear(x, weight, bias=None):
+def fast_linear(x, weight, bias=None):
     """F.linear, x (..., n) and weight (m, n) -> (..., m), in less time for a few rows and a large
     weight, as in sampling from GPT-2.
 
@@ -502,10 +507,10 @@ def linear(x, weight, bias=None):
 
 
 class Linear(nn.Linear):
-    """nn.Linear by `linear`."""
+    """nn.Linear by `fast_linear`."""
 
     def forward(self, x):
-        return linear(x, self.weight, self.bias)
+        return fast_linear(x, self.weight, self.bias)
 
 
 def fused_attention(q, k, v, window: int | None = None):
@@ -528,8 +533,10 @@ TILE = 2 ** 21  # scores computed at once: 8 MB, which should stay in the CPU's 
 class FusedAttention(torch.autograd.Function):
     """Attention by tiles of scores: time O(T^2), or O(T window); memory O(T).
 
-    Forward: S = q k^T / sqrt(hs), P = softmax(S), O = P v. A tile holds a block of queries and
-    all the keys that they see, so the softmax needs no running maximum.
+    Forward: S = q k^T / sqrt(hs), P = softmax(S), O = P v. (In this class S, P, O and L are the
+    paper's matrices, not lengths.) A tile holds a block of queries and all the keys that they
+    see, so the softmax is computed at once; the paper's tiles hold some of the keys, and correct
+    it with each further tile.
 
     Backward, from dO, with delta = rowsum(dO * O):
 
@@ -552,7 +559,8 @@ class FusedAttention(torch.autograd.Function):
         for heads, start, stop, (buffer, _) in _tiles(q, window):
             first = max(0, start - window + 1)  # the first key that any query of the block sees
             scores = _product(q[heads, start:stop], k[heads, first:stop], buffer)
-            # Without a window in reach, all queries see the keys before `start`: no mask there.
+            # If the window hides nothing from these queries, all of them see every key before
+            # `start`: only the others need the mask.
             masked = start if stop <= window else first  # the first key to mask
             _hide(scores[:, :, masked - first:], start, masked, window, -math.inf)
             top = scores.amax(-1, keepdim=True)  # (n, rows, 1)
@@ -578,7 +586,8 @@ class FusedAttention(torch.autograd.Function):
             # tiles are transposed here, (n, keys, queries): each key's row is contiguous
             p = _product(k[keys], q[queries], buffer)  # S^T
             p.sub_(L[heads, :, start:last]).exp2_()  # P^T = 2^(S^T - L)
-            # Without a window in reach, the queries from `stop` on see all keys: no mask there.
+            # If the window hides none of these keys, all queries from `stop` on see them: only
+            # the others need the mask.
             masked = stop if T <= start + window else last  # one past the last query to mask
             _hide(p[:, :, :masked - start].mT, start, start, window, 0)
             dv[keys] = torch.bmm(p, grad_out[queries])
@@ -586,7 +595,7 @@ class FusedAttention(torch.autograd.Function):
             ds.sub_(delta[heads, :, start:last]).mul_(p)  # dS^T
             dk[keys] = torch.bmm(ds, q[queries])
             dq[queries] += torch.bmm(ds.mT, k[keys])
-        dk /= math.log2(math.e)  # q was multiplied by log2(e) / sqrt(hs); 1 / sqrt(hs) is right
+        dk /= math.log2(math.e)  # this factor is in q, which is scaled; 1 / sqrt(hs) is, too
         dq /= math.sqrt(hs)
         return dq, dk, dv, None
 
@@ -594,17 +603,17 @@ class FusedAttention(torch.autograd.Function):
 def _tiles(q, window: int):
     """Yield (slice of the heads, start and stop of a block of positions, two buffers) for each
     tile. All tiles share the buffers, because allocating new ones would be slow."""
-    n, T, _ = q.shape
+    n, T, _ = q.shape  # n = B*nh
     # longer blocks are faster, but compute more scores that the mask then hides
     block, tile = (64 if window <= 512 else 128), TILE
     if q.is_cuda:  # there a small tile takes less time than starting its kernels
         block, tile = 512, 64 * TILE
     width = min(T, window + block)  # at most so many keys (or queries) to a block
-    step = max(1, tile // (block * width))  # heads per tile
-    buffers = q.new_empty(2, min(n, step) * block * width)
-    for head in range(0, n, step):
+    heads = max(1, tile // (block * width))  # per tile
+    buffers = q.new_empty(2, min(n, heads) * block * width)
+    for head in range(0, n, heads):
         for start in range(0, T, block):
-            yield slice(head, head + step), start, min(start + block, T), buffers
+            yield slice(head, head + heads), start, min(start + block, T), buffers
 
 
 def _product(a, b, buffer):
@@ -675,8 +684,9 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(model, lr: float, muon_lr: float | None = None,
                     betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.0,
                     eps: float = 1e-8) -> list[torch.optim.Optimizer]:
-    """[AdamW], or with muon_lr [AdamW, Muon], with Muon for the matrices in the blocks. Weight
-    decay applies to AdamW's matrices only. Each group stores its peak_lr for `update`."""
+    """A list: AdamW and, if there is a muon_lr, Muon, which then trains the matrices in the
+    blocks. Weight decay applies to AdamW's matrices only. Each group stores its peak_lr for
+    `update`."""
     matrices, vectors, in_blocks = [], [], []
     for name, p in model.named_parameters():
         if p.ndim < 2:
@@ -707,8 +717,9 @@ def update(model, optimizers: list, fraction: float, grad_clip: float = 1.0) -> 
     of its peak, and set the gradients to None. Returns their norm before it was clipped."""
     if dist.is_initialized():  # sum the gradients of all processes
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        whole = all_reduce(nn.utils.parameters_to_vector(gradients))  # one message is faster
-        nn.utils.vector_to_parameters(whole, gradients)
+        # in one message, which is faster than one for each parameter
+        whole = all_reduce(nn.utils.parameters_to_vector(gradients))
+        nn.utils.vector_to_parameters(whole, gradients)  # write the sums into the gradients
     norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip).item()
     if not math.isfinite(norm):
         raise UserError("the gradient is no longer finite: lower the learning rate (or, with a "
@@ -768,7 +779,7 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
             # backward() sums gradients, but the loss of a step is a mean: divide here
             loss = pretraining_loss(model, batches) / config.accumulate
             loss.backward()
-            mean_loss += all_reduce(loss.detach()).item()
+            mean_loss += all_reduce(loss).item()
         fraction = schedule(step, config.steps, warmup)
         grad_norm = update(model, optimizers, fraction, config.grad_clip)
         step += 1
@@ -814,6 +825,7 @@ def evaluate(model, tokenizer, stream: np.ndarray,
     T = min(model.config.block_size, len(stream) - 1)
     if T < 1:
         raise UserError("the validation text is too short: it needs at least two tokens")
+    # every T-th window, each starts with the last token of the one before: (n, T+1)
     windows = np.lib.stride_tricks.sliding_window_view(stream, T + 1)[::T]
     count = min(len(windows), max(1, max_tokens // T))
     evenly = np.linspace(0, len(windows) - 1, count).astype(int)
@@ -979,7 +991,7 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
 
 
 def read_config(folder: Path, form: dict, **options) -> GPTConfig:
-    """The GPTConfig of a config.json. ValueError if another value differs from `form`."""
+    """The GPTConfig of a config.json. ValueError if the file contradicts `form`."""
     c = json.loads((folder / "config.json").read_text())
     for name, value in form.items():
         if c.get(name, value) != value:
@@ -1000,7 +1012,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     for name, entry in header.items():
         name = name.removeprefix("transformer.")
         if name.endswith(("__metadata__", "lm_head.weight", ".attn.bias", "masked_bias")):
-            continue  # metadata, the tied output layer, and constant masks
+            continue  # metadata, the tied output layer, constant masks (not c_attn.bias)
         begin, end = entry["data_offsets"]
         tensor = torch.frombuffer(numbers[begin:end], dtype=types[entry["dtype"]])
         tensor = tensor.view(entry["shape"])
@@ -1215,7 +1227,7 @@ def sample(options: SampleOptions = SampleOptions()):
     prompt = torch.tensor([ids], device=model.device)
     [row] = generate(model, prompt, options.tokens, None, (tokenizer.eot,), generator,
                      temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
-    print(tokenizer.decode(tokenizer.text_ids(ids + row.tolist())))
+    print(tokenizer.decode(tokenizer.text_ids(ids + row)))
 
 
 @dataclass(slots=True)

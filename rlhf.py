@@ -181,8 +181,7 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
         if config.ptx_sequences:
             pretraining_loss(model, pretraining).backward()
         grad_norm = update(model, optimizers, schedule(step, len(batches), warmup=0))
-        loss = all_reduce(loss.detach()).item()
-        log(step + 1, len(batches), loss=loss, grad_norm=grad_norm)
+        log(step + 1, len(batches), loss=all_reduce(loss).item(), grad_norm=grad_norm)
 
 
 def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
@@ -310,8 +309,7 @@ def train_reward_model(model, tokenizer, comparisons: list[Comparison],
         loss = my_part(ranking_loss(scores, ranks), prompts_with_pairs)
         loss.backward()
         grad_norm = update(model, optimizers, schedule(step, len(batches), warmup))
-        loss = all_reduce(loss.detach()).item()
-        log(step + 1, len(batches), loss=loss, grad_norm=grad_norm)
+        log(step + 1, len(batches), loss=all_reduce(loss).item(), grad_norm=grad_norm)
     # comparisons of one answer each, K = 1
     single = [Comparison(messages[:-1], [(messages[-1]["content"], True)], ranks=[0])
               for messages in demonstrations]
@@ -350,18 +348,19 @@ class PPOConfig:
     """Constants of PPO-ptx; with ptx_coef 0 it is PPO."""
     iterations: int = 30         # batches of answers; paper: 500
     batch_size: int = 128        # answers per batch; paper: 512
-    minibatches: int = 4         # optimizer steps per batch; paper: 8, on 64 answers each
+    minibatches: int = 4         # per batch, one optimizer step on each; paper: 8 of 64 answers
     max_response: int = 32       # tokens; paper: 1,000
     lr: float = 6e-4             # policy, constant after 10 iterations; paper: 2.55e-6 to 2.55e-5
     value_lr: float = 3e-4       # of the value network; paper: 9e-6
     kl_coef: float = 0.2         # beta; paper: 0.02
-    ptx_coef: float = 0.0        # gamma, on the mean loss per token; paper: 27.8, unit not stated
+    ptx_coef: float = 0.0        # gamma, on the mean loss per token; PPO-ptx: 1 (section 7);
+                                 # paper: 27.8, unit not stated
     ptx_sequences: int = 8       # pretraining windows per minibatch; paper: 8 per episode
     cliprange: float = 0.2       # eps in policy_loss; paper: 0.2
     cliprange_value: float = 0.2     # see value_loss; Ziegler: 0.2
     lam: float = 0.95            # see compute_gae; Ziegler: 0.95
-    unfinished_score: float = -1.0   # maximal score without <|end|>; Ziegler: all have -1
-    ema_decay: float = 0.97      # of the weights' average, half-life 23 of 120 steps; paper: 0.992
+    unfinished_cap: float = -1.0     # highest score without <|end|>; Ziegler: their only score
+    ema_decay: float = 0.97      # of the weights' moving average, per optimizer step; paper: 0.992
     seed: int = 0
 
 
@@ -371,10 +370,10 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
         r_t = - beta log( pi(y_t|...) / pi_SFT(y_t|...) )          at every token
               + score                                              at the last one
 
-    The mean of this log-ratio over answers sampled from pi is the KL divergence, although it may be
-    negative at a single token. Schulman's note "Approximating KL Divergence" (2020) calls it k1.
-    Its k3, `approx_kl` in policy_loss, varies less, but as a reward only k1 gives the gradient of
-    beta KL.
+    Summed over an answer, the log-ratio is an estimate of KL(pi || pi_SFT): that is its mean over
+    answers sampled from pi, although it may be negative for one of them. Schulman's note
+    "Approximating KL Divergence" (2020) calls it k1. The note's k3 varies less near pi_SFT, but
+    as a reward it leads along another gradient than that of beta KL.
     """
     penalties = -kl_coef * (logprobs - ref_logprobs)  # (B, T-1)
     is_last = F.one_hot(last_index(mask), mask.size(1))  # (B, T-1)
@@ -396,7 +395,7 @@ def compute_gae(rewards, values, mask, discount: float = 1.0, lam: float = 0.95)
     advantage = next_value = 0.0
     for t in reversed(range(rewards.size(1))):
         delta = rewards[:, t] + discount * next_value - values[:, t]  # (B,)
-        advantage = (delta + discount * lam * advantage) * mask[:, t]
+        advantage = (delta + discount * lam * advantage) * mask[:, t]  # 0 outside the response
         next_value = values[:, t]
         advantages[:, t] = advantage
     return advantages, advantages + values
@@ -410,19 +409,24 @@ class Rollout:
     ended: torch.Tensor          # (B,) whether the response has an <|end|>
     logprobs: torch.Tensor       # (B, T-1) under the policy that wrote the answers
     ref_logprobs: torch.Tensor   # (B, T-1) under the SFT model
-    scores: torch.Tensor         # (B,) at most unfinished_score where not ended
+    scores: torch.Tensor         # (B,) at most unfinished_cap where not ended
     rewards: torch.Tensor        # (B, T-1)
     values: torch.Tensor         # (B, T-1)
     advantages: torch.Tensor     # (B, T-1) not yet whitened
     returns: torch.Tensor        # (B, T-1)
 
+    def map(self, function: Callable) -> Rollout:
+        """A Rollout of function(part) for each of these parts."""
+        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Rollout(**{name: function(part) for name, part in parts.items()})
+
     def __getitem__(self, rows) -> Rollout:
         """A Rollout of some rows: a minibatch."""
-        return Rollout(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+        return self.map(lambda part: part[rows])
 
     @property
     def kl(self):
-        """log pi(y|x) - log pi_SFT(y|x), (B,): the estimate k1 of the KL, nats per response."""
+        """(B,): log pi(y|x) - log pi_SFT(y|x), an estimate of KL(pi || pi_SFT), in nats."""
         return (self.logprobs - self.ref_logprobs).sum(dim=1)
 
     def answers(self, tokenizer) -> list[tuple[str, bool]]:
@@ -447,14 +451,10 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     prompt_rows = [data.fit(tokenizer, messages, room)[0] for messages in prompts]
     prompt_ids, lengths = to_tensors(prompt_rows, tokenizer.pad, policy.device)  # (B, P), (B,)
     responses = gpt.generate(policy, prompt_ids, config.max_response, lengths,
-                             (tokenizer.end,), generator)  # (B, R)
-    ended = (responses == tokenizer.end).any(dim=1)  # (B,)
-    # Append each response to its prompt, without the pads between them. After the first <|end|>
-    # `generate` only repeats it, so all other tokens were written before it.
-    rows = []
-    for prompt, response in zip(prompt_rows, responses.tolist()):
-        written = sum(token != tokenizer.end for token in response)
-        rows.append(prompt + response[:written + 1])  # with its first <|end|>, if it has one
+                             (tokenizer.end,), generator)  # lists of ids
+    ended = [response[-1] == tokenizer.end for response in responses]
+    ended = torch.tensor(ended, device=policy.device)  # (B,)
+    rows = [prompt + response for prompt, response in zip(prompt_rows, responses)]
     ids, ends = to_tensors(rows, tokenizer.pad, policy.device)  # (B, T), (B,)
     mask = response_mask(ids, lengths, ends)  # (B, T-1)
     mine = my_share(torch.arange(len(prompts), device=ids.device))  # this process's rows
@@ -464,15 +464,16 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     logprobs = response_logprobs(policy, ids, mask)  # (B, T-1)
     ref_logprobs = response_logprobs(reference, ids, mask)  # (B, T-1)
     scores = reward_model(ids, mask)  # (B,)
-    scores = torch.where(ended, scores, scores.clamp(max=config.unfinished_score))
+    scores = torch.where(ended, scores, scores.clamp(max=config.unfinished_cap))
     rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.kl_coef)
     values = torch.zeros_like(mask)
     if value_model is not None:
         values = value_model.values(ids, mask)  # (B, T-1)
     advantages, returns = compute_gae(rewards, values, mask, lam=config.lam)
-    parts = (ids, mask, ended, logprobs, ref_logprobs, scores, rewards, values, advantages,
-             returns)
-    return Rollout(*(gather_rows(part, mine, len(prompts)) for part in parts))
+    own = Rollout(ids=ids, mask=mask, ended=ended, logprobs=logprobs, ref_logprobs=ref_logprobs,
+                  scores=scores, rewards=rewards, values=values, advantages=advantages,
+                  returns=returns)
+    return own.map(lambda part: gather_rows(part, mine, len(prompts)))
 
 
 # ----------------------------------------------------------------------------------
@@ -484,11 +485,10 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2
 
         ratio = pi / pi_old          loss = - mean min( ratio A, clip(ratio, 1 - eps, 1 + eps) A )
 
-    In the first minibatch of a batch pi is still pi_old. Every ratio is 1, but its gradient is
-    that of log pi, so this is a plain policy gradient step. (A ratio other than 1 there is a
-    bug: roll_out and ppo_backward disagree on log-probabilities.) Later, clipping removes the
-    gradient of a token whose ratio has moved by more than eps = cliprange in the direction
-    that its advantage asks for.
+    In the first minibatch of a batch pi is still pi_old. Every ratio is then 1 and has the
+    gradient of log pi: a plain policy gradient step. Later, clipping removes the gradient of a
+    token whose ratio has moved by more than eps = cliprange in the direction that its advantage
+    asks for.
     """
     log_ratio = logprobs - old_logprobs  # both are 0 where the mask is 0
     ratio = log_ratio.exp()
@@ -497,16 +497,16 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2
     loss = -masked_mean(torch.minimum(unclipped, clipped), mask)
     with torch.no_grad():
         info = {"ratio": masked_mean(ratio, mask),
-                # k3, an estimate of KL(pi_old || pi) that is never negative
+                # an estimate of KL(pi_old || pi) that is never negative (k3, see token_rewards)
                 "approx_kl": masked_mean(ratio - 1 - log_ratio, mask),
                 "clipfrac": masked_mean((clipped < unclipped).float(), mask)}
     return loss, info
 
 
 def value_loss(values, old_values, returns, mask, cliprange: float = 0.2):
-    """Half the mean squared error, all (B, T-1) -> scalar. Per token, the larger of two errors
-    counts: of the value, and of the value clipped to old_values +- cliprange. There is then
-    no gain in moving a value further than cliprange on one batch."""
+    """Half the mean squared error of the values or, where it is larger, of the values clipped to
+    old_values +- cliprange: all (B, T-1) -> scalar. So a value gains nothing by moving further
+    than cliprange on one batch."""
     clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
     errors = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
     return 0.5 * masked_mean(errors, mask)
@@ -545,9 +545,10 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
         infos = []
         order = torch.randperm(config.batch_size, generator=shuffler)
         for rows in order.chunk(config.minibatches):
-            infos.append(ppo_backward(policy, value_model, rollout[rows], config, ptx))
-            infos[-1]["grad_norm"] = update(policy, policy_optimizers, fraction)
+            info = ppo_backward(policy, value_model, rollout[rows], config, ptx)
+            info["grad_norm"] = update(policy, policy_optimizers, fraction)
             update(value_model, value_optimizers, fraction)
+            infos.append(info)
             for averaged, weight in zip(average.parameters(), policy.parameters()):
                 averaged.data.lerp_(weight.data, 1 - config.ema_decay)  # the moving average
         means = {name: float(np.mean([info[name] for info in infos])) for name in infos[0]}
@@ -558,7 +559,7 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
                 means["pretrain_loss"] = evaluate(policy, tokenizer, val_stream, 8192)["loss"]
             if kl > length:
                 print(f"warning: iteration {iteration}: more than one nat per token away from "
-                      "SFT: the policy may please the reward model only; raise --kl-coef")
+                      "SFT: it may please nobody but the reward model; raise --kl-coef")
         log(iteration, config.iterations, score=rollout.scores.mean().item(), kl=kl,
             reward=rollout.rewards.sum(dim=1).mean().item(), length=length,
             ended=rollout.ended.float().mean().item(), **means)
@@ -589,7 +590,7 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig, ptx) ->
     if config.ptx_coef:
         loss = pretraining_loss(policy, ptx)
         (config.ptx_coef * loss).backward()
-        info["ptx_loss"] = all_reduce(loss.detach()).item()
+        info["ptx_loss"] = all_reduce(loss).item()
     return info
 
 
@@ -894,7 +895,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
     speak = chat_speaker(sft, tokenizer, options.max_response)
     if function:
         reward_model = TextReward(function, tokenizer)
-        ppo_config.unfinished_score = math.inf  # your scale is unknown: no cap
+        ppo_config.unfinished_cap = math.inf  # your scale is unknown: no cap
     else:
         print("\n== 3. The reward model: learn how labelers rank answers")
         torch.manual_seed(options.seed)  # for the new output layer

@@ -162,7 +162,7 @@ def compare(problem: Counted, beta: float, iterations: int, seed: int, folder) -
     best_reward, best_kl, best = problem.optimum(beta, log_rho)
 
     config = PPOConfig(iterations=iterations, batch_size=512, kl_coef=beta, lr=1e-3,
-                       max_response=len(problem.answers[-1]), unfinished_score=math.inf,
+                       max_response=len(problem.answers[-1]), unfinished_cap=math.inf,
                        ema_decay=0.98, seed=seed)
     policy = copy.deepcopy(problem.reference)
     log = RunLog(folder / f"seed{seed}_beta{beta}.jsonl")

@@ -132,4 +132,4 @@ def sample(options: SampleOptions = SampleOptions()):
     prompt = torch.tensor([ids], device=model.device)
     written = gpt.generate(model, prompt, options.tokens, generator=generator,
                            temperature=options.temperature, top_k=options.top_k)
-    print(tokenizer.decode(ids + written[0].tolist()))
+    print(tokenizer.decode(ids + written[0]))

@@ -102,9 +102,8 @@ def write(model: GPT, tokenizer: Tokenizer, cases: list[Document]) -> list[str]:
     newline = tokenizer.encode("\n")[0]
     prompts = [encode(tokenizer, unanswered(case))[0] for case in cases]
     idx, lengths = gpt.to_tensors(prompts, tokenizer.pad, model.device)  # (B, P), (B,)
-    new = gpt.generate(model, idx, LONGEST, lengths, (newline,), temperature=0)  # (B, R)
     written = []
-    for row in new.tolist():
+    for row in gpt.generate(model, idx, LONGEST, lengths, (newline,), temperature=0):
         # an untrained model can also write cells of pictures
         text = tokenizer.decode(token for token in row if token < tokenizer.vocab_size)
         written.append(text.partition("\n")[0].strip())
