@@ -519,7 +519,7 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
 
     next_prompts(n) returns n conversations to answer; ptx supplies pretraining windows for
     PPO-ptx. log is called once per iteration; every tenth and the last time it also gets the
-    pretraining loss on `val_stream`. The README explains the logged values.
+    pretraining loss on `val_stream`. papers/README.md explains the logged values.
     """
     reference = copy.deepcopy(policy)  # pi_SFT
     average = copy.deepcopy(policy)  # of the policy's weights over the steps, see ema_decay
