@@ -164,6 +164,7 @@ class Tokenizer:
         self.pad = self.special["<|pad|>"]  # fills up the rows of a batch
         self.end = self.special["<|end|>"]  # closes a turn of a conversation
         self.control_ids = set(self.special.values())
+        self.ordinary_ids = set(ranks.values()) - self.control_ids
         self.encoding = tiktoken.Encoding(
             "papergpt", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=self.special)
 
@@ -183,9 +184,9 @@ class Tokenizer:
         return self.encoding.decode_bytes([int(i) for i in ids])
 
     def text_ids(self, ids: Iterable[int]) -> list[int]:
-        """The ids that are text: no control tokens, and no ids beyond the vocabulary, which some
+        """The ids that are text: no control tokens, and none of the ids without a token that some
         published models have."""
-        return [i for i in ids if i < self.vocab_size and i not in self.control_ids]
+        return [i for i in ids if i in self.ordinary_ids]
 
     def to_json(self) -> str:
         """The tokenizer as text; a byte becomes the Latin-1 character of its number."""
@@ -552,7 +553,8 @@ class World:
 
         The combination at indices i, j, k ... belongs to the test if seed + i + 2 j + 3 k ...
         is divisible by 5. With several lists each element occurs in both splits and only the
-        combination is new; with one list every fifth element is new.
+        combination is new (`sum_of` drops some: not every summand is in the test); with one list
+        every fifth element is new.
         """
         while True:
             indices = [rng.randrange(len(choice)) for choice in choices]
@@ -627,7 +629,8 @@ def made_up_name(rng: random.Random) -> str:
 
 
 def split_sentences(text: str) -> list[str]:
-    """A text's sentences: "Mia bakes. Does Ben?" -> ["Mia bakes.", "Does Ben?"]."""
+    """A text's sentences: "Mia bakes. Does Ben?!" -> ["Mia bakes.", "Does Ben?"]. Further signs are
+    left out, so the rubric does not see them."""
     return re.findall(r"[^\s.?!][^.?!]*[.?!]?", text)
 
 
@@ -919,7 +922,7 @@ def instructions(world: World, split: str, count: int, seed: int,
         drawn.setdefault(key if distinct else number, instruction)
         if len(drawn) == count:
             return list(drawn.values())
-    raise UserError(f"this world has fewer than {count} different instructions")
+    raise UserError(f"found only {len(drawn)} different instructions, not {count}: ask for fewer")
 
 
 def one_instruction(world: World, rng: random.Random, split: str,
@@ -1169,16 +1172,20 @@ def load_text(source: str | Path) -> Iterator[str]:
     path = Path(source)
     is_empty = True
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        is_hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-        if file.is_dir() or is_hidden:
+        if file.is_dir() or is_hidden(file, path):
             continue
-        is_json = file.name.removesuffix(".gz").endswith((".json", ".jsonl"))
+        is_json = file.name.lower().removesuffix(".gz").endswith((".json", ".jsonl"))
         for document in texts_of_records(file) if is_json else texts_between_marks(file):
             if document.strip():
                 is_empty = False
                 yield document
     if is_empty:
         raise UserError(f"{source} holds no text")
+
+
+def is_hidden(path: str | Path, folder: str | Path) -> bool:
+    """Whether a name below the folder begins with a dot."""
+    return any(part.startswith(".") for part in Path(path).relative_to(folder).parts)
 
 
 def texts_of_records(path: Path) -> Iterator[str]:
@@ -1201,8 +1208,8 @@ def texts_between_marks(path: Path) -> Iterator[str]:
             yield from documents
             if len(rest) > length:
                 cut = max(rest.rfind("\n"), rest.rfind(" ")) + 1
-                if cut == 0:  # no white space
-                    cut = len(rest)
+                if cut == 0:  # no white space: take all but the beginning of a mark
+                    cut = len(rest) - len("<|endoftext|>")
                 yield rest[:cut]
                 rest = rest[cut:]
     yield rest
@@ -1251,7 +1258,7 @@ def parse_record(place: str, record: dict) -> Comparison:
     """One record of any of the shapes above; a single answer has rank 0. ValueError says why
     one of a known shape cannot be used."""
     parts = [find(record, QUESTION), *map(record.get, EXTRA)]
-    parts = [part for part in parts if part is not None]
+    parts = [part for part in parts if part not in (None, "")]
     answer, whole = find(record, ANSWER), find(record, CONVERSATION)
     answers = find(record, ANSWERS)
     utilities = find(record, RANKS)  # of the answers; the larger, the better
@@ -1263,7 +1270,8 @@ def parse_record(place: str, record: dict) -> Comparison:
             raise ValueError("no finite rank or score for each answer")
         if record.get("ranks") is not None:
             utilities = [-rank for rank in utilities]
-        ranked = [(answer, utility) for answer, utility in zip(answers, utilities) if answer != ""]
+        ranked = [(answer, utility) for answer, utility in zip(answers, utilities)
+                  if not isinstance(answer, str) or answer.strip()]
         if not ranked:
             raise ValueError("an empty prompt or answer")
         answers, utilities = zip(*ranked)
@@ -1287,9 +1295,13 @@ def parse_record(place: str, record: dict) -> Comparison:
     texts = [turns[-1]["content"] for turns in dialogues]
     if any(turns[:-1] != prompt for turns in dialogues):
         raise ValueError("the dialogues differ before the last turn")
-    if len(texts) > 1 and (len(set(texts)) == 1 or len(set(utilities)) == 1):
+    utility_of = {}
+    for text, utility in zip(texts, utilities):
+        utility_of.setdefault(text, utility)  # of equal answers the first
+    if len(texts) > 1 and (len(utility_of) == 1 or len(set(utility_of.values())) == 1):
         raise ValueError("all answers are the same or ranked the same")
-    return compare(prompt, [(text, True) for text in texts], utilities)
+    responses = [(text, True) for text in utility_of]
+    return compare(prompt, responses, list(utility_of.values()))
 
 
 def is_number(value: object) -> bool:
@@ -1307,7 +1319,8 @@ def to_dialogue(system: object, question: object, answer: object) -> list[dict]:
     turns = to_turns(answer, "assistant")
     if not any(turn["role"] == "user" for turn in turns):
         turns = to_turns(question, "user") + turns
-    if system:
+    has_system = any(turn["role"] == "system" and turn["content"] for turn in turns)
+    if system and not has_system:
         turns = to_turns(system, "system") + turns
     turns = [turn for turn in turns if turn["content"] or turn["role"] != "system"]
     while turns and turns[-1]["role"] == "user":  # a question that nobody answered
@@ -1426,7 +1439,7 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
         named = value if os.path.exists(value) else value.rpartition(":")[0]
         inside = sorted(Path(named).rglob("*")) if named else []  # none if it is no folder
         for path in [named, *inside]:
-            if os.path.isfile(path):
+            if os.path.isfile(path) and not is_hidden(path, named):
                 settings[f"file {path}"] = [os.path.getsize(path), os.path.getmtime(path)]
     if fresh:
         written = [path for path in folder.iterdir()
@@ -1455,7 +1468,9 @@ def option(default: object, help: str, at_least: float = 0):
 
 
 def printable(text: str) -> str:
-    """The text without control characters, which could steer the terminal."""
+    """The text without control characters, which could steer the terminal, and without those that
+    change the direction of writing."""
+    text = re.sub("[\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
     return re.sub(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]", "\ufffd", text)
 
 

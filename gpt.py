@@ -329,8 +329,8 @@ def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = N
     u (B,), uniform in [0, 1), is the random part. `generate` draws it for each row and step, so
     that what a row gets does not depend on other rows.
     """
-    if logits.isnan().any():
-        raise UserError("the model computes nan: its training has diverged")
+    if not logits.amax(dim=-1).isfinite().all():  # nan or inf; -inf excludes a token
+        raise UserError("the model computes nan or inf: its training has diverged")
     if temperature < 0.01:  # practically 0: the most likely token
         return logits.argmax(dim=-1)
     logits = logits / temperature
@@ -421,7 +421,7 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     cache = None
     for step in range(max_new_tokens):
         if cache is None or cache.used == limit:
-            keep = limit - 1 if cache is None else limit // 2
+            keep = max(1, limit - 1 if cache is None else limit // 2)
             recent = []
             for i in rows.tolist():
                 row = [*idx[i, :lengths[i]].tolist(), *new[i, :step].tolist()]

@@ -748,10 +748,11 @@ class FileTask:
         demonstrations = [c.best() for c in comparisons]
         if options.demonstrations:
             demonstrations = data.load_demonstrations(options.demonstrations)
-        # Split by prompt, 4 to 1: all that belongs to a prompt, in whatever spelling, is on the
-        # same side.
+        # Split by the first question, 4 to 1: all conversations that begin with it, in whatever
+        # spelling, are on the same side. (One of two turns can repeat one of one turn.)
         def key_of(messages):
-            return re.sub(r"\W+", " ", json.dumps(messages).lower())
+            first = next(turn["content"] for turn in messages if turn["role"] == "user")
+            return re.sub(r"[\s.,!?]+", " ", first.casefold()).strip()
 
         prompts = [c.messages for c in comparisons] or [d[:-1] for d in demonstrations]
         by_key = {key_of(messages): messages for messages in prompts}
@@ -759,7 +760,7 @@ class FileTask:
         cut = len(keys) * 4 // 5
         if len(keys) < 2:
             raise UserError(f"{options.comparisons or options.demonstrations} has {len(keys)} "
-                            "different prompts; training and test need at least two")
+                            "different first questions; training and test need at least two")
         held_out = set(keys[cut:])
         self.seed = options.seed
         self.test = [data.Instruction("own", by_key[key])
@@ -840,7 +841,8 @@ class Options:
     data: str | None = option(None, "pretraining text (default: the world, or your files' text)")
     demonstrations: str | None = option(None, "your demonstrations; see data.py section 6")
     comparisons: str | None = option(None, "your comparisons; papers/label.py helps to make some")
-    reward: str | None = option(None, "FILE.py:FUNCTION of (prompt, response), your own reward")
+    reward: str | None = option(None, "FILE.py:FUNCTION of (prompt, response): your own reward. "
+                                "Changes in files that it imports go unnoticed: use --fresh")
     init: str | None = option(None, "a checkpoint or a GPT-2 folder to start from")
     name: str | None = option(None, "results go to runs/NAME (default: instructgpt, or own)")
     pretrain_steps: int = option(2000, "optimizer steps of pretraining", at_least=1)
@@ -868,7 +870,8 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
     folder = data.run_folder(run_name, settings, options.fresh)
     task = FileTask(options) if is_own else WorldTask(options.seed, options.test_prompts)
     if function:  # so that its mistakes show now
-        checked_score(function, task.test[0].prompt, "An answer.")
+        lines = [message["content"] for message in task.test[0].messages]
+        checked_score(function, "\n".join(lines), "An answer.")
 
     print("\n== 1. Pretraining: predict the next token")
     base, tokenizer, train_stream, val_stream = starting_model(options, shape, task, folder)
@@ -1044,9 +1047,9 @@ class TextReward:
     def text(self, ids: list[int]) -> str:
         """The messages in ids, each on a line of its own; control tokens are left out."""
         messages = []
-        is_control = lambda i: i in self.tokenizer.control_ids
-        for control, group in itertools.groupby(ids, is_control):
-            if not control:
+        is_text = lambda i: i in self.tokenizer.ordinary_ids
+        for found, group in itertools.groupby(ids, is_text):
+            if found:
                 messages.append(self.tokenizer.decode(group).strip())
         return "\n".join(filter(None, messages))
 
@@ -1098,13 +1101,13 @@ def chat(options: ChatOptions = ChatOptions()):
     with contextlib.suppress(EOFError, KeyboardInterrupt):  # Ctrl-D, Ctrl-C
         while True:
             text = input("\nyou> ").strip()
-            command, _, rest = text.partition(" ")
+            command, rest = re.match(r"(\S*)\s*(.*)", text).groups()
             if command == "/quit":
                 return
             elif command in ("/reset", "/system"):
                 messages = []
                 if command == "/system":
-                    system = [{"role": "system", "content": rest.strip()}] if rest.strip() else []
+                    system = [{"role": "system", "content": rest}] if rest else []
             elif command.startswith("/"):
                 print(HELP)
             elif text:

@@ -233,6 +233,8 @@ def test_a_tokenizer_is_complete_survives_its_file_and_has_one_token_for_each_id
     control = range(len(tokenizer.ranks), tokenizer.vocab_size)  # behind the merges
     assert sorted(tokenizer.special.values()) == list(control)
     assert tokenizer.text_ids([97, *control, tokenizer.vocab_size + 3, 98]) == [97, 98]
+    gap = Tokenizer(tokenizer.ranks, {"<|added|>": tokenizer.vocab_size + 9})
+    assert gap.text_ids([97, gap.vocab_size - 9, *gap.control_ids, 98]) == [97, 98]
     loaded = Tokenizer.from_json(tokenizer.to_json())
     assert loaded.ranks == tokenizer.ranks and loaded.special == tokenizer.special
     assert train_bpe("", 300) == BYTES and b"a" * 65_536 in train_bpe("a" * 100_000, 300)
@@ -614,6 +616,7 @@ def own(*records, path="own.jsonl"):
     {"prompt": HH.replace("\n", "\r\n"), "completion": " good\r\n"},
     {"instruction": "hi", "input": "", "output": "good"}, {"input": "hi", "output": "good"},
     {"instruction": "hi", "context": None, "response": "good"},
+    {"messages": [user("hi")], "input": "", "output": "good"},
     {"prompt": "ignored", "messages": [user("hi"), assistant("good")]}])
 def test_demonstrations_of_every_shape(record):
     content = json.dumps([record], indent=1)
@@ -633,7 +636,8 @@ def test_demonstrations_of_every_shape(record):
     {"prompt": [user("hi")], "responses": ["good", "bad"], "ranks": [0, 2]},
     {"messages": [user("hi")], "responses": ["bad", "good"], "ranks": [1, 0]},
     {"prompt": "hi", "completions": ["bad", "good"], "ratings": [1.5, 2.5]},
-    {"prompt": "hi", "responses": ["", "bad", "good"], "scores": [0, 1, 2]},
+    {"prompt": "hi", "responses": ["", "bad", " ", "good"], "scores": [0, 1, 0, 2]},
+    {"prompt": "hi", "responses": ["good", "bad", " good"], "scores": [1, 0, 0]},
     {"input": "hi", "chosen": "good", "rejected": "bad"}])
 def test_comparisons_of_every_shape(record):
     [comparison] = data.load_comparisons(own(record))
@@ -701,6 +705,7 @@ def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
     folder = data.run_folder("a/b", settings)  # no file can have a name of 300 letters
     for name in ("x.pt", "x.bin", "notes.txt"):
         (folder / name).touch()
+    Path("texts/.hidden").touch()  # not read, so it does not count
     assert data.run_folder("a/b", settings) == folder
     for path in ("text", "score.py", "texts/new"):
         Path(path).write_text("changed")
@@ -913,6 +918,11 @@ def test_samples_have_the_frequencies_of_the_truncated_softmax(temperature, top_
     assert set(counts) <= set(expected) and len(expected) > 3
     for pair, p in expected.items():
         assert abs(counts[pair] - 20_000 * p) < 4.5 * math.sqrt(20_000 * p) + 1
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_diverged_model_is_told(broken):
+    refused("has diverged", gpt.sample_next_token, torch.tensor([[0, broken, 1.]]), torch.zeros(1))
 
 
 @pytest.mark.parametrize("u", [0, 1e-7, 0.5, 1 - 1e-7])
@@ -1324,7 +1334,7 @@ def test_wrong_input_is_one_clear_line_before_anything_is_trained(start, end, fa
 
 def test_no_text_steers_the_terminal_and_no_character_stops_a_command(monkeypatch, capsys):
     def say():
-        print(input(), "\x1b[31m red \x9b \r \ud800", "日本\t")
+        print(input(), "\x1b[31m red \x9b \r \u202e \ud800", "日本\t")
         raise UserError("keys \x1b]0;title\x07")
 
     Path("typed").write_bytes(b"caf\xe9")
@@ -1332,7 +1342,7 @@ def test_no_text_steers_the_terminal_and_no_character_stops_a_command(monkeypatc
     with pytest.raises(SystemExit):
         data.command_line({"say": say}, "say", [])
     output = capsys.readouterr()
-    assert output.out == "caf\ufffd \ufffd[31m red \ufffd \ufffd ? 日本\t\n"
+    assert output.out == "caf\ufffd \ufffd[31m red \ufffd \ufffd \ufffd ? 日本\t\n"
     assert output.err == "error: keys \ufffd]0;title\ufffd\n"
 
 
@@ -1939,9 +1949,13 @@ def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, 
     only_held_out = rlhf.Options(comparisons="c.jsonl", demonstrations="d.jsonl")
     refused("held out for the test", rlhf.FileTask, only_held_out)
     spellings = [{"prompt": f"{word} {i}{sign}", "response": "yes"}
-                 for i in range(10) for word, sign in (("Say", "."), ("say", ""))]
-    task = rlhf.FileTask(rlhf.Options(demonstrations=own(*spellings)))
-    assert len(task.test) == 2 and len(task.demonstrations) == 16
+                 for i in "0123456789" for word, sign in (("Ça", "."), ("ça", ""))]
+    longer = [{"messages": [user(f"Ça {i}!"), assistant("yes"), user("And?"), assistant("no")]}
+              for i in "0123456789"]  # each begins with one of the others
+    task = rlhf.FileTask(rlhf.Options(demonstrations=own(*spellings, *longer)))
+    assert len(task.test) == 2 and len(task.demonstrations) == 24
+    signs = [{"prompt": f"What is 7 {sign} 2?", "response": "9"} for sign in "+-*/="]
+    assert len(rlhf.FileTask(rlhf.Options(demonstrations=own(*signs))).demonstrations) == 4
     ends = [("", ""), ("long " * 90, ""), ("", ""), ("", "long " * 90)] * 10
     pairs = [{"prompt": f"Say {i} {end}", "chosen": "a", "rejected": f"b {other}"}
              for i, (end, other) in enumerate(ends)]
@@ -2133,6 +2147,25 @@ def test_every_script_runs(line, monkeypatch):
         assert (base.iterations, base.pretrain_steps, shape.n_embd) == (1, 5, 16)
 
 
+@pytest.mark.parametrize("measure", ["win", "score"])
+def test_the_picture_of_the_readme_is_drawn(measure, monkeypatch):
+    figures, panels = papers("figures"), []
+    Path("runs/a").mkdir(parents=True)
+    gpt.print_table([{"model": "SFT", measure: 0.5}], Path("runs/a/table.json"))
+    for stage in ("ppo", "ppo_ptx"):
+        log = gpt.RunLog(Path(f"runs/a/{stage}.jsonl"))
+        log(1, 2, score=1, kl=2, pretrain_loss=3)
+        log(2, 2, score=4, kl=5)
+    plot = figures.plot
+    monkeypatch.setattr(figures, "plot", lambda *given: [panels.extend(given[1]), plot(*given)])
+    figures.draw_ladder(figures.Options("a"))
+    assert panels[0]["bars"] == {None: {"SFT": 0.5}}
+    assert [[ys.tolist() for _, _, ys in panel["lines"]] for panel in panels[1:]] == [
+        [[1, 4]] * 2, [[2, 5]] * 2, [[3]] * 2]
+    if importlib.util.find_spec("matplotlib"):
+        assert Path("runs/a/ladder.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_verdict_asks_for_two_standard_errors_and_smoke_runs_are_not_collected(
         monkeypatch, capsys):
     claims = papers("claims")
@@ -2149,6 +2182,9 @@ def test_a_verdict_asks_for_two_standard_errors_and_smoke_runs_are_not_collected
         gpt.print_table([{"score": 0.125}], Path("runs", name, f"{name}.json"))
         Path("runs", name, f"{name}.png").write_bytes(b"picture")
         claims.save_claims(Path("runs", name), [claims.Claim(name, "", "", "", 1, .1, 3, 9)])
+    for lost in ("gone", "smoke-fast/part"):
+        claims.README.write_text(f"text\n\n{claims.MARK}\n\n## runs/real\n\n## runs/{lost}\n")
+        refused(f"runs/{lost}, which is not here", claims.claims)
     claims.README.write_text(f"text\n\n{claims.MARK}\n\nan earlier table\n")
     claims.claims()
     text = claims.README.read_text()
@@ -2492,9 +2528,12 @@ def test_a_person_can_label_and_the_reward_model_reads_it(tokenizer, fails):
     parse = papers("label").parse_ranking
     assert parse("3 1=4 2", 4) == [1, 2, 0, 1] and parse("2 = 1", 2) == [0, 0]
     assert not any(parse(line, 2) for line in ("1", "1 1", "1 2 3", "a b", ""))
-    gpt.save_checkpoint("sft.pt", small_gpt(tokenizer.vocab_size, 64), tokenizer, chat=True)
+    model = small_gpt(tokenizer.vocab_size, 64)
+    row = model.wte.weight.data[tokenizer.end]
+    model.ln_f.bias.data = row * 5 / row.square().sum()  # answers end: others are not shown
+    gpt.save_checkpoint("sft.pt", model, tokenizer, chat=True)
     Path("prompts.txt").write_text("Tell me a story.\n\nWhat now?\n")
-    options = "--model sft.pt --prompts prompts.txt --max-response 8 --answers 3"
+    options = "--model sft.pt --prompts prompts.txt --max-response 8 --answers 4"
     Path("comparisons.jsonl").write_text(json.dumps([PAIR]))
     assert "JSON list" in fails(f"papers/label.py {options}")
     Path("comparisons.jsonl").write_text(json.dumps(PAIR))  # without an end of the line

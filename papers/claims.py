@@ -13,6 +13,7 @@ was built to contain says so in `says`.
 import dataclasses
 import json
 import math
+import re
 import shutil
 import textwrap
 from dataclasses import dataclass
@@ -114,7 +115,13 @@ def tables_of(folder: Path) -> str:
 
 
 def claims():
-    """Write the claims and tables of all finished runs into papers/README.md."""
+    """Write the claims and tables of all finished runs into papers/README.md. UserError if it has
+    results of runs that are not here and would be lost."""
+    before, _, after = README.read_text().partition(MARK)
+    for run in re.findall("^## (runs/.*)$", after, re.MULTILINE):
+        if not Path(run, "claims.json").exists():
+            raise UserError(f"{README} has results of {run}, which is not here: run that script "
+                            "first (each prints its own claims), or delete the section")
     found, tables = [], []
     for path in sorted(Path("runs").glob("*/claims.json")):
         if not path.parent.name.endswith("-fast"):
@@ -124,9 +131,7 @@ def claims():
     if not found:
         raise UserError("no run has claims yet: run one of the scripts, such as "
                         "python -m papers.exact")
-    text = README.read_text()
-    before = text.partition(MARK)[0].rstrip()
-    parts = [before, MARK, table(found), *tables]
+    parts = [before.rstrip(), MARK, table(found), *tables]
     with atomic_write(README) as file:
         file.write(("\n\n".join(parts) + "\n").encode())
     print(table(found))

@@ -71,9 +71,9 @@ def draw_ladder(options: Options = Options()):
     folder = Path("runs") / options.name
     with reading(folder / "table.json", "the table of a finished run"):
         rows = json.loads((folder / "table.json").read_text())
-        column = "win" if "win" in rows[0] else "score"
-        bars = {row["model"]: row[column] for row in rows}
-    title = "win rate against SFT" if column == "win" else "score by the reward model"
+        measure = "win" if "win" in rows[0] else "score"
+        bars = {row["model"]: row[measure] for row in rows}
+    title = "win rate against SFT" if measure == "win" else "score by the reward model"
     panels = [{"title": title, "bars": {None: bars}}]
     for key, title in (("score", "score by the reward model"),
                        ("kl", "KL to SFT, nats per answer"),

@@ -128,6 +128,8 @@ def sample(options: SampleOptions = SampleOptions()):
         raise UserError("GPT-1 needs a --prompt to begin with")
     model, tokenizer = load_gpt1(options.model)
     ids = tokenizer.encode(options.prompt)
+    if not ids:
+        raise UserError("GPT-1 has no token for anything in this --prompt")
     generator = torch.Generator(model.device).manual_seed(options.seed)
     prompt = torch.tensor([ids], device=model.device)
     written = gpt.generate(model, prompt, options.tokens, generator=generator,

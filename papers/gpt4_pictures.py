@@ -31,9 +31,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-import gpt  # before torch: it sets how torch's threads wait
 import torch
+
+import gpt
 from data import Tokenizer, command_line, option
 from gpt import GPT, GPTConfig, print_table
 from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims

@@ -43,10 +43,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import data
-import gpt  # before torch: it sets how torch's threads wait
-import torch
+import gpt
 from data import UserError, World, command_line, option
 from gpt import GPT, GPTConfig, completion_logprobs, print_table
 from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims

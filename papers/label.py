@@ -109,7 +109,7 @@ def label(options: Options = Options()):
     if not Path(options.output).absolute().parent.is_dir():
         raise UserError(f"the folder of --output {options.output} does not exist")
     labeled = []
-    if Path(options.output).exists():
+    if Path(options.output).exists() and Path(options.output).stat().st_size:
         labeled = [comparison.messages for comparison in load_comparisons(options.output)]
         if Path(options.output).read_bytes().lstrip()[:1] == b"[":
             raise UserError(f"{options.output} is a JSON list, to which no line can be added: "
@@ -120,7 +120,7 @@ def label(options: Options = Options()):
         if messages in labeled:
             continue
         answers = speak([messages] * options.answers, options.seed + number)
-        texts = [text for text, _ in answers if text]
+        texts = [text for text, ended in answers if text and ended]  # whole answers
         responses = list(dict.fromkeys(texts))  # equal ones once
         if len(responses) < 2:
             continue

@@ -5,10 +5,10 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import data
-import gpt  # before torch: it sets how torch's threads wait
-import torch
+import gpt
 from data import World
 from gpt import GPT, GPTConfig, TrainConfig
 
