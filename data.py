@@ -1553,7 +1553,7 @@ def read_options(group: object, values: dict) -> object:
         is_empty = isinstance(value, str) and not value.strip()
         has_bounds = isinstance(value, (int, float))
         if is_empty or (has_bounds and not at_least <= value < 2 ** 31):  # inf, too
-            bounds = f" (at least {at_least})" if has_bounds else ""
+            bounds = f" (at least {at_least}, less than 2 ** 31)" if has_bounds else ""
             raise UserError(f"--{field.name.replace('_', '-')} must not be {value!r}{bounds}")
         chosen[field.name] = value
     return type(group)(**chosen)

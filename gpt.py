@@ -270,6 +270,9 @@ def join_processes():
     """Under torchrun, start the process group and wait until every process has called this.
     What the main process has written before its call, the others can read after theirs."""
     if IS_TORCHRUN and not dist.is_initialized():
+        # PyTorch imports this module sooner or later. Afterwards, its default arguments would hold
+        # the process group: its threads would outlive destroy_process_group and abort the exit.
+        import torch.distributed.nn.functional  # noqa: F401
         gpu = None
         if pick_device() == "cuda":
             gpu = torch.device("cuda", torch.cuda.current_device())
@@ -1129,10 +1132,11 @@ class RunLog:
         self.started = time.time()
 
     def __call__(self, step: int, steps: int, **values: float):
-        if self.file is None:  # one row per step, from step 1 on: keep those before this step
-            rows = self.path.read_text().splitlines(True) if self.path.exists() else []
-            self.file = open(self.path if IS_MAIN else os.devnull, "w", buffering=1)
-            self.file.writelines(rows[:step - 1])
+        if self.file is None:
+            if IS_MAIN and self.path.exists():  # one row per step, from 1 on: keep those before
+                kept = self.path.read_bytes().splitlines(keepends=True)[:step - 1]
+                os.truncate(self.path, len(b"".join(kept)))
+            self.file = open(self.path if IS_MAIN else os.devnull, "a", buffering=1)
         row = {name: round(float(value), 5) for name, value in values.items()}
         self.file.write(json.dumps({"step": step, **row}) + "\n")
         if "val_loss" in values or step == steps or step % max(1, steps // 5) == 0:

@@ -734,8 +734,8 @@ class WorldTask:
         for part in ("helpful", "invented", "rude", "off"):
             grades[part] = float(np.mean([verdict[part] for verdict in known + unknown]))
         grades["refused"] = float(np.mean([verdict["refused"] for verdict in known]))
-        admits = [verdict["helpful"] for verdict in unknown] or [math.nan]
-        grades["admits"] = float(np.mean(admits))
+        if unknown:
+            grades["admits"] = float(np.mean([verdict["helpful"] for verdict in unknown]))
         return grades
 
 

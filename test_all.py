@@ -1286,7 +1286,7 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
     "gpt.py export --model": {"blank.txt": "not a checkpoint", "base.pt --folder .": "other files"},
     "rlhf.py": {
         "--pretrain-steps 0": "--pretrain-steps", "--sft-epochs 0": "--sft-epochs",
-        "--iterations 0": "--iterations", "--test-prompts 15": "not be 15 (at least 16)",
+        "--iterations 0": "--iterations", "--test-prompts 15": "not be 15 (at least 16",
         "--kl-coef=-1": "--kl-coef", "--max-response 65": "at most 64",
         "--max-response 9 --init base.pt": "at most 8", "--data=": "--data",
         "--demonstrations missing": "missing", "--demonstrations bad.jsonl": "bad.jsonl:1",

@@ -87,7 +87,7 @@ def read_prompts(path: str) -> list[list[dict]]:
 def append_comparison(path: str, messages: list[dict], responses: list, ranks: list):
     record = {"prompt": messages, "responses": responses, "ranks": ranks}
     with open(path, "a", encoding="utf-8") as file:  # the last line may lack its end
-        file.write("\n" + json.dumps(record, ensure_ascii=False) + "\n")
+        file.write("\n" + json.dumps(record) + "\n")
 
 
 def label(options: Options = Options()):
