@@ -32,7 +32,7 @@ import pytest
 import regex
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""            # the CPU's float32 is the reference
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is imported, see gpt.py
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch is imported, see gpt.py
 import torch
 import torch.nn.functional as F
 
