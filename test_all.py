@@ -488,7 +488,7 @@ def test_prompts_of_the_test_are_in_no_training_set(world, monkeypatch):
     assert {prompt.person for prompt in test if prompt.person} == set(world.people_of("test"))
     monkeypatch.setattr(data, "USE_CASES", {"other": 1.0})  # 8 sums, asked in 3 ways
     assert len(data.instructions(world, "test", 24, seed=0, distinct=True)) == 24
-    refused("fewer than 25", data.instructions, world, "test", 25, seed=0, distinct=True)
+    refused("found only 24", data.instructions, world, "test", 25, seed=0, distinct=True)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

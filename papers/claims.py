@@ -117,21 +117,21 @@ def tables_of(folder: Path) -> str:
 def claims():
     """Write the claims and tables of all finished runs into papers/README.md. UserError if it has
     results of runs that are not here and would be lost."""
-    before, _, after = README.read_text().partition(MARK)
-    for run in re.findall("^## (runs/.*)$", after, re.MULTILINE):
-        if not Path(run, "claims.json").exists():
-            raise UserError(f"{README} has results of {run}, which is not here: run that script "
-                            "first (each prints its own claims), or delete the section")
-    found, tables = [], []
+    found, folders = [], []
     for path in sorted(Path("runs").glob("*/claims.json")):
         if not path.parent.name.endswith("-fast"):
             with reading(path, "a list of claims"):
                 found += [Claim(**record) for record in json.loads(path.read_text())]
-            tables.append(tables_of(path.parent))
+            folders.append(path.parent)
     if not found:
         raise UserError("no run has claims yet: run one of the scripts, such as "
                         "python -m papers.exact")
-    parts = [before.rstrip(), MARK, table(found), *tables]
+    before, _, after = README.read_text().partition(MARK)
+    for run in re.findall("^## (runs/.*)$", after, re.MULTILINE):
+        if Path(run) not in folders:
+            raise UserError(f"{README} has results of {run}, which is not here: run that script "
+                            "first (each prints its own claims), or delete the section")
+    parts = [before.rstrip(), MARK, table(found), *map(tables_of, folders)]
     with atomic_write(README) as file:
         file.write(("\n\n".join(parts) + "\n").encode())
     print(table(found))
