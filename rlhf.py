@@ -448,6 +448,7 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     and the KL estimate could become negative.
     """
     room = policy.config.block_size - config.max_response
+    # ids without the mask; of a conversation that is too long without its oldest exchanges
     prompt_rows = [data.fit(tokenizer, messages, room)[0] for messages in prompts]
     prompt_ids, lengths = to_tensors(prompt_rows, tokenizer.pad, policy.device)  # (B, P), (B,)
     responses = gpt.generate(policy, prompt_ids, config.max_response, lengths,
@@ -531,6 +532,7 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
     else:
         torch.manual_seed(config.seed)
         value_model = RewardModel(policy)
+    # eps 1e-5: Ziegler's code
     policy_optimizers = make_optimizers(policy, config.lr * lr_scale(policy), eps=1e-5)
     value_optimizers = make_optimizers(value_model, config.value_lr * lr_scale(policy), eps=1e-5)
     generator = torch.Generator(policy.device).manual_seed(config.seed)
