@@ -356,7 +356,12 @@ def test_people_type_in_lower_case_or_without_the_last_sign_and_change_nothing_e
         body, sign = text[:-1], text[-1]
         expected = {body + end for end in ("", sign, sign + sign)}
         expected |= {variant.lower() for variant in expected}
-        assert {data.typed(rng, text) for _ in range(500)} == expected
+        said = Counter(data.typed(rng, text) for _ in range(5000))
+        assert set(said) == expected
+        shares = [sum(said[variant] for variant in kind) / 5000 for kind in (
+            {variant.lower() for variant in expected}, {body, body.lower()},
+            {text + sign, text.lower() + sign})]
+        assert shares == pytest.approx([.2, .2, .05], abs=.02)
 
 
 def test_every_kind_of_document_has_its_content(world):
@@ -1271,7 +1276,7 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
         "missing.txt": "missing.txt", "blank.txt": "blank.txt holds no text",
         "zeros.txt": "zeros.txt holds zero", "no.txt.gz": "no.txt.gz is not UTF-8 text",
         "cut.txt.gz": "cut.txt.gz is not UTF-8 text", "binary.bin": "binary.bin is not UTF-8",
-        "short.txt": "--block-size", "bad.jsonl": "bad.jsonl:1", "plain.jsonl": "plain.jsonl:1",
+        "short.txt": "windows of 129", "bad.jsonl": "bad.jsonl:1", "plain.jsonl": "plain.jsonl:1",
         "text.txt --vocab-size 100": "--vocab-size",
         "text.txt --block-size 8 --n-embd 2000000000": "memory"},
     "gpt.py": {
@@ -1967,6 +1972,13 @@ def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, 
     assert "long" not in str(kept) and "comparisons: 16 of 32 fit into 64 tokens, the oth" in said
     assert "\ndemonstrations: 24 of 32 fit" in said and "are longer than" not in said
     refused("block-size", task.leave_out_long, tokenizer, 64, 61)
+    answer = "a b c"
+    own(*({"prompt": f"Say {i}", "response": answer} for i in range(9)))
+    task = rlhf.FileTask(rlhf.Options(demonstrations="own.jsonl"))
+    length = len(tokenizer.encode(answer))  # one more token is needed for its end
+    for limit, warns in ((length + 1, False), (length, True)):
+        task.leave_out_long(tokenizer, 64, limit)
+        assert ("are longer than" in capsys.readouterr().out) == warns
 
 
 # rlhf.py: the whole, and chat -------------------------------------------------------
