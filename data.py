@@ -186,7 +186,7 @@ class Tokenizer:
     def text_ids(self, ids: Iterable[int]) -> list[int]:
         """The ids that are text: no control tokens, and none of the ids without a token that some
         published models have."""
-        return [i for i in ids if i in self.ordinary_ids]
+        return [int(i) for i in ids if int(i) in self.ordinary_ids]
 
     def to_json(self) -> str:
         """The tokenizer as text; a byte becomes the Latin-1 character of its number."""
@@ -1143,7 +1143,7 @@ def label(world: World, instruction: Instruction, responses: list[tuple[str, boo
 def open_text(path: Path) -> typing.TextIO:
     """A plain or gzipped UTF-8 file, opened for reading; a byte order mark is skipped, and every
     line ends with "\\n"."""
-    opener = gzip.open if path.suffix == ".gz" else open
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
     return opener(path, "rt", encoding="utf-8-sig")
 
 
@@ -1319,6 +1319,7 @@ def to_dialogue(system: object, question: object, answer: object) -> list[dict]:
     turns = to_turns(answer, "assistant")
     if not any(turn["role"] == "user" for turn in turns):
         turns = to_turns(question, "user") + turns
+    # a system message among the turns counts more than one beside them
     has_system = any(turn["role"] == "system" and turn["content"] for turn in turns)
     if system and not has_system:
         turns = to_turns(system, "system") + turns
@@ -1469,7 +1470,7 @@ def option(default: object, help: str, at_least: float = 0):
 
 def printable(text: str) -> str:
     """The text without control characters, which could steer the terminal, and without those that
-    change the direction of writing."""
+    override the direction of writing."""
     text = re.sub("[\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
     return re.sub(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]", "\ufffd", text)
 

@@ -44,8 +44,8 @@ from pathlib import Path
 
 import numpy as np
 # Set before torch is imported: idle OpenMP threads spin for a short time, then sleep. With the
-# default (300,000) another busy process on the machine makes training four times slower; with
-# much less, waking the threads takes a fifth of the time.
+# default (300,000), a training step beside another busy process takes 4.5 times as long; with
+# 1,000, waking the threads is a fifth of a step.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 import torch
 import torch.distributed as dist
@@ -271,8 +271,9 @@ def join_processes():
     """Under torchrun, start the process group and wait until every process has called this.
     What the main process has written before its call, the others can read after theirs."""
     if IS_TORCHRUN and not dist.is_initialized():
-        # PyTorch imports this module sooner or later. Afterwards, its default arguments would hold
-        # the process group: its threads would outlive destroy_process_group and abort the exit.
+        # PyTorch imports this module sooner or later. Imported after the process group exists, its
+        # default arguments would hold the group, whose threads would outlive destroy_process_group
+        # and abort the exit.
         import torch.distributed.nn.functional  # noqa: F401
         gpu = None
         if pick_device() == "cuda":
@@ -292,7 +293,7 @@ def my_share(batch):
 
 
 def all_reduce(x):
-    """The sum of a tensor over all processes, without gradient."""
+    """The sum of a tensor over all processes, without gradient; of one process x itself."""
     if dist.is_initialized():
         x = x.detach().clone()  # dist.all_reduce overwrites it
         try:
@@ -331,7 +332,7 @@ def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = N
     one that is kept is kept, too.
 
     u (B,), uniform in [0, 1), is the random part. `generate` draws it for each row and step, so
-    that what a row gets does not depend on other rows.
+    that a row's random numbers do not depend on when other rows end.
     """
     if not logits.amax(dim=-1).isfinite().all():  # nan or inf; -inf excludes a token
         raise UserError("the model computes nan or inf: its training has diverged")
@@ -393,9 +394,9 @@ class KVCache:
         return self.k[layer][:, :, :self.used], self.v[layer][:, :, :self.used]
 
     def select(self, rows):
-        """Keep only some rows of the batch; `rows` is an index or a boolean mask."""
-        self.k = self.k[:, rows]
-        self.v = self.v[:, rows]
+        """Keep only the rows of the batch with these indices."""
+        self.k = self.k.index_select(1, rows)
+        self.v = self.v.index_select(1, rows)
         self.lengths = self.lengths[rows]
 
 
@@ -403,14 +404,13 @@ class KVCache:
 def generate(model, idx, max_new_tokens: int, lengths=None,
              stop_tokens: tuple[int, ...] = (), generator=None, **sampling) -> list[list[int]]:
     """Continue prompts idx (B, P), padded on the right -> a list of new tokens for each row: up
-    to and with the first stop token, at most max_new_tokens.
+    to and including the first stop token, at most max_new_tokens.
 
     lengths (B,) are the prompts' lengths without pads (default: P). `sampling`: temperature,
     top_k and top_p of `sample_next_token`.
 
-    Position embeddings are absolute, so a full cache cannot drop its oldest token. Instead, when
-    the longest row is full, all rows are cut to their last block_size // 2 tokens and read
-    again. Of a prompt the last block_size - 1 tokens are read, which leaves one slot for a new
+    Position embeddings are absolute, so a full cache cannot drop its oldest token. Instead, all
+    rows that have not ended are cut to their last block_size // 2 tokens and read again. Of a prompt the last block_size - 1 tokens are read, which leaves one slot for a new
     token.
     """
     model.eval()
@@ -439,12 +439,12 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
         logits = fast_linear(x, model.wte.weight)  # (rows, V)
         newest = sample_next_token(logits, uniform[rows, step], **sampling)  # (rows,)
         new[rows, step] = newest
-        goes_on = ~torch.isin(newest, stops)  # (rows,)
-        rows, newest = rows[goes_on], newest[goes_on]
-        if len(rows) == 0:
+        going_on = (~torch.isin(newest, stops)).nonzero().squeeze(1)  # indices into `rows`
+        if len(going_on) == 0:
             break
-        if not goes_on.all():
-            cache.select(goes_on)
+        if len(going_on) < len(rows):
+            rows, newest = rows[going_on], newest[going_on]
+            cache.select(going_on)
     answers = []
     for row in gather_rows(new[mine], mine, len(idx)).tolist():
         ends = [i for i, token in enumerate(row) if token in stop_tokens]
@@ -537,8 +537,8 @@ TILE = 2 ** 21  # scores computed at once: 8 MB, which should stay in the CPU's 
 class FusedAttention(torch.autograd.Function):
     """Attention by tiles of scores: time O(T^2), or O(T window); memory O(T).
 
-    Forward: S = q k^T / sqrt(hs), P = softmax(S), O = P v. (In this class S, P, O and L are the
-    paper's matrices, not lengths.) A tile holds a block of queries and all the keys that they
+    Forward: S = q k^T / sqrt(hs), P = softmax(S), O = P v. (In this class S, P and O are the
+    paper's matrices and L its vector, not lengths.) A tile holds a block of queries and all the keys that they
     see, so the softmax is computed at once; the paper's tiles hold some of the keys, and correct
     it with each further tile.
 

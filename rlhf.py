@@ -359,7 +359,7 @@ class PPOConfig:
     cliprange: float = 0.2       # eps in policy_loss; paper: 0.2
     cliprange_value: float = 0.2     # see value_loss; Ziegler: 0.2
     lam: float = 0.95            # see compute_gae; Ziegler: 0.95
-    unfinished_cap: float = -1.0     # highest score without <|end|>; Ziegler: their only score
+    unfinished_cap: float = -1.0     # highest score without <|end|>; Ziegler: the score of all these
     ema_decay: float = 0.97      # of the weights' moving average, per optimizer step; paper: 0.992
     seed: int = 0
 
@@ -750,11 +750,15 @@ class FileTask:
         demonstrations = [c.best() for c in comparisons]
         if options.demonstrations:
             demonstrations = data.load_demonstrations(options.demonstrations)
-        # Split by the first question, 4 to 1: all conversations that begin with it, in whatever
-        # spelling, are on the same side. (One of two turns can repeat one of one turn.)
+        # Split by prompt, 4 to 1, whatever its case, spaces and . , ! ? are. A conversation that
+        # begins with a held-out prompt is held out, too: it contains an answer to that prompt.
         def key_of(messages):
-            first = next(turn["content"] for turn in messages if turn["role"] == "user")
-            return re.sub(r"[\s.,!?]+", " ", first.casefold()).strip()
+            contents = [turn["content"].casefold() for turn in messages]
+            return tuple(re.sub(r"[\s.,!?]+", " ", content).strip() for content in contents)
+
+        def is_held_out(messages):
+            key = key_of(messages)
+            return any(key[:length] in held_out for length in range(1, len(key) + 1))
 
         prompts = [c.messages for c in comparisons] or [d[:-1] for d in demonstrations]
         by_key = {key_of(messages): messages for messages in prompts}
@@ -762,14 +766,14 @@ class FileTask:
         cut = len(keys) * 4 // 5
         if len(keys) < 2:
             raise UserError(f"{options.comparisons or options.demonstrations} has {len(keys)} "
-                            "different first questions; training and test need at least two")
+                            "different prompts; training and test need at least two")
         held_out = set(keys[cut:])
         self.seed = options.seed
         self.test = [data.Instruction("own", by_key[key])
                      for key in keys[cut:][:options.test_prompts]]
-        self.comparisons = [c for c in comparisons if key_of(c.messages) not in held_out]
-        self.test_comparisons = [c for c in comparisons if key_of(c.messages) in held_out]
-        self.demonstrations = [d for d in demonstrations if key_of(d[:-1]) not in held_out]
+        self.comparisons = [c for c in comparisons if not is_held_out(c.messages)]
+        self.test_comparisons = [c for c in comparisons if is_held_out(c.messages)]
+        self.demonstrations = [d for d in demonstrations if not is_held_out(d[:-1])]
         if not self.demonstrations:
             raise UserError("all demonstrations answer prompts that are held out for the test")
 

@@ -1957,8 +1957,16 @@ def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, 
                  for i in "0123456789" for word, sign in (("Ça", "."), ("ça", ""))]
     longer = [{"messages": [user(f"Ça {i}!"), assistant("yes"), user("And?"), assistant("no")]}
               for i in "0123456789"]  # each begins with one of the others
-    task = rlhf.FileTask(rlhf.Options(demonstrations=own(*spellings, *longer)))
-    assert len(task.test) == 2 and len(task.demonstrations) == 24
+    path, lengths = own(*spellings, *longer), set()
+    words = lambda messages: [re.sub(r"\W", "", m["content"].casefold()) for m in messages]
+    for seed in range(3):
+        task = rlhf.FileTask(rlhf.Options(demonstrations=path, seed=seed))
+        asked = [words(prompt.messages) for prompt in task.test]
+        learned = [words(messages[:-1]) for messages in task.demonstrations]
+        assert len(asked) == 4 and len(learned) >= 18
+        assert not any(turns[:len(prompt)] == prompt for turns in learned for prompt in asked)
+        lengths.update(map(len, asked))
+    assert lengths == {1, 3}
     signs = [{"prompt": f"What is 7 {sign} 2?", "response": "9"} for sign in "+-*/="]
     assert len(rlhf.FileTask(rlhf.Options(demonstrations=own(*signs))).demonstrations) == 4
     ends = [("", ""), ("long " * 90, ""), ("", ""), ("", "long " * 90)] * 10

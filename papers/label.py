@@ -2,8 +2,8 @@
 Rank answers yourself. A reward model then trains on your comparisons.
 
 InstructGPT's labelers rank K = 4 to 9 answers to a prompt at once [§3.4]. This shows a
-prompt and K answers by a run's SFT model; `3 1=4 2` says that answer 3 is best, 1 and 4
-are equal, 2 is last. Each ranking is appended to a file of comparisons, and the command
+prompt and up to K answers by a run's SFT model, those that end and differ; `3 1=4 2` says
+that answer 3 is best, 1 and 4 are equal, 2 is last. Each ranking is appended to a file of comparisons, and the command
 that trains on them is printed at the end.
 
     python -m papers.label                          answers by runs/instructgpt
@@ -116,6 +116,7 @@ def label(options: Options = Options()):
                             "choose another --output")
 
     print("best first, = between equals: 3 1=4 2   Enter skips, q leaves", end="")
+    unfit = 0
     for number, messages in enumerate(conversations):
         if messages in labeled:
             continue
@@ -123,6 +124,7 @@ def label(options: Options = Options()):
         texts = [text for text, ended in answers if text and ended]  # whole answers
         responses = list(dict.fromkeys(texts))  # equal ones once
         if len(responses) < 2:
+            unfit += 1
             continue
 
         print("\n\n" + " / ".join(message["content"] for message in messages))
@@ -134,7 +136,7 @@ def label(options: Options = Options()):
         if len(set(ranks)) > 1:  # one rank for all answers says nothing
             append_comparison(options.output, messages, responses, ranks)
     else:
-        print("\nthere are no more prompts")
+        print(f"\nthere are no more prompts; {unfit} had fewer than two different answers that end")
 
     text = ""
     if not options.model:  # its pretraining text is mixed in again
