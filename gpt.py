@@ -37,6 +37,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -422,7 +423,7 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     uniform = torch.rand(new.shape, generator=generator, device=idx.device)
     mine = my_share(torch.arange(len(idx), device=idx.device))  # this process's rows
     rows = mine  # those that have not ended; the cache holds just these
-    cache = None
+    cache = newest = None  # the first step reads the prompts
     for step in range(max_new_tokens):
         if cache is None or cache.used == limit:
             keep = max(1, limit - 1 if cache is None else limit // 2)
@@ -920,7 +921,8 @@ def load_checkpoint(path: str | Path) -> dict:
     "tokenizer" a Tokenizer. No code in the file is executed (weights_only)."""
     if not Path(path).is_file():
         raise UserError(f"no checkpoint at {path}: train one first, or say which with --model")
-    with reading(path, "a checkpoint of papergpt"):
+    with reading(path, "a checkpoint of papergpt"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's, about files that are none of its own
         content = torch.load(path, map_location="cpu", weights_only=True)
         content["config"] = GPTConfig(**content["config"])
         content["tokenizer"] = Tokenizer.from_json(content["tokenizer"])

@@ -1106,7 +1106,7 @@ class Evil:
         return os.system, ("touch executed",)
 
 
-def test_checkpoints_are_checked_and_nothing_in_them_is_executed(tokenizer):
+def test_checkpoints_are_checked_and_nothing_in_them_is_executed(tokenizer, recwarn):
     model = small_gpt(tokenizer.vocab_size, window=3)
     gpt.save_checkpoint("good.pt", model, tokenizer, step=3)
     loaded, its_tokenizer = gpt.load_model("good.pt")
@@ -1115,17 +1115,18 @@ def test_checkpoints_are_checked_and_nothing_in_them_is_executed(tokenizer):
     good = torch.load("good.pt")
     gap = Tokenizer({**tokenizer.ranks, b"xyz": 999}).to_json()
     contents = {
-        "evil2": {"config": Evil()}, "other": {"weights": 3}, "three": {**good, "model": 3},
+        "tensor": torch.zeros(3), "evil2": {"config": Evil()}, "other": {"weights": 3}, "three": {**good, "model": 3},
         "weights": {**good, "model": {"wte": torch.zeros(1)}}, "tokens": {**good, "tokenizer": gap},
         "float": {**good, "config": {**good["config"], "n_embd": 16.0}}}
     for name, content in contents.items():
         torch.save(content, f"{name}.pt")
     Path("evil.pt").write_bytes(pickle.dumps({"config": Evil()}, protocol=2))
+    Path("evil4.pt").write_bytes(pickle.dumps({"config": Evil()}, protocol=4))
     Path("empty.pt").touch()
     Path("cut.pt").write_bytes(Path("good.pt").read_bytes()[:-3000])
-    for name in ("evil", "empty", "cut", "missing", *contents):
+    for name in ("evil", "evil4", "empty", "cut", "missing", *contents):
         refused(f"{name}.pt", gpt.load_model, f"{name}.pt")
-    assert not Path("executed").exists()
+    assert not Path("executed").exists() and not recwarn.list
 
 
 def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenizer, monkeypatch):
