@@ -19,7 +19,7 @@ Contents
     2. The family: PRESETS
     3. Several processes: join_processes, my_share, all_reduce, my_part, gather_rows
     4. Sampling with a cache: sample_next_token, KVCache, generate
-    5. For speed: fast_linear, fused_attention, Muon
+    5. For speed: fused_attention, Muon
     6. Training: make_optimizers, schedule, train, evaluate
     7. Scoring text: completion_logprobs, choose
     8. Checkpoints and published weights: load_model, load_pretrained, export_pretrained
@@ -114,8 +114,8 @@ class CausalSelfAttention(nn.Module):
         self.layer = layer  # its place in a KVCache (section 4)
         # Odd layers use the window, even layers see all tokens. [GPT-3 §2.1]
         self.window = config.window if layer % 2 else None
-        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)  # nn.Linear, see section 5
-        self.c_proj = Linear(config.n_embd, config.n_embd)
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x, cache=None):
@@ -137,8 +137,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.c_fc = Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = Linear(4 * config.n_embd, config.n_embd)
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x):
@@ -437,7 +437,7 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
             cache.lengths = ends  # without the pads, which hidden() has counted, too
         else:
             x = model.hidden(newest[:, None], cache)[:, 0]  # (rows, C)
-        logits = fast_linear(x, model.wte.weight)  # (rows, V)
+        logits = F.linear(x, model.wte.weight)  # (rows, V)
         newest = sample_next_token(logits, uniform[rows, step], **sampling)  # (rows,)
         new[rows, step] = newest
         going_on = (~torch.isin(newest, stops)).nonzero().squeeze(1)  # indices into `rows`
@@ -484,38 +484,11 @@ def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
 
 
 # ----------------------------------------------------------------------------------
-# 5. For speed: fast_linear, fused_attention, Muon   [after FlashAttention-2; Jordan et al. 2024]
+# 5. For speed: fused_attention, Muon   [after FlashAttention-2; Jordan et al. 2024]
 #
-# A first reader may skip this section. `fast_linear` and `fused_attention` compute what F.linear
-# and `attention` do, in less time and memory. Muon is an optimizer for the matrices in the blocks
-# that needs fewer steps than AdamW.
-
-
-def fast_linear(x, weight, bias=None):
-    """F.linear, x (..., n) and weight (m, n) -> (..., m), in less time for a few rows and a large
-    weight, as in sampling from GPT-2.
-
-    PyTorch computes a product of few rows on a single thread. Here the weight is cut into one
-    part per thread: the products with all parts are a batch, which runs on all threads.
-    """
-    rows = x.flatten(0, -2)  # (rows, n)
-    parts = torch.get_num_threads()
-    is_slow = len(rows) <= 16 and weight.numel() > 2 ** 18 and parts > 1
-    if torch.is_grad_enabled() or x.is_cuda or not is_slow:
-        return F.linear(x, weight, bias)
-    cut = len(weight) // parts * parts  # up to here the parts are equal; the rest is small
-    y = rows @ weight[:cut].view(parts, -1, weight.size(1)).mT  # (parts, rows, cut / parts)
-    y = torch.cat([y.transpose(0, 1).flatten(1), rows @ weight[cut:].T], dim=1)  # (rows, m)
-    if bias is not None:
-        y = y + bias
-    return y.view(*x.shape[:-1], -1)
-
-
-class Linear(nn.Linear):
-    """nn.Linear by `fast_linear`."""
-
-    def forward(self, x):
-        return fast_linear(x, self.weight, self.bias)
+# A first reader may skip this section. `fused_attention` computes what `attention` does, in less
+# time and memory. Muon is an optimizer for the matrices in the blocks that needs fewer steps than
+# AdamW.
 
 
 def fused_attention(q, k, v, window: int | None = None):

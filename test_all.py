@@ -797,23 +797,6 @@ def test_attention_and_the_fused_kernel_equal_pytorchs(shape, window, monkeypatc
                 assert torch.allclose(ours, theirs, atol=1e-11 * scale ** 2)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 16, 17])
-@pytest.mark.parametrize("columns", [2, 999, 1000])
-def test_linear_is_pytorchs_for_any_number_of_threads(rows, columns):
-    x, weight, bias = torch.randn(rows, 1, 300), torch.randn(columns, 300), torch.randn(columns)
-    threads = torch.get_num_threads()
-    try:
-        for torch_threads in (1, 2, 3):
-            torch.set_num_threads(torch_threads)
-            with torch.no_grad():
-                for b in (bias, None):
-                    expected = x.double() @ weight.double().T + (0 if b is None else b)
-                    torch.testing.assert_close(gpt.fast_linear(x, weight, b).double(), expected,
-                                               rtol=1e-5, atol=1e-4)
-    finally:
-        torch.set_num_threads(threads)
-
-
 def test_the_fused_kernel_in_bfloat16_rounds_only_what_it_is_given():
     tensors = torch.randn(4, 2, 3, 200, 16).bfloat16()
     tensors[:2] *= 4  # large scores forgive no rounding
