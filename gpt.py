@@ -411,8 +411,8 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     top_k and top_p of `sample_next_token`.
 
     Position embeddings are absolute, so a full cache cannot drop its oldest token. Instead, all
-    rows that have not ended are cut to their last block_size // 2 tokens and read again. Of a prompt the last block_size - 1 tokens are read, which leaves one slot for a new
-    token.
+    rows that have not ended are cut to their last block_size // 2 tokens and read again. Of a
+    prompt the last block_size - 1 tokens are read, which leaves one slot for a new token.
     """
     model.eval()
     limit = model.config.block_size
@@ -448,8 +448,8 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
             cache.select(going_on)
     answers = []
     for row in gather_rows(new[mine], mine, len(idx)).tolist():
-        ends = [i for i, token in enumerate(row) if token in stop_tokens]
-        answers.append(row[:ends[0] + 1] if ends else row)
+        stopped = [i for i, token in enumerate(row) if token in stop_tokens]
+        answers.append(row[:stopped[0] + 1] if stopped else row)
     return answers
 
 
