@@ -512,9 +512,9 @@ class FusedAttention(torch.autograd.Function):
     """Attention by tiles of scores: time O(T^2), or O(T window); memory O(T).
 
     Forward: S = q k^T / sqrt(hs), P = softmax(S), O = P v. (In this class S, P and O are the
-    paper's matrices and L its vector, not lengths.) A tile holds a block of queries and all the keys that they
-    see, so the softmax is computed at once; the paper's tiles hold some of the keys, and correct
-    it with each further tile.
+    paper's matrices and L its vector, not lengths.) A tile holds a block of queries and all the
+    keys that they see, so the softmax is computed at once; the paper's tiles hold some of the
+    keys, and correct it with each further tile.
 
     Backward, from dO, with delta = rowsum(dO * O):
 

@@ -359,7 +359,7 @@ class PPOConfig:
     cliprange: float = 0.2       # eps in policy_loss; paper: 0.2
     cliprange_value: float = 0.2     # see value_loss; Ziegler: 0.2
     lam: float = 0.95            # see compute_gae; Ziegler: 0.95
-    unfinished_cap: float = -1.0     # highest score without <|end|>; Ziegler: the score of all these
+    unfinished_cap: float = -1.0     # highest score without <|end|>; Ziegler: the only one
     ema_decay: float = 0.97      # of the weights' moving average, per optimizer step; paper: 0.992
     seed: int = 0
 
