@@ -2621,17 +2621,53 @@ def test_a_prediction_is_written_once_and_before_the_large_run():
     folder = Path("runs/x")
     folder.mkdir(parents=True)
     path = folder / "prediction.json"
-    study = scaling.Study(folder, 0, (), [], {}, ladder, [], np.array_split(np.arange(12), 6))
+    spoken = [{"compute": c, "loss": 3 + 40 * c ** -.2} for c in (1e8, 1e9, 1e10, 1e11)]
+    study = scaling.Study(folder, 0, (), (), 3.0, [], {}, spoken, ladder, [],
+                          np.array_split(np.arange(12), 6))
     rows = scaling.predictions(folder, [study], 100)
-    assert [row["of"] for row in rows] == ["loss", *(f"bucket {n}" for n in range(1, 7))]
+    assert [row["of"] for row in rows] == ["loss, language", "loss, code",
+                                           *(f"bucket {n}" for n in range(1, 7))]
     assert all(row["low"] <= row["high"] for row in rows)
-    assert rows[0]["predicted"] == pytest.approx(40 * 8e11 ** -.2, rel=.001)
+    assert rows[0]["predicted"] == pytest.approx(3 + 40 * 1e13 ** -.2, rel=.001)
+    assert rows[0]["largest small"] == pytest.approx(3 + 40 * 1e11 ** -.2)
+    assert rows[1]["predicted"] == pytest.approx(40 * 8e11 ** -.2, rel=.001)
     before = path.read_bytes()
     study.ladder = [{**run, "loss": 9.0} for run in ladder]
     assert scaling.predictions(folder, [study], 100) == rows and path.read_bytes() == before
     path.unlink()
-    (folder / "large.pt").touch()  # a large run, and nothing was said before it
+    (folder / "language-large.pt").touch()  # a large run, and nothing was said before it
     refused("--fresh", scaling.predictions, folder, [study], 100)
+
+
+def test_the_language_is_drawn_from_its_law_and_has_its_entropy():
+    runs = papers("gpt4_scaling_runs")
+    P = runs.next_token_probabilities(0)
+    assert P.sum(axis=1) == pytest.approx(np.ones(len(P)))
+    other = runs.next_token_probabilities(1)
+    assert np.abs(P - other).max() > .1
+    pi = runs.stationary(P)
+    assert pi @ P == pytest.approx(pi) and pi.sum() == pytest.approx(1)
+    train, val, entropy = runs.make_language(Path("."), 0, 400_000)
+    text = np.concatenate([train, val]).reshape(runs.CHAINS, -1)
+    nats = -np.log(P[text[:, :-1], text[:, 1:]])  # of a model that knows the law
+    assert nats.mean() == pytest.approx(entropy, abs=5 * nats.std() / math.sqrt(nats.size))
+    frequencies = np.bincount(text[:, -1], minlength=len(P)) / runs.CHAINS
+    assert np.abs(frequencies - pi).max() < .05
+    again = runs.make_language(Path("."), 0, 400_000)
+    assert np.array_equal(again[0], train) and again[2] == entropy
+
+
+def test_a_run_has_the_compute_that_it_was_asked_for(tokenizer):
+    runs = papers("gpt4_scaling_runs")
+    setting = runs.Setting(8, 1, .4, lambda tokens: tokens / 10)
+    stream = np.arange(400, dtype=np.uint32) % 200
+    text = tokenizer, stream, stream
+    model, found = runs.train_run(setting, text, Path("a.pt"), 4, 0, tokens=320)
+    assert (found["D"], model.config.block_size) == (320, 8)
+    assert found["N"] == sum(p.numel() for p in model.h.parameters()) + 8  # and ln_f
+    assert found["compute"] == 6 * found["N"] * found["D"]
+    _, same = runs.train_run(setting, text, Path("b.pt"), 4, 0, compute=found["compute"])
+    assert same == found
 
 
 def test_gpt4_system_messages_are_held_out_and_their_answers_tell_orders_apart(world):

@@ -104,15 +104,17 @@ def best_size(law: tuple[float, ...], compute: float) -> tuple[float, float]:
 
 
 def laws_of(study, large: dict) -> dict:
-    """The laws that one seed's small runs give, their relative errors on the large run's loss, and
-    the tokens per parameter that Chinchilla's calls best."""
+    """The laws that one seed's small runs give. Of those on code: their relative errors on the large
+    run's loss, and the tokens per parameter that Chinchilla's calls best."""
+    _, b, c = fit_loss(column(study.spoken, "compute"), column(study.spoken, "loss"))
     C, loss = column(study.ladder, "compute"), column(study.ladder, "loss")
     with_c, without_c = fit_loss(C, loss), fit_power(C, loss)
     runs = study.ladder + study.fewer
     sizes = fit_sizes(column(runs, "N"), column(runs, "D"), column(runs, "loss"))
     N, D = best_size(sizes, large["compute"])
     of_size = loss_of_size(sizes, large["N"], large["D"])
-    return {"seed": study.seed, "a": with_c[0], "b": with_c[1], "c": with_c[2],
+    return {"seed": study.seed, "language b": b, "language c": c, "entropy": study.entropy,
+            "a": with_c[0], "b": with_c[1], "c": with_c[2],
             "a C^b + c": value_at(with_c, large["compute"]) / large["loss"] - 1,
             "a C^b": value_at(without_c, large["compute"]) / large["loss"] - 1,
             "L(N, D)": of_size / large["loss"] - 1,
@@ -133,12 +135,11 @@ def by_size(runs: list[dict]) -> list[dict]:
     return rows
 
 
-def draw(path: Path, study, large: dict, rows: list[dict], sizes: list[dict]):
-    """One seed's laws of the loss and of a bucket, and hindsight neglect of all seeds."""
-    C, target = column(study.ladder, "compute"), large["compute"]
-    xs = np.geomspace(C.min(), target, 50)
-
-    def panel(title, fit, values, row):
+def draw(path: Path, study, rows: list[dict], sizes: list[dict]):
+    """One seed's laws of the losses and of a bucket, and hindsight neglect of all seeds."""
+    def panel(title, fit, runs, values, row):
+        C, target = column(runs, "compute"), float(row["compute"])
+        xs = np.geomspace(C.min(), target, 50)
         lines = [("small runs", C, values, "C0o"),
                  ("law", xs, value_at(fit(C, values), xs), "C1-"),
                  ("interval", [target, target], [row["low"], row["high"]], "C2-"),
@@ -151,7 +152,9 @@ def draw(path: Path, study, large: dict, rows: list[dict], sizes: list[dict]):
         label = f"outcome and odds {kind}"
         lines.append((label, column(sizes, "compute").astype(float), column(sizes, kind), "o-"))
     plot(path, [
-        panel("final loss, nats per token", fit_loss, column(study.ladder, "loss"), rows[0]),
-        panel(f"-log(pass rate), bucket {FIGURE}", fit_power, nats, rows[FIGURE]),
+        panel("final loss, language", fit_loss, study.spoken, column(study.spoken, "loss"), rows[0]),
+        panel("final loss, code", fit_loss, study.ladder, column(study.ladder, "loss"), rows[1]),
+        panel(f"-log(pass rate), bucket {FIGURE}", fit_power, study.ladder, nats,
+              rows[FIGURE + 1]),
         {"title": "hindsight neglect: decisions judged right", "xlabel": "compute, 6ND",
          "logx": True, "lines": lines}])
