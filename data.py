@@ -228,7 +228,8 @@ def tokenize_text(read: Callable[[], Iterable[str]], vocab_size: int,
         tokenizer = Tokenizer(train_bpe(sample, vocab_size - len(SPECIAL_TOKENS)))
         tokenizer.save(tokenizer_path)
         write_stream(read(), tokenizer, stream_path)
-    return Tokenizer.load(tokenizer_path), *open_stream(stream_path)
+    tokenizer = Tokenizer.load(tokenizer_path)
+    return tokenizer, *open_stream(stream_path, tokenizer.vocab_size)
 
 
 def write_stream(documents: Iterable[str], tokenizer: Tokenizer, path: Path):
@@ -241,11 +242,13 @@ def write_stream(documents: Iterable[str], tokenizer: Tokenizer, path: Path):
         print(f"{file.tell() // 4:,} tokens of a vocabulary of {tokenizer.vocab_size:,}")
 
 
-def open_stream(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def open_stream(path: Path, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
     """The tokens in a file, for training and (the last tenth) for validation: two arrays
-    that are paged in as they are read."""
+    that are paged in as they are read. UserError if an id is not below `vocab_size`."""
     with reading(path, "a token stream"):
         stream = np.memmap(path, np.uint32, mode="r")  # (tokens,)
+        if stream.max() >= vocab_size:
+            raise ValueError("ids without a token")
     cut = len(stream) - len(stream) // 10
     return stream[:cut], stream[cut:]
 

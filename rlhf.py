@@ -1005,7 +1005,7 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     if data.IS_MAIN and not path.exists():
         data.write_stream(read(), tokenizer, path)
     gpt.join_processes()
-    return (model, tokenizer, *data.open_stream(path))
+    return (model, tokenizer, *data.open_stream(path, tokenizer.vocab_size))
 
 
 def check_room(max_response: int, block_size: int):

@@ -250,13 +250,14 @@ def test_documents_are_packed_and_a_tenth_is_for_validation():
     documents = [f"document {i}, abc" for i in range(40)]
     path = Path("tokens.bin")
     data.write_stream(documents, tokenizer, path)
-    train, val = data.open_stream(path)
+    train, val = data.open_stream(path, 70_007)
     packed = [document + "<|endoftext|>" for document in documents]
     assert tokenizer.decode([*train, *val]) == "".join(packed)
     assert len(val) == (len(train) + len(val)) // 10 and tokenizer.eot == 70_001
-    for content in (b"", b"abc"):
+    assert tokenizer.vocab_size == 70_007
+    for content in (b"", b"abc", np.array([3, 70_007], np.uint32).tobytes()):
         Path("damaged.bin").write_bytes(content)
-        refused("damaged.bin is not a token stream", data.open_stream, Path("damaged.bin"))
+        refused("damaged.bin is not a token stream", data.open_stream, Path("damaged.bin"), 70_007)
 
 
 def test_files_and_folders_of_every_kind_are_read():
@@ -1442,7 +1443,7 @@ def test_processes_of_torchrun_train_like_one():
     rows = json.loads(Path("runs/three/table.json").read_text())
     assert [row["model"] for row in rows] == ["SFT", "PPO", "PPO-ptx"] and "win" not in rows[1]
     task = rlhf.FileTask(rlhf.Options(demonstrations="d.jsonl", comparisons="c.jsonl"))
-    stream = np.concatenate(data.open_stream(Path("runs/three/tokens.bin")))
+    stream = np.concatenate(data.open_stream(Path("runs/three/tokens.bin"), 300))
     read = Tokenizer.load("runs/three/tokenizer.json").decode(stream)
     assert read == "".join(f"{text}<|endoftext|>" for text in task.texts())
     for stage in ("pretrain", "sft", "reward", "ppo", "ppo_ptx"):

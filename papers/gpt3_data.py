@@ -92,7 +92,7 @@ def data_effect(world: World, folder: Path, prepared: dict, options: Options):
     rows = []
     losses, bits = {}, {}
     for name in TEXTS:
-        stream, _ = data.open_stream(folder / f"{name}.bin")
+        stream, _ = data.open_stream(folder / f"{name}.bin", tokenizer.vocab_size)
         text = tokenizer, stream, held_out
         model, _ = train_gpt(folder / f"180k-{name}.pt", text, SIZES["180k"], training)
         bits[name] = evaluate_pieces(model, tokenizer, held_out, "bits_per_byte")

@@ -104,8 +104,8 @@ def best_size(law: tuple[float, ...], compute: float) -> tuple[float, float]:
 
 
 def laws_of(study, large: dict) -> dict:
-    """The laws that one seed's small runs give. Of those on code: their relative errors on the large
-    run's loss, and the tokens per parameter that Chinchilla's calls best."""
+    """The laws that one seed's small runs give. Of those on code: their relative errors on the
+    large run's loss, and the tokens per parameter that Chinchilla's calls best."""
     _, b, c = fit_loss(column(study.spoken, "compute"), column(study.spoken, "loss"))
     C, loss = column(study.ladder, "compute"), column(study.ladder, "loss")
     with_c, without_c = fit_loss(C, loss), fit_power(C, loss)
@@ -146,14 +146,15 @@ def draw(path: Path, study, rows: list[dict], sizes: list[dict]):
                  ("large run", [target], [row["truth"]], "C3*")]
         return {"title": title, "xlabel": "compute, 6ND", "logx": True, "lines": lines}
 
+    spoken_loss, loss = column(study.spoken, "loss"), column(study.ladder, "loss")
     nats = column(study.ladder, "nats")[:, study.buckets[FIGURE - 1]].mean(axis=1)
     lines = []
     for kind in ("agree", "disagree"):
         label = f"outcome and odds {kind}"
         lines.append((label, column(sizes, "compute").astype(float), column(sizes, kind), "o-"))
     plot(path, [
-        panel("final loss, language", fit_loss, study.spoken, column(study.spoken, "loss"), rows[0]),
-        panel("final loss, code", fit_loss, study.ladder, column(study.ladder, "loss"), rows[1]),
+        panel("final loss, language", fit_loss, study.spoken, spoken_loss, rows[0]),
+        panel("final loss, code", fit_loss, study.ladder, loss, rows[1]),
         panel(f"-log(pass rate), bucket {FIGURE}", fit_power, study.ladder, nats,
               rows[FIGURE + 1]),
         {"title": "hindsight neglect: decisions judged right", "xlabel": "compute, 6ND",

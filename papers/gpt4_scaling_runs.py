@@ -1,8 +1,8 @@
 """
 The training runs of gpt4_scaling.py, and a made-up language, whose entropy is known.
 
-Papers: GPT-4 (arXiv:2303.08774) §3; Kaplan et al. (arXiv:2001.08361); Maloney et al., "A solvable model of neural scaling laws"
-(arXiv:2210.16859).
+Papers: GPT-4 (arXiv:2303.08774) §3; Kaplan et al. (arXiv:2001.08361); Maloney et al., "A solvable
+model of neural scaling laws" (arXiv:2210.16859).
 """
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class Setting:
     block_size: int
     n_layer: int
     lr: float                                  # AdamW's rate is lr / width
-    tokens_per_step: Callable[[float], float]  # of the run's tokens; more for long runs [Kaplan §5.1]
+    tokens_per_step: Callable[[float], float]  # by the tokens of the run [Kaplan §5.1]
 
 
 CODE = Setting(256, 2, .4, lambda tokens: 512 if tokens < 1e6 else 1024)
@@ -108,4 +108,4 @@ def make_language(folder: Path, seed: int, tokens: int):
             text.append(newest)
         with data.atomic_write(path) as file:
             file.write(np.stack(text, axis=1).astype(np.uint32).tobytes())  # chain by chain
-    return *data.open_stream(path), entropy(P)
+    return *data.open_stream(path, VOCABULARY), entropy(P)

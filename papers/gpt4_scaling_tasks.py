@@ -66,7 +66,8 @@ def make_text(folder: Path, seed: int, count: int):
         merges = data.train_bpe(sample, VOCABULARY - len(data.SPECIAL_TOKENS))
         Tokenizer(merges).save(folder / "tokenizer.json")
         data.write_stream(documents(seed, count), Tokenizer(merges), path)
-    return Tokenizer.load(folder / "tokenizer.json"), *data.open_stream(path)
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    return tokenizer, *data.open_stream(path, tokenizer.vocab_size)
 
 
 # --------------------------------------------------------------------------------------------------

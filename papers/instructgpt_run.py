@@ -58,7 +58,8 @@ class Run:
         return speakers
 
     def stream(self, split: str) -> np.ndarray:
-        train, val = data.open_stream(self.folder / "tokens.bin")
+        path = self.folder / "tokens.bin"
+        train, val = data.open_stream(path, self.tokenizer.vocab_size)
         return train if split == "train" else val
 
     def pretraining(self, sequences: int) -> Batches:
