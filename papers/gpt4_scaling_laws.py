@@ -22,7 +22,7 @@ def fit_power(compute: np.ndarray, values: np.ndarray) -> tuple[float, float, fl
     compute, values: one entry per run.
     """
     slope, height = np.polyfit(np.log(compute), np.log(values), 1)
-    return math.exp(height), float(slope), 0.0
+    return math.exp(height), float(slope), 0.0  # a law without c, for `value_at`
 
 
 def fit_loss(compute: np.ndarray, loss: np.ndarray) -> tuple[float, float, float]:
@@ -30,6 +30,7 @@ def fit_loss(compute: np.ndarray, loss: np.ndarray) -> tuple[float, float, float
     b = np.linspace(-.999, -.001, 999)
     power = (compute / compute.max()) ** b[:, None]  # (exponents, runs), numbers near 1
     centered = power - power.mean(axis=1, keepdims=True)
+    # for every b at once the line through (power, loss): slope a, height c
     a = centered @ loss / np.sum(centered ** 2, axis=1)  # (exponents,), as are c and error
     c = loss.mean() - a * power.mean(axis=1)
     without_c = power @ loss / np.sum(power ** 2, axis=1)
@@ -103,23 +104,23 @@ def best_size(law: tuple[float, ...], compute: float) -> tuple[float, float]:
 # Tables and a figure. A run is a dict of what was measured
 
 
-def laws_of(study, large: dict) -> dict:
-    """The laws that one seed's small runs give. Of those on code: their relative errors on the
-    large run's loss, and the tokens per parameter that Chinchilla's calls best."""
-    _, b, c = fit_loss(column(study.spoken, "compute"), column(study.spoken, "loss"))
-    C, loss = column(study.ladder, "compute"), column(study.ladder, "loss")
-    with_c, without_c = fit_loss(C, loss), fit_power(C, loss)
-    runs = study.ladder + study.fewer
+def laws_of(study, language: dict, code: dict) -> dict:
+    """The laws that one seed's small runs give, their relative errors on the large runs `language`
+    and `code`, and the tokens per parameter that Chinchilla's calls best."""
+    row = {"seed": study.seed, "entropy": study.entropy}
+    for name, ladder, large in (("language", study.language_ladder, language),
+                                ("code", study.code_ladder, code)):
+        C, loss = column(ladder, "compute"), column(ladder, "loss")
+        with_c, without_c = fit_loss(C, loss), fit_power(C, loss)
+        row[f"{name} b"], row[f"{name} c"] = with_c[1:]
+        row[f"{name} a C^b + c"] = value_at(with_c, large["compute"]) / large["loss"] - 1
+        row[f"{name} a C^b"] = value_at(without_c, large["compute"]) / large["loss"] - 1
+    runs = study.code_ladder + study.code_fewer
     sizes = fit_sizes(column(runs, "N"), column(runs, "D"), column(runs, "loss"))
-    N, D = best_size(sizes, large["compute"])
-    of_size = loss_of_size(sizes, large["N"], large["D"])
-    return {"seed": study.seed, "language b": b, "language c": c, "entropy": study.entropy,
-            "a": with_c[0], "b": with_c[1], "c": with_c[2],
-            "a C^b + c": value_at(with_c, large["compute"]) / large["loss"] - 1,
-            "a C^b": value_at(without_c, large["compute"]) / large["loss"] - 1,
-            "L(N, D)": of_size / large["loss"] - 1,
-            **dict(zip(("E", "A", "B", "alpha", "beta"), sizes)),
-            "D/N": large["D"] / large["N"], "best D/N": D / N}
+    N, D = best_size(sizes, code["compute"])
+    row["L(N, D)"] = loss_of_size(sizes, code["N"], code["D"]) / code["loss"] - 1
+    row |= dict(zip(("E", "A", "B", "alpha", "beta"), sizes))
+    return {**row, "D/N": code["D"] / code["N"], "best D/N": D / N}
 
 
 def by_size(runs: list[dict]) -> list[dict]:
@@ -135,7 +136,7 @@ def by_size(runs: list[dict]) -> list[dict]:
     return rows
 
 
-def draw(path: Path, study, rows: list[dict], sizes: list[dict]):
+def draw(path: Path, study, rows: dict[str, dict], sizes: list[dict]):
     """One seed's laws of the losses and of a bucket, and hindsight neglect of all seeds."""
     def panel(title, fit, runs, values, row):
         C, target = column(runs, "compute"), float(row["compute"])
@@ -146,16 +147,17 @@ def draw(path: Path, study, rows: list[dict], sizes: list[dict]):
                  ("large run", [target], [row["truth"]], "C3*")]
         return {"title": title, "xlabel": "compute, 6ND", "logx": True, "lines": lines}
 
-    spoken_loss, loss = column(study.spoken, "loss"), column(study.ladder, "loss")
-    nats = column(study.ladder, "nats")[:, study.buckets[FIGURE - 1]].mean(axis=1)
+    bucket = f"bucket {FIGURE}"
+    nats = column(study.code_ladder, "nats")[:, study.buckets[FIGURE - 1]].mean(axis=1)
     lines = []
     for kind in ("agree", "disagree"):
         label = f"outcome and odds {kind}"
         lines.append((label, column(sizes, "compute").astype(float), column(sizes, kind), "o-"))
     plot(path, [
-        panel("final loss, language", fit_loss, study.spoken, spoken_loss, rows[0]),
-        panel("final loss, code", fit_loss, study.ladder, loss, rows[1]),
-        panel(f"-log(pass rate), bucket {FIGURE}", fit_power, study.ladder, nats,
-              rows[FIGURE + 1]),
+        panel("final loss, language", fit_loss, study.language_ladder,
+              column(study.language_ladder, "loss"), rows["loss, language"]),
+        panel("final loss, code", fit_loss, study.code_ladder,
+              column(study.code_ladder, "loss"), rows["loss, code"]),
+        panel(f"-log(pass rate), {bucket}", fit_power, study.code_ladder, nats, rows[bucket]),
         {"title": "hindsight neglect: decisions judged right", "xlabel": "compute, 6ND",
          "logx": True, "lines": lines}])

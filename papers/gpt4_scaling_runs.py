@@ -1,9 +1,9 @@
 """
-The training runs of gpt4_scaling.py, and a made-up language, whose entropy is known.
+The training runs of gpt4_scaling.py, on code and on a made-up language.
 
-Papers: GPT-4 (arXiv:2303.08774) §3; Kaplan et al. (arXiv:2001.08361); Maloney et al., "A solvable
-model of neural scaling laws" (arXiv:2210.16859).
+Papers: GPT-4 (arXiv:2303.08774) §3; Kaplan et al. (arXiv:2001.08361).
 """
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,31 +12,43 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import data
 import gpt
-from gpt import GPT, GPTConfig
-from papers.gpt4_scaling_tasks import VOCABULARY
+from data import World
+from gpt import GPT, GPTConfig, completion_logprobs
+from papers.figures import column
+from papers.gpt4_scaling_language import TRAINING, make_language
+from papers.gpt4_scaling_tasks import hindsight_cases, make_text, problems
+from papers.models import choice_accuracy
+
+# width -> tokens of a small run. On a ladder tokens are a fixed multiple of the parameters.
+CODE_LADDER = {16: 90_000, 20: 140_000, 24: 190_000, 28: 256_000}
+LANGUAGE_LADDER = {16: 53_000, 20: 82_000, 24: 116_000, 32: 204_000, 40: 317_000}
+FAST_LADDER = {8: 2000, 12: 4000}
+FEWER = 1 / 3  # beside each size of code a run of fewer tokens, or N and D could not be told apart
+BUCKETS = 6
+HARDEST = 15   # problems that are in no bucket, as in the paper
 
 
 @dataclass
 class Setting:
-    """What all runs on one text have in common."""
+    """What all runs on one text have in common. Muon's learning rate is the default, .02."""
     block_size: int
     n_layer: int
     lr: float                                  # AdamW's rate is lr / width
-    tokens_per_step: Callable[[float], float]  # by the tokens of the run [Kaplan §5.1]
+    tokens_per_step: Callable[[float], float]  # grows with the tokens of the run, see Kaplan §5.1
 
 
 CODE = Setting(256, 2, .4, lambda tokens: 512 if tokens < 1e6 else 1024)
-# At widths 32 and 96 neither half nor twice of this rate or batch is better by .1 %.
+# At widths 32 and 96 neither half nor twice of this rate or of this batch is better by .1 %.
 LANGUAGE = Setting(16, 1, .6, lambda tokens: tokens ** (2 / 3) / 13)
 
 
-def train_run(setting: Setting, text: tuple, path: Path, width: int, seed: int, tokens: float = 0,
-              compute: float = 0):
+def train_run(setting: Setting, text: tuple, path: Path, width: int, number: int,
+              tokens: float = 0, compute: float = 0):
     """Train a model on so many tokens, or with so much compute 6 N D, or load it: (model, what is
     known of the run). text: (tokenizer, training tokens, validation tokens)."""
     tokenizer, _, validation = text
+    seed = 1000 * width + number  # other windows at each size
     torch.manual_seed(seed)
     model = GPT(GPTConfig(tokenizer.vocab_size, setting.block_size, n_layer=setting.n_layer,
                           n_head=2, n_embd=width)).to(gpt.pick_device())
@@ -53,59 +65,67 @@ def train_run(setting: Setting, text: tuple, path: Path, width: int, seed: int, 
     return model, {"width": width, "N": N, "D": D, "compute": 6.0 * N * D, "loss": loss}
 
 
-# --------------------------------------------------------------------------------------------------
-# The made-up language
+@dataclass
+class Study:
+    """All that belongs to one seed. A run is a dict of what was measured."""
+    folder: Path
+    seed: int
+    code: tuple      # tokenizer, training tokens, validation tokens
+    language: tuple  # the same; its tokenizer only counts bytes
+    entropy: float   # the language's, nats per token
+    problems: list
+    games: dict      # "agree", "disagree" -> cases
+    code_ladder: list[dict] = dataclasses.field(default_factory=list)  # small runs
+    code_fewer: list[dict] = dataclasses.field(default_factory=list)   # those of fewer tokens
+    language_ladder: list[dict] = dataclasses.field(default_factory=list)
+    buckets: list[np.ndarray] = dataclasses.field(default_factory=list)  # indices of problems
 
-# How strongly the next token depends on the last one, and how fast the singular values of this
-# dependence fall.
-STRENGTH, FALL = 2.5, 0.6
-CHAINS = 1000  # pieces of the text; each starts anew
+    def path(self, name: str) -> Path:
+        return self.folder / f"{self.seed}-{name}.pt"
+
+    def run_language(self, width: int, name: str, number: int, **size) -> dict:
+        """Train a model on the made-up language."""
+        _, found = train_run(LANGUAGE, self.language, self.path(f"language-{name}"), width, number,
+                             **size)
+        return found
+
+    def run_code(self, width: int, name: str, number: int, **size) -> dict:
+        """Train a model on code; measure the problems and the games, too."""
+        tokenizer = self.code[0]
+        model, found = train_run(CODE, self.code, self.path(f"code-{name}"), width, number, **size)
+        nats = [-total for total, _ in completion_logprobs(model, tokenizer, self.problems)]
+        found["nats"] = np.array(nats)  # -log(pass rate), (problems,)
+        for kind, cases in self.games.items():
+            found[kind] = choice_accuracy(model, tokenizer, [(case, 0) for case in cases])
+        return found
+
+    def compute(self, ladder: str) -> float:
+        """That of the largest small runs."""
+        return column(getattr(self, ladder), "compute").max()
 
 
-def next_token_probabilities(seed: int) -> np.ndarray:
-    """P (V, V): row i is the distribution of the token after token i.
+def small_runs(options, folder: Path, seed: int) -> Study:
+    """The texts of one seed, its small runs, and the buckets that these put the problems into."""
+    games = {}
+    for kind in ("agree", "disagree"):
+        games[kind] = hindsight_cases(World(seed), options.cases // 3, kind == "agree")
+    code = make_text(folder, seed, options.modules)
+    training = 100_000 if options.fast else 16_000_000 if options.full else TRAINING
+    train, validation, entropy = make_language(folder, seed, training)
+    study = Study(folder, seed, code, (code[0], train, validation), entropy,
+                  problems(seed, options.modules, options.cases), games)
+    for width, tokens in (FAST_LADDER if options.fast else CODE_LADDER).items():
+        for number in range(options.runs):
+            run = study.run_code(width, f"{width}-{number}", number, tokens=tokens)
+            study.code_ladder.append(run)
+        run = study.run_code(width, f"{width}-fewer", 0, tokens=FEWER * tokens)
+        study.code_fewer.append(run)
+    for width, tokens in (FAST_LADDER if options.fast else LANGUAGE_LADDER).items():
+        for number in range(2 * options.runs):
+            run = study.run_language(width, f"{width}-{number}", number, tokens=tokens)
+            study.language_ladder.append(run)
 
-        P[i, j] is proportional to exp(G[i, j]) / (j + 2),  G = STRENGTH sum_k k^-FALL u_k v_k^T
-
-    1 / (j + 2) is a frequency as in Zipf's law. The u_k and v_k are random directions, and G is
-    scaled such that STRENGTH is the standard deviation of its entries. Whatever rank of G a model
-    represents, a rest is left to learn, smaller by a power of that rank. [Maloney et al. 2022]
-    """
-    rng = np.random.default_rng([seed, 1])
-    u, _ = np.linalg.qr(rng.standard_normal((VOCABULARY, VOCABULARY)))
-    v, _ = np.linalg.qr(rng.standard_normal((VOCABULARY, VOCABULARY)))
-    k = np.arange(1, VOCABULARY + 1)
-    G = (u * k ** -FALL) @ v.T
-    P = np.exp(STRENGTH * G / G.std()) / (k + 1)
-    return P / P.sum(axis=1, keepdims=True)
-
-
-def stationary(P: np.ndarray) -> np.ndarray:
-    """The frequencies (V,) of the tokens in a long text: pi = pi P."""
-    frequencies = np.full(len(P), 1 / len(P))
-    for _ in range(200):
-        frequencies = frequencies @ P
-    return frequencies
-
-
-def entropy(P: np.ndarray) -> float:
-    """Nats per token that no model can do without: the mean entropy of the next token."""
-    return float(-stationary(P) @ (P * np.log(P)).sum(axis=1))
-
-
-def make_language(folder: Path, seed: int, tokens: int):
-    """(training tokens, validation tokens, entropy). The ids are token ids as any others."""
-    P = next_token_probabilities(seed)
-    path = folder / "language.bin"
-    if not path.exists():
-        rng = np.random.default_rng([seed, 2])
-        newest = rng.choice(VOCABULARY, size=CHAINS, p=stationary(P))  # (CHAINS,)
-        upper = P.cumsum(axis=1)  # (V, V)
-        text = [newest]
-        for _ in range(tokens // CHAINS):
-            below = upper[newest] < rng.random((CHAINS, 1))  # (CHAINS, V)
-            newest = below.sum(axis=1).clip(max=VOCABULARY - 1)
-            text.append(newest)
-        with data.atomic_write(path) as file:
-            file.write(np.stack(text, axis=1).astype(np.uint32).tobytes())  # chain by chain
-    return *data.open_stream(path, VOCABULARY), entropy(P)
+    easiest_first = np.argsort(column(study.code_ladder, "nats").mean(axis=0))
+    hardest = min(HARDEST, len(easiest_first) // 4)
+    study.buckets = np.array_split(easiest_first[:-hardest], BUCKETS)
+    return study

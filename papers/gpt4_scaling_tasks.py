@@ -7,13 +7,13 @@ modules; the problems are names in these.
 
 Papers: GPT-4 (arXiv:2303.08774) §3; "hindsight neglect" is a task of the Inverse Scaling Prize.
 """
-import itertools
 import keyword
 import random
 import re
 import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 import data
 from data import GUESTS, Tokenizer, UserError, World
@@ -45,29 +45,38 @@ def modules(seed: int, count: int) -> tuple[list[str], list[str]]:
     return texts[held_out:], texts[:held_out]
 
 
-def documents(seed: int, count: int) -> Iterator[str]:
-    """Modules and games in random order, then the held-out modules. These are more than the last
-    tenth of the text, on which the loss is measured."""
+def training_documents(seed: int, count: int) -> list[str]:
+    """Modules and games in random order."""
     world = World(seed)
     rng = random.Random(f"documents {seed}")
-    texts, held_out = modules(seed, count)
+    texts, _ = modules(seed, count)
     texts += [game_document(world, rng) for _ in range(GAMES_PER_MODULE * len(texts))]
     rng.shuffle(texts)
-    yield from texts
-    yield from held_out
+    return texts
 
 
-def make_text(folder: Path, seed: int, count: int):
-    """(tokenizer, train stream, validation stream). The merges are learned from the first
-    documents: all of them would take a minute."""
-    path = folder / "tokens.bin"
+def make_text(folder: Path, seed: int, count: int) -> tuple:
+    """(tokenizer, training tokens, validation tokens), the latter of the held-out modules. The
+    merges are learned from some of the documents: all of them would take a minute."""
+    documents = training_documents(seed, count)
+    _, held_out = modules(seed, count)
+    path = folder / f"{seed}-tokenizer.json"
     if not path.exists():
-        sample = itertools.islice(documents(seed, count), 400)
-        merges = data.train_bpe(sample, VOCABULARY - len(data.SPECIAL_TOKENS))
-        Tokenizer(merges).save(folder / "tokenizer.json")
-        data.write_stream(documents(seed, count), Tokenizer(merges), path)
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    return tokenizer, *data.open_stream(path, tokenizer.vocab_size)
+        merges = data.train_bpe(documents[:400], VOCABULARY - len(data.SPECIAL_TOKENS))
+        Tokenizer(merges).save(path)
+    tokenizer = Tokenizer.load(path)
+    streams = []
+    for part, texts in (("train", documents), ("held-out", held_out)):
+        path = folder / f"{seed}-{part}.bin"
+        if not path.exists():
+            data.write_stream(texts, tokenizer, path)
+        streams.append(read_tokens(path))
+    return tokenizer, *streams
+
+
+def read_tokens(path: Path) -> np.ndarray:
+    """All tokens of a stream."""
+    return np.concatenate(data.open_stream(path, VOCABULARY))
 
 
 # --------------------------------------------------------------------------------------------------
