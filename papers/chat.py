@@ -2,9 +2,9 @@
 Talking to the result of `python rlhf.py`: 91 turns in 20 conversations, each with a
 pattern for a good answer.
 
-The conversations stay near what the world's text shows and go a step beyond it: other
-spelling, greetings, names and wordings than those of training, things told early and
-asked for late, people nobody knows. For every model and temperature the table counts
+Three quarters of the turns stand in the world's texts, the others go a step beyond them: other
+spelling, greetings, names and wordings, things told early and asked for late, people nobody
+knows. For every model and temperature the table counts
     answered    the answer matches the turn's pattern
     polite      no insult in it
     clean       it ended by itself, and no "Q:", "Guest:" or other trace of a text's form

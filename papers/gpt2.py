@@ -54,7 +54,7 @@ LOWER_IS_BETTER = ("bits per byte", "last word, perplexity")
 class Options(RunOptions):
     name: str = option("gpt2", "results go to runs/NAME")
     steps: int = option(1500, "optimizer steps of pretraining, of every size", at_least=1)
-    cases: int = option(300, "distinct held-out cases of every task, at the most", at_least=1)
+    cases: int = option(300, "distinct cases of every task, at the most", at_least=1)
     seed: int = option(0, "of the world, the weights and the batches")
 
 

@@ -52,7 +52,9 @@ def last_word(world: World, rng: random.Random):
 
 
 def gap(world: World, rng: random.Random, topics: tuple[str, ...]):
-    """A new story with a gap: (before, ten choices, behind, index of the right choice)."""
+    """A story with a gap: (before, ten choices, behind, index of the right choice). It is drawn
+    anew, but of the stories that are asked for 11 of 40 with cities and 47 of 160 with other nouns
+    stand in the text word for word (seed 0)."""
     person = rng.choice(world.people)
     topic = rng.choice(topics)
     others = rng.sample([name for name in TOPICS if name != topic], 2)

@@ -3,7 +3,8 @@ Multiple-choice questions and how well a model's confidence fits, for papers/gpt
 
 What a guest has told some exchanges ago is asked for; four answers are compared by their
 likelihood. The guests tell held-out values, which no training text has them tell: of what the
-text contains these models are so sure (.98 and more) that nothing is left to calibrate.
+text contains these models are so sure (.98 and more) that nothing is left to calibrate. Mostly the
+right choice is the only one of the four whose word stands in the conversation.
 
 Paper: GPT-4 (arXiv:2303.08774), section 5 and Figure 8.
 """

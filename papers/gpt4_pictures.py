@@ -11,7 +11,8 @@ training picture. Where no other is named, the bar is ours, 90 % exactly right:
     by place    "Which shape is north?": a word is a position of the picture
     by content  "Which color is square?", "Where is red?": a word must be matched with the cells
     numbers     "How many are red?": all cells count
-    new         as well as about training pictures, up to 2 % (our margin)
+    new         as well as about pictures with training's combinations, a third of them read in
+                training, up to 2 % (our margin)
     two         "In which picture are more red?", look-ups in a named one; right in both orders
     few-shot    pictures with answers, not words, tell what is asked: four are better than none
 Three controls: other pictures, a model that is trained without any, exchanged answers.
