@@ -13,8 +13,8 @@ and other wordings, and users who object. Wordings (about five of each order), q
 objections of the test are held out. Before PPO, demonstrations refuse .45 of all prompts with a
 wish, harmful or not; the model then refuses three quarters of all, and so does PPO without the
 rule. The paper's classifier is GPT-4 with a rubric; ours is a function that also counts the result.
-Chosen after looking at results: 20,000 demonstrations (12,000 were too few), the weight of the rule,
-and what is asked for calibration.
+Chosen after looking at results: 20,000 demonstrations (12,000 were too few), the rule's weight, and
+what is asked for calibration.
 
     python -m papers.gpt4_alignment     after `python rlhf.py`, the base (about 5 minutes)
 

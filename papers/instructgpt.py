@@ -136,8 +136,8 @@ TABLES = {
 
 
 def claims(run: Run, tables: dict[str, list[dict]]) -> list[Claim]:
-    """One seed: errors are over prompts (some of those of comparisons occur twice), pieces of text or
-    folds of labelers."""
+    """One seed: errors are over prompts (some of those of comparisons occur twice), pieces of text
+    or folds of labelers."""
     prompts = len(run.task.test)
     [small] = [row for row in tables["sizes"]
                if (row["size"], row["model"]) == ("180k", "PPO-ptx")]
