@@ -3,8 +3,8 @@ Rank answers yourself. A reward model then trains on your comparisons.
 
 InstructGPT's labelers rank K = 4 to 9 answers to a prompt at once [§3.4]. This shows a
 prompt and up to K answers by a run's SFT model, those that end and differ; `3 1=4 2` says
-that answer 3 is best, 1 and 4 are equal, 2 is last. Each ranking is appended to a file of comparisons, and the command
-that trains on them is printed at the end.
+that answer 3 is best, 1 and 4 are equal, 2 is last. Each ranking is appended to a file of
+comparisons, and the command that trains on them is printed at the end.
 
     python -m papers.label                          answers by runs/instructgpt
     python -m papers.label --prompts FILE           your own prompts, one per line
