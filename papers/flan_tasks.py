@@ -160,10 +160,13 @@ def solved(case: Case) -> str:
 
 
 def few_shot_prompt(world: World, rng: random.Random, cluster: str, case: Case) -> str:
-    """SHOTS solved cases of the same task and the new one, in the form of the base's lists."""
+    """SHOTS solved cases of the same task and the new one, in the form of the base's lists. Their
+    answers are none of the new one's words, which would give its answer away."""
     lines = []
-    for _ in range(SHOTS):
-        lines.append(solved(make_case(world, rng, "train", cluster, case.task)))
+    while len(lines) < SHOTS:
+        example = make_case(world, rng, "train", cluster, case.task)
+        if example.answer not in case.words:
+            lines.append(solved(example))
     lines.append(f" {join_list(case.words)} ->")
     return "\n".join(lines)
 

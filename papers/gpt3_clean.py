@@ -101,10 +101,10 @@ def world_crawl(world: World, pages: int, folder: Path):
     quality, the tests that the crawl leaks, and as many tests that it does not.
     """
     rng = random.Random(f"tests {world.seed}")
-    tests = {}  # by text, so that all are distinct
-    for _ in range(300):
+    tests = {}  # by summary, so that all are distinct: texts may differ in a sentence only
+    for _ in range(400):
         text, summary = world.trip(rng, "test")
-        tests[text] = f"{text}\nTL;DR: {summary}"
+        tests[summary] = f"{text}\nTL;DR: {summary}"
     leaked = list(tests.values())[::2]
     others = list(tests.values())[1::2]
 
