@@ -2448,6 +2448,7 @@ def test_flan_text_holds_no_instruction_and_no_held_out_case(world):
     for line in examples:
         words, answer = line.split(" -> ")
         assert flan_answers(case.task, re.findall(r"\w+", words)) == [answer]
+        assert answer not in asked  # the case's answer is not given away, nor a wrong one
 
 
 def test_flan_tuning_has_loss_on_the_answer_alone(tokenizer):

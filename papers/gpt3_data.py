@@ -9,9 +9,8 @@ The claims:
     mixture     good texts, read more often than their size says, improve it
                 further (Table 2.2)
     leaks       a model that has read tests does better on them than on others (the
-                paper looks for this in §4 and finds little). Of 147 leaked tests 82
-                lie in windows that were read; 28 of the 147 others are leaked ones
-                with another sentence in between, which makes the effect smaller
+                paper looks for this in §4 and finds little). About half of the leaked
+                tests lie in windows that are read
 
     python -m papers.gpt3_data          60,000 pages, three models (about 4 minutes)
     python -m papers.gpt3_data clean    only clean: 20,000 pages, or your own
