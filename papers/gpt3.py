@@ -196,8 +196,7 @@ def gpt3(options: Options = Options()):
     print_table(compared, folder / "comparing.json")
 
     tasks = synthetic(options, folder)
-    print("\n== synthetic tasks, held out but for A2 and part of 1DC (gpt3_tasks.py); the last "
-          "three columns are the paper's 175B")
+    print("\n== synthetic tasks, held out; the last three columns are the paper's 175B")
     print_table(tasks, folder / "tasks.json")
 
     print("\n== dense or alternating with banded layers, equal training")

@@ -135,12 +135,11 @@ def calculate(a: int, operation: str, b: int) -> int:
 
 
 def operands(world: World, rng: random.Random, split: str, *ranges: range) -> list[int]:
-    """Held out whatever the order of the first two numbers: a + b and b + a ask the same. Of three
-    numbers all decide, so (a + b) + c can be held out while the text has (a + c) + b."""
-    small, large = 2, 1
-    while small > large:
-        small, large, *rest = world.pick(rng, split, *ranges)
-    return [*rng.sample((small, large), 2), *rest]
+    """Numbers that are held out whatever their order: a + b and b + a ask the same."""
+    numbers = world.pick(rng, split, *ranges)
+    while numbers != sorted(numbers):
+        numbers = world.pick(rng, split, *ranges)
+    return rng.sample(numbers, len(numbers))
 
 
 def arithmetic_task(world: World, rng: random.Random, split: str,
@@ -162,18 +161,20 @@ def composite_task(world: World, rng: random.Random, split: str) -> tuple[str, s
 
 def word_task(world: World, rng: random.Random, split: str,
               task: str) -> tuple[str, str]:
-    """A scrambled word. For each kind of scrambling a fifth of the words is held out. A1 and A2
-    scramble short words alike but hold out different ones: nearly all of A2's cases are in the
-    text as A1's, and two thirds (of five letters) are not scrambled at all."""
-    picked = None
-    while picked != task:
-        picked, word = world.pick(rng, split, SCRAMBLED, LONG_WORDS)
+    """A scrambled word. For each kind of scrambling a fifth of the words is held out; A1 and A2, which
+    scramble some words alike, hold out the same ones."""
+    kind = "anagram" if task in ("A1", "A2") else task
+    kept = {"A1": 1, "A2": 2}.get(task, 0)  # letters that stay on each side
+    picked, inside = None, ""
+    while picked != kind or len(set(inside)) < 2:  # of one letter there is nothing to shuffle
+        picked, word = world.pick(rng, split, ("CL", "anagram", "RI", "RW"), LONG_WORDS)
+        inside = word[kept:len(word) - kept]
     cut = rng.randrange(1, len(word))
     with_insertions = "".join(letter + rng.choice(" ./!") for letter in word)
 
-    kept = {"A1": 1, "A2": 2}.get(task, 0)  # letters that stay on each side
-    inside = word[kept:len(word) - kept]
-    shuffled = "".join(rng.sample(inside, len(inside)))
+    shuffled = inside
+    while shuffled == inside:
+        shuffled = "".join(rng.sample(inside, len(inside)))
     anagram = word[:kept] + shuffled + word[len(word) - kept:]
 
     scrambled = {
