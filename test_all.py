@@ -380,8 +380,6 @@ def test_every_kind_of_document_has_its_content(world):
     rude = [any(insult in line for insult in data.RUDE)
             for thread in threads for line in thread.split("\n")[1::2]]
     assert np.mean(rude) == pytest.approx(.22, abs=.02)
-    lists = [data.join_list(["Ann", "Ben", "Eva", "Max"][:n]) for n in (2, 3, 4)]
-    assert lists == ["Ann and Ben", "Ann, Ben and Eva", "Ann, Ben, Eva and Max"]
 
 
 def asked_in(line):
@@ -464,17 +462,6 @@ def follow(world, facts_of, exchanges, rule=""):
     return seen
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_a_host_recalls_the_newest_that_was_told_and_is_asked_for_no_fact_of_the_test(
-        world, facts_of, split):
-    rng, seen = random.Random(0), Counter()
-    for _ in range(3000):
-        kinds = data.random_kinds(rng, rng.randint(1, 7))
-        seen += follow(world, facts_of, data.conversation(world, rng, split, kinds))
-    assert len(seen) == 7 and min(seen.values()) > 50
-    assert min(seen["by name"], seen["by pronoun"]) > 100
-
-
 def test_people_and_strangers_are_in_one_split_only():
     for world in map(data.World, range(10)):
         for names, count in ((world.people_of, 40), (world.strangers_of, 144)):
@@ -515,7 +502,8 @@ def test_demonstrations_are_good_after_right_turns_and_in_the_shares_of_table_1(
             assert prompt.say == f"{a} + {b} is {a + b}."
         *earlier, question = (message["content"] for message in prompt.messages)
         rule = earlier.pop(0) if prompt.messages[0]["role"] == "system" else ""
-        talks += follow(world, facts_of, zip(earlier[::2], earlier[1::2]), rule)
+        said = [*earlier, question, answer] if prompt.use_case == "chat" else earlier
+        talks += follow(world, facts_of, zip(said[::2], said[1::2]), rule)
         person, pronouns = prompt.person, {"she", "he"} & set(words(question).split())
         if person and pronouns:
             assert person in {facts_of.get(words(text), [None])[0] for text in earlier}
@@ -533,7 +521,7 @@ def test_demonstrations_are_good_after_right_turns_and_in_the_shares_of_table_1(
             obeyed[rule[:10], is_free] += 1
     assert min(scores) > 0 and 1.5 < np.mean(scores) < 2
     assert len(obeyed) == 4 and min(obeyed.values()) > 5 and shares["pronoun"] > 20
-    assert min(talks[case] for case in OBEYED) > 5
+    assert set(OBEYED) < set(talks) and len(talks) == 11 and min(talks.values()) > 5
     for use_case, share in data.USE_CASES.items():
         assert abs(shares[use_case] / 12_000 - share) < 4.5 * math.sqrt(share / 12_000)
 
@@ -908,15 +896,13 @@ def test_samples_have_the_frequencies_of_the_truncated_softmax(temperature, top_
         assert abs(counts[pair] - 20_000 * p) < 4.5 * math.sqrt(20_000 * p) + 1
 
 
-@pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_a_diverged_model_is_told(broken):
-    refused("has diverged", gpt.sample_next_token, torch.tensor([[0, broken, 1.]]), torch.zeros(1))
-
-
-@pytest.mark.parametrize("u", [0, 1e-7, 0.5, 1 - 1e-7])
-def test_a_token_without_probability_is_never_sampled(u):
+def test_a_token_without_probability_is_never_sampled_and_a_diverged_model_is_told():
     logits = torch.tensor([[-math.inf, 0, -math.inf], [1, 2, 3]])
-    assert gpt.sample_next_token(logits, torch.full((2,), u), top_k=1).tolist() == [1, 2]
+    for u in (0, 1e-7, 0.5, 1 - 1e-7):
+        assert gpt.sample_next_token(logits, torch.full((2,), u), top_k=1).tolist() == [1, 2]
+    for broken in (math.nan, math.inf):
+        logits = torch.tensor([[0, broken, 1.]])
+        refused("has diverged", gpt.sample_next_token, logits, torch.zeros(1))
 
 
 def test_answers_are_texts_up_to_a_stop_token(tokenizer):
