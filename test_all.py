@@ -293,8 +293,8 @@ SYSTEM = system("be kind")
 TALK = [SYSTEM, user("hi"), assistant("hello you"), user("say <|end|>"), assistant("no")]
 
 
-def test_the_mask_is_one_exactly_on_what_the_assistant_writes(tokenizer):
-    ids, mask = data.render_conversation(tokenizer, TALK)
+def test_the_mask_is_one_on_what_the_assistant_writes_and_the_oldest_exchanges_go_first(tokenizer):
+    ids, mask = whole = data.render_conversation(tokenizer, TALK)
     assert tokenizer.decode(ids) == (
         "<|endoftext|><|system|> be kind<|end|><|user|> hi<|end|><|assistant|> hello you<|end|>"
         "<|user|> say <|end|><|end|><|assistant|> no<|end|>")
@@ -303,20 +303,11 @@ def test_the_mask_is_one_exactly_on_what_the_assistant_writes(tokenizer):
     assert tokenizer.decode(learned) == " hello you<|end|> no<|end|>"
     reply, mask = data.render_conversation(tokenizer, TALK[:2])
     assert tokenizer.decode(reply).endswith(" hi<|end|><|assistant|>") and not any(mask)
-
-
-def test_what_is_too_long_loses_its_oldest_exchanges_first(tokenizer):
-    whole = data.render_conversation(tokenizer, TALK)
+    # what is too long loses its oldest exchanges first
     newest = data.render_conversation(tokenizer, [SYSTEM, *TALK[3:]])
-    assert data.fit(tokenizer, TALK, len(whole[0])) == whole
-    for limit in (len(whole[0]) - 1, len(newest[0])):
+    assert data.fit(tokenizer, TALK, len(ids)) == whole
+    for limit in (len(ids) - 1, len(newest[0])):
         assert data.fit(tokenizer, TALK, limit) == newest
-    ids, mask = data.fit(tokenizer, [user("hi"), assistant("word " * 90)], 16)
-    assert len(ids) == len(mask) == 16
-    assert tokenizer.decode(ids).startswith("<|endoftext|><|user|> hi<|end|><|assistant|> word")
-    ids, mask = data.fit(tokenizer, [*TALK[:3], user("word " * 90 + "end")], 16)
-    assert len(ids) == 16 and not any(mask)
-    assert tokenizer.decode(ids).endswith(" word end<|end|><|assistant|>")
 
 
 # data.py: the world, its web and its labelers ---------------------------------------
@@ -931,8 +922,6 @@ def test_muon_equals_its_definition_by_singular_values():
             s = 3.4445 * s - 4.7750 * s ** 3 + 2.0315 * s ** 5
         return s
 
-    ends = curve(torch.linspace(0.02, 1, 1000))
-    assert 0.6 < ends.min() and ends.max() < 1.3
     shapes = (20, 50), (50, 20), (20, 50), (8, 8)
     weights = [torch.nn.Parameter(torch.randn(shape).double()) for shape in shapes]
     expected, momenta = [weight.detach().clone() for weight in weights], [0.0] * 4
@@ -1422,11 +1411,10 @@ def test_processes_of_torchrun_train_like_one():
     own(*({"prompt": prompt, "output": answer} for prompt, answer in said), path="d.jsonl")
     own(*({"prompt": prompt, "responses": [answer, "Go away.", "No."], "ranks": [0, 2, 1]}
           for prompt, answer in said), path="c.jsonl")
-    options = ["--demonstrations", "d.jsonl", "--comparisons", "c.jsonl", "--pretrain-steps", 12,
-               "--iterations", 3, "--max-response", 8, "--vocab-size", 300, "--block-size", 96,
-               "--n-layer", 1, "--n-head", 2, "--n-embd", 16]
+    script, *options = (f"{TINY} --demonstrations d.jsonl --comparisons c.jsonl --iterations 3 "
+                        "--block-size 96 --vocab-size 300").split()
     for name, start in (("one", []), ("three", [*TORCHRUN, 3])):
-        done = run(*start, HERE / "rlhf.py", *options, "--name", name)
+        done = run(*start, HERE / script, *options, "--name", name)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("== 5. PPO-ptx") == 1  # the other processes are silent
     rows = json.loads(Path("runs/three/table.json").read_text())
@@ -1442,15 +1430,15 @@ def test_processes_of_torchrun_train_like_one():
 
 
 SHARDED = """
-import os, sys, torch, torch.distributed as dist, gpt
+import os, torch, torch.distributed as dist, gpt
 from torch.distributed.fsdp import fully_shard
 gpt.join_processes()
+world_size = dist.get_world_size() if dist.is_initialized() else 1
 torch.manual_seed(0)
 model = gpt.GPT(gpt.GPTConfig(50, 16, 2, 2, 16))
-if dist.is_initialized():
-    for block in model.h:
-        fully_shard(block)
-    fully_shard(model)
+if world_size > 1:
+    for module in (*model.h, model):
+        fully_shard(module)
 [optimizer] = gpt.make_optimizers(model, 0.01)
 for step in range(8):
     ids = gpt.my_share(torch.randint(50, (4, 17), generator=torch.Generator().manual_seed(step)))
@@ -1459,14 +1447,14 @@ for step in range(8):
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
-    mean = gpt.all_reduce(loss) / (dist.get_world_size() if dist.is_initialized() else 1)
+    mean = gpt.all_reduce(loss) / world_size
     if gpt.IS_MAIN:
         print(mean.item())
+size = sum(getattr(p, "to_local", lambda: p)().numel() for p in model.parameters())
 if gpt.IS_MAIN:
-    print(sum(getattr(p, "to_local", lambda: p)().numel() for p in model.parameters()))
+    print(size, flush=True)
 # fully_shard keeps the process group's threads alive until Python has ended, and one that then
 # asks for Python's lock aborts the process: end without that.
-sys.stdout.flush()
 os._exit(0)
 """
 
@@ -2506,9 +2494,7 @@ def test_a_damaged_result_is_named(fails, line, path):
 
 
 def test_a_person_can_label_and_the_reward_model_reads_it(tokenizer, fails):
-    parse = papers("label").parse_ranking
-    assert parse("3 1=4 2", 4) == [1, 2, 0, 1] and parse("2 = 1", 2) == [0, 0]
-    assert not any(parse(line, 2) for line in ("1", "1 1", "1 2 3", "a b", ""))
+    papers("label")
     model = small_gpt(tokenizer.vocab_size, 64)
     row = model.wte.weight.data[tokenizer.end]
     model.ln_f.bias.data = row * 5 / row.square().sum()  # answers end: others are not shown
@@ -2518,8 +2504,11 @@ def test_a_person_can_label_and_the_reward_model_reads_it(tokenizer, fails):
     Path("comparisons.jsonl").write_text(json.dumps([PAIR]))
     assert "JSON list" in fails(f"papers/label.py {options}")
     Path("comparisons.jsonl").write_text(json.dumps(PAIR))  # without an end of the line
-    done = run("-m", "papers.label", *options.split(), stdin="nonsense\n3 1=2\n\n")
-    assert done.returncode == 0 and "name every answer" in done.stdout and not done.stderr
+    wrong = ["nonsense", "1", "1 1 2 3", "1 2 3 4"]  # no ranking of three
+    said = "\n".join([*wrong, "3 1 =2", "", ""])
+    done = run("-m", "papers.label", *options.split(), stdin=said)
+    assert done.returncode == 0 and not done.stderr
+    assert done.stdout.count("name every answer") == len(wrong)
     [_, comparison] = data.load_comparisons("comparisons.jsonl")
     assert comparison.ranks == [1, 1, 0] and comparison.messages == [user("Tell me a story.")]
 
