@@ -1746,71 +1746,46 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
     assert 0 < np.mean([row["ended"] for row in logged]) < 1
 
 
-class Letters:
-    """A tokenizer of two letters and the control tokens."""
-    special = {name: 2 + i for i, name in enumerate(SPECIAL_TOKENS)}
-    eot, pad, end = special["<|endoftext|>"], special["<|pad|>"], special["<|end|>"]
-
-    def encode(self, text):
-        return ["ab".index(letter) for letter in text if letter in "ab"]
-
-
-LETTERS = Letters()
-AB, _ = data.fit(LETTERS, [user("ab")], 8)  # a prompt
+@pytest.fixture
+def problem():
+    """One prompt whose answers are two of nine tokens, or <|end|> at once: all are counted."""
+    problem = papers("exact").Counted(2, seed=1)
+    problem.reference = small_gpt(problem.tokenizer.vocab_size, n_layer=1)
+    for p in problem.reference.parameters():
+        p.data.mul_(12 if p.ndim == 2 else 1)  # not all equally likely
+    return problem
 
 
-def learn_two_letters(score, policy, **options):
-    """PPO on one prompt, whose answers are two of eight tokens. Returns the policy."""
+def learn_letters(problem, **options):
+    policy = copy.deepcopy(problem.reference)
     config = rlhf.PPOConfig(minibatches=2, max_response=2, **options)
-    rlhf.train_ppo(policy, score, LETTERS, lambda n: [[user("ab")]] * n, config, no_log)
+    rlhf.train_ppo(policy, problem, problem.tokenizer, lambda n: [problem.prompt] * n, config,
+                   no_log)
     return policy
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.5])
-def test_ppo_comes_close_to_the_optimum_in_closed_form_where_all_answers_can_be_counted(beta):
-    """pi* = rho exp(r / beta) / Z maximizes E r - beta KL, and the maximum is beta log Z. An answer
-    is two of eight tokens, or <|end|> at once. [Ziegler et al. 2019 §2]"""
-    end, rewards = LETTERS.end, torch.randn(8, 8)  # of first and second token
-    is_answer = torch.ones(8, 8, dtype=torch.bool)
-    is_answer[end, 1:] = False
-    reference = small_gpt(8, 8, n_layer=1)
-    for p in reference.parameters():
-        p.data.mul_(12 if p.ndim == 2 else 1)  # not all equally likely
-
-    @torch.no_grad()
-    def log_probabilities(model):
-        rows = torch.tensor([[*AB, first] for first in range(8)])
-        logprobs = model(rows)[0].log_softmax(-1).double()  # (V, P + 1, V)
-        both = logprobs[0, -2][:, None] + logprobs[:, -1]
-        both[end] = logprobs[0, -2, end]
-        return both[is_answer]
-
-    def score(ids, mask):
-        first, second = F.pad(ids, (0, 1))[:, len(AB):len(AB) + 2].T
-        return rewards[first, second * (first != end)]
-
-    rho, r = log_probabilities(reference), rewards[is_answer].double()
-    assert rho.exp().sum().item() == pytest.approx(1)
-    policies = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        policies.append(learn_two_letters(score, copy.deepcopy(reference), iterations=40,
-                                          kl_coef=beta, lr=5e-3, value_lr=3e-3,
-                                          unfinished_cap=math.inf))
-    assert_equal_weights(*policies)  # it depends on its own seed alone
-    pi = log_probabilities(policies[0])
-    objective = (pi.exp() * (r - beta * (pi - rho))).sum()
-    start, optimum = rho.exp() @ r, beta * (rho + r / beta).logsumexp(0)
-    assert objective <= optimum and (objective - start) / (optimum - start) > 0.93
+def test_ppo_comes_close_to_the_optimum_in_closed_form(problem, beta):
+    """The maximum of E r - beta KL is beta log Z, where Z is the sum of rho exp(r / beta) over
+    all answers. [Ziegler et al. 2019 §2]"""
+    policy = learn_letters(problem, iterations=60, kl_coef=beta, lr=5e-3, value_lr=6e-3,
+                           unfinished_cap=math.inf)
+    log_rho, log_pi = map(problem.log_probabilities, (problem.reference, policy))
+    rho, pi, r = log_rho.exp(), log_pi.exp(), problem.rewards.double()
+    assert rho.sum().item() == pytest.approx(1)
+    objective = (pi * (r - beta * (log_pi - log_rho))).sum()
+    start, optimum = rho @ r, beta * (log_rho + r / beta).logsumexp(0)
+    assert objective <= optimum and (objective - start) / (optimum - start) > 0.95
 
 
 @pytest.mark.parametrize("beta", [0.0, 9.0])
-def test_a_policy_more_than_a_nat_per_token_away_from_sft_is_warned_of(beta, capsys):
-    wanted = torch.tensor([0, 1])  # one of 64 answers: log(64) / 2 = 2.1 nats per token
-    learn_two_letters(
-        lambda ids, mask: 9.0 * (F.pad(ids, (0, 2))[:, len(AB):][:, :2] == wanted).all(1),
-        small_gpt(8, 8, n_layer=1), iterations=20, kl_coef=beta, lr=2e-2)
-    assert ("iteration 20: more than one nat" in capsys.readouterr().out) == (beta == 0)
+def test_a_policy_more_than_a_nat_per_token_away_from_sft_is_warned_of(problem, beta, capsys):
+    policies = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        policies.append(learn_letters(problem, iterations=20, kl_coef=beta, lr=2e-2))
+        assert ("iteration 20: more than one nat" in capsys.readouterr().out) == (beta == 0)
+    assert_equal_weights(*policies)  # PPO depends on its own seed alone
 
 
 # rlhf.py: tasks and speakers [InstructGPT §3.2-3.4, §4] -----------------------------
