@@ -943,6 +943,11 @@ NUMBERS = np.arange(3000, dtype=np.uint32) % 40
 BACKWARDS = NUMBERS[200::-1].copy()  # for validation
 
 
+def assert_equal_weights(model, other, atol=1e-8):
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(p, q, rtol=0, atol=atol)
+
+
 def training_run(path, log=no_log, dropout=0.0, **options):
     torch.manual_seed(0)
     model = small_gpt(vocab_size=262, dropout=dropout).eval()  # train() switches dropout on
@@ -977,8 +982,7 @@ def test_training_equals_a_loop_by_hand():
                 group["lr"] = share * peak
             optimizer.step()
             optimizer.zero_grad()
-    for p, q in zip(model.parameters(), ours.parameters()):
-        assert torch.allclose(p, q, atol=1e-5)
+    assert_equal_weights(model, ours, atol=1e-5)
     assert min(norms) < 0.8 < max(norms)
     assert result == gpt.evaluate(model, Tokenizer(BYTES), BACKWARDS)
     assert result != gpt.evaluate(model, Tokenizer(BYTES), NUMBERS)
@@ -1077,8 +1081,9 @@ def test_checkpoints_are_checked_and_nothing_in_them_is_executed(tokenizer, recw
     good = torch.load("good.pt")
     gap = Tokenizer({**tokenizer.ranks, b"xyz": 999}).to_json()
     contents = {
-        "tensor": torch.zeros(3), "evil2": {"config": Evil()}, "other": {"weights": 3}, "three": {**good, "model": 3},
-        "weights": {**good, "model": {"wte": torch.zeros(1)}}, "tokens": {**good, "tokenizer": gap},
+        "tensor": torch.zeros(3), "evil2": {"config": Evil()}, "other": {"weights": 3},
+        "three": {**good, "model": 3}, "weights": {**good, "model": {"wte": torch.zeros(1)}},
+        "tokens": {**good, "tokenizer": gap},
         "float": {**good, "config": {**good["config"], "n_embd": 16.0}}}
     for name, content in contents.items():
         torch.save(content, f"{name}.pt")
@@ -1154,6 +1159,7 @@ def test_a_tokenizer_json_whose_first_id_is_endoftext_is_read():
     for text in (*NASTY[:8], "Mia lives in Oslo, and Ben has a dog."):
         assert ours.encode(text) == theirs.encode(text).ids
         assert ours.decode(ours.encode(text)) == text
+
 
 def test_a_folder_that_is_no_gpt2_is_a_clear_message(tokenizer):
     folder = Path("peer")
@@ -1497,11 +1503,6 @@ def learn(model, optimizer, loss, rate):
     return norm.item()
 
 
-def assert_equal_weights(model, other):
-    for p, q in zip(model.parameters(), other.parameters(), strict=True):
-        assert torch.allclose(p, q, rtol=0, atol=1e-8)
-
-
 @pytest.mark.parametrize("mix", [0, 2])
 def test_sft_equals_a_loop_by_hand(tokenizer, mix):
     """In float64, which forgives little. Nothing is learned but what the assistant says."""
@@ -1659,7 +1660,6 @@ def test_a_reward_function_sees_the_texts_of_prompt_and_response(tokenizer):
 
 # rlhf.py: PPO [InstructGPT C.4; arXiv:1707.06347] -----------------------------------
 
-
 def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
     """In float64, which forgives little; an answer ends about every sixth token."""
     policy = small_gpt(tokenizer.vocab_size, 32, dropout=0.5).double().eval()
@@ -1789,7 +1789,6 @@ def test_a_policy_more_than_a_nat_per_token_away_from_sft_is_warned_of(problem, 
 
 
 # rlhf.py: tasks and speakers [InstructGPT §3.2-3.4, §4] -----------------------------
-
 
 def test_no_training_prompt_of_any_stage_is_in_the_test_set():
     def keys(conversations):
