@@ -2001,18 +2001,14 @@ def test_demonstrations_alone_end_with_a_model_that_chats(tokenizer, alone, caps
     assert done.returncode == 0 and done.stdout.count("you>") == 4 and not done.stderr
 
 
-@pytest.mark.parametrize("source", ["checkpoint", "folder"])
-def test_your_own_reward_on_a_base_model_from_elsewhere(tokenizer, alone, capsys, source):
-    base = small_gpt(tokenizer.vocab_size, 64)
-    if source == "folder":
-        gpt.export_pretrained(base, tokenizer, source)
-    else:
-        gpt.save_checkpoint(source, base, tokenizer)
+def test_your_own_reward_on_a_base_model_from_elsewhere(tokenizer, alone, capsys):
+    gpt.export_pretrained(small_gpt(tokenizer.vocab_size, 64), tokenizer, "folder")
     Path("reward.py").write_text("def length(prompt, response): return 1000 + len(response)")
-    rows = instructgpt("--init", source, "--reward", "reward.py:length", "--block-size", "48")
+    rows = instructgpt("--init", "folder", "--reward", "reward.py:length", "--block-size", "48")
     assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"]
     assert all(1000 < rows[name]["score"] < 1100 for name in ("SFT", "PPO", "PPO-ptx"))
     assert "context 48" in capsys.readouterr().out
+    assert gpt.load_model("runs/own/ppo_ptx.pt")[0].config.block_size == 48
     assert not {path.name for path in Path("runs/own").iterdir()} & {"reward.pt", "pretrain.pt"}
 
 
