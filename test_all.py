@@ -491,6 +491,9 @@ def test_demonstrations_are_good_after_right_turns_and_in_the_shares_of_table_1(
         if prompt.use_case == "other":
             a, b = map(int, re.findall(r"\d", prompt.prompt))
             assert prompt.say == f"{a} + {b} is {a + b}."
+        if prompt.use_case == "classification":
+            is_happy = not {*words(prompt.prompt).split()}.isdisjoint(data.HAPPY)
+            assert prompt.say == f"The review is {'happy' if is_happy else 'sad'}."
         *earlier, question = (message["content"] for message in prompt.messages)
         rule = earlier.pop(0) if prompt.messages[0]["role"] == "system" else ""
         said = [*earlier, question, answer] if prompt.use_case == "chat" else earlier
