@@ -294,8 +294,8 @@ SYSTEM = system("be kind")
 TALK = [SYSTEM, user("hi"), assistant("hello you"), user("say <|end|>"), assistant("no")]
 
 
-def test_the_mask_is_one_exactly_on_what_the_assistant_writes(tokenizer):
-    ids, mask = data.render_conversation(tokenizer, TALK)
+def test_the_mask_is_one_on_what_the_assistant_writes_and_the_oldest_exchanges_go_first(tokenizer):
+    ids, mask = whole = data.render_conversation(tokenizer, TALK)
     assert tokenizer.decode(ids) == (
         "<|endoftext|><|system|> be kind<|end|><|user|> hi<|end|><|assistant|> hello you<|end|>"
         "<|user|> say <|end|><|end|><|assistant|> no<|end|>")
@@ -304,20 +304,11 @@ def test_the_mask_is_one_exactly_on_what_the_assistant_writes(tokenizer):
     assert tokenizer.decode(learned) == " hello you<|end|> no<|end|>"
     reply, mask = data.render_conversation(tokenizer, TALK[:2])
     assert tokenizer.decode(reply).endswith(" hi<|end|><|assistant|>") and not any(mask)
-
-
-def test_what_is_too_long_loses_its_oldest_exchanges_first(tokenizer):
-    whole = data.render_conversation(tokenizer, TALK)
+    # what is too long loses its oldest exchanges first
     newest = data.render_conversation(tokenizer, [SYSTEM, *TALK[3:]])
-    assert data.fit(tokenizer, TALK, len(whole[0])) == whole
-    for limit in (len(whole[0]) - 1, len(newest[0])):
+    assert data.fit(tokenizer, TALK, len(ids)) == whole
+    for limit in (len(ids) - 1, len(newest[0])):
         assert data.fit(tokenizer, TALK, limit) == newest
-    ids, mask = data.fit(tokenizer, [user("hi"), assistant("word " * 90)], 16)
-    assert len(ids) == len(mask) == 16
-    assert tokenizer.decode(ids).startswith("<|endoftext|><|user|> hi<|end|><|assistant|> word")
-    ids, mask = data.fit(tokenizer, [*TALK[:3], user("word " * 90 + "end")], 16)
-    assert len(ids) == 16 and not any(mask)
-    assert tokenizer.decode(ids).endswith(" word end<|end|><|assistant|>")
 
 
 # data.py: the world, its web and its labelers ---------------------------------------
@@ -381,8 +372,6 @@ def test_every_kind_of_document_has_its_content(world):
     rude = [any(insult in line for insult in data.RUDE)
             for thread in threads for line in thread.split("\n")[1::2]]
     assert np.mean(rude) == pytest.approx(.22, abs=.02)
-    lists = [data.join_list(["Ann", "Ben", "Eva", "Max"][:n]) for n in (2, 3, 4)]
-    assert lists == ["Ann and Ben", "Ann, Ben and Eva", "Ann, Ben, Eva and Max"]
 
 
 def asked_in(line):
@@ -465,17 +454,6 @@ def follow(world, facts_of, exchanges, rule=""):
     return seen
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_a_host_recalls_the_newest_that_was_told_and_is_asked_for_no_fact_of_the_test(
-        world, facts_of, split):
-    rng, seen = random.Random(0), Counter()
-    for _ in range(3000):
-        kinds = data.random_kinds(rng, rng.randint(1, 7))
-        seen += follow(world, facts_of, data.conversation(world, rng, split, kinds))
-    assert len(seen) == 7 and min(seen.values()) > 50
-    assert min(seen["by name"], seen["by pronoun"]) > 100
-
-
 def test_people_and_strangers_are_in_one_split_only():
     for world in map(data.World, range(10)):
         for names, count in ((world.people_of, 40), (world.strangers_of, 144)):
@@ -514,9 +492,13 @@ def test_demonstrations_are_good_after_right_turns_and_in_the_shares_of_table_1(
         if prompt.use_case == "other":
             a, b = map(int, re.findall(r"\d", prompt.prompt))
             assert prompt.say == f"{a} + {b} is {a + b}."
+        if prompt.use_case == "classification":
+            is_happy = not {*words(prompt.prompt).split()}.isdisjoint(data.HAPPY)
+            assert prompt.say == f"The review is {'happy' if is_happy else 'sad'}."
         *earlier, question = (message["content"] for message in prompt.messages)
         rule = earlier.pop(0) if prompt.messages[0]["role"] == "system" else ""
-        talks += follow(world, facts_of, zip(earlier[::2], earlier[1::2]), rule)
+        said = [*earlier, question, answer] if prompt.use_case == "chat" else earlier
+        talks += follow(world, facts_of, zip(said[::2], said[1::2]), rule)
         person, pronouns = prompt.person, {"she", "he"} & set(words(question).split())
         if person and pronouns:
             assert person in {facts_of.get(words(text), [None])[0] for text in earlier}
@@ -534,7 +516,7 @@ def test_demonstrations_are_good_after_right_turns_and_in_the_shares_of_table_1(
             obeyed[rule[:10], is_free] += 1
     assert min(scores) > 0 and 1.5 < np.mean(scores) < 2
     assert len(obeyed) == 4 and min(obeyed.values()) > 5 and shares["pronoun"] > 20
-    assert min(talks[case] for case in OBEYED) > 5
+    assert set(OBEYED) < set(talks) and len(talks) == 11 and min(talks.values()) > 5
     for use_case, share in data.USE_CASES.items():
         assert abs(shares[use_case] / 12_000 - share) < 4.5 * math.sqrt(share / 12_000)
 
@@ -909,15 +891,13 @@ def test_samples_have_the_frequencies_of_the_truncated_softmax(temperature, top_
         assert abs(counts[pair] - 20_000 * p) < 4.5 * math.sqrt(20_000 * p) + 1
 
 
-@pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_a_diverged_model_is_told(broken):
-    refused("has diverged", gpt.sample_next_token, torch.tensor([[0, broken, 1.]]), torch.zeros(1))
-
-
-@pytest.mark.parametrize("u", [0, 1e-7, 0.5, 1 - 1e-7])
-def test_a_token_without_probability_is_never_sampled(u):
+def test_a_token_without_probability_is_never_sampled_and_a_diverged_model_is_told():
     logits = torch.tensor([[-math.inf, 0, -math.inf], [1, 2, 3]])
-    assert gpt.sample_next_token(logits, torch.full((2,), u), top_k=1).tolist() == [1, 2]
+    for u in (0, 1e-7, 0.5, 1 - 1e-7):
+        assert gpt.sample_next_token(logits, torch.full((2,), u), top_k=1).tolist() == [1, 2]
+    for broken in (math.nan, math.inf):
+        logits = torch.tensor([[0, broken, 1.]])
+        refused("has diverged", gpt.sample_next_token, logits, torch.zeros(1))
 
 
 def test_answers_are_texts_up_to_a_stop_token(tokenizer):
@@ -931,6 +911,10 @@ def test_answers_are_texts_up_to_a_stop_token(tokenizer):
         text = tokenizer.decode(row[:row.index(stop)] if stop in row else row)
         expected.append((text.strip(), stop in row))
     assert gpt.complete(model, tokenizer, prompts, (stop,), 6, temperature=0) == expected * 100
+    idx, _ = gpt.to_tensors(prompts[:1] * 4, tokenizer.pad, "cpu")
+    sampled = gpt.generate(model, idx, 6, generator=torch.Generator().manual_seed(5))
+    texts = [tokenizer.decode(tokenizer.text_ids(row)).strip() for row in sampled]
+    assert gpt.complete(model, tokenizer, prompts[:1] * 4, (), 6, 5) == [(t, False) for t in texts]
 
 
 # gpt.py: training and scoring -------------------------------------------------------
@@ -942,8 +926,6 @@ def test_muon_equals_its_definition_by_singular_values():
             s = 3.4445 * s - 4.7750 * s ** 3 + 2.0315 * s ** 5
         return s
 
-    ends = curve(torch.linspace(0.02, 1, 1000))
-    assert 0.6 < ends.min() and ends.max() < 1.3
     shapes = (20, 50), (50, 20), (20, 50), (8, 8)
     weights = [torch.nn.Parameter(torch.randn(shape).double()) for shape in shapes]
     expected, momenta = [weight.detach().clone() for weight in weights], [0.0] * 4
@@ -963,6 +945,11 @@ def test_muon_equals_its_definition_by_singular_values():
 
 NUMBERS = np.arange(3000, dtype=np.uint32) % 40
 BACKWARDS = NUMBERS[200::-1].copy()  # for validation
+
+
+def assert_equal_weights(model, other, atol=1e-8):
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(p, q, rtol=0, atol=atol)
 
 
 def training_run(path, log=no_log, dropout=0.0, **options):
@@ -999,8 +986,7 @@ def test_training_equals_a_loop_by_hand():
                 group["lr"] = share * peak
             optimizer.step()
             optimizer.zero_grad()
-    for p, q in zip(model.parameters(), ours.parameters()):
-        assert torch.allclose(p, q, atol=1e-5)
+    assert_equal_weights(model, ours, atol=1e-5)
     assert min(norms) < 0.8 < max(norms)
     assert result == gpt.evaluate(model, Tokenizer(BYTES), BACKWARDS)
     assert result != gpt.evaluate(model, Tokenizer(BYTES), NUMBERS)
@@ -1099,8 +1085,9 @@ def test_checkpoints_are_checked_and_nothing_in_them_is_executed(tokenizer, recw
     good = torch.load("good.pt")
     gap = Tokenizer({**tokenizer.ranks, b"xyz": 999}).to_json()
     contents = {
-        "tensor": torch.zeros(3), "evil2": {"config": Evil()}, "other": {"weights": 3}, "three": {**good, "model": 3},
-        "weights": {**good, "model": {"wte": torch.zeros(1)}}, "tokens": {**good, "tokenizer": gap},
+        "tensor": torch.zeros(3), "evil2": {"config": Evil()}, "other": {"weights": 3},
+        "three": {**good, "model": 3}, "weights": {**good, "model": {"wte": torch.zeros(1)}},
+        "tokens": {**good, "tokenizer": gap},
         "float": {**good, "config": {**good["config"], "n_embd": 16.0}}}
     for name, content in contents.items():
         torch.save(content, f"{name}.pt")
@@ -1176,6 +1163,7 @@ def test_a_tokenizer_json_whose_first_id_is_endoftext_is_read():
     for text in (*NASTY[:8], "Mia lives in Oslo, and Ben has a dog."):
         assert ours.encode(text) == theirs.encode(text).ids
         assert ours.decode(ours.encode(text)) == text
+
 
 def test_a_folder_that_is_no_gpt2_is_a_clear_message(tokenizer):
     folder = Path("peer")
@@ -1433,11 +1421,10 @@ def test_processes_of_torchrun_train_like_one():
     own(*({"prompt": prompt, "output": answer} for prompt, answer in said), path="d.jsonl")
     own(*({"prompt": prompt, "responses": [answer, "Go away.", "No."], "ranks": [0, 2, 1]}
           for prompt, answer in said), path="c.jsonl")
-    options = ["--demonstrations", "d.jsonl", "--comparisons", "c.jsonl", "--pretrain-steps", 12,
-               "--iterations", 3, "--max-response", 8, "--vocab-size", 300, "--block-size", 96,
-               "--n-layer", 1, "--n-head", 2, "--n-embd", 16]
+    script, *options = (f"{TINY} --demonstrations d.jsonl --comparisons c.jsonl --iterations 3 "
+                        "--block-size 96 --vocab-size 300").split()
     for name, start in (("one", []), ("three", [*TORCHRUN, 3])):
-        done = run(*start, HERE / "rlhf.py", *options, "--name", name)
+        done = run(*start, HERE / script, *options, "--name", name)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("== 5. PPO-ptx") == 1  # the other processes are silent
     rows = json.loads(Path("runs/three/table.json").read_text())
@@ -1453,15 +1440,15 @@ def test_processes_of_torchrun_train_like_one():
 
 
 SHARDED = """
-import os, sys, torch, torch.distributed as dist, gpt
+import os, torch, torch.distributed as dist, gpt
 from torch.distributed.fsdp import fully_shard
 gpt.join_processes()
+world_size = dist.get_world_size() if dist.is_initialized() else 1
 torch.manual_seed(0)
 model = gpt.GPT(gpt.GPTConfig(50, 16, 2, 2, 16))
-if dist.is_initialized():
-    for block in model.h:
-        fully_shard(block)
-    fully_shard(model)
+if world_size > 1:
+    for module in (*model.h, model):
+        fully_shard(module)
 [optimizer] = gpt.make_optimizers(model, 0.01)
 for step in range(8):
     ids = gpt.my_share(torch.randint(50, (4, 17), generator=torch.Generator().manual_seed(step)))
@@ -1470,14 +1457,14 @@ for step in range(8):
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
-    mean = gpt.all_reduce(loss) / (dist.get_world_size() if dist.is_initialized() else 1)
+    mean = gpt.all_reduce(loss) / world_size
     if gpt.IS_MAIN:
         print(mean.item())
+size = sum(getattr(p, "to_local", lambda: p)().numel() for p in model.parameters())
 if gpt.IS_MAIN:
-    print(sum(getattr(p, "to_local", lambda: p)().numel() for p in model.parameters()))
+    print(size, flush=True)
 # fully_shard keeps the process group's threads alive until Python has ended, and one that then
 # asks for Python's lock aborts the process: end without that.
-sys.stdout.flush()
 os._exit(0)
 """
 
@@ -1518,11 +1505,6 @@ def learn(model, optimizer, loss, rate):
     optimizer.step()
     optimizer.zero_grad()
     return norm.item()
-
-
-def assert_equal_weights(model, other):
-    for p, q in zip(model.parameters(), other.parameters(), strict=True):
-        assert torch.allclose(p, q, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("mix", [0, 2])
@@ -1682,7 +1664,6 @@ def test_a_reward_function_sees_the_texts_of_prompt_and_response(tokenizer):
 
 # rlhf.py: PPO [InstructGPT C.4; arXiv:1707.06347] -----------------------------------
 
-
 def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
     """In float64, which forgives little; an answer ends about every sixth token."""
     policy = small_gpt(tokenizer.vocab_size, 32, dropout=0.5).double().eval()
@@ -1769,80 +1750,49 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
     assert 0 < np.mean([row["ended"] for row in logged]) < 1
 
 
-class Letters:
-    """A tokenizer of two letters and the control tokens."""
-    special = {name: 2 + i for i, name in enumerate(SPECIAL_TOKENS)}
-    eot, pad, end = special["<|endoftext|>"], special["<|pad|>"], special["<|end|>"]
-
-    def encode(self, text):
-        return ["ab".index(letter) for letter in text if letter in "ab"]
-
-
-LETTERS = Letters()
-AB, _ = data.fit(LETTERS, [user("ab")], 8)  # a prompt
+@pytest.fixture
+def problem():
+    """One prompt whose answers are two of nine tokens, or <|end|> at once: all are counted."""
+    problem = papers("exact").Counted(2, seed=1)
+    problem.reference = small_gpt(problem.tokenizer.vocab_size, n_layer=1)
+    for p in problem.reference.parameters():
+        p.data.mul_(12 if p.ndim == 2 else 1)  # not all equally likely
+    return problem
 
 
-def learn_two_letters(score, policy=None, **options):
-    """PPO on one prompt, whose answers are two of eight tokens. Returns the policy."""
-    policy = policy or small_gpt(8, 8, n_layer=1)
+def learn_letters(problem, **options):
+    policy = copy.deepcopy(problem.reference)
     config = rlhf.PPOConfig(minibatches=2, max_response=2, **options)
-    rlhf.train_ppo(policy, score, LETTERS, lambda n: [[user("ab")]] * n, config, no_log)
+    rlhf.train_ppo(policy, problem, problem.tokenizer, lambda n: [problem.prompt] * n, config,
+                   no_log)
     return policy
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.5])
-def test_ppo_comes_close_to_the_optimum_in_closed_form_where_all_answers_can_be_counted(beta):
-    """pi* = rho exp(r / beta) / Z maximizes E r - beta KL, and the maximum is beta log Z. An answer
-    is two of eight tokens, or <|end|> at once. [Ziegler et al. 2019 §2]"""
-    end, rewards = LETTERS.end, torch.randn(8, 8)  # of first and second token
-    is_answer = torch.ones(8, 8, dtype=torch.bool)
-    is_answer[end, 1:] = False
-    reference = small_gpt(8, 8, n_layer=1)
-    for p in reference.parameters():
-        p.data.mul_(12 if p.ndim == 2 else 1)  # not all equally likely
-
-    @torch.no_grad()
-    def log_probabilities(model):
-        rows = torch.tensor([[*AB, first] for first in range(8)])
-        logprobs = model(rows)[0].log_softmax(-1).double()  # (V, P + 1, V)
-        both = logprobs[0, -2][:, None] + logprobs[:, -1]
-        both[end] = logprobs[0, -2, end]
-        return both[is_answer]
-
-    def score(ids, mask):
-        first, second = F.pad(ids, (0, 1))[:, len(AB):len(AB) + 2].T
-        return rewards[first, second * (first != end)]
-
-    rho, r = log_probabilities(reference), rewards[is_answer].double()
-    assert rho.exp().sum().item() == pytest.approx(1)
-    policy = learn_two_letters(score, copy.deepcopy(reference), iterations=40, kl_coef=beta,
-                               lr=5e-3, value_lr=3e-3, unfinished_cap=math.inf)
-    pi = log_probabilities(policy)
-    objective = (pi.exp() * (r - beta * (pi - rho))).sum()
-    start, optimum = rho.exp() @ r, beta * (rho + r / beta).logsumexp(0)
-    assert objective <= optimum and (objective - start) / (optimum - start) > 0.93
-
-
-def test_ppo_depends_on_its_own_seed_alone():
-    start, policies = small_gpt(8, 8, n_layer=1), []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        policies.append(learn_two_letters(lambda ids, mask: ids.float().mean(1),
-                                          copy.deepcopy(start), iterations=2, batch_size=8))
-    assert_equal_weights(*policies)
+def test_ppo_comes_close_to_the_optimum_in_closed_form(problem, beta):
+    """The maximum of E r - beta KL is beta log Z, where Z is the sum of rho exp(r / beta) over
+    all answers. [Ziegler et al. 2019 §2]"""
+    policy = learn_letters(problem, iterations=60, kl_coef=beta, lr=5e-3, value_lr=6e-3,
+                           unfinished_cap=math.inf)
+    log_rho, log_pi = map(problem.log_probabilities, (problem.reference, policy))
+    rho, pi, r = log_rho.exp(), log_pi.exp(), problem.rewards.double()
+    assert rho.sum().item() == pytest.approx(1)
+    objective = (pi * (r - beta * (log_pi - log_rho))).sum()
+    start, optimum = rho @ r, beta * (log_rho + r / beta).logsumexp(0)
+    assert objective <= optimum and (objective - start) / (optimum - start) > 0.95
 
 
 @pytest.mark.parametrize("beta", [0.0, 9.0])
-def test_a_policy_more_than_a_nat_per_token_away_from_sft_is_warned_of(beta, capsys):
-    wanted = torch.tensor([0, 1])  # one of 64 answers: log(64) / 2 = 2.1 nats per token
-    learn_two_letters(
-        lambda ids, mask: 9.0 * (F.pad(ids, (0, 2))[:, len(AB):][:, :2] == wanted).all(1),
-        iterations=20, kl_coef=beta, lr=2e-2)
-    assert ("iteration 20: more than one nat" in capsys.readouterr().out) == (beta == 0)
+def test_a_policy_more_than_a_nat_per_token_away_from_sft_is_warned_of(problem, beta, capsys):
+    policies = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        policies.append(learn_letters(problem, iterations=20, kl_coef=beta, lr=2e-2))
+        assert ("iteration 20: more than one nat" in capsys.readouterr().out) == (beta == 0)
+    assert_equal_weights(*policies)  # PPO depends on its own seed alone
 
 
 # rlhf.py: tasks and speakers [InstructGPT §3.2-3.4, §4] -----------------------------
-
 
 def test_no_training_prompt_of_any_stage_is_in_the_test_set():
     def keys(conversations):
@@ -1905,6 +1855,10 @@ def test_gpt_is_prompted_with_a_thread_and_its_shots(tokenizer, monkeypatch):
         _, _, rows, stops, limit, seed = calls.pop().args
         assert tokenizer.decode(rows[1]) == f"<|endoftext|>{thread}"
         assert set(stops) == {*tokenizer.encode("\n"), tokenizer.eot} and (limit, seed) == (6, 3)
+    for make_speaker in (rlhf.chat_speaker, rlhf.forum_speaker):
+        make_speaker(model, tokenizer)([messages], 3)
+        make_speaker(model, tokenizer, temperature=2)([messages], 3)
+        assert [calls.pop().kwargs for _ in range(2)] == [{"temperature": 2}, {"temperature": 1}]
     rlhf.forum_speaker(model, tokenizer, shots * 9, 6)([messages], 3)
     [row] = calls.pop().args[2]
     assert len(row) == 80 - 6 and tokenizer.decode(row).endswith("Q: c?\nA:")
@@ -2051,31 +2005,15 @@ def test_demonstrations_alone_end_with_a_model_that_chats(tokenizer, alone, caps
     assert done.returncode == 0 and done.stdout.count("you>") == 4 and not done.stderr
 
 
-@pytest.mark.parametrize("source", ["checkpoint", "folder"])
-def test_your_own_reward_on_a_base_model_from_elsewhere(tokenizer, alone, capsys, source):
-    base = small_gpt(tokenizer.vocab_size, 64)
-    if source == "folder":
-        gpt.export_pretrained(base, tokenizer, source)
-    else:
-        gpt.save_checkpoint(source, base, tokenizer)
+def test_your_own_reward_on_a_base_model_from_elsewhere(tokenizer, alone, capsys):
+    gpt.export_pretrained(small_gpt(tokenizer.vocab_size, 64), tokenizer, "folder")
     Path("reward.py").write_text("def length(prompt, response): return 1000 + len(response)")
-    rows = instructgpt("--init", source, "--reward", "reward.py:length", "--block-size", "48")
+    rows = instructgpt("--init", "folder", "--reward", "reward.py:length", "--block-size", "48")
     assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"]
     assert all(1000 < rows[name]["score"] < 1100 for name in ("SFT", "PPO", "PPO-ptx"))
     assert "context 48" in capsys.readouterr().out
+    assert gpt.load_model("runs/own/ppo_ptx.pt")[0].config.block_size == 48
     assert not {path.name for path in Path("runs/own").iterdir()} & {"reward.pt", "pretrain.pt"}
-
-
-@pytest.mark.parametrize("make_speaker", [rlhf.chat_speaker, rlhf.forum_speaker])
-def test_answers_are_sampled_at_temperature_one(tokenizer, make_speaker):
-    model = small_gpt(tokenizer.vocab_size, 64).eval()
-    prompts = [[user("Who?")]] * 4
-
-    def answers(seed=0, **how):
-        return make_speaker(model, tokenizer, max_new_tokens=8, **how)(prompts, seed)
-
-    assert answers() == answers(temperature=1) != answers(temperature=2)
-    assert answers(0, temperature=0) == answers(1, temperature=0)
 
 
 def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text(
@@ -2531,9 +2469,7 @@ def test_a_damaged_result_is_named(fails, line, path):
 
 
 def test_a_person_can_label_and_the_reward_model_reads_it(tokenizer, fails):
-    parse = papers("label").parse_ranking
-    assert parse("3 1=4 2", 4) == [1, 2, 0, 1] and parse("2 = 1", 2) == [0, 0]
-    assert not any(parse(line, 2) for line in ("1", "1 1", "1 2 3", "a b", ""))
+    papers("label")
     model = small_gpt(tokenizer.vocab_size, 64)
     row = model.wte.weight.data[tokenizer.end]
     model.ln_f.bias.data = row * 5 / row.square().sum()  # answers end: others are not shown
@@ -2543,8 +2479,11 @@ def test_a_person_can_label_and_the_reward_model_reads_it(tokenizer, fails):
     Path("comparisons.jsonl").write_text(json.dumps([PAIR]))
     assert "JSON list" in fails(f"papers/label.py {options}")
     Path("comparisons.jsonl").write_text(json.dumps(PAIR))  # without an end of the line
-    done = run("-m", "papers.label", *options.split(), stdin="nonsense\n3 1=2\n\n")
-    assert done.returncode == 0 and "name every answer" in done.stdout and not done.stderr
+    wrong = ["nonsense", "1", "1 1 2 3", "1 2 3 4"]  # no ranking of three
+    said = "\n".join([*wrong, "3 1 =2", "", ""])
+    done = run("-m", "papers.label", *options.split(), stdin=said)
+    assert done.returncode == 0 and not done.stderr
+    assert done.stdout.count("name every answer") == len(wrong)
     [_, comparison] = data.load_comparisons("comparisons.jsonl")
     assert comparison.ranks == [1, 1, 0] and comparison.messages == [user("Tell me a story.")]
 
