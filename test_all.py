@@ -2154,6 +2154,14 @@ def test_the_cases_of_the_papers_tasks_are_distinct_and_held_out(world):
                         for _ in range(500)}
     assert not phrases["train"] & phrases["test"]
     assert not pairs["train"] & pairs["test"] and len(pairs["test"]) > 8
+    # A1 and A2 scramble some words alike: neither may show what the other holds out
+    anagrams = {"train": set(), "test": set()}
+    for split, task in itertools.product(anagrams, ("A1", "A2")):
+        for _ in range(1000):
+            scrambled, word = gpt3_tasks.word_task(world, rng, split, task)
+            assert scrambled != f"\n{word.strip()} ="
+            anagrams[split].add(word)
+    assert not anagrams["train"] & anagrams["test"] and len(anagrams["test"]) > 8
 
 
 def test_gpt1s_inputs_are_those_of_figure_1(tokenizer):
