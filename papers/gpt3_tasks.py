@@ -161,8 +161,8 @@ def composite_task(world: World, rng: random.Random, split: str) -> tuple[str, s
 
 def word_task(world: World, rng: random.Random, split: str,
               task: str) -> tuple[str, str]:
-    """A scrambled word. For each kind of scrambling a fifth of the words is held out; A1 and A2, which
-    scramble some words alike, hold out the same ones."""
+    """A scrambled word. For each kind of scrambling a fifth of the words is held out; A1 and A2,
+    which scramble some words alike, hold out the same ones."""
     kind = "anagram" if task in ("A1", "A2") else task
     kept = {"A1": 1, "A2": 2}.get(task, 0)  # letters that stay on each side
     picked, inside = None, ""
