@@ -511,7 +511,7 @@ class World:
         strangers = list(STRANGERS)
         while len(strangers) < 144:
             name = made_up_name(rng)
-            if name not in self.people + strangers:
+            if name not in [*self.people, *strangers, *ECHOED]:  # "Lima" is a city
                 strangers.append(name)
         self.strangers = rng.sample(strangers, len(strangers))
         self.facts = {}
@@ -632,9 +632,8 @@ def made_up_name(rng: random.Random) -> str:
 
 
 def split_sentences(text: str) -> list[str]:
-    """A text's sentences: "Mia bakes. Does Ben?!" -> ["Mia bakes.", "Does Ben?"]. Further signs are
-    left out, so the rubric does not see them."""
-    return re.findall(r"[^\s.?!][^.?!]*[.?!]?", text)
+    """A text's sentences: "Mia bakes. Does Ben?!" -> ["Mia bakes.", "Does Ben?!"]."""
+    return re.findall(r"\S[^.?!]*[.?!]*", text)
 
 
 def join_list(items: list[str]) -> str:
@@ -1081,7 +1080,7 @@ def judge(world: World, instruction: Instruction, response: str,
             verdict["invented"] = 1  # a word that is another value of the topic
         elif instruction.items and number == 0:
             values, wanted = instruction.items
-            named = re.split(r", | and ", sentence.rstrip("."))
+            named = re.split(r", | and ", sentence.removesuffix("."))
             right = set(named) & set(values)
             if len(named) == len(right) <= wanted:  # all allowed, none twice, not too many
                 verdict["helpful"] = len(right) / wanted

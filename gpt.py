@@ -92,16 +92,18 @@ def attention(q, k, v, window: int | None = None, positions=None):
     Queries are at positions 0 ... T - 1, or with a KVCache (section 4) at `positions` (B, T).
     """
     S, hs = k.shape[-2:]
-    scores = q @ k.mT / math.sqrt(hs)  # (B, nh, T, S)
     if positions is None:
         positions = torch.arange(q.size(2), device=q.device)[None]  # (1, T)
     i = positions[:, None, :, None]  # (B or 1, 1, T, 1), the same for all heads
     j = torch.arange(S, device=q.device)  # (S,)
-    visible = j <= i  # (B or 1, 1, T, S)
+    hidden = j > i  # (B or 1, 1, T, S)
     if window is not None:
-        visible = visible & (j > i - window)
-    # weight 0, however negative the visible scores are: a finite number would not do
-    scores = scores.masked_fill(~visible, -math.inf)
+        hidden = hidden | (j <= i - window)
+    # softmax gives -inf weight 0, however negative the visible scores are: a finite number would
+    # not do
+    mask = torch.zeros_like(hidden, dtype=q.dtype).masked_fill(hidden, -math.inf)
+    scores = (q / math.sqrt(hs)) @ k.mT  # (B, nh, T, S)
+    scores += mask
     return scores.softmax(dim=-1) @ v  # (B, nh, T, hs)
 
 
@@ -121,13 +123,13 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x, cache=None):
         heads = self.c_attn(x).unflatten(2, (3 * self.n_head, -1))  # (B, T, 3 nh, hs)
         q, k, v = heads.transpose(1, 2).chunk(3, dim=1)  # (B, nh, T, hs) each
-        if cache is None:
-            # the same as attention(q, k, v, self.window), but in less memory, and faster from
-            # about 100 tokens on
-            y = fused_attention(q, k, v, self.window)
-        else:
+        if cache is not None:
             k, v = cache.store(self.layer, k, v)  # all so far: (B, nh, S, hs) each
             y = attention(q, k, v, self.window, cache.positions)
+        elif x.size(1) <= 128:
+            y = attention(q, k, v, self.window)
+        else:  # the same in less memory, and for long sequences faster
+            y = fused_attention(q, k, v, self.window)
         y = y.transpose(1, 2).flatten(2)  # (B, T, C): concatenate the heads
         return self.dropout(self.c_proj(y))
 
@@ -607,23 +609,34 @@ def _hide(tile, i0: int, j0: int, window: int, value: float):
     tile.masked_fill_((j > i) | (j <= i - window), value)
 
 
-def orthogonalize(matrices):
-    """Move the singular values of matrices (n, rows, columns) towards 1 and keep their
-    singular vectors, by five Newton-Schulz iterations.
+def orthogonalize(matrices: list):
+    """Move the singular values of matrices towards 1 and keep their singular vectors, by five
+    Newton-Schulz iterations. The smaller side, m, must be the same for all of them.
 
-    Each iteration maps a singular value s to a s + b s^3 + c s^5. With these coefficients
-    small values grow by 3.4 per iteration, and after five those of 0.02 ... 1 are in
-    0.68 ... 1.14, which is good enough. (Jordan et al. compute in bfloat16, which is slow on CPUs.)
+    An iteration multiplies X (m, n) from the left by F = a + b G + c G^2, where G = X X^T. This
+    maps a singular value s to a s + b s^3 + c s^5: with these coefficients small values grow by
+    3.4 per iteration, and after five those of 0.02 ... 1 are in 0.68 ... 1.14, which is good
+    enough. Since the next G is F G F, it takes only products of (m, m) matrices, for all X in
+    one batch; X is multiplied at the end. (Jordan et al. multiply X each time, in bfloat16, which
+    is slow on CPUs.)
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    is_tall = matrices.size(1) > matrices.size(2)
-    x = matrices.mT if is_tall else matrices
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # all singular values are now <= 1
+    wide = [x.mT if x.size(0) > x.size(1) else x for x in matrices]
+    gram = torch.stack([x @ x.mT for x in wide])  # (number of matrices, m, m)
+    # The trace of X X^T is the squared norm of X. Divided by it, singular values are at most 1.
+    squared_norm = gram.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None] + 1e-14
+    gram = gram / squared_norm
+    identity = torch.eye(gram.size(1)).to(gram)
+    total = identity / squared_norm.sqrt()
     for _ in range(5):
-        gram = x @ x.mT  # (n, m, m), where m is the smaller of rows and columns
-        # a x + (b gram + c gram^2) x
-        x = torch.baddbmm(a * x, b * gram + c * gram @ gram, x)
-    return x.mT if is_tall else x
+        factor = torch.baddbmm(a * identity + b * gram, gram, gram, alpha=c)
+        gram = factor @ gram @ factor
+        total = factor @ total
+    results = []
+    for matrix, x, product in zip(matrices, wide, total):
+        result = product @ x
+        results.append(result if x is matrix else result.mT)
+    return results
 
 
 class Muon(torch.optim.Optimizer):
@@ -639,20 +652,20 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            by_shape = {}  # shape -> [(parameter, its update)], orthogonalized in one batch
+            by_size = {}  # smaller side -> [(parameter, its update)], orthogonalized together
             for p in group["params"]:
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
                 momentum = self.state[p]["momentum"]
                 momentum.lerp_(p.grad, 1 - group["momentum"])
                 nesterov = p.grad.lerp(momentum, group["momentum"])
-                by_shape.setdefault(p.shape, []).append((p, nesterov))
-            for (rows, columns), members in by_shape.items():
-                updates = orthogonalize(torch.stack([nesterov for _, nesterov in members]))
-                # An orthogonal matrix keeps the norm of its input. Spread over more outputs than
-                # inputs, each output would change less: scale that up.
-                scale = max(1, rows / columns) ** 0.5
+                by_size.setdefault(min(p.shape), []).append((p, nesterov))
+            for members in by_size.values():
+                updates = orthogonalize([nesterov for _, nesterov in members])
                 for (p, _), update in zip(members, updates):
+                    # An orthogonal matrix keeps the norm of its input. Spread over more outputs
+                    # than inputs, each output would change less: scale that up.
+                    scale = max(1, p.size(0) / p.size(1)) ** 0.5
                     p.sub_(update, alpha=group["lr"] * scale)
 
 # ----------------------------------------------------------------------------------

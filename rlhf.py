@@ -685,9 +685,10 @@ class WorldTask:
                           data.instructions(self.world, "train", n, next(seeds))]
 
     def answers(self, speak: Speaker, count: int, split: str, seed: int) -> list[tuple]:
-        """[(instruction, its different answers)], `count` of them, from 4 to 9 samples each."""
+        """[(instruction, its different answers)], `count` of them, from 4 to 9 samples each. The
+        prompts of a test differ."""
         rng = random.Random(f"answers {self.seed} {seed}")
-        instructions = data.instructions(self.world, split, count, seed)
+        instructions = data.instructions(self.world, split, count, seed, split == "test")
         conversations, owners = [], []  # per sample: its conversation and its prompt's index
         for owner, instruction in enumerate(instructions):
             for number in range(rng.randint(4, 9)):

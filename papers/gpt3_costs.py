@@ -72,9 +72,9 @@ def flops_per_token(model: GPT) -> float:
 
 
 def activation_bytes(config: GPTConfig, width: int = 4, checkpointed: bool = False) -> int:
-    """Bytes that one full sequence keeps for the backward pass, without dropout.
-    Matrix products read and write numbers of `width` bytes, 2 under autocast to
-    bfloat16; the stream, the norms, attention and the loss stay float32.
+    """Bytes that one full sequence of more than 128 tokens keeps for the backward pass,
+    without dropout. Matrix products read and write numbers of `width` bytes, 2 under
+    autocast to bfloat16; the stream, the norms, attention and the loss stay float32.
 
     Per token and layer: the input of each sub-layer and its normalized form; q, k, v
     and the output of attention, also side by side; the MLP's 4 C twice; a number per
