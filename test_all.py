@@ -2148,6 +2148,8 @@ def test_the_cases_of_the_papers_tasks_are_distinct_and_held_out(world):
     for task in gpt2_tasks.CASES:
         cases = gpt2_tasks.gpt2_task(world, task, 30)
         assert len({str(case) for case in cases}) == len(cases) >= 25
+    told = ("Ben works as a", ["cook", "judge"], ".", 1), ("Mia has a", ["cat", "dog"], ".", 0)
+    assert gpt2_tasks.unseen(told, "Ben works as a judge. Mia has a dog.") == [told[1]]
     phrases, pairs = {}, {}
     for split in ("train", "test"):
         rng = random.Random(split)
@@ -2314,7 +2316,11 @@ def test_problems_of_several_steps_are_right_distinct_and_held_out(world):
     for task, steps in itertools.product(tasks.TASKS, tasks.TESTED):
         # the months of a dial or of letters are not what is asked
         months = "no month" if task == "coin" else "|".join(tasks.MONTHS)
-        known = {re.sub(months, "", question) for question in read}
+        known = set()  # with the beginnings of two steps and more
+        for question in read:
+            events = re.sub(months, "", question.strip(".")).split(",")
+            known.add(",".join(events))
+            known.update(",".join(events[:count]) for count in range(2, len(events)))
         problems = cot.test_problems(world, task, steps, 20)
         assert len({problem.asked for problem in problems}) == len(problems) > 0
         for problem in problems:
@@ -2326,7 +2332,7 @@ def test_problems_of_several_steps_are_right_distinct_and_held_out(world):
                 lines.append(f"{month} {event} = {state}.")
             assert len(lines) == steps and problem.steps[-steps:] == lines
             assert problem.answer == (" ".join(states) if task == "letters" else state)
-            assert re.sub(months, "", problem.question) not in known
+            assert re.sub(months, "", problem.question.strip(".")) not in known
 
 
 def test_each_form_has_its_answer_and_the_trigger_is_asked_in_two_prompts(monkeypatch):

@@ -15,8 +15,8 @@ exemplars with a chain of steps, and by "Let's think step by step." without exem
 Built in: the training text shows all these forms, the steps included, each task in each of its
 forms equally often (the trigger phrase never before a coin). So this shows what steps are good
 for, serial computation through the tokens that are written, and not that large models come to
-write them by themselves. The problems asked here are not in the text, but most of those of 2 and 3
-steps are beginnings of longer ones there; see cot_tasks.py.
+write them by themselves. The problems asked here are not in the text; those of a single step are
+beginnings of longer ones there.
 
 Chosen after looking: the length of training (after 1600 steps two large models of three had not
 learned the steps, and no claim could be told), the row on 5, 6 and 8 steps (after seed 0), and

@@ -42,11 +42,12 @@ for _name in WOMEN + MEN + GUESTS:
 
 @dataclass
 class Problem:
-    """`asked` is what decides the answer: problems in which it is equal are one problem."""
+    """`asked` is what decides the answer, a text for each step (the first one with the start):
+    problems in which it is equal are one problem."""
     question: str
     steps: list[str]
     answer: str
-    asked: str
+    asked: tuple[str, ...]
     equation: str = ""
 
 
@@ -65,16 +66,18 @@ def dial(rng: random.Random, count: int) -> Problem:
     what is asked."""
     start = rng.randrange(10)
     mark = start
-    equation = str(start)
+    turns = []
     events, steps = [], [f"Start {start}."]
     for month in months(rng, count):
         turn = rng.randrange(1, 4)
         mark = (mark + turn) % 10
+        turns.append(str(turn))
         events.append(f"{month} {turn}")
-        equation += f" + {turn}"
         steps.append(f"{month} {turn} = {mark}.")
     question = f"Dial {start}: {', '.join(events)}."
-    return Problem(question, steps, str(mark), equation, equation + ".")
+    equation = " + ".join([str(start), *turns])
+    asked = (f"{start} + {turns[0]}", *turns[1:])
+    return Problem(question, steps, str(mark), asked, equation + ".")
 
 
 def coin(rng: random.Random, count: int) -> Problem:
@@ -90,7 +93,7 @@ def coin(rng: random.Random, count: int) -> Problem:
         events.append(f"{month} {event}")
         steps.append(f"{month} {event} = {side}.")
     question = f"Coin {start}: {', '.join(events)}."
-    return Problem(question, steps, side, question)
+    return Problem(question, steps, side, (f"{start}, {events[0]}", *events[1:]))
 
 
 def letters(rng: random.Random, count: int) -> Problem:
@@ -103,7 +106,7 @@ def letters(rng: random.Random, count: int) -> Problem:
         events.append(f"{month} {name}")
         steps.append(f"{month} {name} = {letter}.")
     question = f"Letters: {', '.join(events)}."
-    return Problem(question, steps, " ".join(answer), " ".join(names))
+    return Problem(question, steps, " ".join(answer), tuple(names))
 
 
 TASKS = {"dial": dial, "coin": coin, "letters": letters}
@@ -111,11 +114,16 @@ TASKS = {"dial": dial, "coin": coin, "letters": letters}
 
 def draw(world: World, rng: random.Random, split: str, task: str, count: int) -> Problem:
     """A random problem of `count` steps. A fifth of what can be asked is held out for the test,
-    by a checksum; single steps occur in both splits."""
+    by a checksum. No training problem begins with a held-out one of two or more steps (with one
+    of a single step it may)."""
+    def is_held_out(asked: tuple[str, ...]) -> bool:
+        return zlib.crc32(f"{world.seed} {' '.join(asked)}".encode()) % 5 == 0
+
+    lengths = [count] if split == "test" else [*range(2, count), count]
     while True:
         problem = TASKS[task](rng, count)
-        checksum = zlib.crc32(f"{world.seed} {problem.asked}".encode())
-        if (checksum % 5 == 0) == (split == "test"):
+        held_out = [is_held_out(problem.asked[:length]) for length in lengths]
+        if any(held_out) == (split == "test"):
             return problem
 
 

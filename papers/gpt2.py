@@ -27,7 +27,7 @@ from data import ECHOED, Tokenizer, World, command_line, option, split_sentences
 from gpt import GPT, completion_logprobs
 from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
-from papers.gpt2_tasks import CASES, bleu, gpt2_task, ngram_f1, rouge
+from papers.gpt2_tasks import CASES, bleu, gpt2_task, ngram_f1, rouge, unseen
 from papers.models import SIZES, choice_accuracy, continuations, evaluate_pieces, pretrained
 from papers.tasks import WIDE_WEB
 
@@ -197,6 +197,9 @@ def gpt2(options: Options = Options()):
     world = World(options.seed)
     config = gpt.TrainConfig(steps=options.steps, seed=options.seed)
     cases = {task: gpt2_task(world, task, options.cases) for task in CASES}
+    text = "\n".join(data.web(world, documents, 0, WIDE_WEB))
+    for task in ("cities", "common nouns"):
+        cases[task] = unseen(cases[task], text)
 
     columns, bits = {}, {}
     for size, shape in SIZES.items():

@@ -52,9 +52,8 @@ def last_word(world: World, rng: random.Random):
 
 
 def gap(world: World, rng: random.Random, topics: tuple[str, ...]):
-    """A story with a gap: (before, ten choices, behind, index of the right choice). It is drawn
-    anew, but of the stories that are asked for 11 of 40 with cities and 47 of 160 with other nouns
-    stand in the text word for word (seed 0)."""
+    """A story with a gap: (before, ten choices, behind, index of the right choice). Some of these
+    stories stand in the text; see `unseen`."""
     person = rng.choice(world.people)
     topic = rng.choice(topics)
     others = rng.sample([name for name in TOPICS if name != topic], 2)
@@ -68,6 +67,15 @@ def gap(world: World, rng: random.Random, topics: tuple[str, ...]):
     told = " ".join(world.state(rng, person, other) for other in others)
     case = f"{told} {before.rstrip()}", choices, behind, choices.index(right)
     return (person, topic), case
+
+
+def unseen(gaps: list[tuple], text: str) -> list[tuple]:
+    """The stories with a gap that do not stand in the text word for word."""
+    kept = []
+    for before, choices, behind, right in gaps:
+        if f"{before} {choices[right]}{behind}" not in text:
+            kept.append((before, choices, behind, right))
+    return kept
 
 
 def schema(world: World, rng: random.Random):
