@@ -791,10 +791,11 @@ def test_the_fused_kernel_in_bfloat16_rounds_only_what_it_is_given():
 
 # gpt.py: the model and sampling -----------------------------------------------------
 
-def test_every_other_layer_of_gpt3_sees_only_its_band():
-    model = loud(small_gpt(block_size=32, n_layer=4, window=3))
+@pytest.mark.parametrize("T", [20, 150])  # by the equation, by the fused kernel
+def test_every_other_layer_of_gpt3_sees_only_its_band(T):
+    model = loud(small_gpt(block_size=160, n_layer=4, window=3))
     for layer, block in enumerate(model.h):
-        x = torch.randn(1, 20, 16, requires_grad=True)
+        x = torch.randn(1, T, 16, requires_grad=True)
         block(x)[0, 15].sum().backward()
         seen = x.grad[0].abs().sum(-1).nonzero().flatten().tolist()
         assert seen == list(range(13 if layer % 2 else 0, 16))
@@ -819,12 +820,14 @@ def peer(form, stored=torch.float32, **shape):
 
 
 @pytest.mark.parametrize("form", ["gpt2", "openai-gpt"])
-@pytest.mark.parametrize("shape", [{}, {"n_layer": 1, "n_head": 4, "n_embd": 24}, {"n_head": 1}])
+@pytest.mark.parametrize("shape", [{}, {"n_layer": 1, "n_head": 4, "n_embd": 24},
+                                   {"n_head": 1, "n_positions": 150}])  # for the fused kernel
 @pytest.mark.parametrize("stored", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_logits_and_gradients_equal_transformers(form, shape, stored):
     theirs, ours = peer(form, stored, **shape)
     atol = 1e-8 if stored == torch.float64 else 1e-4
-    idx, mask = torch.randint(50, (3, 13)), torch.ones(3, 13, dtype=torch.long)
+    T = ours.config.block_size - 3
+    idx, mask = torch.randint(50, (3, T)), torch.ones(3, T, dtype=torch.long)
     targets = idx.roll(-1, 1)
     targets[1, 6:], mask[1, 7:] = -1, 0  # a short row, padded on the right
     expected = theirs(idx, attention_mask=mask).logits
