@@ -1473,8 +1473,7 @@ def option(default: object, help: str, at_least: float = 0):
 def printable(text: str) -> str:
     """The text without control characters, which could steer the terminal, and without those that
     override the direction of writing."""
-    text = re.sub("[\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
-    return re.sub(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]", "\ufffd", text)
+    return re.sub("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
 
 
 def guard_terminal():
