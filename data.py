@@ -1300,7 +1300,7 @@ def parse_record(place: str, record: dict) -> Comparison:
     utility_of = {}
     for text, utility in zip(texts, utilities):
         utility_of.setdefault(text, utility)  # of equal answers the first
-    if len(texts) > 1 and (len(utility_of) == 1 or len(set(utility_of.values())) == 1):
+    if len(texts) > 1 and len(set(utility_of.values())) == 1:
         raise ValueError("all answers are the same or ranked the same")
     responses = [(text, True) for text in utility_of]
     return compare(prompt, responses, list(utility_of.values()))
@@ -1338,15 +1338,13 @@ def to_dialogue(system: object, question: object, answer: object) -> list[dict]:
 def to_turns(value: object, role: str) -> list[dict]:
     """Text of this role, an HH dialogue or a list of turns, as messages."""
     if isinstance(value, str):
-        value = value.replace("\r\n", "\n")
-    if isinstance(value, str) and re.match(r"\s*Human:", value):
-        value = value.strip().removesuffix("\n\nAssistant:")  # the end of a prompt
-        # "", name, text, name, text ...
-        parts = re.split(r"(?:^|\n\n)\s{,9}(Human|Assistant):", value)
-        pairs = zip(parts[1::2], parts[2::2])
-        value = [{"role": who, "content": text} for who, text in pairs]
-    elif isinstance(value, str):
-        value = [{"role": role, "content": value}]
+        text = value.replace("\r\n", "\n").strip()
+        value = [{"role": role, "content": text}]
+        if text.startswith("Human:"):
+            text = text.removesuffix("\n\nAssistant:")  # the end of a prompt
+            parts = re.split(r"(?:^|\n\n)\s{,9}(Human|Assistant):", text)  # "", name, text ...
+            pairs = zip(parts[1::2], parts[2::2])
+            value = [{"role": who, "content": said} for who, said in pairs]
     turns = []
     try:
         for turn in value:
