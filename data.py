@@ -1171,11 +1171,8 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
 def load_text(source: str | Path) -> Iterator[str]:
     """Documents of a file or of all files in a folder but hidden ones. JSON and JSON lines
     hold them under "text"; in any other file <|endoftext|> separates them."""
-    path = Path(source)
     is_empty = True
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_dir() or is_hidden(file, path):
-            continue
+    for file in files_in(Path(source)):
         is_json = file.name.lower().removesuffix(".gz").endswith((".json", ".jsonl"))
         for document in texts_of_records(file) if is_json else texts_between_marks(file):
             if document.strip():
@@ -1185,9 +1182,12 @@ def load_text(source: str | Path) -> Iterator[str]:
         raise UserError(f"{source} holds no text")
 
 
-def is_hidden(path: str | Path, folder: str | Path) -> bool:
-    """Whether a name below the folder begins with a dot."""
-    return any(part.startswith(".") for part in Path(path).relative_to(folder).parts)
+def files_in(path: Path) -> list[Path]:
+    """All files in a folder but hidden ones; any other path stands for itself."""
+    if not path.is_dir():
+        return [path]
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    return [file for file in files if "/." not in f"/{file.relative_to(path).as_posix()}"]
 
 
 def texts_of_records(path: Path) -> Iterator[str]:
@@ -1436,18 +1436,18 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
         _locks[folder] = lock
 
     settings = json.loads(json.dumps(settings))  # tuples become lists
+    files = []  # that a setting names
     for value in [value for value in settings.values() if isinstance(value, str)]:
-        named = value if os.path.exists(value) else value.rpartition(":")[0]
-        inside = sorted(Path(named).rglob("*")) if named else []  # none if it is no folder
-        for path in [named, *inside]:
-            if os.path.isfile(path) and not is_hidden(path, named):
-                settings[f"file {path}"] = [os.path.getsize(path), os.path.getmtime(path)]
+        for named in (value, value.rpartition(":")[0]):
+            if os.path.exists(named):
+                files += files_in(Path(named))
+    for file in files:
+        settings[f"file {file}"] = [file.stat().st_size, file.stat().st_mtime]
     if fresh:
         written = [path for path in folder.iterdir()
                    if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png")]
-        read = [Path(str(value)).resolve() for value in settings.values()]
-        for path, source in itertools.product(written, read):
-            if path.resolve().is_relative_to(source):
+        for path, file in itertools.product(written, files):
+            if path.samefile(file):
                 raise UserError(f"{path} is in the folder that --fresh empties: move it, or "
                                 "choose another --name")
         for path in written:
