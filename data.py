@@ -1209,9 +1209,7 @@ def texts_between_marks(path: Path) -> Iterator[str]:
             *documents, rest = (rest + block).split("<|endoftext|>")
             yield from documents
             if len(rest) > length:
-                cut = max(rest.rfind("\n"), rest.rfind(" ")) + 1
-                if cut == 0:  # no white space: take all but the beginning of a mark
-                    cut = len(rest) - len("<|endoftext|>")
+                cut = len(rest) - len("<|endoftext|>")  # behind it a mark may begin
                 yield rest[:cut]
                 rest = rest[cut:]
     yield rest
