@@ -1,7 +1,3 @@
-# /// script
-# requires-python = ">=3.10"
-# dependencies = ["torch==2.13.0", "numpy", "tiktoken"]
-# ///
 """
 data.py: text in, integers out. Knows nothing of models.
 
