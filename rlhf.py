@@ -878,7 +878,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
     task = FileTask(options) if is_own else WorldTask(options.seed, options.test_prompts)
     if function:  # so that its mistakes show now
         lines = [message["content"] for message in task.test[0].messages]
-        checked_score(function, "\n".join(lines), "An answer.")
+        function("\n".join(lines), "An answer.")
 
     print("\n== 1. Pretraining: predict the next token")
     base, tokenizer, train_stream, val_stream = starting_model(options, shape, task, folder)
@@ -1017,8 +1017,8 @@ def check_room(max_response: int, block_size: int):
 
 
 def load_function(place: str) -> Callable[[str, str], float]:
-    """Run a file and return one of its functions, given as FILE.py:NAME. UserError if that
-    fails."""
+    """Run a file and return one of its functions, given as FILE.py:NAME. UserError if that fails
+    and, when the function is called, if it fails or does not return a finite number."""
     path, _, name = place.rpartition(":")
     if not Path(path).is_file():
         raise UserError(f"--reward takes FILE.py:FUNCTION, and no file {path!r} is in {place!r}")
@@ -1029,20 +1029,17 @@ def load_function(place: str) -> Callable[[str, str], float]:
         raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from None
     if not callable(function):
         raise UserError(f"{path} has no function {name}(prompt, response)")
-    return function
 
-
-def checked_score(function: Callable[[str, str], float], prompt: str, response: str) -> float:
-    """function(prompt, response), your own reward. UserError if it fails or does not return a
-    finite number."""
-    try:
-        score = float(function(prompt, response))
-        if not abs(score) < 1e9:
-            raise ValueError(f"{score} is not a finite number")
-        return score
-    except (Exception, SystemExit) as error:
-        raise UserError(f"the reward function failed on prompt {prompt!r:.60} and response "
-                        f"{response!r:.60}: {type(error).__name__}: {error}") from None
+    def checked(prompt, response):
+        try:
+            score = float(function(prompt, response))
+            if not abs(score) < 1e9:
+                raise ValueError(f"{score} is not a finite number")
+            return score
+        except (Exception, SystemExit) as error:
+            raise UserError(f"the reward function failed on prompt {prompt!r:.60} and response "
+                            f"{response!r:.60}: {type(error).__name__}: {error}") from None
+    return checked
 
 
 class TextReward:
@@ -1067,8 +1064,8 @@ class TextReward:
             first = int(is_response.nonzero()[0]) + 1  # index of the first response token
             prompt = self.text(row[:first].tolist())
             response = self.text(row[1:][is_response].tolist())
-            scores.append(checked_score(self.function, prompt, response))
-        return torch.tensor(scores, device=ids.device)
+            scores.append(self.function(prompt, response))
+        return torch.tensor(scores, dtype=torch.float32, device=ids.device)
 
 
 # ----------------------------------------------------------------------------------
