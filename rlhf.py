@@ -892,8 +892,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         config = SFTConfig(epochs=options.sft_epochs, seed=options.seed)
         # another seed than in pretraining: other windows
         ptx = Batches(train_stream, config.ptx_sequences, block_size, 2000 + options.seed)
-        log = RunLog(folder / "sft.jsonl")
-        train_sft(sft, tokenizer, task.demonstrations, config, ptx, log)
+        train_sft(sft, tokenizer, task.demonstrations, config, ptx, RunLog(folder / "sft.jsonl"))
         gpt.save_checkpoint(folder / "sft.pt", sft, tokenizer, chat=True)
     if options.demonstrations and not options.comparisons and not function:
         print(f"\nno comparisons and no --reward: this is as far as demonstrations go\n"
@@ -912,9 +911,8 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         reward_model = RewardModel(sft)
         if not load_stage(folder / "reward.pt", reward_model):
             comparisons = task.compared(speak, options.comparison_prompts, "train", RANKED_SEED)
-            log = RunLog(folder / "reward.jsonl")
             train_reward_model(reward_model, tokenizer, comparisons, task.demonstrations,
-                               RewardConfig(seed=options.seed), log)
+                               RewardConfig(seed=options.seed), RunLog(folder / "reward.jsonl"))
             gpt.save_checkpoint(folder / "reward.pt", reward_model, tokenizer)
         held_out = task.compared(speak, options.test_prompts // 3, "test", HELD_OUT_SEED)
         accuracy = pair_accuracy(reward_model, tokenizer, held_out)
@@ -932,9 +930,8 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
             config = dataclasses.replace(ppo_config, ptx_coef=ptx_coef)
             # not used by PPO, whose ptx_coef is 0
             ptx = Batches(train_stream, config.ptx_sequences, block_size, 5000 + options.seed)
-            log = RunLog(folder / f"{stage}.jsonl")
-            train_ppo(policy, reward_model, tokenizer, task.prompt_source(), config, log, ptx,
-                      val_stream)
+            train_ppo(policy, reward_model, tokenizer, task.prompt_source(), config,
+                      RunLog(folder / f"{stage}.jsonl"), ptx, val_stream)
             gpt.save_checkpoint(folder / f"{stage}.pt", policy, tokenizer, chat=True)
         finetuned[name] = policy
 
