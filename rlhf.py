@@ -616,21 +616,18 @@ def chat_speaker(model, tokenizer, max_new_tokens: int = 32, temperature: float 
     return speak
 
 
-# The web's forum threads mark each line by its role; a rule comes first.
-FORUM_MARKS = {"system": "Rule", "user": "Q", "assistant": "A"}
-
-
 def forum_speaker(model, tokenizer, shots: list[list[dict]] = (), max_new_tokens: int = 32,
                   temperature: float = 1.0) -> Speaker:
     """A Speaker: a pretrained model that reads conversations as a forum thread of Q: and A:
     lines. `shots`, examples with good answers that come first, make it "GPT prompted"."""
     newline = tokenizer.encode("\n")[0]
+    marks = {"system": "Rule", "user": "Q", "assistant": "A"}  # of the lines of a thread
 
     def render(tokenizer, messages):
-        rule = [message for message in messages if message["role"] == "system"]
+        rule = [message for message in messages if message["role"] == "system"]  # comes first
         thread = ""
         for message in itertools.chain(rule, *shots, messages[len(rule):]):
-            thread += f"{FORUM_MARKS[message['role']]}: {message['content']}\n"
+            thread += f"{marks[message['role']]}: {message['content']}\n"
         ids = [tokenizer.eot, *tokenizer.encode(thread + "A:")]
         return ids, [0] * len(ids)  # a mask that is not used
 
