@@ -760,15 +760,14 @@ class FileTask:
 
         prompts = [c.messages for c in comparisons] or [d[:-1] for d in demonstrations]
         by_key = {key_of(messages): messages for messages in prompts}
-        keys = random.Random(options.seed).sample(list(by_key), len(by_key))
-        cut = len(keys) * 4 // 5
-        if len(keys) < 2:
-            raise UserError(f"{options.comparisons or options.demonstrations} has {len(keys)} "
+        if len(by_key) < 2:
+            raise UserError(f"{options.comparisons or options.demonstrations} has {len(by_key)} "
                             "different prompts; training and test need at least two")
-        held_out = set(keys[cut:])
+        keys = random.Random(options.seed).sample(list(by_key), len(by_key))
+        held_out = {key: by_key[key] for key in keys[len(keys) * 4 // 5:]}
+        test = list(held_out.values())[:options.test_prompts]
         self.seed = options.seed
-        self.test = [data.Instruction("own", by_key[key])
-                     for key in keys[cut:][:options.test_prompts]]
+        self.test = [data.Instruction("own", messages) for messages in test]
         self.comparisons = [c for c in comparisons if not is_held_out(c.messages)]
         self.test_comparisons = [c for c in comparisons if is_held_out(c.messages)]
         self.demonstrations = [d for d in demonstrations if not is_held_out(d[:-1])]
