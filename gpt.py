@@ -44,9 +44,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-# Set before torch is imported: idle OpenMP threads spin for a short time, then sleep. With the
-# default (300,000), a training step beside another busy process takes 4.5 times as long; with
-# 1,000, waking the threads is a fifth of a step.
+# Set before torch is imported: how long idle OpenMP threads spin before they sleep. The default of
+# 300,000 is slow beside another program, 1,000 is slow alone (papers/README.md, Speed).
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 import torch
 import torch.distributed as dist
@@ -96,12 +95,11 @@ def attention(q, k, v, window: int | None = None, positions=None):
         positions = torch.arange(q.size(2), device=q.device)[None]  # (1, T)
     i = positions[:, None, :, None]  # (B or 1, 1, T, 1), the same for all heads
     j = torch.arange(S, device=q.device)  # (S,)
-    hidden = j > i  # (B or 1, 1, T, S)
+    is_hidden = j > i  # (B or 1, 1, T, S)
     if window is not None:
-        hidden = hidden | (j <= i - window)
-    # softmax gives -inf weight 0, however negative the visible scores are: a finite number would
-    # not do
-    mask = torch.zeros_like(hidden, dtype=q.dtype).masked_fill(hidden, -math.inf)
+        is_hidden = is_hidden | (j <= i - window)
+    # -inf, not a finite number: softmax gives it weight 0, however negative visible scores are
+    mask = torch.zeros_like(is_hidden, dtype=q.dtype).masked_fill(is_hidden, -math.inf)
     scores = (q / math.sqrt(hs)) @ k.mT  # (B, nh, T, S)
     scores += mask
     return scores.softmax(dim=-1) @ v  # (B, nh, T, hs)
@@ -349,8 +347,7 @@ def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = N
         ordered = logits.sort(dim=-1, descending=True).values  # (B, V)
         probabilities = ordered.softmax(dim=-1)
         before = probabilities.cumsum(dim=-1) - probabilities  # sum over all likelier tokens
-        kept = (before < top_p).sum(dim=-1, keepdim=True)  # (B, 1)
-        kept = kept.clamp(min=1)  # also if top_p is 0
+        kept = (before < top_p).sum(dim=-1, keepdim=True).clamp(min=1)  # (B, 1)
         smallest_kept = ordered.gather(1, kept - 1)  # (B, 1)
         logits = logits.masked_fill(logits < smallest_kept, -math.inf)
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, V)
@@ -539,10 +536,7 @@ class FusedAttention(torch.autograd.Function):
         for heads, start, stop, (buffer, _) in _tiles(q, window):
             first = max(0, start - window + 1)  # the first key that any query of the block sees
             scores = _product(q[heads, start:stop], k[heads, first:stop], buffer)
-            # If the window hides nothing from these queries, all of them see every key before
-            # `start`: only the others need the mask.
-            masked = start if stop <= window else first  # the first key to mask
-            _hide(scores[:, :, masked - first:], start, masked, window, -math.inf)
+            _hide(scores, start, first, window)
             top = scores.amax(-1, keepdim=True)  # (n, rows, 1)
             p = scores.sub_(top).exp2_()  # (n, rows, keys), softmax times total
             total = p.sum(-1, keepdim=True)  # (n, rows, 1)
@@ -564,12 +558,9 @@ class FusedAttention(torch.autograd.Function):
             queries = heads, slice(start, last)
             keys = heads, slice(start, stop)
             # tiles are transposed here, (n, keys, queries): each key's row is contiguous
-            p = _product(k[keys], q[queries], buffer)  # S^T
-            p.sub_(L[heads, :, start:last]).exp2_()  # P^T = 2^(S^T - L)
-            # If the window hides none of these keys, all queries from `stop` on see them: only
-            # the others need the mask.
-            masked = stop if T <= start + window else last  # one past the last query to mask
-            _hide(p[:, :, :masked - start].mT, start, start, window, 0)
+            scores = _product(k[keys], q[queries], buffer)  # S^T
+            _hide(scores.mT, start, start, window)
+            p = scores.sub_(L[heads, :, start:last]).exp2_()  # P^T = 2^(S^T - L)
             dv[keys] = torch.bmm(p, grad_out[queries])
             ds = _product(v[keys], grad_out[queries], buffer2)  # dP^T
             ds.sub_(delta[heads, :, start:last]).mul_(p)  # dS^T
@@ -602,11 +593,17 @@ def _product(a, b, buffer):
     return torch.bmm(a, b.mT, out=buffer[:math.prod(shape)].view(shape))
 
 
-def _hide(tile, i0: int, j0: int, window: int, value: float):
-    """In a tile whose first query is i0 and first key j0, overwrite what the mask hides."""
-    i = torch.arange(i0, i0 + tile.size(1), device=tile.device)[:, None]
-    j = torch.arange(j0, j0 + tile.size(2), device=tile.device)
-    tile.masked_fill_((j > i) | (j <= i - window), value)
+def _hide(scores, i0: int, j0: int, window: int):
+    """Set the scores (n, queries, keys) that the mask hides to -inf. The first query is i0, the
+    first key j0 <= i0."""
+    n_queries, n_keys = scores.shape[1:]
+    if i0 + n_queries <= j0 + window:  # the last query sees the first key: no window to mind
+        # Only queries before the last key, and keys after the first query, need the mask.
+        scores = scores[:, :j0 + n_keys - i0, i0 - j0:]
+        j0 = i0
+    i = torch.arange(i0, i0 + scores.size(1), device=scores.device)[:, None]
+    j = torch.arange(j0, j0 + scores.size(2), device=scores.device)
+    scores.masked_fill_((j > i) | (j <= i - window), -math.inf)
 
 
 def orthogonalize(matrices: list):
@@ -876,14 +873,12 @@ def choose(model, tokenizer, cases: list[list[tuple[str, str]]],
     """For each case, a list of (context, completion): the index of the pair with the highest
     log-probability, per token or summed. No completion may be empty."""
     pairs = [pair for case in cases for pair in case]
-    logprobs = iter(completion_logprobs(model, tokenizer, pairs))  # consumed case by case
+    logprobs = completion_logprobs(model, tokenizer, pairs)
+    scores = iter([total / count if per_token else total for total, count in logprobs])
     chosen = []
     for case in cases:
-        scores = []
-        for _ in case:
-            total, count = next(logprobs)
-            scores.append(total / count if per_token else total)
-        chosen.append(scores.index(max(scores)))
+        own = [next(scores) for _ in case]
+        chosen.append(own.index(max(own)))
     return chosen
 
 

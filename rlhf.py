@@ -31,9 +31,10 @@ Contents
     3. Step 2, the reward model: RewardModel, ranking_loss, train_reward_model
     4. Step 3, answers and their rewards: PPOConfig, token_rewards, compute_gae, roll_out
     5. Step 3, PPO-ptx: policy_loss, value_loss, train_ppo
-    6. How good are the answers: WorldTask, FileTask, win_rate
+    6. How good are the answers: WorldTask, win_rate
     7. InstructGPT, from random weights: instructgpt
     8. Chat: chat
+    9. Your own data and reward: FileTask, load_function, TextReward
 
 Shapes: B batch size, T sequence length, P prompt length, R response length, K responses to one
 prompt, C = n_embd, V = vocab_size, N response tokens. In the equations x is a prompt, y a
@@ -597,7 +598,7 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig, ptx) ->
 
 
 # ----------------------------------------------------------------------------------
-# 6. How good are the answers: WorldTask, FileTask, win_rate   [§3.2-3.4, §4]
+# 6. How good are the answers: WorldTask, win_rate   [§3.2-3.4, §4]
 
 # A speaker answers conversations: (conversations, seed) -> [(text, whether it ended)]. An answer
 # has ended if it has a stop token; otherwise it was cut at its maximal length.
@@ -737,89 +738,6 @@ class WorldTask:
         if unknown:
             grades["admits"] = float(np.mean([verdict["helpful"] for verdict in unknown]))
         return grades
-
-
-class FileTask:
-    """Demonstrations and comparisons from files. There is no gold score, so the table reports
-    the score of the reward model (or --reward function), on prompts held out from training."""
-
-    def __init__(self, options: Options):
-        comparisons = data.load_comparisons(options.comparisons) if options.comparisons else []
-        demonstrations = [c.best() for c in comparisons]
-        if options.demonstrations:
-            demonstrations = data.load_demonstrations(options.demonstrations)
-        # Split by prompt, 4 to 1, whatever its case, spaces and . , ! ? are. A conversation that
-        # begins with a held-out prompt is held out, too: it contains an answer to that prompt.
-        def key_of(messages):
-            contents = [turn["content"].casefold() for turn in messages]
-            return tuple(re.sub(r"[\s.,!?]+", " ", content).strip() for content in contents)
-
-        def is_held_out(messages):
-            key = key_of(messages)
-            return any(key[:length] in held_out for length in range(1, len(key) + 1))
-
-        prompts = [c.messages for c in comparisons] or [d[:-1] for d in demonstrations]
-        by_key = {key_of(messages): messages for messages in prompts}
-        if len(by_key) < 2:
-            raise UserError(f"{options.comparisons or options.demonstrations} has {len(by_key)} "
-                            "different prompts; training and test need at least two")
-        keys = random.Random(options.seed).sample(list(by_key), len(by_key))
-        held_out = {key: by_key[key] for key in keys[len(keys) * 4 // 5:]}
-        test = list(held_out.values())[:options.test_prompts]
-        self.seed = options.seed
-        self.test = [data.Instruction("own", messages) for messages in test]
-        self.comparisons = [c for c in comparisons if not is_held_out(c.messages)]
-        self.test_comparisons = [c for c in comparisons if is_held_out(c.messages)]
-        self.demonstrations = [d for d in demonstrations if not is_held_out(d[:-1])]
-        if not self.demonstrations:
-            raise UserError("all demonstrations answer prompts that are held out for the test")
-
-    def texts(self) -> list[str]:
-        """The documents to pretrain on without --data: all conversations for training."""
-        conversations = list(self.demonstrations)
-        for c in self.comparisons:
-            conversations += c.conversations()
-        return ["\n\n".join(turn["content"] for turn in messages) for messages in conversations]
-
-    def leave_out_long(self, tokenizer, block_size: int, max_response: int):
-        """Drop prompts that leave no room for an answer (the paper: those of over 1,000 tokens),
-        demonstrations without room for their own answer, whose end no model would learn, and
-        comparisons with such an answer: two cut answers could be equal."""
-        def fits(messages, room=max_response):
-            ids, _ = data.render_conversation(tokenizer, messages)
-            return len(ids) + room <= block_size
-
-        def all_fit(c):
-            return fits(c.messages) and all(fits(turns, room=0) for turns in c.conversations())
-
-        def keep(name, items, is_kept):
-            kept = [item for item in items if is_kept(item)]
-            found = f"{name}: {len(kept)} of {len(items)} fit into {block_size} tokens"
-            if items and not kept:
-                raise UserError(f"{found}: use a larger --block-size")
-            if len(kept) < len(items):
-                print(f"{found}, the others are left out")
-            return kept
-
-        self.demonstrations = keep("demonstrations", self.demonstrations,
-                                   lambda d: fits(d[:-1]) and fits(d, room=0))
-        self.comparisons = keep("comparisons", self.comparisons, all_fit)
-        self.test_comparisons = keep("test_comparisons", self.test_comparisons, all_fit)
-        self.test = keep("test", self.test, lambda prompt: fits(prompt.messages))
-        answers = [tokenizer.encode(d[-1]["content"]) for d in self.demonstrations]
-        if sum(len(answer) >= max_response for answer in answers) > len(answers) // 2:
-            print("warning: most of the demonstrated answers are longer than --max-response "
-                  f"{max_response}: a model that imitates them will not come to an end")
-
-    def prompt_source(self) -> Callable[[int], list]:
-        """A function that draws n conversations to answer."""
-        rng = random.Random(self.seed)
-        prompts = [c.messages for c in self.comparisons] + [d[:-1] for d in self.demonstrations]
-        return lambda n: rng.choices(prompts, k=n)
-
-    def compared(self, speak: Speaker, count: int, split: str, seed: int) -> list[Comparison]:
-        """The comparisons of the file; of the arguments only `split` matters."""
-        return self.comparisons if split == "train" else self.test_comparisons
 
 
 def show_answers(task, answers: dict):
@@ -1009,58 +927,6 @@ def check_room(max_response: int, block_size: int):
                         f"context of {block_size} tokens: at most {block_size // 2}")
 
 
-def load_function(place: str) -> Callable[[str, str], float]:
-    """Run a file and return one of its functions, given as FILE.py:NAME. UserError if that fails
-    and, when the function is called, if it fails or does not return a finite number."""
-    path, _, name = place.rpartition(":")
-    if not Path(path).is_file():
-        raise UserError(f"--reward takes FILE.py:FUNCTION, and no file {path!r} is in {place!r}")
-    try:
-        sys.path.insert(0, str(Path(path).parent))  # the file may import its neighbors
-        function = runpy.run_path(path).get(name)
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from None
-    if not callable(function):
-        raise UserError(f"{path} has no function {name}(prompt, response)")
-
-    def checked(prompt, response):
-        try:
-            score = float(function(prompt, response))
-            if not abs(score) < 1e9:
-                raise ValueError(f"{score} is not a finite number")
-            return score
-        except (Exception, SystemExit) as error:
-            raise UserError(f"the reward function failed on prompt {prompt!r:.60} and response "
-                            f"{response!r:.60}: {type(error).__name__}: {error}") from None
-    return checked
-
-
-class TextReward:
-    """A function of two strings, prompt and response, used in place of a RewardModel."""
-
-    def __init__(self, function: Callable[[str, str], float], tokenizer):
-        self.function, self.tokenizer = function, tokenizer
-
-    def text(self, ids: list[int]) -> str:
-        """The messages in ids, each on a line of its own; control tokens are left out."""
-        messages = []
-        is_text = lambda i: i in self.tokenizer.ordinary_ids
-        for found, group in itertools.groupby(ids, is_text):
-            if found:
-                messages.append(self.tokenizer.decode(group).strip())
-        return "\n".join(filter(None, messages))
-
-    def __call__(self, ids, mask):
-        """ids (B, T), mask (B, T-1) -> scores (B,), like RewardModel."""
-        scores = []
-        for row, is_response in zip(ids, mask.bool()):
-            first = int(is_response.nonzero()[0]) + 1  # index of the first response token
-            prompt = self.text(row[:first].tolist())
-            response = self.text(row[1:][is_response].tolist())
-            scores.append(self.function(prompt, response))
-        return torch.tensor(scores, dtype=torch.float32, device=ids.device)
-
-
 # ----------------------------------------------------------------------------------
 # 8. Chat: chat   [ChatGPT]
 
@@ -1116,6 +982,148 @@ def chat(options: ChatOptions = ChatOptions()):
                 print(reply + ("" if ended else " …"))
                 messages.append({"role": "assistant", "content": reply})
     print()
+
+
+# ----------------------------------------------------------------------------------
+# 9. Your own data and reward: FileTask, load_function, TextReward
+#
+# A first reader may skip this section. FileTask takes the place of WorldTask, TextReward that of
+# the reward model.
+
+
+class FileTask:
+    """Demonstrations and comparisons from files. There is no gold score, so the table reports
+    the score of the reward model (or --reward function), on prompts held out from training."""
+
+    def __init__(self, options: Options):
+        comparisons = data.load_comparisons(options.comparisons) if options.comparisons else []
+        demonstrations = [c.best() for c in comparisons]
+        if options.demonstrations:
+            demonstrations = data.load_demonstrations(options.demonstrations)
+        # Split by prompt, 4 to 1, whatever its case, spaces and . , ! ? are. A conversation that
+        # begins with a held-out prompt is held out, too: it contains an answer to that prompt.
+        def key_of(messages):
+            contents = [turn["content"].casefold() for turn in messages]
+            return tuple(re.sub(r"[\s.,!?]+", " ", content).strip() for content in contents)
+
+        def is_held_out(messages):
+            key = key_of(messages)
+            return any(key[:length] in held_out for length in range(1, len(key) + 1))
+
+        prompts = [c.messages for c in comparisons] or [d[:-1] for d in demonstrations]
+        by_key = {key_of(messages): messages for messages in prompts}
+        if len(by_key) < 2:
+            raise UserError(f"{options.comparisons or options.demonstrations} has {len(by_key)} "
+                            "different prompts; training and test need at least two")
+        keys = random.Random(options.seed).sample(list(by_key), len(by_key))
+        held_out = {key: by_key[key] for key in keys[len(keys) * 4 // 5:]}
+        test = list(held_out.values())[:options.test_prompts]
+        self.seed = options.seed
+        self.test = [data.Instruction("own", messages) for messages in test]
+        self.comparisons = [c for c in comparisons if not is_held_out(c.messages)]
+        self.test_comparisons = [c for c in comparisons if is_held_out(c.messages)]
+        self.demonstrations = [d for d in demonstrations if not is_held_out(d[:-1])]
+        if not self.demonstrations:
+            raise UserError("all demonstrations answer prompts that are held out for the test")
+
+    def texts(self) -> list[str]:
+        """The documents to pretrain on without --data: all conversations for training."""
+        conversations = list(self.demonstrations)
+        for c in self.comparisons:
+            conversations += c.conversations()
+        return ["\n\n".join(turn["content"] for turn in messages) for messages in conversations]
+
+    def leave_out_long(self, tokenizer, block_size: int, max_response: int):
+        """Drop prompts that leave no room for an answer (the paper: those of over 1,000 tokens),
+        demonstrations without room for their own answer, whose end no model would learn, and
+        comparisons with such an answer: two cut answers could be equal."""
+        def fits(messages, room=max_response):
+            ids, _ = data.render_conversation(tokenizer, messages)
+            return len(ids) + room <= block_size
+
+        def all_fit(c):
+            return fits(c.messages) and all(fits(turns, room=0) for turns in c.conversations())
+
+        def keep(name, items, is_kept):
+            kept = [item for item in items if is_kept(item)]
+            found = f"{name}: {len(kept)} of {len(items)} fit into {block_size} tokens"
+            if items and not kept:
+                raise UserError(f"{found}: use a larger --block-size")
+            if len(kept) < len(items):
+                print(f"{found}, the others are left out")
+            return kept
+
+        self.demonstrations = keep("demonstrations", self.demonstrations,
+                                   lambda d: fits(d[:-1]) and fits(d, room=0))
+        self.comparisons = keep("comparisons", self.comparisons, all_fit)
+        self.test_comparisons = keep("test_comparisons", self.test_comparisons, all_fit)
+        self.test = keep("test", self.test, lambda prompt: fits(prompt.messages))
+        answers = [tokenizer.encode(d[-1]["content"]) for d in self.demonstrations]
+        if sum(len(answer) >= max_response for answer in answers) > len(answers) // 2:
+            print("warning: most of the demonstrated answers are longer than --max-response "
+                  f"{max_response}: a model that imitates them will not come to an end")
+
+    def prompt_source(self) -> Callable[[int], list]:
+        """A function that draws n conversations to answer."""
+        rng = random.Random(self.seed)
+        prompts = [c.messages for c in self.comparisons] + [d[:-1] for d in self.demonstrations]
+        return lambda n: rng.choices(prompts, k=n)
+
+    def compared(self, speak: Speaker, count: int, split: str, seed: int) -> list[Comparison]:
+        """The comparisons of the file; of the arguments only `split` matters."""
+        return self.comparisons if split == "train" else self.test_comparisons
+
+
+def load_function(place: str) -> Callable[[str, str], float]:
+    """Run a file and return one of its functions, given as FILE.py:NAME. UserError if that fails
+    and, when the function is called, if it fails or does not return a finite number."""
+    path, _, name = place.rpartition(":")
+    if not Path(path).is_file():
+        raise UserError(f"--reward takes FILE.py:FUNCTION, and no file {path!r} is in {place!r}")
+    try:
+        sys.path.insert(0, str(Path(path).parent))  # the file may import its neighbors
+        function = runpy.run_path(path).get(name)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from None
+    if not callable(function):
+        raise UserError(f"{path} has no function {name}(prompt, response)")
+
+    def checked(prompt, response):
+        try:
+            score = float(function(prompt, response))
+            if not abs(score) < 1e9:
+                raise ValueError(f"{score} is not a finite number")
+            return score
+        except (Exception, SystemExit) as error:
+            raise UserError(f"the reward function failed on prompt {prompt!r:.60} and response "
+                            f"{response!r:.60}: {type(error).__name__}: {error}") from None
+    return checked
+
+
+class TextReward:
+    """A function of two strings, prompt and response, used in place of a RewardModel."""
+
+    def __init__(self, function: Callable[[str, str], float], tokenizer):
+        self.function, self.tokenizer = function, tokenizer
+
+    def text(self, ids: list[int]) -> str:
+        """The messages in ids, each on a line of its own; control tokens are left out."""
+        messages = []
+        is_text = lambda i: i in self.tokenizer.ordinary_ids
+        for found, group in itertools.groupby(ids, is_text):
+            if found:
+                messages.append(self.tokenizer.decode(group).strip())
+        return "\n".join(filter(None, messages))
+
+    def __call__(self, ids, mask):
+        """ids (B, T), mask (B, T-1) -> scores (B,), like RewardModel."""
+        scores = []
+        for row, is_response in zip(ids, mask.bool()):
+            first = int(is_response.nonzero()[0]) + 1  # index of the first response token
+            prompt = self.text(row[:first].tolist())
+            response = self.text(row[1:][is_response].tolist())
+            scores.append(self.function(prompt, response))
+        return torch.tensor(scores, dtype=torch.float32, device=ids.device)
 
 
 if __name__ == "__main__":
