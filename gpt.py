@@ -124,9 +124,9 @@ class CausalSelfAttention(nn.Module):
         if cache is not None:
             k, v = cache.store(self.layer, k, v)  # all so far: (B, nh, S, hs) each
             y = attention(q, k, v, self.window, cache.positions)
-        elif x.size(1) <= 128:
+        elif x.size(1) <= 128 and not x.is_cuda:
             y = attention(q, k, v, self.window)
-        else:  # the same in less memory, and for long sequences faster
+        else:  # the same in less memory, for long rows faster, and on CUDA in float32
             y = fused_attention(q, k, v, self.window)
         y = y.transpose(1, 2).flatten(2)  # (B, T, C): concatenate the heads
         return self.dropout(self.c_proj(y))
@@ -486,8 +486,8 @@ def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
 # 5. For speed: fused_attention, Muon   [after FlashAttention-2; Jordan et al. 2024]
 #
 # A first reader may skip this section. `fused_attention` computes what `attention` does, in less
-# time and memory. Muon is an optimizer for the matrices in the blocks that needs fewer steps than
-# AdamW.
+# memory and, for rows of more than about 200 tokens, in less time. Muon is an optimizer for the
+# matrices in the blocks that needs fewer steps than AdamW.
 
 
 def fused_attention(q, k, v, window: int | None = None):
@@ -595,7 +595,7 @@ def _product(a, b, buffer):
 
 def _hide(scores, i0: int, j0: int, window: int):
     """Set the scores (n, queries, keys) that the mask hides to -inf. The first query is i0, the
-    first key j0 <= i0."""
+    first key j0 <= i0, and the keys reach beyond i0."""
     n_queries, n_keys = scores.shape[1:]
     if i0 + n_queries <= j0 + window:  # the last query sees the first key: no window to mind
         # Only queries before the last key, and keys after the first query, need the mask.
@@ -608,7 +608,7 @@ def _hide(scores, i0: int, j0: int, window: int):
 
 def orthogonalize(matrices: list):
     """Move the singular values of matrices towards 1 and keep their singular vectors, by five
-    Newton-Schulz iterations. The smaller side, m, must be the same for all of them.
+    Newton-Schulz iterations. The smaller side of each matrix must be the same, m.
 
     An iteration multiplies X (m, n) from the left by F = a + b G + c G^2, where G = X X^T. This
     maps a singular value s to a s + b s^3 + c s^5: with these coefficients small values grow by

@@ -9,7 +9,7 @@ The claims, here for gpt.fused_attention, tiles of scores in plain PyTorch:
 The tables also compare with PyTorch's attention, which is C++ (CUDA on a GPU, where
 times are in bfloat16, and so are the inputs and outputs of all three).
 
-    python -m papers.flash_attention            two tables (about 7 minutes)
+    python -m papers.flash_attention            two tables (about 4 minutes)
     python -m papers.flash_attention --fast     one small shape
 
 Paper: FlashAttention-2 (arXiv:2307.08691), Algorithms 1 and 2.

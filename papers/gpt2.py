@@ -10,7 +10,7 @@ The claims:
 The tasks occur in the world's text by themselves: phrasebooks, digests ("TL;DR:"), questions with
 answers. That they can be learned is therefore built in; whether size helps is not.
 
-    python -m papers.gpt2       a table and a figure (about 9 minutes)
+    python -m papers.gpt2       a table and a figure (about 8 minutes)
 
 Results go to runs/gpt2; see also gpt2_tasks.py. Paper: GPT-2 (Radford et al. 2019).
 """

@@ -12,7 +12,7 @@ The claims:
                 paper looks for this in §4 and finds little). About half of the leaked
                 tests lie in windows that are read
 
-    python -m papers.gpt3_data          60,000 pages, three models (about 4 minutes)
+    python -m papers.gpt3_data          60,000 pages, three models (about 2 minutes)
     python -m papers.gpt3_data clean    only clean: 20,000 pages, or your own
 
 Paper: GPT-3 (arXiv:2005.14165) §2.2, §4, Appendix A and C.

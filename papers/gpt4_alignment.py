@@ -11,12 +11,12 @@ The claims:
 Built in: the base obeys three orders in one wording each; fine-tuning shows four orders in these
 and other wordings, and users who object. Wordings (about five of each order), questions and
 objections of the test are held out. Before PPO, demonstrations refuse .45 of all prompts with a
-wish, harmful or not; the model then refuses three quarters of all, and so does PPO without the
-rule. The paper's classifier is GPT-4 with a rubric; ours is a function that also counts the result.
+wish, harmful or not; the model then refuses two thirds of all, PPO without the rule a third. The
+paper's classifier is GPT-4 with a rubric; ours is a function that also counts the result.
 Chosen after looking at results: 20,000 demonstrations (12,000 were too few), the rule's weight, and
 what is asked for calibration.
 
-    python -m papers.gpt4_alignment     after `python rlhf.py`, the base (about 5 minutes)
+    python -m papers.gpt4_alignment     after `python rlhf.py`, the base (about 4 minutes)
 
 Results go to runs/gpt4_alignment. Paper: GPT-4 (arXiv:2303.08774), sections 5, 6, system card.
 """

@@ -17,7 +17,7 @@ further claims, a table each:
     memory      what was told in turn one, by distance (no claim of the paper)
     seen        what the reward model sees: truth, form, rudeness (no claim either)
 
-    python -m papers.instructgpt                25 minutes, after `python rlhf.py`
+    python -m papers.instructgpt                27 minutes, after `python rlhf.py`
     python -m papers.instructgpt --base NAME    on another finished run
     python -m papers.instructgpt --fast         a smoke run on a base of its own
 
