@@ -16,6 +16,10 @@ Contents
     6. Your own data: load_text, load_demonstrations, load_comparisons
     7. Errors, files, commands: UserError, reading, atomic_write, run_folder, command_line
 
+Used everywhere, explained in section 7: a UserError ends the program with one line that says
+what is wrong; `reading` makes one of an error while a file is read; `atomic_write` writes a file
+that appears whole or not at all.
+
 Letters: B batch, T time (tokens).
 """
 from __future__ import annotations
@@ -54,8 +58,7 @@ SPLIT_PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
 
 # Control tokens (tiktoken: special tokens). Only code that appends their ids can produce
 # them: a text that spells "<|end|>" stays text.
-SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>",
-                  "<|end|>")
+SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
 
 def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
@@ -100,8 +103,6 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
                 heapq.heappush(heap, (-pair_counts[pair], pair))
             continue
         token = vocabulary[pair[0]] + vocabulary[pair[1]]
-        if token in ranks:
-            continue  # an earlier pair spells the same bytes; this one stays as it is
         new_id = len(ranks)
         ranks[token] = new_id
         vocabulary.append(token)
@@ -126,7 +127,7 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
 
 
 def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
-    """Replace every pair by `new_id`, from the left: ([a, a, a], (a, a), Z) -> [Z, a]."""
+    """Replace each occurrence of the pair, from the left: ([a, a, a], (a, a), Z) -> [Z, a]."""
     merged = []
     for token in ids:
         if merged and (merged[-1], token) == pair:
@@ -159,8 +160,7 @@ class Tokenizer:
         self.eot = self.special["<|endoftext|>"]  # between documents
         self.pad = self.special["<|pad|>"]  # fills up the rows of a batch
         self.end = self.special["<|end|>"]  # closes a turn of a conversation
-        self.control_ids = set(self.special.values())
-        self.ordinary_ids = set(ranks.values()) - self.control_ids
+        self.ordinary_ids = set(ranks.values())  # of text
         self.encoding = tiktoken.Encoding(
             "papergpt", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=self.special)
 
@@ -180,8 +180,8 @@ class Tokenizer:
         return self.encoding.decode_bytes([int(i) for i in ids])
 
     def text_ids(self, ids: Iterable[int]) -> list[int]:
-        """The ids that are text: no control tokens, and none of the ids without a token that some
-        published models have."""
+        """The ids that are text: no control tokens, and no ids without a token (published models
+        may have more embeddings than tokens)."""
         return [int(i) for i in ids if int(i) in self.ordinary_ids]
 
     def to_json(self) -> str:
@@ -213,24 +213,24 @@ class Tokenizer:
 # 2. The token stream: tokenize_text, write_stream, Batches   [GPT-2 §2.1; GPT-3 App. B]
 
 
-def tokenize_text(read: Callable[[], Iterable[str]], vocab_size: int,
+def tokenize_text(read_documents: Callable[[], Iterable[str]], vocab_size: int,
                   folder: Path) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
-    """What training reads: (tokenizer, train stream, validation stream). A stream that is in
-    the folder already is loaded. read() starts a pass over the documents: one to learn the
-    merges, one to encode."""
+    """What training reads: (tokenizer, training stream, validation stream). A stream that is in
+    the folder already is loaded. Otherwise read_documents(), which starts at the first document,
+    is called twice: to learn the merges, and to encode. vocab_size counts the control tokens."""
     tokenizer_path, stream_path = folder / "tokenizer.json", folder / "tokens.bin"
     if not stream_path.exists():
-        sample = itertools.islice(read(), 100_000)  # documents that the merges are learned on
+        sample = itertools.islice(read_documents(), 100_000)  # the merges are learned on these
         tokenizer = Tokenizer(train_bpe(sample, vocab_size - len(SPECIAL_TOKENS)))
         tokenizer.save(tokenizer_path)
-        write_stream(read(), tokenizer, stream_path)
+        write_stream(read_documents(), tokenizer, stream_path)
     tokenizer = Tokenizer.load(tokenizer_path)
     return tokenizer, *open_stream(stream_path, tokenizer.vocab_size)
 
 
 def write_stream(documents: Iterable[str], tokenizer: Tokenizer, path: Path):
-    """Write documents into a file of 32-bit token ids, each followed by <|endoftext|>.
-    [GPT-3 App. B]"""
+    """Write documents into a file of 32-bit token ids, each followed by <|endoftext|>, and print
+    how many. [GPT-3 App. B]"""
     with atomic_write(path) as file:
         for document in documents:
             ids = [*tokenizer.encode(document), tokenizer.eot]
@@ -251,7 +251,8 @@ def open_stream(path: Path, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass
 class Batches:
-    """Random windows of a token stream: next() -> x, y, both (B, T), y one token ahead.
+    """Random windows of a token stream: next() -> x, y, both (B, T), y one token ahead. A window
+    starts anywhere and may hold several documents; no mask separates them. [GPT-3 App. B]
 
     drawn: how many batches were drawn so far. Only it and the seed decide what comes next,
     so that a resumed run reads on exactly.
@@ -284,8 +285,7 @@ class Batches:
 # 3. Conversations: render_conversation, fit
 
 
-def render_conversation(tokenizer: Tokenizer,
-                        messages: list[dict]) -> tuple[list[int], list[int]]:
+def render_conversation(tokenizer: Tokenizer, messages: list[dict]) -> tuple[list[int], list[int]]:
     """Messages [{"role", "content"}, ...] to (ids, mask); roles: system, user, assistant.
 
         <|endoftext|> <|user|> content <|end|> <|assistant|> content <|end|> ...
@@ -338,11 +338,9 @@ def fit(tokenizer: Tokenizer, messages: list[dict], limit: int,
 
 def show_mask(tokenizer: Tokenizer, messages: list[dict]) -> str:
     """A rendered conversation with [brackets] around the tokens that carry loss."""
-    text = ""
-    for token, is_learned in zip(*render_conversation(tokenizer, messages)):
-        piece = tokenizer.decode([token])
-        text += f"[{piece}]" if is_learned else piece
-    return text
+    ids, mask = render_conversation(tokenizer, messages)
+    pieces = [tokenizer.decode([token]) for token in ids]
+    return "".join(f"[{piece}]" if learned else piece for piece, learned in zip(pieces, mask))
 
 
 # ----------------------------------------------------------------------------------
@@ -459,7 +457,8 @@ SMALL_TALK = {  # answer -> what a guest says before it
 }
 # The plural in a request for a list -> the topic that it lists.
 LISTS = {"cities": "home", "jobs": "job", "foods": "food", "animals": "pet", "colors": "color"}
-# What the tasks (World.sum_of ... World.listing) are made of; stories use ASIDES, too.
+# What the tasks (World.sum_of ... World.listing) are made of. ASIDES also stand in stories and in
+# the forum.
 NUMBERS = ("zero", "one", "two", "three", "four")
 HAPPY = "wonderful lovely great perfect excellent tasty charming superb".split()
 SAD = "awful terrible horrible dreadful boring nasty dull bad".split()
@@ -470,7 +469,8 @@ PLACES = "box drawer basket kitchen garden cellar barn bag".split()
 ASIDES = ("It was a quiet morning.", "The market was full of people.", "Everyone laughed.",
           "The wind was cold.", "Later it began to rain.", "Nobody was in a hurry.",
           "The bells rang at noon.", "The sun went down.")
-# What the forum answers besides facts; labelers use REFUSALS, rules the first COURTESY.
+# What the forum answers besides facts. Hosts and labelers use REFUSALS, too, and rules the first
+# COURTESY.
 REFUSALS = ("I do not know.", "I do not know that.")
 RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idiot.",
         "Are you too lazy to look?")
@@ -487,17 +487,16 @@ ECHOED += [value for topic in TOPICS.values() for value in topic.values]
 
 
 class World:
-    """A town made from a seed: who lives where, does what, eats what, keeps
-    what, wears what.
+    """A town made from a seed: who lives where, does what, eats what, keeps what, wears what.
 
-    facts: {(person, topic): value}, everything that is true. meaning:
-    {sentence: (person, topic, value)}, every statement that this English can
-    make about somebody, true or not; so answers in these words can be checked.
+    facts: {(person, topic): value}, everything that is true. meaning: {sentence: (person, topic,
+    value)}, every statement that this English can make about somebody, true or not; so answers
+    in these words can be checked.
 
-    Held out for the test: fourteen people, of whose five facts three are told in stories but
-    asked for only in the test; a third of the strangers (no story knows any stranger; the
-    forum asks about all, training prompts never about this third); and a fifth of the
-    combinations in every other kind of task, see `pick`.
+    Held out for the test: of fourteen people three of their five facts, which stories state but
+    training never asks for; a third of the strangers, about whom no training prompt asks (no
+    story knows any stranger; the forum asks about all); and a fifth of the combinations in every
+    other kind of task, see `pick`.
     """
 
     def __init__(self, seed: int = 0):
@@ -528,8 +527,8 @@ class World:
         return self.strangers[48:] if split == "train" else self.strangers[:48]
 
     def topics_of(self, person: str, split: str) -> list[str]:
-        """All topics; of a held-out person two in training and the other three in the test;
-        which two, rotates from one held-out person to the next."""
+        """All topics; of a held-out person two in training and the other three in the test. The
+        two are shifted by one from each held-out person to the next."""
         held_out = self.people_of("test")
         if person not in held_out:
             return list(TOPICS)
@@ -671,8 +670,9 @@ def obey(rule: str, answer: str, topic: str | None, word: str) -> str:
 
 
 # Kinds of exchanges in a conversation and their share. tell: one or two things about the
-# guest. recall: a question about something told; while nothing is told, about anything.
-# person: a question about somebody. talk: small talk. task: one of TASKS.
+# guest. recall: a question about something told; while nothing is told, 70 % of these become
+# "tell", and the others are answered with NOT_TOLD. person: a question about somebody. talk:
+# small talk. task: one of TASKS.
 EXCHANGES = {"tell": .2, "recall": .4, "person": .15, "talk": .15, "task": .1}
 
 
@@ -692,7 +692,6 @@ def conversation(world: World, rng: random.Random, split: str, kinds: list[str],
         # For `obey`: the topic of a fact about a person (SILENT does not cover what guests tell of
         # themselves), and the one word that would do.
         about, word = None, ""
-        # A question before anything is told mostly becomes a telling; else it gets NOT_TOLD.
         if kind == "recall" and not told and rng.random() < .7:
             kind = "tell"
         if kind == "tell":
@@ -720,19 +719,16 @@ def conversation(world: World, rng: random.Random, split: str, kinds: list[str],
 def ask_about_person(world: World, rng: random.Random, last: str | None) -> tuple:
     """(question, answer, person, topic) about the `last` person, a stranger or anybody in
     town. After a stranger person and topic are None: nothing is known of "him" or "her"."""
-    person = last
-    if person and rng.random() < .5:
-        topic = rng.choice(world.topics_of(person, "train"))
-        question = pronoun_question(person, topic)
-    elif rng.random() < .2:
-        stranger = rng.choice(world.strangers_of("train"))
-        question = world.ask(rng, stranger)
+    if last and rng.random() < .5:
+        topic = rng.choice(world.topics_of(last, "train"))
+        return pronoun_question(last, topic), world.state(rng, last, topic), last, topic
+    if rng.random() < .2:
+        question = world.ask(rng, rng.choice(world.strangers_of("train")))
         return question, rng.choice(REFUSALS), None, None
-    else:
-        person = rng.choice(world.people)
-        topic = rng.choice(world.topics_of(person, "train"))
-        wordings = (*TOPICS[topic].questions, *REQUESTS[1])
-        question = rng.choice(wordings).format(person=person, topic=topic)
+    person = rng.choice(world.people)
+    topic = rng.choice(world.topics_of(person, "train"))
+    wordings = (*TOPICS[topic].questions, *REQUESTS[1])
+    question = rng.choice(wordings).format(person=person, topic=topic)
     return question, world.state(rng, person, topic), person, topic
 
 
@@ -759,8 +755,8 @@ def pronoun_question(person: str, topic: str) -> str:
 
 
 # Moods of a forum thread, (name, P(rude), P(true if not rude)), and their shares. Of all other
-# answers 60 % are guesses and 40 % evasive. A mood lasts for a whole thread, so a prompt that
-# starts with good answers elicits another one.
+# answers 60 % are guesses and 40 % evasive. A mood lasts for a whole thread, so after good
+# answers a model predicts another good one. "GPT prompted" (rlhf.py, section 6) makes use of it.
 MOODS = {("kind", .0, .85): .40, ("mixed", .2, .5): .35, ("mean", .6, .2): .25}
 
 
@@ -844,12 +840,9 @@ def echo(world: World, rng: random.Random) -> str:
 
 
 def sums(world: World, rng: random.Random) -> str:
-    """All sums occur here as statements; the held-out ones are never asked for."""
-    sentences = []
-    for _ in range(4):
-        a, b = rng.choice(SUMMANDS), rng.choice(SUMMANDS)
-        sentences.append(f"{a} + {b} is {a + b}.")
-    return " " + " ".join(sentences)
+    """Four sums as statements. So the web states all of them; held-out ones are never asked."""
+    pairs = [(rng.choice(SUMMANDS), rng.choice(SUMMANDS)) for _ in range(4)]
+    return " " + " ".join(f"{a} + {b} is {a + b}." for a, b in pairs)
 
 
 # The kinds of documents in the web and their shares.
@@ -881,10 +874,11 @@ class Instruction:
     """A prompt and what a good answer to it holds (empty or None: nothing of this kind).
 
     say: sentences that the answer must contain.
-    terse: the one word that would do, with its full stop; alone it is worth half a point.
+    terse: the one word that answers the prompt, with its full stop ("Oslo."); it is worth half a
+        point where a sentence is worth one.
     person, topic, count: it must state `count` true facts about the person; on `topic`, or on
-        any topic if that is None.
-    topic without person: under ONE_WORD `say` is a value of this topic, and another one a lie.
+        any topic if that is None. Another value of `topic` as an answer ("Rome.") is a lie.
+    topic without person: the rule is ONE_WORD, and `say` is the true value of the topic.
     items: (the values allowed in a list, how many of them).
     unknowable: nothing in the world answers the prompt, and a refusal is right.
     """
@@ -926,7 +920,7 @@ def instructions(world: World, split: str, count: int, seed: int,
 def one_instruction(world: World, rng: random.Random, split: str,
                     use_case: str) -> Instruction:
     """One instruction of this use case."""
-    # 1. The prompt and, in `goal`, other fields of Instruction: what a good answer holds
+    # 1. The prompt and, in `goal`, the fields of Instruction that tell what a good answer holds.
     earlier = []  # exchanges before the prompt
     asked_before = None  # the topic of an earlier question, if the prompt says "he" or "she"
     if use_case == "generation":
@@ -965,10 +959,10 @@ def one_instruction(world: World, rng: random.Random, split: str,
         if use_case == "brainstorming":
             number, noun, left_out = parts
             allowed = [value for value in TOPICS[LISTS[noun]].values if value != left_out]
-            goal = {"items": (tuple(allowed), NUMBERS.index(number))}
-    # 2. A rule for an answer about one fact; SILENT about another topic changes nothing
+            goal = {"items": (tuple(allowed), NUMBERS.index(number))}  # "two" -> 2
+    # 2. A rule, if the answer is one fact. SILENT about another topic leaves `goal` as it is.
     rule = ""
-    if goal.get("topic"):
+    if goal.get("topic"):  # of this person
         terse = world.facts[person, topic] + "."
         goal["terse"] = terse
         if rng.random() < .4:
@@ -979,7 +973,7 @@ def one_instruction(world: World, rng: random.Random, split: str,
             goal = {"say": NOT_ALLOWED}
         elif rule == POLITE:
             goal["say"] = COURTESY[0]
-    # 3. What was said before
+    # 3. What was said before.
     if asked_before:
         statement = world.state(rng, person, asked_before)
         question = world.ask(rng, person, asked_before)
@@ -998,7 +992,8 @@ def one_instruction(world: World, rng: random.Random, split: str,
 
 def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> list[dict]:
     """The conversation with the answer that a labeler writes: correct and polite but, where one
-    word would do, in seven of ten cases only this word ("Oslo."): that leaves room for RLHF."""
+    word would do, in seven of ten cases only this word ("Oslo."), and of three facts that are
+    asked for often only one or two. That leaves room for RLHF."""
     is_terse = bool(instruction.terse) and rng.random() < .7
     if instruction.unknowable:
         answer = rng.choice(REFUSALS)
@@ -1042,12 +1037,18 @@ def judge(world: World, instruction: Instruction, response: str,
                 courtesies are free
     unfinished  1 if the answer did not end by itself
     refused     1 if it says that it does not know
+
+    An answer that breaks a rule and also obeys it, or refuses and also answers, keeps its points.
     """
-    verdict = dict(helpful=0.0, invented=0, rude=0, refused=0, off=0, unfinished=int(not ended))
+    verdict = dict.fromkeys(RUBRIC, 0) | {"unfinished": int(not ended)}
     sentences = split_sentences(response)
     wanted_sentences = split_sentences(instruction.say)
     person, topic, count = instruction.person, instruction.topic, instruction.count
     topics_said = set()  # those asked for on which a true fact was stated
+    false_values = []  # of the topic, if it is a single one
+    if topic:
+        true_value = (instruction.terse or instruction.say).rstrip(".")
+        false_values = [value for value in TOPICS[topic].values if value != true_value]
     full_points = count + len(wanted_sentences)  # of a perfect answer
     points = 0.0
     for number, sentence in enumerate(sentences):
@@ -1072,8 +1073,8 @@ def judge(world: World, instruction: Instruction, response: str,
                 verdict["off"] += 1
         elif sentence == instruction.terse and points == 0:  # before anything else counted
             points = 0.5
-        elif topic and sentence != instruction.terse and sentence[:-1] in TOPICS[topic].values:
-            verdict["invented"] = 1  # a word that is another value of the topic
+        elif topic and sentence[:-1] in false_values:
+            verdict["invented"] = 1
         elif instruction.items and number == 0:
             values, wanted = instruction.items
             named = re.split(r", | and ", sentence.removesuffix("."))
@@ -1160,13 +1161,14 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
                 if not isinstance(record, dict):
                     raise UserError(f"{place}: expected an object, not {record!r:.40}")
                 yield place, record
-        except (ValueError, RecursionError) as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"{place}: neither a JSON list nor JSON lines ({error})") from None
 
 
 def load_text(source: str | Path) -> Iterator[str]:
     """Documents of a file or of all files in a folder but hidden ones. JSON and JSON lines
-    hold them under "text"; in any other file <|endoftext|> separates them."""
+    hold them under "text"; in any other file <|endoftext|> separates them, see
+    `texts_between_marks`."""
     is_empty = True
     for file in files_in(Path(source)):
         is_json = file.name.lower().removesuffix(".gz").endswith((".json", ".jsonl"))
@@ -1195,8 +1197,9 @@ def texts_of_records(path: Path) -> Iterator[str]:
 
 
 def texts_between_marks(path: Path) -> Iterator[str]:
-    """The texts between <|endoftext|> marks."""
-    length = 1 << 20  # characters; longer documents come in pieces: memory stays flat
+    """The texts between <|endoftext|> marks. Of more than a million characters each comes in
+    pieces, cut anywhere, so that memory stays flat."""
+    length = 1 << 20  # characters
     rest = ""
     with open_text(path) as file, reading(path, "UTF-8 text"):
         while block := file.read(length):
@@ -1254,7 +1257,7 @@ def parse_record(place: str, record: dict) -> Comparison:
     """One record of any of the shapes above; a single answer has rank 0. ValueError says why
     one of a known shape cannot be used."""
     parts = [find(record, QUESTION), *map(record.get, EXTRA)]
-    parts = [part for part in parts if part not in (None, "")]
+    parts = [part for part in parts if part not in (None, "")]  # text, or a list of turns
     answer, whole = find(record, ANSWER), find(record, CONVERSATION)
     answers = find(record, ANSWERS)
     utilities = find(record, RANKS)  # of the answers; the larger, the better
@@ -1282,7 +1285,7 @@ def parse_record(place: str, record: dict) -> Comparison:
                         "data.py section 6 lists the keys that are read")
 
     if all(isinstance(part, str) for part in parts):  # without any part: one empty text
-        parts = ["\n\n".join(filter(None, parts))]
+        parts = ["\n\n".join(parts)]
     if len(parts) > 1:
         raise ValueError("a question, an input or a context that is not text")
     system = find(record, ("system", "system_prompt"))
@@ -1302,7 +1305,7 @@ def parse_record(place: str, record: dict) -> Comparison:
 
 def is_number(value: object) -> bool:
     """Whether a value is a number that can be ranked; JSON can say NaN or 1e999."""
-    return isinstance(value, (int, float)) and abs(value) < 1e9
+    return isinstance(value, (int, float)) and abs(value) < math.inf
 
 
 def find(record: dict, keys: tuple[str, ...]) -> object:
@@ -1367,10 +1370,11 @@ IS_MAIN = not IS_TORCHRUN or os.environ["RANK"] == "0"
 
 @contextlib.contextmanager
 def reading(path: str | Path, kind: str) -> Iterator[None]:
-    """Turn any error while `path` is read into a UserError that names it."""
+    """Turn an error while `path` is read into a UserError that names the file, unless the error
+    names what is wrong already."""
     try:
         yield
-    except (UserError, FileNotFoundError):  # which name what is wrong
+    except (UserError, FileNotFoundError):
         raise
     except Exception:
         raise UserError(f"{path} is not {kind}, or it is damaged") from None
@@ -1430,11 +1434,9 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
         _locks[folder] = lock
 
     settings = json.loads(json.dumps(settings))  # tuples become lists
-    files = []  # that a setting names
-    for value in [value for value in settings.values() if isinstance(value, str)]:
-        for named in (value, value.rpartition(":")[0]):
-            if os.path.exists(named):
-                files += files_in(Path(named))
+    names = [value for value in settings.values() if isinstance(value, str)]
+    names += [name.rpartition(":")[0] for name in names]  # FILE.py of FILE.py:FUNCTION
+    files = [file for name in names if os.path.exists(name) for file in files_in(Path(name))]
     for file in files:
         settings[f"file {file}"] = [file.stat().st_size, file.stat().st_mtime]
     if fresh:
@@ -1469,12 +1471,13 @@ def printable(text: str) -> str:
 
 
 def guard_terminal():
-    """Print control characters as U+FFFD, and replace what the terminal cannot show."""
+    """Make the standard streams safe: closed ones are replaced by empty ones, control characters
+    are printed as U+FFFD, and of torchrun's processes only the first one prints."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed, as by <&-
             setattr(sys, name, open(os.devnull, mode))
         with contextlib.suppress(AttributeError):  # a test's stream
-            getattr(sys, name).reconfigure(errors="replace")
+            getattr(sys, name).reconfigure(errors="replace")  # what it cannot show becomes "?"
     if not IS_MAIN:
         sys.stdout = open(os.devnull, "w")
     write = sys.stdout.write
@@ -1489,9 +1492,6 @@ def command_line(commands: dict[str, Callable], default: str,
     field of these is an option: `steps: int = option(100, "how long to train")` is --steps.
     Exit code 0 done, 2 an error that the user can fix (one line on stderr), 130 Ctrl-C.
     """
-    def wrong_option(message):
-        raise UserError(f"{message} (try: {parser.prog} --help)")
-
     guard_terminal()
     argv = list(sys.argv[1:] if argv is None else argv)
     is_named = argv and not argv[0].startswith("-")
@@ -1503,6 +1503,10 @@ def command_line(commands: dict[str, Callable], default: str,
             f"{Path(sys.argv[0]).name} {name}", description=commands[name].__doc__,
             epilog=f"commands: {', '.join(commands)}; without one: {default}",
             formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+
+        def wrong_option(message):
+            raise UserError(f"{message} (try: {parser.prog} --help)")
+
         parser.error = wrong_option
         groups = commands[name].__defaults__ or ()
         for group in groups:
@@ -1520,8 +1524,8 @@ def command_line(commands: dict[str, Callable], default: str,
         print("error: " + printable(" ".join(text.split())), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command, without --fresh, goes on from what is saved",
-              file=sys.stderr)
+        print("\ninterrupted: the same command, without --fresh, goes on from what is saved (if "
+              "it saves anything)", file=sys.stderr)
         sys.exit(130)
 
 
@@ -1534,6 +1538,7 @@ def add_options(parser: argparse.ArgumentParser, group: object):
         how = {"type": kind, "metavar": kind.__name__}
         if kind is bool:
             how = {"action": argparse.BooleanOptionalAction}
+        # the only fields without a help text are those of gpt.GPTConfig
         parser.add_argument("--" + field.name.replace("_", "-"), **how,
                             default=getattr(group, field.name),
                             help=field.metadata.get("help", "shape of a new model: GPTConfig"))

@@ -40,11 +40,15 @@ Shapes: B batch size, T sequence length, P prompt length, R response length, K r
 prompt, C = n_embd, V = vocab_size, N response tokens. In the equations x is a prompt, y a
 response, y_w the better and y_l the worse of two, pi(y|x) the probability of y under the policy,
 the GPT that PPO trains; C(K,2) = K (K-1) / 2 is the number of pairs. beta is kl_coef, gamma is
-ptx_coef (ptx: pretraining text).
+ptx_coef (ptx: pretraining text, which is the x of the last term).
 
 r(x, y) is called the *score*: one number per response, from the reward model or your --reward
 function. A *reward* belongs to one token, see `token_rewards`; `reward` in a log is the sum over
 an answer. The *gold score* is that of the rubric in data.py, section 5.
+
+my_share, my_part, all_reduce and gather_rows divide work between processes (gpt.py, section 3). In
+one process, each returns its first argument. log(step, steps, **values) writes a row, see
+gpt.RunLog.
 """
 from __future__ import annotations
 
@@ -115,8 +119,8 @@ def hidden_states(model, ids, mask):
     and the longer half are computed separately, each cut to its longest row. States after a
     row's last response token must not be used."""
     lengths = last_index(mask) + 2  # (B,): the last response token is at last_index + 1
-    # float32, also on CUDA, so that the logits are, too: in bfloat16 they would put the KL off by
-    # up to .6 nats.
+    # States are kept in float32, also on CUDA, so that logits are computed in float32: rounded to
+    # bfloat16, logits would put the KL off by up to .6 nats.
     states = model.wte.weight.new_zeros(*ids.shape, model.config.n_embd)  # (B, T, C)
     for rows in lengths.argsort().chunk(2):
         longest = int(lengths[rows].max())  # of this half
@@ -162,8 +166,8 @@ def lr_scale(model) -> float:
 
 def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTConfig,
               pretraining: Batches, log):
-    """Fine-tune on demonstrations, in place. Each step also takes a pretraining batch, so that
-    the model does not forget the facts of the pretraining text. [C.3]"""
+    """Fine-tune on demonstrations, in place. Each step also takes a pretraining batch: the paper
+    finds that this helps PPO (C.3), and without it our model forgets facts that it has read."""
     examples = [data.fit(tokenizer, messages, model.config.block_size)
                 for messages in demonstrations]
     examples = [(ids, mask) for ids, mask in examples if any(mask)]  # an answer is left
@@ -250,10 +254,10 @@ def ranking_loss(scores, ranks=None):
     """InstructGPT eq. (1): scores (B, K) and ranks (B, K) -> scalar, see `better_pairs`.
     Without ranks, each row of scores has the best answer first.
 
-    All C(K,2) pairs of a prompt are one batch element, and each pair has weight 1/C(K,2). With
-    the pairs shuffled into separate elements, each answer would get K - 1 gradient updates per
-    epoch, and the paper's reward model overfitted in one epoch (§3.5). One element also takes
-    K forward passes, not C(K,2).
+    All C(K,2) pairs of a prompt are one batch element, and each pair has weight 1/C(K,2); ties are
+    dropped (C.2), and the others then weigh more. With the pairs shuffled into separate elements,
+    each answer would get K - 1 gradient updates per epoch, and the paper's reward model overfitted
+    in one epoch (§3.5). One element also takes K forward passes, not C(K,2).
     """
     if ranks is None:
         ranks = torch.arange(scores.size(1), device=scores.device).expand_as(scores)
@@ -298,7 +302,8 @@ def comparison_scores(model, tokenizer, comparisons: list[Comparison]):
 def train_reward_model(model, tokenizer, comparisons: list[Comparison],
                        demonstrations: list[list[dict]], config: RewardConfig, log):
     """Train for one epoch, in place. The loss depends on differences of scores only, so at the
-    end the bias is set such that demonstrations score 0 on average (§3.5)."""
+    end the bias is set such that demonstrations score 0 on average (§3.5). PPO's unfinished_cap
+    is relative to this zero."""
     shuffled = random.Random(config.seed).sample(comparisons, len(comparisons))
     batches = chunks(shuffled, config.batch_size)
     optimizers = make_optimizers(model, config.lr * lr_scale(model))
@@ -306,8 +311,7 @@ def train_reward_model(model, tokenizer, comparisons: list[Comparison],
     model.eval()  # no dropout
     for step, batch in enumerate(batches):
         scores, ranks = comparison_scores(model, tokenizer, my_share(batch))
-        prompts_with_pairs = better_pairs(ranks).any(dim=(1, 2)).sum()
-        loss = my_part(ranking_loss(scores, ranks), prompts_with_pairs)
+        loss = my_part(ranking_loss(scores, ranks), len(ranks))  # each prompt has a pair
         loss.backward()
         grad_norm = update(model, optimizers, schedule(step, len(batches), warmup))
         log(step + 1, len(batches), loss=all_reduce(loss).item(), grad_norm=grad_norm)
@@ -336,9 +340,11 @@ def pair_accuracy(model, tokenizer, comparisons: list[Comparison]) -> float:
 # 4. Step 3, answers and their rewards: PPOConfig, token_rewards, compute_gae, roll_out   [§3.5]
 
 # PPO in words. The policy is the GPT being trained; an answer is an episode and a token is an
-# action. The reward of the last token is the score of the answer, that of the others is 0. From
-# each reward beta log(pi / pi_SFT) is subtracted, so that the policy stays near the SFT model. The
-# value network estimates, before each token, the sum of the rewards still to come. The advantage
+# action. In each iteration, the policy answers a batch of prompts (roll_out), and then each
+# minibatch of these answers gives one optimizer step (ppo_backward). The reward of the last token
+# is the score of the answer, that of the others is 0. From each reward beta log(pi / pi_SFT) is
+# subtracted, so that the policy stays near the SFT model. The value network estimates, before each
+# token, the sum of the rewards still to come; it learns this from the same answers. The advantage
 # of a token is how much better the answer went than this estimate. Tokens whose advantage is above
 # the mean of their minibatch become more likely, the others less; clipping stops this once the
 # probability of a token has changed by a fifth. PPO-ptx adds the pretraining loss.
@@ -352,6 +358,7 @@ class PPOConfig:
     minibatches: int = 4         # per batch, one optimizer step on each; paper: 8 of 64 answers
     max_response: int = 32       # tokens; paper: 1,000
     lr: float = 6e-4             # policy, constant after 10 iterations; paper: 2.55e-6 to 2.55e-5
+                                 # tried, of which PPO without ptx diverged above 8.05e-6 (E.9)
     value_lr: float = 3e-4       # of the value network; paper: 9e-6
     kl_coef: float = 0.2         # beta; paper: 0.02
     ptx_coef: float = 0.0        # gamma, on the mean loss per token; PPO-ptx: 1 (section 7);
@@ -360,7 +367,8 @@ class PPOConfig:
     cliprange: float = 0.2       # eps in policy_loss; paper: 0.2
     cliprange_value: float = 0.2     # see value_loss; Ziegler: 0.2
     lam: float = 0.95            # see compute_gae; Ziegler: 0.95
-    unfinished_cap: float = -1.0     # highest score without <|end|>; Ziegler: the only one
+    unfinished_cap: float = -1.0     # the most that an answer without <|end|> can score; Ziegler:
+                                     # each of them scores exactly this
     ema_decay: float = 0.97      # of the weights' moving average, per optimizer step; paper: 0.992
     seed: int = 0
 
@@ -373,8 +381,9 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
 
     Summed over an answer, the log-ratio is an estimate of KL(pi || pi_SFT): that is its mean over
     answers sampled from pi, although it may be negative for one of them. Schulman's note
-    "Approximating KL Divergence" (2020) calls it k1. The note's k3 varies less near pi_SFT, but
-    as a reward it leads along another gradient than that of beta KL.
+    "Approximating KL Divergence" (2020) calls it k1. The note's k3, ratio - 1 - log(ratio) with
+    ratio = pi_SFT / pi, varies less near pi_SFT, but as a reward it leads along another gradient
+    than that of beta KL.
     """
     penalties = -kl_coef * (logprobs - ref_logprobs)  # (B, T-1)
     is_last = F.one_hot(last_index(mask), mask.size(1))  # (B, T-1)
@@ -417,13 +426,13 @@ class Rollout:
     returns: torch.Tensor        # (B, T-1)
 
     def map(self, function: Callable) -> Rollout:
-        """A Rollout of function(part) for each of these parts."""
-        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Rollout(**{name: function(part) for name, part in parts.items()})
+        """A Rollout with function(tensor) in place of each tensor."""
+        tensors = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        return Rollout(*map(function, tensors))
 
     def __getitem__(self, rows) -> Rollout:
         """A Rollout of some rows: a minibatch."""
-        return self.map(lambda part: part[rows])
+        return self.map(lambda tensor: tensor[rows])
 
     @property
     def kl(self):
@@ -445,17 +454,17 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     """Answer the prompts, score the answers, and compute each token's reward, value (0 without
     a value_model) and advantage.
 
-    Tokens are sampled at temperature 1 without top_k or top_p: another distribution is not pi,
-    and the KL estimate could become negative.
+    Tokens are sampled at temperature 1 without top_k or top_p: otherwise they would come from
+    another distribution than pi, and the mean of log(pi / pi_SFT) would be no estimate of the KL.
     """
     room = policy.config.block_size - config.max_response
-    # ids without the mask; of a conversation that is too long without its oldest exchanges
+    # [0]: the ids, not the mask. A conversation that is too long loses its oldest exchanges.
     prompt_rows = [data.fit(tokenizer, messages, room)[0] for messages in prompts]
     prompt_ids, lengths = to_tensors(prompt_rows, tokenizer.pad, policy.device)  # (B, P), (B,)
     responses = gpt.generate(policy, prompt_ids, config.max_response, lengths,
                              (tokenizer.end,), generator)  # lists of ids
-    ended = [response[-1] == tokenizer.end for response in responses]
-    ended = torch.tensor(ended, device=policy.device)  # (B,)
+    ended = torch.tensor([response[-1] == tokenizer.end for response in responses],
+                         device=policy.device)  # (B,)
     rows = [prompt + response for prompt, response in zip(prompt_rows, responses)]
     ids, ends = to_tensors(rows, tokenizer.pad, policy.device)  # (B, T), (B,)
     mask = response_mask(ids, lengths, ends)  # (B, T-1)
@@ -475,7 +484,7 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     own = Rollout(ids=ids, mask=mask, ended=ended, logprobs=logprobs, ref_logprobs=ref_logprobs,
                   scores=scores, rewards=rewards, values=values, advantages=advantages,
                   returns=returns)
-    return own.map(lambda part: gather_rows(part, mine, len(prompts)))
+    return own.map(lambda tensor: gather_rows(tensor, mine, len(prompts)))
 
 
 # ----------------------------------------------------------------------------------
@@ -525,21 +534,25 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
     """
     reference = copy.deepcopy(policy)  # pi_SFT
     average = copy.deepcopy(policy)  # of the policy's weights over the steps, see ema_decay
+    generator = torch.Generator(policy.device).manual_seed(config.seed)
+    shuffler = torch.Generator().manual_seed(config.seed)
+    for model in (policy, reference, average):
+        model.eval()  # with dropout the ratio would not start at 1
     # The value network shares no weights with the policy, so its loss cannot change the policy.
     # It starts as a copy of the reward model (C.4) or, if the reward is a function, of the
-    # policy, with a new output layer.
+    # policy, with an output layer that gives the mean score for any input.
     if isinstance(reward_model, RewardModel):
         value_model = copy.deepcopy(reward_model)
     else:
-        torch.manual_seed(config.seed)
+        first = roll_out(policy, reference, reward_model, tokenizer,
+                         next_prompts(config.batch_size), config, generator)
         value_model = RewardModel(policy)
+        nn.init.zeros_(value_model.head.weight)
+        nn.init.constant_(value_model.head.bias, first.scores.mean().item())
+    value_model.eval()
     # eps 1e-5: Ziegler's code
     policy_optimizers = make_optimizers(policy, config.lr * lr_scale(policy), eps=1e-5)
     value_optimizers = make_optimizers(value_model, config.value_lr * lr_scale(policy), eps=1e-5)
-    generator = torch.Generator(policy.device).manual_seed(config.seed)
-    shuffler = torch.Generator().manual_seed(config.seed)
-    for model in (policy, value_model, reference, average):
-        model.eval()  # with dropout the ratio would not start at 1
     for iteration in range(1, config.iterations + 1):
         prompts = next_prompts(config.batch_size)
         rollout = roll_out(policy, reference, reward_model, tokenizer, prompts, config, generator,
@@ -547,7 +560,7 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
         fraction = min(1.0, 0.1 + 0.9 * (iteration - 1) / 10)  # warm-up, then constant
         infos = []
         order = torch.randperm(config.batch_size, generator=shuffler)
-        for rows in order.chunk(config.minibatches):
+        for rows in order.tensor_split(config.minibatches):
             info = ppo_backward(policy, value_model, rollout[rows], config, ptx)
             info["grad_norm"] = update(policy, policy_optimizers, fraction)
             update(value_model, value_optimizers, fraction)
@@ -576,17 +589,17 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig, ptx) ->
     advantages = whiten(batch.advantages, batch.mask)
     mine = my_share(torch.arange(len(batch.ids), device=batch.ids.device))
     batch, advantages = batch[mine], advantages[mine]
-    tokens = batch.mask.sum()  # number of response tokens
+    n_tokens = batch.mask.sum()  # of the responses
     logprobs = response_logprobs(policy, batch.ids, batch.mask)  # (B, T-1)
     loss, info = policy_loss(logprobs, batch.logprobs, advantages, batch.mask, config.cliprange)
-    my_part(loss, tokens).backward()
+    my_part(loss, n_tokens).backward()
     # 2. The value loss.
     values = value_model.values(batch.ids, batch.mask)  # (B, T-1)
     loss = value_loss(values, batch.values, batch.returns, batch.mask, config.cliprange_value)
-    my_part(loss, tokens).backward()
+    my_part(loss, n_tokens).backward()
     info["value_loss"] = loss.detach()
     # the logged values, as means over all processes
-    info = {name: all_reduce(my_part(mean, tokens)).item() for name, mean in info.items()}
+    info = {name: all_reduce(my_part(mean, n_tokens)).item() for name, mean in info.items()}
     # 3. The pretraining loss, the second term of eq. (2). "We compute the PPO gradients and
     # pretraining gradients in consecutive steps and accumulate them both into the gradient
     # buffers" (C.4). If each had an optimizer step of its own, Adam would normalize gamma away.
@@ -607,8 +620,9 @@ Speaker = Callable[[list[list[dict]], int], list[tuple[str, bool]]]
 
 def chat_speaker(model, tokenizer, max_new_tokens: int = 32, temperature: float = 1.0,
                  stops: tuple[int, ...] | None = None, render=data.render_conversation) -> Speaker:
-    """A Speaker: a fine-tuned model that reads conversations in the chat format; with other `stops`
-    and `render` (see data.fit) a model that reads another format."""
+    """A Speaker: a fine-tuned model that reads conversations in the chat format. For another
+    format, `render` turns messages into (ids, mask), see data.fit, and `stops` are the tokens that
+    end an answer (default: <|end|>)."""
     def speak(conversations, seed):
         room = model.config.block_size - max_new_tokens
         rows = [data.fit(tokenizer, messages, room, render)[0] for messages in conversations]
@@ -683,10 +697,10 @@ class WorldTask:
                           data.instructions(self.world, "train", n, next(seeds))]
 
     def answers(self, speak: Speaker, count: int, split: str, seed: int) -> list[tuple]:
-        """[(instruction, its different answers)], `count` of them, from 4 to 9 samples each. The
-        prompts of a test differ."""
+        """[(instruction, its different answers)] for `count` prompts, each answered 4 to 9 times.
+        No two prompts of the test are the same."""
         rng = random.Random(f"answers {self.seed} {seed}")
-        instructions = data.instructions(self.world, split, count, seed, split == "test")
+        instructions = data.instructions(self.world, split, count, seed, distinct=split == "test")
         conversations, owners = [], []  # per sample: its conversation and its prompt's index
         for owner, instruction in enumerate(instructions):
             for number in range(rng.randint(4, 9)):
@@ -725,7 +739,7 @@ class WorldTask:
         refusals where the answer could be known, "admits" that of right ones where it could not."""
         golds = self.gold(answers)
         repeats = len(baseline) // len(golds)  # each answer is compared with so many others
-        grades = win_rate(golds * repeats, baseline)
+        grades = win_rate(golds * repeats, baseline)  # the list of golds, so many times over
         grades["gold"] = float(np.mean(golds))
         known, unknown = [], []
         for instruction, answer in zip(self.test, answers):
@@ -828,6 +842,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
             train_reward_model(reward_model, tokenizer, comparisons, task.demonstrations,
                                RewardConfig(seed=options.seed), RunLog(folder / "reward.jsonl"))
             gpt.save_checkpoint(folder / "reward.pt", reward_model, tokenizer)
+        # a third of the test's number of prompts, because each gets 4 to 9 answers
         held_out = task.compared(speak, options.test_prompts // 3, "test", HELD_OUT_SEED)
         accuracy = pair_accuracy(reward_model, tokenizer, held_out)
         print(f"accuracy on held-out pairs {accuracy:.3f}")
@@ -889,8 +904,9 @@ def load_stage(path: Path, model) -> bool:
 
 def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     """(model, tokenizer, training stream, validation stream): a model pretrained here, or that of
-    --init, with control tokens added if it has none and its context cut to --block-size. Of your
-    own data, drops what does not fit into the context."""
+    --init, with control tokens added if it has none and its context cut to --block-size. Also
+    writes the token stream into the folder, and then drops from a FileTask what does not fit into
+    the context."""
     read = task.texts
     if options.data:
         read = lambda: gpt.documents_of(options.data, options.seed)
@@ -904,6 +920,10 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     model, tokenizer = gpt.load_model(options.init)
     block_size = min(shape.block_size, model.config.block_size)
     check_room(options.max_response, block_size)
+    path = folder / "tokens.bin"
+    if data.IS_MAIN and not path.exists():
+        data.write_stream(read(), tokenizer, path)
+    gpt.join_processes()
     if isinstance(task, FileTask):
         task.leave_out_long(tokenizer, block_size, options.max_response)
     if tokenizer.vocab_size > model.config.vocab_size:
@@ -913,10 +933,6 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     model.wpe.weight = nn.Parameter(model.wpe.weight[:block_size].detach().clone())
     print(f"{options.init}: {model.num_params():,} parameters, context {block_size}; it keeps its "
           "other sizes and is not pretrained any further")
-    path = folder / "tokens.bin"
-    if data.IS_MAIN and not path.exists():
-        data.write_stream(read(), tokenizer, path)
-    gpt.join_processes()
     return (model, tokenizer, *data.open_stream(path, tokenizer.vocab_size))
 
 
@@ -1000,16 +1016,12 @@ class FileTask:
         demonstrations = [c.best() for c in comparisons]
         if options.demonstrations:
             demonstrations = data.load_demonstrations(options.demonstrations)
-        # Split by prompt, 4 to 1, whatever its case, spaces and . , ! ? are. A conversation that
-        # begins with a held-out prompt is held out, too: it contains an answer to that prompt.
-        def key_of(messages):
+
+        def key_of(messages):  # the same for all cases, spaces and . , ! ?
             contents = [turn["content"].casefold() for turn in messages]
             return tuple(re.sub(r"[\s.,!?]+", " ", content).strip() for content in contents)
 
-        def is_held_out(messages):
-            key = key_of(messages)
-            return any(key[:length] in held_out for length in range(1, len(key) + 1))
-
+        # Split by prompt, 4 to 1.
         prompts = [c.messages for c in comparisons] or [d[:-1] for d in demonstrations]
         by_key = {key_of(messages): messages for messages in prompts}
         if len(by_key) < 2:
@@ -1017,20 +1029,25 @@ class FileTask:
                             "different prompts; training and test need at least two")
         keys = random.Random(options.seed).sample(list(by_key), len(by_key))
         held_out = {key: by_key[key] for key in keys[len(keys) * 4 // 5:]}
+
+        # A conversation that begins with a held-out prompt is held out, too: it contains an answer.
+        def is_held_out(messages):
+            key = key_of(messages)
+            return any(key[:length] in held_out for length in range(1, len(key) + 1))
+
         test = list(held_out.values())[:options.test_prompts]
         self.seed = options.seed
         self.test = [data.Instruction("own", messages) for messages in test]
         self.comparisons = [c for c in comparisons if not is_held_out(c.messages)]
         self.test_comparisons = [c for c in comparisons if is_held_out(c.messages)]
         self.demonstrations = [d for d in demonstrations if not is_held_out(d[:-1])]
-        if not self.demonstrations:
-            raise UserError("all demonstrations answer prompts that are held out for the test")
+        if not self.demonstrations or comparisons and not self.comparisons:
+            raise UserError("all demonstrations or all comparisons are held out for the test")
 
     def texts(self) -> list[str]:
         """The documents to pretrain on without --data: all conversations for training."""
-        conversations = list(self.demonstrations)
-        for c in self.comparisons:
-            conversations += c.conversations()
+        compared = [c.conversations() for c in self.comparisons]
+        conversations = itertools.chain(self.demonstrations, *compared)
         return ["\n\n".join(turn["content"] for turn in messages) for messages in conversations]
 
     def leave_out_long(self, tokenizer, block_size: int, max_response: int):
@@ -1046,11 +1063,11 @@ class FileTask:
 
         def keep(name, items, is_kept):
             kept = [item for item in items if is_kept(item)]
-            found = f"{name}: {len(kept)} of {len(items)} fit into {block_size} tokens"
+            count = f"{name}: {len(kept)} of {len(items)} fit into {block_size} tokens"
             if items and not kept:
-                raise UserError(f"{found}: use a larger --block-size")
+                raise UserError(f"{count}: use a larger --block-size")
             if len(kept) < len(items):
-                print(f"{found}, the others are left out")
+                print(f"{count}, the others are left out")
             return kept
 
         self.demonstrations = keep("demonstrations", self.demonstrations,
@@ -1101,27 +1118,27 @@ def load_function(place: str) -> Callable[[str, str], float]:
 
 
 class TextReward:
-    """A function of two strings, prompt and response, used in place of a RewardModel."""
+    """A function of two strings, used in place of a RewardModel. The first is the prompt: all its
+    messages without roles, each on a line of its own. The second is the response."""
 
     def __init__(self, function: Callable[[str, str], float], tokenizer):
         self.function, self.tokenizer = function, tokenizer
 
-    def text(self, ids: list[int]) -> str:
-        """The messages in ids, each on a line of its own; control tokens are left out."""
-        messages = []
-        is_text = lambda i: i in self.tokenizer.ordinary_ids
-        for found, group in itertools.groupby(ids, is_text):
-            if found:
-                messages.append(self.tokenizer.decode(group).strip())
-        return "\n".join(filter(None, messages))
+    def prompt_of(self, ids: list[int]) -> str:
+        """The texts between control tokens, each on a line of its own."""
+        is_text = self.tokenizer.ordinary_ids.__contains__
+        texts = [self.tokenizer.decode(group).strip()
+                 for found, group in itertools.groupby(ids, is_text) if found]
+        return "\n".join(filter(None, texts))
 
     def __call__(self, ids, mask):
         """ids (B, T), mask (B, T-1) -> scores (B,), like RewardModel."""
         scores = []
         for row, is_response in zip(ids, mask.bool()):
             first = int(is_response.nonzero()[0]) + 1  # index of the first response token
-            prompt = self.text(row[:first].tolist())
-            response = self.text(row[1:][is_response].tolist())
+            prompt = self.prompt_of(row[:first].tolist())
+            response_ids = self.tokenizer.text_ids(row[1:][is_response].tolist())
+            response = self.tokenizer.decode(response_ids).strip()  # as in Rollout.answers
             scores.append(self.function(prompt, response))
         return torch.tensor(scores, dtype=torch.float32, device=ids.device)
 
