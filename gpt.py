@@ -3,7 +3,7 @@
 # dependencies = ["torch==2.13.0", "numpy", "tiktoken"]
 # ///
 """
-gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class; two fields of GPTConfig tell them apart.
+gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class: post_norm makes it GPT-1, window GPT-3.
 
     python gpt.py                                train on the embedded world (data.py, section 4)
     python gpt.py pretrain --data my.txt         the same on a file or a folder
@@ -98,7 +98,8 @@ def attention(q, k, v, window: int | None = None, positions=None):
     is_hidden = j > i  # (B or 1, 1, T, S)
     if window is not None:
         is_hidden = is_hidden | (j <= i - window)
-    # -inf, not a finite number: softmax gives it weight 0, however negative visible scores are
+    # Added, not filled in, because the mask has T S elements and the scores B nh T S. -inf, not a
+    # finite number: softmax gives it weight 0, however negative visible scores are.
     mask = torch.zeros_like(is_hidden, dtype=q.dtype).masked_fill(is_hidden, -math.inf)
     scores = (q / math.sqrt(hs)) @ k.mT  # (B, nh, T, S)
     scores += mask
@@ -112,7 +113,7 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.n_head = config.n_head
         self.layer = layer  # its place in a KVCache (section 4)
-        # Odd layers use the window, even layers see all tokens. [GPT-3 §2.1]
+        # "alternating" [GPT-3 §2.1]; that the odd layers have the window is our choice
         self.window = config.window if layer % 2 else None
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
@@ -124,10 +125,12 @@ class CausalSelfAttention(nn.Module):
         if cache is not None:
             k, v = cache.store(self.layer, k, v)  # all so far: (B, nh, S, hs) each
             y = attention(q, k, v, self.window, cache.positions)
-        elif x.size(1) <= 128 and not x.is_cuda:
-            y = attention(q, k, v, self.window)
-        else:  # the same in less memory, for long rows faster, and on CUDA in float32
+        elif x.is_cuda or x.size(1) > 128:
+            # The same (section 5): in less memory, faster for long rows, and in float32 where
+            # mixed_precision would let `attention` compute the scores in bfloat16.
             y = fused_attention(q, k, v, self.window)
+        else:
+            y = attention(q, k, v, self.window)
         y = y.transpose(1, 2).flatten(2)  # (B, T, C): concatenate the heads
         return self.dropout(self.c_proj(y))
 
@@ -169,8 +172,8 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Token ids (B, T) -> logits (B, T, V) over the next token. Parameters are named as
-    OpenAI's. [GPT-1 §3.1; GPT-2 §2.3]"""
+    """Token ids (B, T) -> logits (B, T, V) over the next token. Parameters are named as in
+    transformers, after OpenAI's variables. [GPT-1 §3.1; GPT-2 §2.3]"""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -184,8 +187,8 @@ class GPT(nn.Module):
         self.init_weights()
 
     def hidden(self, idx, cache=None):
-        """The hidden states before the output layer: ids (B, T) -> (B, T, C). UserError if T
-        exceeds block_size."""
+        """The hidden states before the output layer: ids (B, T) -> (B, T, C). With a KVCache
+        (section 4) the ids continue the tokens in it. UserError if T exceeds block_size."""
         T = idx.size(1)
         if T > self.config.block_size:
             raise UserError(f"{T} tokens do not fit into a context of {self.config.block_size}")
@@ -237,7 +240,8 @@ class GPT(nn.Module):
 # ----------------------------------------------------------------------------------
 # 2. The family: PRESETS   [GPT-2 Table 2; GPT-3 Table 2.1]
 
-# "laptop" is the default of the commands. GPT-1 trained with dropout 0.1 [§4.1].
+# "laptop" is the default of the commands. GPT-1 trained with dropout 0.1 [§4.1], on the attention
+# weights, too, where this model has none. GPT-2's n_head is that of the released models.
 PRESETS = {
     "laptop": GPTConfig(vocab_size=1152, block_size=128, n_layer=3, n_head=4, n_embd=128),
     "gpt1": GPTConfig(vocab_size=40478, block_size=512, post_norm=True),
@@ -246,9 +250,9 @@ PRESETS = {
     "gpt2-large": GPTConfig(n_layer=36, n_head=20, n_embd=1280),
     "gpt2-xl": GPTConfig(n_layer=48, n_head=25, n_embd=1600),
 }
-# Two misprints of Table 2.1 are corrected: XL has 16 heads (24 heads of size 128 do not give
-# 2048), and 13B has n_embd 5120 (5140 is not a multiple of 40). The paper does not state the
-# window; 256 is our choice.
+# Two misprints of Table 2.1 are corrected: XL has 16 heads (24 of size 128 would make 1.5B
+# parameters, not 1.3B), and 13B has n_embd 5120 (5140 is not a multiple of 40). The paper does
+# not state the window; 256 is our choice.
 for _name, _layers, _heads, _width in (
         ("small", 12, 12, 768), ("medium", 24, 16, 1024), ("large", 24, 16, 1536),
         ("xl", 24, 16, 2048), ("2.7b", 32, 32, 2560), ("6.7b", 32, 32, 4096),
@@ -265,24 +269,26 @@ for _name, _layers, _heads, _width in (
 # sums the gradients. W processes train like one, up to rounding and dropout.
 #
 # A first reader may assume W = 1. Then my_share(batch) is the batch, all_reduce(x) is x,
-# my_part(mean, count) is the mean, and gather_rows returns its first argument.
+# my_part(mean, count) is the mean (0 if count is 0), and gather_rows returns its first argument.
 
 
 def join_processes():
     """Under torchrun, start the process group and wait until every process has called this.
     What the main process has written before its call, the others can read after theirs."""
-    if IS_TORCHRUN and not dist.is_initialized():
-        # PyTorch imports this module sooner or later. Imported after the process group exists, its
-        # default arguments would hold the group, whose threads would outlive destroy_process_group
-        # and abort the exit.
+    if not IS_TORCHRUN:
+        return
+    if not dist.is_initialized():
+        # PyTorch imports the module below sooner or later. Imported after the process group exists,
+        # its default arguments would hold the group, whose threads would outlive
+        # destroy_process_group and abort the exit.
         import torch.distributed.nn.functional  # noqa: F401
         gpu = None
         if pick_device() == "cuda":
             gpu = torch.device("cuda", torch.cuda.current_device())
+        # 12 hours, because the others wait while the main process makes the tokens
         dist.init_process_group(timeout=timedelta(hours=12), device_id=gpu)
         atexit.register(dist.destroy_process_group)  # ends its threads before Python exits
-    if IS_TORCHRUN:
-        dist.barrier()
+    dist.barrier()
 
 
 def my_share(batch):
@@ -314,8 +320,9 @@ def my_part(mean, count):
 
 
 def gather_rows(own, mine, n_rows: int):
-    """Results (n, ...) for this process's n row indices `mine` -> (n_rows, ...), for all rows."""
-    if len(mine) == n_rows:
+    """Results (n, ...) of this process's rows, whose indices are `mine` (n,) -> results of all
+    rows, (n_rows, ...)."""
+    if len(mine) == n_rows:  # a single process, or a batch that my_share has not divided
         return own
     whole = own.new_zeros(n_rows, *own.shape[1:])
     whole[mine] = own
@@ -351,8 +358,8 @@ def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = N
         smallest_kept = ordered.gather(1, kept - 1)  # (B, 1)
         logits = logits.masked_fill(logits < smallest_kept, -math.inf)
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, V)
-    # Take the first token whose cumulative probability exceeds u. Rounding may put the last one
-    # off 1: scale u by it, and by a factor that keeps u below it.
+    # Take the first token whose cumulative probability exceeds u. By rounding, the last one may
+    # not be 1: u is scaled by it, and by a number just below 1, so that u stays below it.
     u = u[:, None] * cumulative[:, -1:] * (1 - torch.finfo(torch.float32).eps)  # (B, 1)
     return torch.searchsorted(cumulative, u, right=True).squeeze(1)
 
@@ -393,11 +400,11 @@ class KVCache:
         self.v[layer].scatter_(2, slots, v)
         return self.k[layer][:, :, :self.used], self.v[layer][:, :, :self.used]
 
-    def select(self, rows):
-        """Keep only the rows of the batch with these indices."""
-        self.k = self.k.index_select(1, rows)
-        self.v = self.v.index_select(1, rows)
-        self.lengths = self.lengths[rows]
+    def select(self, kept):
+        """Keep only the rows with these indices into the cache."""
+        self.k = self.k.index_select(1, kept)
+        self.v = self.v.index_select(1, kept)
+        self.lengths = self.lengths[kept]
 
 
 @torch.no_grad()
@@ -412,6 +419,8 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     Position embeddings are absolute, so a full cache cannot drop its oldest token. Instead, all
     rows that have not ended are cut to their last block_size // 2 tokens and read again. Of a
     prompt the last block_size - 1 tokens are read, which leaves one slot for a new token.
+
+    Puts the model into eval mode.
     """
     model.eval()
     limit = model.config.block_size
@@ -425,12 +434,10 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     cache = newest = None  # the first step reads the prompts
     for step in range(max_new_tokens):
         if cache is None or cache.used == limit:
-            keep = max(1, limit - 1 if cache is None else limit // 2)
-            recent = []
-            for i in rows.tolist():
-                row = [*idx[i, :lengths[i]].tolist(), *new[i, :step].tolist()]
-                recent.append(row[-keep:])
-            ids, ends = to_tensors(recent, 0, idx.device)  # (rows, T), (rows,)
+            keep = limit - 1 if cache is None else limit // 2
+            keep = max(1, keep)  # a context of one token
+            texts = [torch.cat([idx[i, :lengths[i]], new[i, :step]])[-keep:] for i in rows]
+            ids, ends = to_tensors(texts, 0, idx.device)  # (rows, T), (rows,)
             cache = KVCache(model, len(rows), min(limit, ids.size(1) + max_new_tokens))
             x = model.hidden(ids, cache)[torch.arange(len(rows)), ends - 1]  # (rows, C)
             cache.lengths = ends  # without the pads, which hidden() has counted, too
@@ -452,10 +459,11 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     return answers
 
 
-def to_tensors(rows: list[list[int]], pad: int, device):
-    """Lists of ids -> ids (B, T), padded on the right, and their lengths (B,). With the pads on
-    the right, no token sees a pad, and every row starts at position 0, as in training."""
-    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+def to_tensors(rows: list, pad: int, device):
+    """Lists or tensors of ids -> ids (B, T), padded on the right, and their lengths (B,). With the
+    pads on the right, no token sees a pad (so any id will do), and every row starts at position 0,
+    as in training."""
+    tensors = [torch.as_tensor(row, dtype=torch.long) for row in rows]
     ids = nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=pad)
     lengths = torch.tensor([len(row) for row in rows])
     return ids.to(device), lengths.to(device)
@@ -468,7 +476,8 @@ def chunks(items: list, size: int) -> list[list]:
 
 def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
              max_new_tokens: int, seed: int = 0, **sampling) -> list[tuple[str, bool]]:
-    """Continue each prompt, a list of ids: [(text before the stop token, whether one came)]."""
+    """Continue each prompt, a list of ids: [(text, whether a stop token came)], in the order of the
+    prompts. A text has no control tokens, and no white space at its ends."""
     generator = torch.Generator(model.device).manual_seed(seed)
     answers = [None] * len(prompts)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # few pads
@@ -486,15 +495,15 @@ def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
 # 5. For speed: fused_attention, Muon   [after FlashAttention-2; Jordan et al. 2024]
 #
 # A first reader may skip this section. `fused_attention` computes what `attention` does, in less
-# memory and, for rows of more than about 200 tokens, in less time. Muon is an optimizer for the
+# memory and, for rows of more than about 250 tokens, in less time. Muon is an optimizer for the
 # matrices in the blocks that needs fewer steps than AdamW.
 
 
 def fused_attention(q, k, v, window: int | None = None):
     """attention(q, k, v, window) for S = T, without ever storing a T x T matrix.
 
-    bfloat16 is computed in float32: a product in bfloat16 would round the scores, and softmax
-    exponentiates rounding errors.
+    bfloat16 is computed in float32 (on CUDA with TF32, see pick_device): a product in bfloat16
+    would round the scores to 8 bits, and softmax exponentiates rounding errors.
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     T = q.size(2)
@@ -512,8 +521,8 @@ class FusedAttention(torch.autograd.Function):
 
     Forward: S = q k^T / sqrt(hs), P = softmax(S), O = P v. (In this class S, P and O are the
     paper's matrices and L its vector, not lengths.) A tile holds a block of queries and all the
-    keys that they see, so the softmax is computed at once; the paper's tiles hold some of the
-    keys, and correct it with each further tile.
+    keys that they see, so the softmax is computed at once. (The paper's tiles hold only some of
+    these keys; its output is rescaled with each further tile.)
 
     Backward, from dO, with delta = rowsum(dO * O):
 
@@ -566,7 +575,7 @@ class FusedAttention(torch.autograd.Function):
             ds.sub_(delta[heads, :, start:last]).mul_(p)  # dS^T
             dk[keys] = torch.bmm(ds, q[queries])
             dq[queries] += torch.bmm(ds.mT, k[keys])
-        dk /= math.log2(math.e)  # this factor is in q, which is scaled; 1 / sqrt(hs) is, too
+        dk /= math.log2(math.e)  # q is scaled by log2(e) / sqrt(hs), and dk by the latter only
         dq /= math.sqrt(hs)
         return dq, dk, dv, None
 
@@ -575,16 +584,16 @@ def _tiles(q, window: int):
     """Yield (slice of the heads, start and stop of a block of positions, two buffers) for each
     tile. All tiles share the buffers, because allocating new ones would be slow."""
     n, T, _ = q.shape  # n = B*nh
-    # longer blocks are faster, but compute more scores that the mask then hides
-    block, tile = (64 if window <= 512 else 128), TILE
-    if q.is_cuda:  # there a small tile takes less time than starting its kernels
+    if q.is_cuda:  # a small tile would take less time than the start of its kernels
         block, tile = 512, 64 * TILE
+    else:  # longer blocks are faster, but compute more scores that the mask then hides
+        block, tile = (64 if window <= 512 else 128), TILE
     width = min(T, window + block)  # at most so many keys (or queries) to a block
-    heads = max(1, tile // (block * width))  # per tile
-    buffers = q.new_empty(2, min(n, heads) * block * width)
-    for head in range(0, n, heads):
+    per_tile = max(1, tile // (block * width))  # heads
+    buffers = q.new_empty(2, min(n, per_tile) * block * width)
+    for head in range(0, n, per_tile):
         for start in range(0, T, block):
-            yield slice(head, head + heads), start, min(start + block, T), buffers
+            yield slice(head, head + per_tile), start, min(start + block, T), buffers
 
 
 def _product(a, b, buffer):
@@ -629,11 +638,8 @@ def orthogonalize(matrices: list):
         factor = torch.baddbmm(a * identity + b * gram, gram, gram, alpha=c)
         gram = factor @ gram @ factor
         total = factor @ total
-    results = []
-    for matrix, x, product in zip(matrices, wide, total):
-        result = product @ x
-        results.append(result if x is matrix else result.mT)
-    return results
+    return [factors @ x if x is matrix else (factors @ x).mT
+            for matrix, x, factors in zip(matrices, wide, total)]
 
 
 class Muon(torch.optim.Optimizer):
@@ -653,9 +659,9 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
-                momentum = self.state[p]["momentum"]
-                momentum.lerp_(p.grad, 1 - group["momentum"])
-                nesterov = p.grad.lerp(momentum, group["momentum"])
+                average = self.state[p]["momentum"]  # of the gradients, moving
+                average.lerp_(p.grad, 1 - group["momentum"])
+                nesterov = p.grad.lerp(average, group["momentum"])  # looks one step ahead
                 by_size.setdefault(min(p.shape), []).append((p, nesterov))
             for members in by_size.values():
                 updates = orthogonalize([nesterov for _, nesterov in members])
@@ -664,6 +670,7 @@ class Muon(torch.optim.Optimizer):
                     # than inputs, each output would change less: scale that up.
                     scale = max(1, p.size(0) / p.size(1)) ** 0.5
                     p.sub_(update, alpha=group["lr"] * scale)
+
 
 # ----------------------------------------------------------------------------------
 # 6. Training: make_optimizers, schedule, train, evaluate
@@ -674,7 +681,7 @@ def make_optimizers(model, lr: float, muon_lr: float | None = None,
                     eps: float = 1e-8) -> list[torch.optim.Optimizer]:
     """A list: AdamW and, if there is a muon_lr, Muon, which then trains the matrices in the
     blocks. Weight decay applies to AdamW's matrices only. Each group stores its peak_lr for
-    `update`."""
+    `update`, which sets the learning rate. [betas: GPT-3 App. B]"""
     matrices, vectors, in_blocks = [], [], []
     for name, p in model.named_parameters():
         if p.ndim < 2:
@@ -685,15 +692,15 @@ def make_optimizers(model, lr: float, muon_lr: float | None = None,
             matrices.append(p)
     groups = [{"params": matrices, "peak_lr": lr, "weight_decay": weight_decay},
               {"params": vectors, "peak_lr": lr, "weight_decay": 0.0}]
-    optimizers = [torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)]
+    optimizers = [torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True)]
     if in_blocks:
-        optimizers.append(Muon([{"params": in_blocks, "peak_lr": muon_lr}], lr=muon_lr))
+        optimizers.append(Muon([{"params": in_blocks, "peak_lr": muon_lr}]))
     return optimizers
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:
     """The learning rate at a step (from 0) as a fraction of its peak: linear warm-up over
-    `warmup` steps, then cosine decay to a tenth."""
+    `warmup` steps, then cosine decay to a tenth. [GPT-3 App. B]"""
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / (steps - warmup)
@@ -701,8 +708,9 @@ def schedule(step: int, steps: int, warmup: int) -> float:
 
 
 def update(model, optimizers: list, fraction: float, grad_clip: float = 1.0) -> float:
-    """Take one optimizer step with the accumulated gradients, each learning rate at `fraction`
-    of its peak, and set the gradients to None. Returns their norm before it was clipped."""
+    """Take one optimizer step with the gradients accumulated in all processes, each learning rate
+    at `fraction` of its peak, and set the gradients to None. Returns the gradient's norm before
+    it was clipped. UserError if it is not finite."""
     if dist.is_initialized():  # sum the gradients of all processes
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         # in one message, which is faster than one for each parameter
@@ -727,8 +735,8 @@ class TrainConfig:
     steps: int = option(1500, "optimizer steps", at_least=1)
     batch_size: int = option(12, "sequences per forward pass, of all processes", at_least=1)
     accumulate: int = option(1, "forward passes per optimizer step", at_least=1)
-    lr: float = option(0.004, "AdamW's peak rate: embeddings, gains, biases")
-    muon_lr: float = option(0.02, "Muon's peak rate: the matrices in the blocks (0: AdamW's)")
+    lr: float = option(0.004, "AdamW's peak rate: embeddings, LayerNorm weights, biases")
+    muon_lr: float = option(0.02, "Muon's peak rate: matrices in the blocks (0: AdamW trains them)")
     warmup: int = option(50, "steps of linear warm-up, at most a tenth of all; then a cosine")
     weight_decay: float = option(0.0, "on matrices that AdamW trains")
     grad_clip: float = option(1.0, "largest norm of the gradient", at_least=0.001)
@@ -759,7 +767,7 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
         print(f"{path} stands at step {step} of {config.steps}")
     warmup = min(config.warmup, config.steps // 10)
     while step < config.steps:
-        model.train()
+        model.train()  # `evaluate` puts it into eval mode
         # Seed dropout by step, so that a resumed run repeats it, and by process.
         torch.manual_seed(config.seed + 1000 * step + rank)
         mean_loss = 0.0
@@ -780,7 +788,7 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
                 raise UserError(f"step {step}: the loss is no longer finite: lower the "
                                 "learning rate")
             values["val_loss"] = result["loss"]
-            values["bits/byte"] = result["bits_per_byte"]
+            values["bits_per_byte"] = result["bits_per_byte"]
         log(step, config.steps, **values)
         if is_due:
             states = [optimizer.state_dict() for optimizer in optimizers]
@@ -807,8 +815,9 @@ def mixed_precision(device):
 @torch.no_grad()
 def evaluate(model, tokenizer, stream: np.ndarray,
              max_tokens: int = 32_768) -> dict[str, float]:
-    """The mean loss, {"loss": nats per token, "bits_per_byte": ...}, over about max_tokens of a
-    stream in evenly spaced windows. Bits per byte can be compared between tokenizers."""
+    """{"loss": mean nats per token, "bits_per_byte": ...} over about max_tokens of a stream, in
+    evenly spaced windows. Bits per byte can be compared between tokenizers; the loss of control
+    tokens counts there, their bytes do not. Puts the model into eval mode."""
     model.eval()
     T = min(model.config.block_size, len(stream) - 1)
     if T < 1:
@@ -828,6 +837,7 @@ def evaluate(model, tokenizer, stream: np.ndarray,
     bits_per_byte = nats / math.log(2) / max(1, n_bytes)
     return {"loss": nats / len(targets), "bits_per_byte": bits_per_byte}
 
+
 # ----------------------------------------------------------------------------------
 # 7. Scoring text: completion_logprobs, choose   [GPT-3 §2.4]
 
@@ -836,10 +846,11 @@ def evaluate(model, tokenizer, stream: np.ndarray,
 def completion_logprobs(model, tokenizer,
                         pairs: list[tuple[str, str]]) -> list[tuple[float, int]]:
     """For each (context, completion): the log-probability of the completion's tokens given the
-    context, summed, in nats, and their number.
+    context, summed, in nats, and the number of these tokens.
 
     Context and completion are tokenized as one text; a token that spans both belongs to the
-    completion. A text that is too long is cut at its beginning.
+    completion. A text that is too long is cut at its beginning, so that of a very long completion
+    only the last block_size - 1 tokens count. Puts the model into eval mode.
     """
     model.eval()
     results = []
@@ -885,9 +896,17 @@ def choose(model, tokenizer, cases: list[list[tuple[str, str]]],
 # ----------------------------------------------------------------------------------
 # 8. Checkpoints and published weights: load_model, load_pretrained, export_pretrained
 
+RELEASED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # by OpenAI
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # (inputs, outputs) in files
+# the values of a config.json under which transformers computes what class GPT does
+GPT2_FORM = {"model_type": "gpt2", "activation_function": "gelu_new",
+             "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
+             "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+
 
 def save_checkpoint(path: str | Path, model, tokenizer, **state):
-    """Write a checkpoint with config, weights, tokenizer and `state`."""
+    """Write a checkpoint with config, weights, tokenizer and `state`: what `train` needs to resume,
+    or chat=True if the model was fine-tuned on conversations."""
     content = {"config": dataclasses.asdict(model.config), "model": model.state_dict(),
                "tokenizer": tokenizer.to_json(), **state}
     try:
@@ -901,7 +920,7 @@ def load_checkpoint(path: str | Path) -> dict:
     """Read what save_checkpoint wrote: "config" is a GPTConfig, "model" a state dict,
     "tokenizer" a Tokenizer. No code in the file is executed (weights_only)."""
     if not Path(path).is_file():
-        raise UserError(f"no checkpoint at {path}: train one first, or say which with --model")
+        raise UserError(f"no checkpoint at {path}: train one first, or name another one")
     with reading(path, "a checkpoint of papergpt"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's, about files that are none of its own
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -917,8 +936,8 @@ def load_model(path: str | Path) -> tuple[GPT, Tokenizer]:
     content = load_checkpoint(path)
     with reading(path, "a checkpoint of a language model"):
         model = build_model(content["config"], content["model"], content["tokenizer"])
-        model.knows_chat = content.get("chat", False)
-    return model, content["tokenizer"]
+    model.knows_chat = content.get("chat", False)
+    return model.to(pick_device()), content["tokenizer"]
 
 
 def build_model(config: GPTConfig, state: dict, tokenizer) -> GPT:
@@ -927,11 +946,12 @@ def build_model(config: GPTConfig, state: dict, tokenizer) -> GPT:
         raise ValueError("the tokenizer has tokens that the model lacks")
     model = GPT(config)
     model.load_state_dict(state)
-    return model.to(pick_device()).eval()
+    return model.eval()
 
 
 def pick_device() -> str:
-    """The name of the device; on CUDA, also allow TF32 and select this process's GPU."""
+    """The name of the device. On CUDA, also select this process's GPU and let float32 products use
+    TF32, which rounds their factors to 11 bits."""
     if not torch.cuda.is_available():
         return "cpu"
     torch.set_float32_matmul_precision("high")
@@ -942,16 +962,8 @@ def pick_device() -> str:
     return "cuda"
 
 
-RELEASED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # by OpenAI
-TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # (inputs, outputs) in files
-# the values of a config.json under which transformers computes what class GPT does
-GPT2_FORM = {"model_type": "gpt2", "activation_function": "gelu_new",
-             "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
-             "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
-
-
 def download(name: str) -> Path:
-    """Download a model of RELEASED from the Hugging Face hub; returns its folder."""
+    """Download an OpenAI model from the Hugging Face hub; returns its folder."""
     try:
         from huggingface_hub import snapshot_download
         files = ["*.json", "model.safetensors", "merges.txt"]
@@ -972,9 +984,9 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
         model = build_model(config, read_weights(folder), tokenizer)
         settings = folder / "tokenizer_config.json"
         model.knows_chat = settings.exists() and "<|assistant|>" in settings.read_text()
-        return model, tokenizer
     except Exception as error:
         raise UserError(f"{folder} does not hold a GPT-2: {str(error)[:200]}") from None
+    return model.to(pick_device()), tokenizer
 
 
 def read_config(folder: Path, form: dict, **options) -> GPTConfig:
@@ -983,13 +995,13 @@ def read_config(folder: Path, form: dict, **options) -> GPTConfig:
     for name, value in form.items():
         if c.get(name, value) != value:
             raise ValueError(f"{name} is {c[name]!r} instead of {value!r}")
-    shape = c["vocab_size"], c["n_positions"], c["n_layer"], c["n_head"], c["n_embd"]
-    return GPTConfig(*shape, **options)
+    return GPTConfig(vocab_size=c["vocab_size"], block_size=c["n_positions"], n_layer=c["n_layer"],
+                     n_head=c["n_head"], n_embd=c["n_embd"], **options)
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """The state dict in a model.safetensors file: 8 bytes with the length of a JSON header, the
-    header, the raw tensors. Our parameters have OpenAI's names, so none is mapped."""
+    header, the raw tensors. Our parameters are named as there, so none is mapped."""
     types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
              "BF16": torch.bfloat16}
     content = bytearray((folder / "model.safetensors").read_bytes())
@@ -1027,10 +1039,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
     if merged != sorted(merged):
         raise ValueError("its merges are not in the order of their ids")  # as tiktoken merges
     special = {token["content"]: token["id"] for token in content["added_tokens"]}
-    ranks = {}
-    for token, rank in vocabulary.items():
-        if token not in special:
-            ranks[token.translate(CHARACTER_TO_BYTE).encode("latin-1")] = rank
+    ranks = {token.translate(CHARACTER_TO_BYTE).encode("latin-1"): rank
+             for token, rank in vocabulary.items() if token not in special}
     return Tokenizer(ranks, special)
 
 
@@ -1045,9 +1055,8 @@ def write_tokenizer(tokenizer: Tokenizer, path: Path):
             if token[:cut] in ids and token[cut:] in ids:
                 merges.append([token[:cut], token[cut:]])
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    special = []
-    for name, number in tokenizer.special.items():
-        special.append({"content": name, "id": number, "special": True, **flags})
+    special = [{"content": name, "id": number, "special": True, **flags}
+               for name, number in tokenizer.special.items()]
     splitter = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     write_json(path, {
         "added_tokens": special, "normalizer": None, "pre_tokenizer": splitter,
@@ -1068,7 +1077,8 @@ def export_pretrained(model, tokenizer, folder: str | Path):
     if c.post_norm or c.window:  # GPT-1, GPT-3
         raise UserError("only models of GPT-2's form can be exported")
     if tokenizer.vocab_size > c.vocab_size:
-        raise UserError("this model came from such a folder: copy that")
+        raise UserError("this model has no embeddings for our control tokens, so it came from "
+                        "such a folder: copy that")
     folder = Path(folder)
     write_tokenizer(tokenizer, folder / "tokenizer.json")
     write_json(folder / "config.json", {
@@ -1088,9 +1098,9 @@ def export_pretrained(model, tokenizer, folder: str | Path):
         begin, size = size, size + len(tensors[-1])
         header[name] = {"dtype": "F32", "shape": list(tensor.shape),
                         "data_offsets": [begin, size]}
-    start = json.dumps(header).encode()
+    encoded = json.dumps(header).encode()
     with atomic_write(folder / "model.safetensors") as file:
-        file.write(len(start).to_bytes(8, "little") + start)
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
         file.writelines(tensors)
 
 
@@ -1108,8 +1118,9 @@ def grow_vocabulary(model, tokens: int):
 
 
 class RunLog:
-    """log(step, steps, **values) appends a JSON row to a file and prints some of the rows. In a
-    resumed run, the first call deletes the file's rows from its own step on."""
+    """log(step, steps, **values) appends a JSON row to a file. It prints rows with a val_loss, the
+    last one, and one at every fifth of the steps. In a resumed run, the first call deletes the
+    file's rows from its own step on."""
 
     def __init__(self, path: Path):
         self.path, self.file = path, None
@@ -1152,7 +1163,7 @@ def documents_of(source: str, seed: int) -> Iterator[str]:
     return web(World(seed), WORLD_DOCUMENTS) if source == "world" else load_text(source)
 
 
-def prepared(read: Callable, vocab_size: int, folder: Path):
+def tokenize_once(read: Callable, vocab_size: int, folder: Path):
     """`tokenize_text` for several processes: the first writes the files that the others read."""
     if IS_MAIN:
         tokenize_text(read, vocab_size, folder)
@@ -1163,7 +1174,7 @@ def prepared(read: Callable, vocab_size: int, folder: Path):
 def pretrained(read: Callable, shape: GPTConfig, config: TrainConfig, folder: Path):
     """Train a tokenizer and a model. read() returns the documents, each time from the first one.
     Returns (model, tokenizer, training stream, validation stream, what `train` returns)."""
-    tokenizer, train_stream, val_stream = prepared(read, shape.vocab_size, folder)
+    tokenizer, train_stream, val_stream = tokenize_once(read, shape.vocab_size, folder)
     torch.manual_seed(config.seed)
     model = GPT(dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)).to(pick_device())
     print(f"a model of {model.num_params():,} parameters, context {shape.block_size}")
@@ -1191,7 +1202,7 @@ def pretrain(options: PretrainOptions = PretrainOptions(), config: TrainConfig =
     print_table([{"data": options.data, **result}], folder / "table.json")
     generator = torch.Generator(model.device).manual_seed(config.seed)
     start = torch.tensor([[tokenizer.eot]] * 3, device=model.device)
-    for row in generate(model, start, min(100, shape.block_size - 1), generator=generator):
+    for row in generate(model, start, 100, generator=generator):
         print("---\n" + tokenizer.decode(row).replace("<|endoftext|>", "\n"))
 
 

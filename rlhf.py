@@ -913,7 +913,7 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     if not options.init:
         check_room(options.max_response, shape.block_size)
         if isinstance(task, FileTask):
-            tokenizer, _, _ = gpt.prepared(read, shape.vocab_size, folder)
+            tokenizer, _, _ = gpt.tokenize_once(read, shape.vocab_size, folder)
             task.leave_out_long(tokenizer, shape.block_size, options.max_response)
         config = gpt.TrainConfig(steps=options.pretrain_steps, seed=options.seed)
         return gpt.pretrained(read, shape, config, folder)[:4]

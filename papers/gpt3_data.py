@@ -140,8 +140,8 @@ def draw(folder: Path):
     """The loss on good text along training on each text."""
     lines = []
     for name in TEXTS:
-        rows = logged(folder / f"180k-{name}.jsonl", "bits/byte")
-        lines.append((name, column(rows, "step"), column(rows, "bits/byte"), "o-"))
+        rows = logged(folder / f"180k-{name}.jsonl", "bits_per_byte")
+        lines.append((name, column(rows, "step"), column(rows, "bits_per_byte"), "o-"))
     panel = {
         "title": "bits per byte of good held-out text",
         "xlabel": "steps, equal tokens",
