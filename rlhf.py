@@ -231,7 +231,7 @@ class RewardModel(nn.Module):
         super().__init__()
         self.config = model.config
         self.gpt = copy.deepcopy(model)
-        self.head = nn.Linear(model.config.n_embd, 1, device=model.device)
+        self.head = nn.Linear(model.config.n_embd, 1).to(model.wte.weight)  # device and dtype
         std = 1 / math.sqrt(model.config.n_embd + 1)  # [Stiennon et al. B.1]
         nn.init.normal_(self.head.weight, std=std)
         nn.init.zeros_(self.head.bias)

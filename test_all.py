@@ -1787,6 +1787,18 @@ def test_ppo_comes_close_to_the_optimum_in_closed_form(problem, beta):
     assert objective <= optimum and (objective - start) / (optimum - start) > 0.95
 
 
+def test_ppo_does_not_depend_on_the_zero_of_a_reward_function(problem):
+    """A large mean score must not look like a reason for short answers."""
+    problem.reference.double()
+    policies = []
+    for zero in (0, 128):  # multiples of 1/64, so that float32 is exact
+        rewards = [round(64 * reward) / 64 + zero for reward in problem.rewards.tolist()]
+        problem.reward_of = dict(zip(problem.answers, rewards))
+        policies.append(learn_letters(problem, iterations=8, lr=5e-3, value_lr=6e-3,
+                                      unfinished_cap=math.inf))
+    assert_equal_weights(*policies)
+
+
 @pytest.mark.parametrize("beta", [0.0, 9.0])
 def test_a_policy_more_than_a_nat_per_token_away_from_sft_is_warned_of(problem, beta, capsys):
     policies = []
