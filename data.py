@@ -269,7 +269,7 @@ class Batches:
             raise UserError(
                 f"a text of {len(self.stream)} tokens is too short for windows of "
                 f"{self.block_size + 1} (a tenth of all text is for validation): use more "
-                "text or a smaller --block-size")
+                "text or, where a command has this option, a smaller --block-size")
 
     def next(self) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([self.seed, self.drawn])
@@ -1030,7 +1030,8 @@ def judge(world: World, instruction: Instruction, response: str,
           ended: bool = True) -> dict[str, float]:
     """Judge an answer sentence by sentence in the words of RUBRIC:
 
-    helpful     0..1, the share of what was asked for; a terse right answer ("Oslo.") counts 0.5
+    helpful     0..1, the share of what was asked for; a terse right answer ("Oslo.") counts 0.5,
+                also in front of a sentence
     invented    1 if something false is said about a person
     rude        1 if a sentence is an insult
     off         0..2 sentences that nobody asked for, that mean nothing, or that are said again;
@@ -1161,7 +1162,9 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
                 if not isinstance(record, dict):
                     raise UserError(f"{place}: expected an object, not {record!r:.40}")
                 yield place, record
-        except (json.JSONDecodeError, RecursionError) as error:
+        except UnicodeDecodeError:
+            raise  # `reading` names the file
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{place}: neither a JSON list nor JSON lines ({error})") from None
 
 
@@ -1280,6 +1283,8 @@ def parse_record(place: str, record: dict) -> Comparison:
             raise ValueError("labeled as a bad answer")
     elif whole is not None:
         parts, answers, utilities = [], [whole], [0]
+    elif None in map(record.get, record.keys() & {*QUESTION, *ANSWER, *ANSWERS}):  # JSON's null
+        raise ValueError("an empty prompt or answer")
     else:
         raise UserError(f"{place}: no question with an answer under {', '.join(record)}; "
                         "data.py section 6 lists the keys that are read")
@@ -1417,7 +1422,7 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
     other settings is a UserError; `fresh` empties it first of the files that runs write.
     """
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):  # nothing outside of runs/
-        raise UserError(f"--name takes letters, digits, '.', '-' and '_', not {name!r}")
+        raise UserError(f"the name of a run takes letters, digits, '.', '-' and '_', not {name!r}")
     if not IS_MAIN:
         return Path("runs", name)
     folder = Path("runs", name).absolute()
@@ -1439,16 +1444,20 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
     files = [file for name in names if os.path.exists(name) for file in files_in(Path(name))]
     for file in files:
         settings[f"file {file}"] = [file.stat().st_size, file.stat().st_mtime]
+    written = [path for path in folder.iterdir()
+               if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png")]
     if fresh:
-        written = [path for path in folder.iterdir()
-                   if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png")]
+        if written and not (folder / "settings.json").exists():
+            raise UserError(f"no run has made runs/{name}, so --fresh does not empty it: choose "
+                            "another --name")
         for path, file in itertools.product(written, files):
             if path.samefile(file):
                 raise UserError(f"{path} is in the folder that --fresh empties: move it, or "
                                 "choose another --name")
         for path in written:
             path.unlink()
-    if [*folder.glob("*.pt"), *folder.glob("*.bin"), *folder.glob("table.json")]:
+    elif any(path.suffix in (".pt", ".bin", ".json") and path.name != "settings.json"
+             for path in written):
         with reading(folder / "settings.json", "a run's settings"):
             known = json.loads((folder / "settings.json").read_text())
             other = [key for key in {**settings, **known} if known.get(key) != settings.get(key)]
@@ -1490,7 +1499,8 @@ def command_line(commands: dict[str, Callable], default: str,
 
     A command is a function whose parameters have dataclass instances as defaults. Every
     field of these is an option: `steps: int = option(100, "how long to train")` is --steps.
-    Exit code 0 done, 2 an error that the user can fix (one line on stderr), 130 Ctrl-C.
+    Exit code 0 done, 2 an error that the user can fix (one line on stderr), 130 Ctrl-C, 141 the
+    reader of our output has gone, as in `| head`.
     """
     guard_terminal()
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -1513,8 +1523,9 @@ def command_line(commands: dict[str, Callable], default: str,
             add_options(parser, group)
         values = vars(parser.parse_args(argv))
         commands[name](*[read_options(group, values) for group in groups])
-    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except (UserError, OSError, MemoryError, RuntimeError) as error:
         # PyTorch reports that it cannot allocate memory as a RuntimeError; any other one is a
         # fault of ours.

@@ -804,6 +804,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         settings.pop(key)
     folder = data.run_folder(run_name, settings, options.fresh)
     task = FileTask(options) if is_own else WorldTask(options.seed, options.test_prompts)
+    how_to_talk = f"talk to it: python rlhf.py chat --max-response {options.max_response} --model"
     if function:  # so that its mistakes show now
         lines = [message["content"] for message in task.test[0].messages]
         function("\n".join(lines), "An answer.")
@@ -823,8 +824,8 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         train_sft(sft, tokenizer, task.demonstrations, config, ptx, RunLog(folder / "sft.jsonl"))
         gpt.save_checkpoint(folder / "sft.pt", sft, tokenizer, chat=True)
     if options.demonstrations and not options.comparisons and not function:
-        print(f"\nno comparisons and no --reward: this is as far as demonstrations go\n"
-              f"talk to it: python rlhf.py chat --model {folder / 'sft.pt'}")
+        print("\nno comparisons and no --reward: this is as far as demonstrations go\n"
+              f"{how_to_talk} {folder / 'sft.pt'}")
         return
 
     ppo_config = PPOConfig(iterations=options.iterations, max_response=options.max_response,
@@ -889,7 +890,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
                      "score": rollout.scores.mean().item(), "kl": rollout.kl.mean().item()})
     gpt.print_table(rows, folder / "table.json")
     show_answers(task, answers)
-    print(f"\ntalk to it: python rlhf.py chat --model {folder / 'ppo_ptx.pt'}")
+    print(f"\n{how_to_talk} {folder / 'ppo_ptx.pt'}")
 
 
 def load_stage(path: Path, model) -> bool:
@@ -976,6 +977,8 @@ def chat(options: ChatOptions = ChatOptions()):
     check_room(options.max_response, model.config.block_size)
     speak = chat_speaker(model, tokenizer, options.max_response, options.temperature)
     system, messages = [], []
+    with contextlib.suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401  lets the arrow keys edit what input() reads
     print(HELP)
     with contextlib.suppress(EOFError, KeyboardInterrupt):  # Ctrl-D, Ctrl-C
         while True:
@@ -987,6 +990,7 @@ def chat(options: ChatOptions = ChatOptions()):
                 messages = []
                 if command == "/system":
                     system = [{"role": "system", "content": rest}] if rest else []
+                print("(a new conversation)")
             elif command.startswith("/"):
                 print(HELP)
             elif text:
@@ -1096,7 +1100,7 @@ def load_function(place: str) -> Callable[[str, str], float]:
     and, when the function is called, if it fails or does not return a finite number."""
     path, _, name = place.rpartition(":")
     if not Path(path).is_file():
-        raise UserError(f"--reward takes FILE.py:FUNCTION, and no file {path!r} is in {place!r}")
+        raise UserError(f"--reward takes FILE.py:FUNCTION, with a file that exists, not {place!r}")
     try:
         sys.path.insert(0, str(Path(path).parent))  # the file may import its neighbors
         function = runpy.run_path(path).get(name)

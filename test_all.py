@@ -650,7 +650,8 @@ NOT_USABLE = {  # the reason that is counted: records of a known shape
     "are the same": [{**PAIR, "rejected": "good "}],
     "an empty prompt": [
         {**PAIR, "rejected": " "}, {**PAIR, "prompt": " "}, {**PAIR, "prompt": ""},
-        {"chosen": "a", "rejected": "b"}, {"messages": "hi"}],
+        {"chosen": "a", "rejected": "b"}, {"messages": "hi"},
+        {"prompt": "x", "response": None}, {"prompt": None, "output": "x"}],
     "no answer after a question": [
         {**PAIR, "prompt": [user("hi"), assistant("ho")]}, {**PAIR, "chosen": [user("hi")]}],
     "context that is not text": [{**PAIR, "context": ["c"]}],
@@ -712,11 +713,15 @@ def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
     other = run("-c", take)
     assert other.stderr.strip().splitlines()[-1].startswith("data.UserError: another process")
     data.run_folder("c", {})  # that process has ended
+    (folder / "table.json").touch()
+    refused(r"other settings \(steps\)", data.run_folder, "a/b", {"steps": 5})
     (folder / "settings.json").write_text("[")
-    (folder / "x.pt").touch()
     refused("settings.json is not a run's settings", data.run_folder, "a/b", {"steps": 4})
+    (folder / "settings.json").unlink()  # a folder of the user's
+    refused("no run has made runs/a/b", data.run_folder, "a/b", {"steps": 4}, fresh=True)
+    assert (folder / "table.json").exists()
     for name in ("", ".", "..", "../x", "a/../../x", "/tmp/x", "a//b", "a b", "a/"):
-        refused("--name", data.run_folder, name, {})
+        refused("the name of a run", data.run_folder, name, {})
 
 
 def test_files_appear_whole_or_not_at_all():
@@ -1260,7 +1265,7 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
     "gpt.py": {
         "--n-head 3": "n_head", "--n-embd 0": "n_embd", "--window 0": "window",
         "--dropout 2": "dropout", "--dropout nan": "dropout", "--stpes 3": "--stpes",
-        "--step 3": "--step", "--name=": "--name must", "--name ../../x": "--name",
+        "--step 3": "--step", "--name=": "--name must", "--name ../../x": "the name of a run",
         "--steps 2.5": "invalid int", "--steps 0": "not be 0", "--lr nan": "not be nan",
         "--lr inf": "not be inf", "--lr=-1": "not be -1",
         "--seed 99999999999": "not be 99999999999", "pretarin": "no command"},
@@ -1280,7 +1285,7 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
         "missing.pt": "no checkpoint", "text.txt": "not a checkpoint", "cut.pt": "cut.pt",
         ".": "config.json"},
     "rlhf.py --reward": {
-        "f": "FILE.py", "none.py:f": "no file", "ok.py:g": "no function g",
+        "f": "FILE.py", "none.py:f": "a file that exists", "ok.py:g": "no function g",
         "ok.py:": "no function", "text.txt:f": "not run", "bad.py:f": "ZeroDivisionError",
         "exits.py:f": "SystemExit", "ok.py:one": "takes 1 positional argument but 2 were given"},
     "rlhf.py chat": {
@@ -1675,7 +1680,7 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
     row, end = policy.wte.weight[tokenizer.end].detach(), tokenizer.end
     policy.ln_f.bias.data = row * 6 / row.square().sum()  # the logit of <|end|> grows by 6
     reward_model = loud(rlhf.RewardModel(policy).double().eval())
-    reward_model.head.bias.data -= 25  # some scores are below the cap of -1, some above
+    reward_model.head.bias.data += 1.2  # some scores are below the cap of -1, some above
     prompts = [[user("word " * count)] for count in (1, 2, 3, 4, 5, 6, 7, 90)]  # the last is cut
     config = rlhf.PPOConfig(
         iterations=12, batch_size=8, minibatches=4, max_response=6, lr=2e-3, value_lr=4e-3,
@@ -2014,7 +2019,8 @@ def test_demonstrations_alone_end_with_a_model_that_chats(tokenizer, alone, caps
     command(TINY, *"--demonstrations own.jsonl --init base.pt --data text.txt".split())
     assert {path.name for path in Path("runs/own").glob("*.pt")} == {"sft.pt"}
     said = capsys.readouterr().out
-    assert "chat --model runs/own/sft.pt" in said and "are longer than --max-response 8" in said
+    assert "chat --max-response 8 --model runs/own/sft.pt" in said
+    assert "are longer than --max-response 8" in said
     chat, same = gpt.load_model("runs/own/sft.pt")
     assert same.ranks == tokenizer.ranks and chat.config.block_size == 48
     done = run(HERE / "rlhf.py", "chat", "--model", "runs/own/sft.pt", "--max-response", 8,
@@ -2046,7 +2052,8 @@ def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text
     start, *said = capsys.readouterr().out.split("\nyou> ")
     assert len(said) == len(typed) - 1
     assert start == said[typed.index("/hepl")] == rlhf.HELP + "\n"
-    assert [text for text in said if text in ("", "\n")] == [""] * 6  # commands, no text
+    assert [text for text in said if text in ("", "\n")] == [""] * 2  # no text, and /quit
+    assert said.count("(a new conversation)\n") == 4  # /reset, /system
     assert [text for text, shown in zip(typed, said) if "not read" in shown] == ["longer " * 90]
     assert said[typed.index("bye")].endswith(" …\n")  # of 4 tokens, without an <|end|>
     reply = {text: assistant(shown.removesuffix(" …\n")) for text, shown in zip(typed, said)}

@@ -55,7 +55,7 @@ class Claim:
 @dataclass
 class RunOptions:
     """What a script can be asked for, beside its own options."""
-    fast: bool = option(False, "a smoke run of seconds, in a folder of its own")
+    fast: bool = option(False, "a smoke run of seconds to minutes, in a folder of its own")
     fresh: bool = option(False, "make all that is in runs/NAME anew")
 
 

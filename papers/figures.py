@@ -19,7 +19,8 @@ def column(rows: list[dict], name: str) -> np.ndarray:
 
 def logged(path: Path, name: str) -> list[dict]:
     """The rows of a run's log that have this value."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    with reading(path, "a log of a run"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [row for row in rows if name in row]
 
 

@@ -22,7 +22,7 @@ class Options:
     base: str = option("instructgpt", "the run to look into")
     name = "inside"  # of no folder, since nothing is written; base_of asks for it
     prompt: int = option(0, "the number of a held-out prompt")
-    fast: bool = option(False, "a smoke run of seconds, on a base of its own")
+    fast: bool = option(False, "a smoke run, on a base of its own")
 
 
 def show_rollout(rollout: Rollout, tokenizer):

@@ -13,6 +13,7 @@ comparisons, and the command that trains on them is printed at the end.
 Prompts that the file has already are not asked again.
 Paper: InstructGPT (arXiv:2203.02155).
 """
+import contextlib
 import json
 import re
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from data import (UserError, World, command_line, instructions, load_comparisons
                   option)
 from gpt import load_model
 from papers.instructgpt_run import options_of
-from rlhf import chat_speaker
+from rlhf import chat_speaker, check_room
 
 
 @dataclass
@@ -96,8 +97,7 @@ def label(options: Options = Options()):
     model, tokenizer = load_model(path)
     if not model.knows_chat:
         raise UserError(f"{path} has never seen a conversation: it cannot answer")
-    if options.max_response > model.config.block_size // 2:
-        raise UserError(f"--max-response can be at most {model.config.block_size // 2}")
+    check_room(options.max_response, model.config.block_size)
     speak = chat_speaker(model, tokenizer, options.max_response)
 
     run, _ = options_of(options.name)
@@ -115,6 +115,8 @@ def label(options: Options = Options()):
             raise UserError(f"{options.output} is a JSON list, to which no line can be added: "
                             "choose another --output")
 
+    with contextlib.suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401  lets the arrow keys edit what input() reads
     print("best first, = between equals: 3 1=4 2   Enter skips, q leaves", end="")
     unfit = 0
     for number, messages in enumerate(conversations):
@@ -139,10 +141,13 @@ def label(options: Options = Options()):
         print(f"\nthere are no more prompts; {unfit} had fewer than two different answers that end")
 
     text = ""
-    if not options.model:  # its pretraining text is mixed in again
-        text = f" --data {run.data or 'world'} --seed {run.seed}"
-    print("\ntrain on your rankings: "
-          f"python rlhf.py --init {path}{text} --comparisons {options.output}")
+    if not options.model:  # mix in its pretraining text again, if that is not of its own records
+        is_own = run.demonstrations or run.comparisons
+        source = run.data or ("" if is_own else "world")
+        text = (f" --data {source}" if source else "") + f" --seed {run.seed}"
+    text += f" --block-size {model.config.block_size} --max-response {options.max_response}"
+    print("\ntrain on your rankings: python rlhf.py --name labeled "
+          f"--init {path}{text} --comparisons {options.output}")
 
 
 if __name__ == "__main__":
