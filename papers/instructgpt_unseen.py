@@ -14,6 +14,7 @@ import rlhf
 from data import (GUESTS, LISTS, NUMBERS, RUDE, TASKS, TOPICS, Comparison, Instruction, World,
                   answered, fit, judge, render_conversation)
 from gpt import to_tensors
+from papers.instructgpt_data import no_log
 from papers.instructgpt_run import Run
 from papers.tasks import distinct, recall_case
 
@@ -137,10 +138,10 @@ def memory(run: Run, count: int = 150) -> list[dict]:
     return rows
 
 
-def answer_pairs(world: World, split: str) -> dict[str, list[Comparison]]:
+def answer_pairs(world: World, split: str, draw: int | str = "") -> dict[str, list[Comparison]]:
     """Pairs of answers, the better first, to one question for each fact that this split asks
     for. The two answers of a pair differ in one respect."""
-    rng = random.Random(f"seen {world.seed} {split}")
+    rng = random.Random(f"seen {world.seed} {split}{draw}")
     pairs = {"truth / falsehood": [], "sentence / word": [], "fact / insult": []}
     for person in world.people_of(split):
         for topic in world.topics_of(person, split):
@@ -166,9 +167,23 @@ def answer_logprob(run: Run, messages: list[dict], answer: str) -> float:
     return rlhf.response_logprobs(run.sft, ids, mask.float()).sum().item()
 
 
+def taught_truth(run: Run) -> rlhf.RewardModel:
+    """A reward model that sees lies: it is trained on true sentences, each compared with the same
+    sentence with another value, half as many as the prompts whose answers labelers rank."""
+    lessons = []
+    for draw in range(max(1, run.options.comparison_prompts // 250)):  # 130 comparisons each
+        lessons += answer_pairs(run.task.world, "train", draw)["truth / falsehood"]
+    torch.manual_seed(run.options.seed)
+    model = rlhf.RewardModel(run.sft)
+    config = rlhf.RewardConfig(seed=run.options.seed)
+    rlhf.train_reward_model(model, run.tokenizer, lessons, run.task.demonstrations, config, no_log)
+    return model
+
+
 def seen(run: Run) -> list[dict]:
-    """The share of pairs whose better answer gets the higher score from the reward model, and
-    the higher probability from the SFT model: what the one judges and what the other knows."""
+    """The share of pairs whose better answer gets the higher score from the reward model and from
+    one that is taught truth, and the higher probability from the SFT model."""
+    taught = taught_truth(run)
     rows = []
     for split, facts in (("train", "asked for in training"), ("test", "held out")):
         for kind, pairs in answer_pairs(run.task.world, split).items():
@@ -180,5 +195,6 @@ def seen(run: Run) -> list[dict]:
             rows.append({
                 "better / worse": kind, "facts": facts,
                 "reward model": rlhf.pair_accuracy(run.reward_model, run.tokenizer, pairs),
+                "taught truth": rlhf.pair_accuracy(taught, run.tokenizer, pairs),
                 "SFT": float(np.mean(likelier)), "pairs": len(pairs)})
     return rows
