@@ -84,8 +84,9 @@ def two_sizes(run: Run) -> list[dict]:
 
 
 def tax(run: Run) -> list[dict]:
-    """The pretraining loss and the reward after PPO, over gamma and beta. "tax" is
-    the loss minus GPT's; its standard error is over pieces of the held-out text."""
+    """The pretraining loss and the reward after PPO, over gamma and beta. "tax" is the loss minus
+    GPT's; its standard error is over pieces of the held-out text. "kl" is that to the SFT model in
+    all rows, also where PPO's reference was GPT."""
     options = run.options
     _, held_out = run.streams()
     before = evaluate_pieces(run.base, run.tokenizer, held_out, "loss")

@@ -81,8 +81,8 @@ class Run:
 class NearGPT:
     """A reward: the reward model's score minus beta log(pi / pi_GPT) of the whole answer. With it
     and kl_coef 0, the KL reference of PPO is the pretrained model instead of the SFT model, as in
-    Fig. 34. The penalty is part of the last token's reward. Since this is no RewardModel, the
-    value network starts as a copy of the policy."""
+    Fig. 34. The penalty is part of the last token's reward, and PPO's unfinished_cap applies to
+    the sum. Since this is no RewardModel, the value network starts as a copy of the policy."""
 
     def __init__(self, run: Run, policy, beta: float):
         self.reward_model, self.policy, self.beta = run.reward_model, policy, beta
