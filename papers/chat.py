@@ -2,8 +2,9 @@
 Chat with the models of `python rlhf.py`: 20 conversations of 91 turns in all, each turn with a
 pattern that a good answer matches.
 
-Three quarters of the turns occur in the world's texts, the others differ from these: in spelling,
-greetings, names or wording, or they ask for something told long before or about unknown people.
+Seven of ten turns occur word for word in the web that pretraining reads (seed 0). The others have
+another spelling or wording, other greetings or names, or are about people whom nobody knows. Some
+ask for what was told long before.
 For every model and temperature a table has the share of answers that are
     answered    the answer matches the turn's pattern
     polite      no insult in it
