@@ -1,16 +1,17 @@
 """
-Talking to the result of `python rlhf.py`: 91 turns in 20 conversations, each with a
-pattern for a good answer.
+Chat with the models of `python rlhf.py`: 20 conversations of 91 turns in all, each turn with a
+pattern that a good answer matches.
 
-Three quarters of the turns stand in the world's texts, the others go a step beyond them: other
-spelling, greetings, names and wordings, things told early and asked for late, people nobody
-knows. For every model and temperature the table counts
+Seven of ten turns occur word for word in the web that pretraining reads (seed 0). The others have
+another spelling or wording, other greetings or names, or are about people whom nobody knows. Some
+ask for what was told long before.
+For every model and temperature a table has the share of answers that are
     answered    the answer matches the turn's pattern
     polite      no insult in it
-    clean       it ended by itself, and no "Q:", "Guest:" or other trace of a text's form
-and how many held-out prompts under each system message get a right answer in the form that it
-asks for. Last, the ladder of `python rlhf.py`, which is measured at temperature 1, at the lower
-temperatures of chat.
+    clean       it ended by itself, without "Q:", "Guest:" or another mark of the web's texts
+A second table has the share of held-out prompts under each system message that get a right answer
+in the form that the message asks for, a third one the comparison of `python rlhf.py`, which is made
+at temperature 1, at the lower temperatures of chat.
 
     python -m papers.chat                   on runs/instructgpt (made if it is missing)
     python -m papers.chat --show            prints every turn
@@ -27,10 +28,12 @@ import data
 from data import RUDE, World, command_line, option
 from gpt import print_table
 from papers.claims import RunOptions, folder_of
-from papers.instructgpt_run import base_of, load_run
+from papers.instructgpt_run import Run, base_of, load_run
+from rlhf import Speaker
 
-# Patterns are searched without regard to case; `pattern_of` fills in what {...} stands for.
-KNOWS_NOT = r"do not know"
+# (what the user says, the pattern of a good answer). Upper and lower case do not matter;
+# `pattern_of` replaces {...}.
+KNOWS_NOT = "do not know"
 CONVERSATIONS = [
     [("Hello!", "hello"), ("How are you?", "fine"), ("Where does Mia live?", "{Mia home}"),
      ("Thank you!", "welcome")],
@@ -111,8 +114,8 @@ def pattern_of(world: World, pattern: str) -> str:
     return re.sub(r"\{(\w+) ?(\w*)\}", fill, pattern)
 
 
-def talk(speaker, world: World, show: bool = False) -> list[dict]:
-    """All conversations with one speaker: a verdict on each turn."""
+def talk(speaker: Speaker, world: World, show: bool) -> list[dict]:
+    """Have all conversations with one speaker: a verdict on each turn."""
     verdicts = []
     for number, turns in enumerate(CONVERSATIONS):
         messages = []
@@ -130,9 +133,9 @@ def talk(speaker, world: World, show: bool = False) -> list[dict]:
     return verdicts
 
 
-def obeyed(speaker, world: World, count: int) -> dict[str, float]:
-    """{system message: the share of good answers}, of a draw of `count` held-out prompts. The
-    questions under SILENT are those about the topic that it names."""
+def obeyed(speaker: Speaker, world: World, count: int) -> dict[str, float]:
+    """{kind of system message: the share of good answers}, of those among `count` held-out prompts
+    that have one. "silent" are questions about the topic that the message forbids."""
     kinds = {data.ONE_WORD: "one word", data.POLITE: "ending", data.NOT_ALLOWED: "silent"}
     good = {kind: [] for kind in kinds.values()}
     prompts = [prompt for prompt in data.instructions(world, "test", count, 40, distinct=True)
@@ -140,16 +143,18 @@ def obeyed(speaker, world: World, count: int) -> dict[str, float]:
     answers = speaker([prompt.messages for prompt in prompts], 40)
     for prompt, (text, ended) in zip(prompts, answers):
         system = prompt.messages[0]["content"]
-        kind = kinds.get(prompt.say if prompt.say == data.NOT_ALLOWED else system)
-        if kind:
-            good[kind].append(data.judge(world, prompt, text, ended)["helpful"] == 1)
-    shares = {kind: float(np.mean(values)) for kind, values in good.items() if values}
-    return {**shares, "prompts": sum(map(len, good.values()))}
+        if prompt.say == data.NOT_ALLOWED:  # the message is SILENT about the topic of the question
+            system = data.NOT_ALLOWED
+        if system in kinds:  # it is not SILENT about another topic
+            good[kinds[system]].append(data.judge(world, prompt, text, ended)["helpful"] == 1)
+    row = {kind: float(np.mean(values)) for kind, values in good.items() if values}
+    row["prompts"] = sum(map(len, good.values()))
+    return row
 
 
-def by_temperature(run) -> list[dict]:
-    """The ladder at three temperatures: every model's answers to the held-out prompts, each against
-    three by SFT at the same temperature."""
+def by_temperature(run: Run) -> list[dict]:
+    """The comparison of `python rlhf.py` at three temperatures: every model's answers to the
+    held-out prompts, each against three by SFT at the same temperature."""
     rows = []
     prompts = [prompt.messages for prompt in run.task.test]
     for temperature in (1.0, 0.3, 0.0):
@@ -164,10 +169,10 @@ def by_temperature(run) -> list[dict]:
 
 
 def chat(options: Options = Options()):
-    """Count answered, polite and clean turns of SFT, PPO and PPO-ptx."""
+    """Chat with SFT, PPO and PPO-ptx and print the share of good answers."""
     base, shape = base_of(options)
     folder = folder_of(options, "base")
-    run = load_run(base, shape, folder)
+    run = load_run(base, shape)
     rows, systems = [], []
     for name, model in run.chats.items():
         for temperature in (0.0, 0.3):

@@ -1,14 +1,13 @@
 """
-Every claim that the scripts beside this one test, as a row with a verdict.
+What every script uses: claims, each a row with a verdict, and the run folder.
 
-    python -m papers.claims     collects the finished runs into papers/README.md: their claims,
-                                their tables and (in figures/) their figures
+    python -m papers.claims     writes the claims, tables and figures of all finished runs into
+                                papers/README.md and figures/
 
-A script ends with `save_claims(folder, claims)`. The verdict is a rule: more than two
-standard errors in the claimed direction *holds*, as much in the other *does not hold*, else
-*cannot tell*. By chance alone two standard errors are passed in this direction once in
-eleven times with three seeds, in 17 with five, in 26 with ten pieces of text. A claim that
-the world was built to contain says so in `says`.
+The verdict is "holds" if the measured effect is more than two standard errors in the claimed
+direction, "does not hold" if it is more than two in the other, else "cannot tell". Without any
+effect, "holds" comes up by chance once in eleven times with three seeds, in 17 with five, in 26
+with ten pieces of text.
 """
 import dataclasses
 import json
@@ -21,8 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import (UserError, atomic_write, command_line, option, reading, run_folder,
-                  write_json)
+from data import UserError, atomic_write, command_line, option, reading, run_folder, write_json
 from gpt import aligned
 
 README = Path(__file__).with_name("README.md")
@@ -31,38 +29,35 @@ MARK = "<!-- python -m papers.claims writes what follows -->"
 
 @dataclass
 class Claim:
-    """One claim of a paper and what we measured of it.
-
-    ours: the measured difference that is positive if the claim holds, in the unit that
-    `says` names. standard_error: of `ours`, over seeds and distinct cases.
-    """
+    """A claim of a paper and what we measured."""
     paper: str               # "GPT-1"
     where: str               # section, table or figure
-    says: str                # the claim, in one sentence, with the unit of its numbers
-    paper_number: str        # the paper's, as text; "" where it prints none
-    ours: float
-    standard_error: float
+    says: str                # one sentence, with the unit of the numbers; whether it is built in
+    paper_number: str        # the paper's number, as text
+    ours: float              # the measured difference, positive if the claim holds
+    standard_error: float    # of `ours`, over seeds or distinct cases; nan: unknown
     seeds: int
     cases: int               # distinct ones behind each number
 
     @property
     def verdict(self) -> str:
-        if math.isnan(self.standard_error) or abs(self.ours) <= 2 * self.standard_error:
-            return "cannot tell"
-        return "holds" if self.ours > 0 else "does not hold"
+        if self.ours > 2 * self.standard_error:
+            return "holds"
+        if self.ours < -2 * self.standard_error:
+            return "does not hold"
+        return "cannot tell"  # also if the error is nan, which compares as false
 
 
 @dataclass
 class RunOptions:
-    """What a script can be asked for, beside its own options."""
+    """The options of every script, besides its own."""
     fast: bool = option(False, "a smoke run of seconds to minutes, in a folder of its own")
     fresh: bool = option(False, "make all that is in runs/NAME anew")
 
 
 def folder_of(options, *names: str, part: str = "", **settings) -> Path:
-    """The run folder of a script's options: runs/NAME or, with `part`, runs/NAME/PART. A smoke run
-    (--fast) has a folder of its own, runs/NAME-fast. What is in it depends on the options `names`
-    and on `settings`."""
+    """The folder runs/NAME of a script, NAME-fast if it is a smoke run (--fast), or a folder `part`
+    in it. What it contains depends on the options `names` and on `settings`."""
     for name in names:
         settings[name] = getattr(options, name)
     name = options.name + ("-fast" if options.fast else "")
@@ -70,8 +65,8 @@ def folder_of(options, *names: str, part: str = "", **settings) -> Path:
 
 
 def over_seeds(differences) -> tuple[float, float]:
-    """Mean and standard error of one difference per seed, or per distinct case; of a single one the
-    error is unknown. differences: a list or an array."""
+    """Mean and standard error of a list or array: one difference per seed, or per distinct case. Of
+    a single one the error is nan."""
     mean = float(np.mean(differences))
     if len(differences) < 2:
         return mean, math.nan
@@ -79,12 +74,13 @@ def over_seeds(differences) -> tuple[float, float]:
 
 
 def proportion_error(share: float, cases: int) -> float:
-    """The standard error of a share of `cases` independent cases."""
+    """The standard error of a share of `cases` independent cases; at least 1 / cases, so that it is
+    not 0 where all cases are alike."""
     return math.sqrt(max(share * (1 - share), 1 / cases) / cases)
 
 
 def save_claims(folder: Path, claims: list[Claim]):
-    """Keep a script's claims in its run folder and print them."""
+    """Write a script's claims into its run folder and print them."""
     write_json(folder / "claims.json", [dataclasses.asdict(claim) for claim in claims])
     print("\n" + table(claims))
 
@@ -95,9 +91,8 @@ def table(claims: list[Claim]) -> str:
              "|---|---|---|---|---|---|---|---|---|"]
     for c in claims:
         error = "?" if math.isnan(c.standard_error) else f"{c.standard_error:.3f}"
-        cells = [c.paper, c.where, c.says, c.paper_number, f"{c.ours:.3f}", error, str(c.seeds),
-                 str(c.cases), c.verdict]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(f"| {c.paper} | {c.where} | {c.says} | {c.paper_number} | {c.ours:.3f} | "
+                     f"{error} | {c.seeds} | {c.cases} | {c.verdict} |")
     return "\n".join(lines)
 
 
@@ -115,17 +110,14 @@ def tables_of(folder: Path) -> str:
 
 
 def claims():
-    """Write the claims and tables of all finished runs into papers/README.md. UserError if it has
-    results of runs that are not here and would be lost."""
+    """Write the claims, tables and figures of all finished runs into papers/README.md. UserError if
+    it has results of runs that are not here and would be lost."""
     found, folders = [], []
     for path in sorted(Path("runs").glob("*/claims.json")):
         if not path.parent.name.endswith("-fast"):
             with reading(path, "a list of claims"):
                 found += [Claim(**record) for record in json.loads(path.read_text())]
             folders.append(path.parent)
-    if not found:
-        raise UserError("no run has claims yet: run one of the scripts, such as "
-                        "python -m papers.exact")
     before, _, after = README.read_text().partition(MARK)
     for run in re.findall("^## (runs/.*)$", after, re.MULTILINE):
         if Path(run) not in folders:

@@ -1,13 +1,13 @@
 """
-FlashAttention-2, put to the test: attention that never holds a T x T matrix.
+FlashAttention-2: attention that never holds a T x T matrix in memory.
 
-The claims, here for gpt.fused_attention, tiles of scores in plain PyTorch:
-    exact           output and gradients are the equation's, up to rounding (§3.1)
-    linear memory   twice the context takes twice the memory; in the equation
-                    four times (§3.1)
-    fast            faster than the equation (§4.1)
-The tables also compare with PyTorch's attention, which is C++ (CUDA on a GPU, where
-times are in bfloat16, and so are the inputs and outputs of all three).
+The claims are tested for gpt.fused_attention, which computes tiles of the scores in plain PyTorch,
+against gpt.attention, which is the equation:
+    exact           output and gradients are those of the equation, up to rounding (§3.1)
+    linear memory   twice the context takes twice the memory, with the equation four times (§3.1)
+    fast            it is faster than the equation (§4.1)
+The tables also have PyTorch's own attention, which is written in C++, on a GPU in CUDA. On a GPU
+the inputs and outputs of all three are in bfloat16 where time and memory are measured.
 
     python -m papers.flash_attention            two tables (about 4 minutes)
     python -m papers.flash_attention --fast     one small shape
@@ -53,7 +53,7 @@ SPEED_CASES = [
 ]
 FAST_CASES = [((1, 2, 64, 16), None), ((1, 2, 128, 16), None), ((1, 2, 64, 16), 8)]
 
-LONGEST_EQUATION = 4096  # beyond this it needs more memory than many a laptop has
+LONGEST_EQUATION = 4096  # with more tokens the equation needs more memory than many laptops have
 
 
 @dataclass
@@ -76,8 +76,7 @@ def random_inputs(shape, dtype=TIMED_DTYPE) -> list[torch.Tensor]:
     return [q.requires_grad_(), k.requires_grad_(), v.requires_grad_(), grad_out]
 
 
-def run_attention(method: str, window: int | None, q, k, v,
-                  grad_out) -> list[torch.Tensor]:
+def run_attention(method: str, window: int | None, q, k, v, grad_out) -> list[torch.Tensor]:
     """Forward and backward once: [output, gradients of q, k and v]."""
     if method == "equation":
         out = attention(q, k, v, window)
@@ -107,7 +106,7 @@ def timed(function, *arguments) -> float:
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has held so far; on a GPU, since `reset_peak_memory`."""
+    """The most bytes that this process has held so far; on a GPU, since the last reset."""
     if DEVICE == "cuda":
         return torch.cuda.max_memory_allocated()
     # On Linux getrusage also counts the parent process; /proc does not.
@@ -168,7 +167,7 @@ def exactness_and_memory(cases) -> list[dict]:
 
 
 def time_and_memory(cases, repeats: int) -> list[dict]:
-    """Median ms, forward and backward, and peak MB of each way to compute it."""
+    """Median milliseconds of forward and backward, and peak memory, of each method."""
     rows = []
     for shape, window in cases:
         print(f"... {shape}, window {window}", flush=True)
@@ -176,8 +175,8 @@ def time_and_memory(cases, repeats: int) -> list[dict]:
                    if method != "equation" or shape[2] <= LONGEST_EQUATION]
         inputs = random_inputs(shape)
         seconds = {method: [] for method in methods}
-        # In turns, so that a slow moment of the machine affects all of them.
-        # The first run is for warming up.
+        # In turns, so that a slow moment of the machine affects all of them. The first run of
+        # each is not counted.
         for _ in range(repeats + 1):
             for method in methods:
                 seconds[method].append(timed(run_attention, method, window, *inputs))
@@ -195,16 +194,17 @@ def time_and_memory(cases, repeats: int) -> list[dict]:
 
 
 def claims(exact: list[dict], speed: list[dict]) -> list[Claim]:
-    """The three claims; the distinct cases are shapes."""
-    digits = []
+    """The errors are over the cases, which are shapes."""
+    digits = []  # more than ten
     for row in exact:
         largest = max(row["ours: output"], row["ours: gradients"])
         digits.append(-math.log10(max(largest, 1e-17)) - 10)
 
-    below = []  # memory grows like T^exponent: 1.5 minus the exponent
+    below = []  # 1.5 minus the exponent p, if memory grows like T^p: each T is twice the one before
     unbanded = [row for row in exact if row["window"] is None]
     for short, long in zip(unbanded, unbanded[1:]):
-        below.append(1.5 - math.log2(max(long["ours MB"], 0.1) / max(short["ours MB"], 0.1)))
+        exponent = math.log2(max(long["ours MB"], 0.1) / max(short["ours MB"], 0.1))
+        below.append(1.5 - exponent)
 
     speedups = []
     for row in speed:
@@ -230,8 +230,10 @@ def flash_attention(options: Options = Options()):
 
     print(f"== largest difference to the equation (float64), peak memory ({TIMED_DTYPE})")
     exact = exactness_and_memory(FAST_CASES if options.fast else EXACT_CASES)
-    print_table([{name: f"{x:.0e}" if ": " in name else x for name, x in row.items()}
-                 for row in exact], folder / "exact.json")
+    shown = []  # differences as 2e-15
+    for row in exact:
+        shown.append({name: f"{x:.0e}" if ": " in name else x for name, x in row.items()})
+    print_table(shown, folder / "exact.json")
 
     print(f"\n== forward and backward: median time and peak memory ({TIMED_DTYPE})")
     speed = time_and_memory(FAST_CASES if options.fast else SPEED_CASES, options.repeats)

@@ -1,11 +1,11 @@
 """
-A look inside a finished `python rlhf.py`: which tokens of a demonstration carry loss, and
-an answer token by token as PPO sees it.
+A look inside a finished `python rlhf.py`: which tokens of a demonstration have a loss, and an
+answer token by token with what PPO computes for each token. Nothing is written.
 
     python -m papers.inside             on runs/instructgpt (made if it is missing)
     python -m papers.inside --prompt 7  another of the held-out prompts
 
-The values are those of the network that PPO starts from, which is the reward model.
+The values come from the network that PPO's value network starts as: the reward model.
 """
 from dataclasses import dataclass
 
@@ -20,13 +20,12 @@ from rlhf import PPOConfig, Rollout, roll_out
 @dataclass
 class Options:
     base: str = option("instructgpt", "the run to look into")
-    name = "inside"  # of no folder, since nothing is written; base_of asks for it
     prompt: int = option(0, "the number of a held-out prompt")
     fast: bool = option(False, "a smoke run, on a base of its own")
 
 
 def show_rollout(rollout: Rollout, tokenizer):
-    """The first answer of a rollout, token by token, as PPO sees it."""
+    """Print the first answer of a rollout, a row for each token."""
     columns = {"log pi": rollout.logprobs, "log pi_SFT": rollout.ref_logprobs,
                "reward": rollout.rewards, "value": rollout.values,
                "advantage": rollout.advantages, "return": rollout.returns}
@@ -42,9 +41,9 @@ def show_rollout(rollout: Rollout, tokenizer):
 def inside(options: Options = Options()):
     """Show the loss mask of a demonstration, and an answer by PPO token by token."""
     base, shape = base_of(options)
-    run = load_run(base, shape, None)
+    run = load_run(base, shape)
     prompt = run.task.test[options.prompt % len(run.task.test)]
-    print("\nthe tokens of a demonstration that carry loss, marked:")
+    print("\nthe tokens of a demonstration that have a loss, marked:")
     print(show_mask(run.tokenizer, run.task.demonstrations[0]))
     print(f"\nan answer as PPO sees it: {prompt.prompt}")
     generator = torch.Generator(run.sft.device).manual_seed(0)

@@ -1,21 +1,21 @@
 """
-InstructGPT in depth: what else the paper claims, as far as a laptop can test it.
+InstructGPT: the paper's further claims, as far as a laptop can test them.
 
-`python rlhf.py` shows the ladder GPT < GPT prompted < SFT < PPO. Here are the
-further claims, a table each:
-    sizes       a small aligned model is preferred to a large one that is not (§4.1)
-    tax         gamma repairs the loss of pretraining performance, no beta does, even
-                with the pretrained model as the KL reference (App. E.6)
-    agreement   labelers agree on 72.6 % of the pairs (§3.4); the world's noise was
-                chosen for this: a table without a claim
-    folds       reward models predict training labelers better than others (§4.1); our
-                groups of labelers were given different tastes, so that it can show
+`python rlhf.py` compares GPT, GPT prompted, SFT, PPO and PPO-ptx. Each table here tests a further
+claim of the paper:
+    sizes       a small aligned model is preferred to a large one that is not aligned (§4.1)
+    tax         PPO makes the pretraining loss worse; gamma repairs this, no beta does, even with
+                the pretrained model as the KL reference (App. E.6)
+    folds       reward models predict training labelers better than others (§4.1); we gave our
+                groups of labelers different tastes, so that there can be an effect
     batching    one element per prompt; shuffled pairs overfit in a single pass (§3.5)
     epochs      SFT overfits after one epoch, yet more epochs raise the score (§3.5)
-    unseen      false premises are accepted (§4.3); instructions in words that no
-                demonstration has (a table without a claim)
-    memory      what was told in turn one, by distance (no claim of the paper)
-    seen        what the reward model sees: truth, form, rudeness (no claim either)
+    unseen      false premises are accepted (§4.3); also, without a claim: instructions in words
+                that no demonstration has
+Tables without a claim:
+    agreement   how often labelers agree; in the paper 72.6 % (§3.4), for which we chose our noise
+    memory      what was told in turn one, by the number of exchanges since then
+    seen        what the reward model sees: truth, form, rudeness
 
     python -m papers.instructgpt                27 minutes, after `python rlhf.py`
     python -m papers.instructgpt --base NAME    on another finished run
@@ -44,8 +44,8 @@ from papers.instructgpt_unseen import memory, seen, unseen
 from papers.models import SIZES, evaluate_pieces
 from rlhf import PPOConfig, win_rate
 
-GAMMAS = (0, 0.3, 1, 3, 30)  # with the run's beta
-BETAS = (0.02, 0.2, 2.0)     # without gamma, with the pretrained model as the KL reference
+GAMMAS = (0, 0.3, 1, 3, 30)  # with the run's beta and the SFT model as the KL reference
+BETAS = (0.02, 0.2, 2.0)     # with gamma 0 and the pretrained model as the KL reference
 
 
 @dataclass
@@ -55,9 +55,9 @@ class Options(RunOptions):
 
 
 def two_sizes(run: Run) -> list[dict]:
-    """The whole pipeline on two sizes; win rates against three of the large models."""
+    """All models of `python rlhf.py` in two sizes; win rates against three of the large ones."""
     shape = SIZES["180k"]
-    if run.base.config.n_embd < shape.n_embd:  # of a smoke run
+    if run.base.config.n_embd < shape.n_embd:  # in a smoke run both have the same size
         shape = run.base.config
     options = dataclasses.replace(run.options, name=f"{run.options.name}-180k")
     small = load_run(options, shape, run.results)
@@ -84,31 +84,32 @@ def two_sizes(run: Run) -> list[dict]:
 
 
 def tax(run: Run) -> list[dict]:
-    """The pretraining loss and the reward after PPO, over gamma and beta. "tax" is
-    the loss minus GPT's; its standard error is over pieces of the held-out text."""
+    """The pretraining loss and the reward after PPO, over gamma and beta. "tax" is the loss minus
+    GPT's; its standard error is over pieces of the held-out text. "kl" is that to the SFT model in
+    all rows, also where PPO's reference was GPT."""
     options = run.options
-    before = evaluate_pieces(run.base, run.tokenizer, run.stream("val"), "loss")
+    _, held_out = run.streams()
+    before = evaluate_pieces(run.base, run.tokenizer, held_out, "loss")
     settings = [("SFT", options.kl_coef, gamma) for gamma in GAMMAS]
     settings += [("GPT", beta, 0) for beta in BETAS]
     rows = []
     for reference, beta, gamma in settings:
         print(f"-- PPO, beta {beta} (KL to {reference}), gamma {gamma}", flush=True)
-        config = PPOConfig(iterations=options.iterations,
-                           kl_coef=beta if reference == "SFT" else 0.0,
-                           ptx_coef=float(gamma), max_response=options.max_response,
-                           seed=options.seed)
         policy = copy.deepcopy(run.sft)
-        reward = run.reward_model if reference == "SFT" else NearGPT(run, policy, beta)
+        reward, kl_coef = run.reward_model, beta
+        if reference == "GPT":  # the penalty is in the reward, see NearGPT
+            reward, kl_coef = NearGPT(run, policy, beta), 0.0
+        config = PPOConfig(iterations=options.iterations, kl_coef=kl_coef, ptx_coef=gamma,
+                           max_response=options.max_response, seed=options.seed)
 
         def train(log):
-            ptx = run.pretraining(config.ptx_sequences)
-            rlhf.train_ppo(policy, reward, run.tokenizer, run.task.prompt_source(), config,
-                           log, ptx)
+            rlhf.train_ppo(policy, reward, run.tokenizer, run.task.prompt_source(), config, log,
+                           run.pretraining(config.ptx_sequences))
 
         path = run.results / f"tax_{reference}_{beta}_{gamma}.pt"
         policy = trained(path, policy, run.tokenizer, train)
         rollout, _, golds = run.score(policy)
-        after = evaluate_pieces(policy, run.tokenizer, run.stream("val"), "loss")
+        after = evaluate_pieces(policy, run.tokenizer, held_out, "loss")
         mean, error = over_seeds(after - before)
         rows.append({
             "KL to": reference, "beta": beta, "gamma": gamma,
@@ -118,7 +119,7 @@ def tax(run: Run) -> list[dict]:
     return rows
 
 
-# Each table's function, and what the paper says.
+# Each table's function, and what the paper says about it.
 TABLES = {
     "sizes": (two_sizes, "1.3B PPO-ptx is preferred to 175B GPT-3"),
     "tax": (tax, "gamma >= 20 repairs it at 1.3B, no beta does (Fig. 33 and 34)"),
@@ -136,8 +137,8 @@ TABLES = {
 
 
 def claims(run: Run, tables: dict[str, list[dict]]) -> list[Claim]:
-    """One seed: errors are over prompts (some of those of comparisons occur twice), pieces of text
-    or folds of labelers."""
+    """Of one seed: errors are over prompts, pieces of text or folds of labelers. Some prompts of
+    comparisons occur twice."""
     prompts = len(run.task.test)
     [small] = [row for row in tables["sizes"]
                if (row["size"], row["model"]) == ("180k", "PPO-ptx")]
@@ -181,7 +182,7 @@ def claims(run: Run, tables: dict[str, list[dict]]) -> list[Claim]:
 
 
 def draw(path: Path, tables: dict[str, list[dict]]):
-    """Two sizes, the tax, batching and epochs of SFT, side by side."""
+    """A panel each for two sizes, the tax, batching and epochs of SFT."""
     bars = {"760k": {}, "180k": {}}
     for row in tables["sizes"]:
         bars[row["size"]][row["model"]] = row.get("win against 760k SFT", 0.5)
@@ -212,7 +213,7 @@ def draw(path: Path, tables: dict[str, list[dict]]):
 
 
 def instructgpt(options: Options = Options()):
-    """The paper's further claims on a finished run, each a table."""
+    """Test the paper's further claims on a finished run; each has a table."""
     base, shape = base_of(options)
     if shape != PRESETS["laptop"] and not options.fast:
         raise UserError(f"runs/{options.base} has another shape than the default: "
@@ -222,13 +223,13 @@ def instructgpt(options: Options = Options()):
     if options.fast:
         del run.task.demonstrations[20:]
     tables = {}
-    for name, (work, paper) in TABLES.items():
+    for name, (make_table, paper) in TABLES.items():
         print(f"\n== {name} (the paper: {paper})", flush=True)
         path = folder / f"{name}.json"
         if path.exists():
             tables[name] = json.loads(path.read_text())
         else:
-            tables[name] = work(run)
+            tables[name] = make_table(run)
         print_table(tables[name], path)
     draw(folder / "depth.png", tables)
     save_claims(folder, claims(run, tables))

@@ -1,10 +1,11 @@
 """
-InstructGPT's data, put to the test: whose comparisons, in which batches, how often. Here
-are the tables agreement, folds, batching and epochs of papers/instructgpt.py.
+Tables of papers/instructgpt.py about the training data: agreement and folds (who ranks), batching
+(of comparisons) and epochs (of SFT).
 
 Paper: InstructGPT (arXiv:2203.02155) §3.4, §3.5, §4.1, E.2.
 """
 import copy
+import itertools
 import math
 import random
 
@@ -19,14 +20,15 @@ from papers.instructgpt_run import Run
 from rlhf import RewardConfig, RewardModel, SFTConfig
 
 LABELERS, FOLDS = 10, 5
-# What one more word in an answer is worth to the two labelers of each fold. The world's
-# labelers differ in nothing: without these tastes no fold could show an effect.
+# What one more word in an answer is worth to the two labelers of each fold. The core's labelers
+# are all alike: without these tastes no fold could show an effect.
 TASTES = (0.15, 0.15, -0.15, -0.15, 0.0)
-EPOCHS = (1, 2, 4, 8)
+EPOCHS = (1, 2, 4, 8)  # of SFT
 
 
 def ranked_by_rubric(world, answered: list) -> list[Comparison]:
-    """Comparisons of (instruction, answers) without noise: the ranks of the gold score."""
+    """Comparisons of (instruction, answers) without noise: the ranks of the gold score. Those in
+    which all answers are equal are left out."""
     comparisons = []
     for instruction, answers in answered:
         golds = [data.gold(world, instruction, *answer) for answer in answers]
@@ -42,17 +44,16 @@ def share_alike(run: Run, answered: list) -> float:
     two = random.Random(f"rank {run.options.seed} 2")
     alike = []
     for instruction, answers in answered:
-        a = data.label(run.task.world, instruction, answers, one).ranks
-        b = data.label(run.task.world, instruction, answers, two).ranks
-        for i in range(len(answers)):
-            for j in range(i):
-                alike.append((a[i] < a[j]) == (b[i] < b[j]))
+        ranks = data.label(run.task.world, instruction, answers, one).ranks
+        others = data.label(run.task.world, instruction, answers, two).ranks
+        for i, j in itertools.combinations(range(len(answers)), 2):
+            alike.append((ranks[i] < ranks[j]) == (others[i] < others[j]))
     return float(np.mean(alike))
 
 
 def agreement(run: Run) -> list[dict]:
-    """On SFT's answers to held-out prompts: two labelers, and the reward model with one of
-    them and with the rubric itself."""
+    """On SFT's answers to held-out prompts: how often two labelers agree about a pair, and the
+    reward model with one of them and with the rubric itself."""
     speak = run.speaker(run.sft)
     answered = run.task.answers(speak, run.options.test_prompts // 3, "test", rlhf.HELD_OUT_SEED)
     noisy = run.task.rank(answered, rlhf.HELD_OUT_SEED)
@@ -63,11 +64,10 @@ def agreement(run: Run) -> list[dict]:
 
 
 def compared_by(world, answered: list, labelers: list[int]) -> list[Comparison]:
-    """Comparisons of (instruction, answers): each prompt is ranked by one of the
-    labelers, in turn.
+    """Comparisons of (instruction, answers): each prompt is ranked by one of the labelers, in turn.
 
-    The utility of an answer is its gold score, the labeler's taste for words and Gumbel
-    noise, as in data.label. Comparisons in which all answers are equal are left out.
+    The utility of an answer is its gold score plus Gumbel noise, as in data.label, and the
+    labeler's taste for words. Comparisons of a single answer are left out.
     """
     rng = random.Random(str(labelers))
     comparisons = []
@@ -75,9 +75,9 @@ def compared_by(world, answered: list, labelers: list[int]) -> list[Comparison]:
         taste = TASTES[labelers[place % len(labelers)] % FOLDS]
         utilities = []
         for text, ended in answers:
-            liking = data.gold(world, instruction, text, ended) + taste * len(text.split())
-            gumbel = -math.log(-math.log(rng.random() or .5))
-            utilities.append(liking + LABEL_NOISE * gumbel)
+            utility = data.gold(world, instruction, text, ended) + taste * len(text.split())
+            gumbel = -math.log(-math.log(rng.random()))
+            utilities.append(utility + LABEL_NOISE * gumbel)
         comparison = data.compare(instruction.messages, answers, utilities)
         if len(set(comparison.ranks)) > 1:
             comparisons.append(comparison)
@@ -85,8 +85,8 @@ def compared_by(world, answered: list, labelers: list[int]) -> list[Comparison]:
 
 
 def labeler_folds(run: Run) -> list[dict]:
-    """Ten labelers in five groups of one taste each: train on four groups, test on labels
-    of these and of the fifth."""
+    """Ten labelers in five groups, each with a taste: train on the comparisons of four groups, test
+    on those of these and of the fifth."""
     task = run.task
     prompts = run.options.comparison_prompts
     answered = task.answers(run.speaker(run.sft), min(800, prompts), "train", 30)
@@ -106,12 +106,11 @@ def labeler_folds(run: Run) -> list[dict]:
             comparisons = compared_by(task.world, held_out, labelers)
             row[name] = rlhf.pair_accuracy(model, run.tokenizer, comparisons)
         rows.append(row)
-
     return rows
 
 
 def no_log(step: int, steps: int, **values):
-    """A log of training runs of which only the result counts."""
+    """The log of a training run of which only the result is needed."""
 
 
 @torch.no_grad()
@@ -125,22 +124,22 @@ def comparison_losses(model: RewardModel, tokenizer: Tokenizer, comparisons: lis
 
 
 def pairs_of(comparisons: list[Comparison]) -> list[Comparison]:
-    """Every decided pair as a comparison of its own."""
+    """Every pair that is no tie, as a comparison of its own."""
     pairs = []
-    for c in comparisons:
-        for i in range(len(c.ranks)):
+    for comparison in comparisons:
+        ranks, responses = comparison.ranks, comparison.responses
+        for i in range(len(ranks)):
             for j in range(i):
-                if c.ranks[i] != c.ranks[j]:
-                    responses = [c.responses[i], c.responses[j]]
-                    ranks = [c.ranks[i], c.ranks[j]]
-                    pairs.append(Comparison(c.messages, responses, ranks))
+                if ranks[i] != ranks[j]:
+                    pairs.append(Comparison(comparison.messages, [responses[i], responses[j]],
+                                            [ranks[i], ranks[j]]))
     return pairs
 
 
 def batching(run: Run) -> list[dict]:
-    """A prompt with all its pairs as one element, or all pairs shuffled; both with as
-    many pairs per step. "more" is what shuffling adds to the validation loss after as many
-    epochs; its standard error is over prompts."""
+    """A prompt with all its pairs as one element of a batch, or each pair as an element of its own,
+    shuffled; both with as many pairs per step. "more" is what shuffling adds to the validation
+    loss after as many epochs; its standard error is over prompts."""
     task = run.task
     prompts = min(400, run.options.comparison_prompts)
     speak = run.speaker(run.sft)
@@ -155,10 +154,9 @@ def batching(run: Run) -> list[dict]:
         model = RewardModel(run.sft)
         batch_size = round(RewardConfig().batch_size * len(comparisons) / len(training))
         for epoch in (1, 2, 3):  # each with a learning rate schedule of its own
-            losses = []
-            config = RewardConfig(batch_size=batch_size, seed=epoch)
-            rlhf.train_reward_model(model, run.tokenizer, comparisons,
-                                    task.demonstrations, config,
+            losses = []  # of all steps
+            rlhf.train_reward_model(model, run.tokenizer, comparisons, task.demonstrations,
+                                    RewardConfig(batch_size=batch_size, seed=epoch),
                                     lambda step, steps, loss, **_: losses.append(loss))
             validation[name, epoch] = comparison_losses(model, run.tokenizer, held_out)
             more = validation[name, epoch] - validation["one element per prompt", epoch]
@@ -173,8 +171,7 @@ def batching(run: Run) -> list[dict]:
 
 
 def epochs_of_sft(run: Run) -> list[dict]:
-    """The validation loss, the reward model's score and gold, by epochs over the
-    demonstrations."""
+    """After 1 to 8 epochs of SFT: the validation loss, the reward model's score, the gold score."""
     rng = random.Random(0)
     held_out = []
     for prompt in run.task.test:

@@ -1,5 +1,5 @@
 """
-A finished `python rlhf.py`, from which several scripts start: instructgpt.py, overoptimization.py,
+A finished `python rlhf.py`, from which these scripts start: instructgpt.py, overoptimization.py,
 gpt4_alignment.py, chat.py, label.py and inside.py.
 """
 import copy
@@ -15,11 +15,10 @@ import torch
 import data
 import rlhf
 from data import Batches, Tokenizer, UserError, reading
-from gpt import (GPT, PRESETS, GPTConfig, RunLog, load_checkpoint, load_model, pick_device,
-                 save_checkpoint)
+from gpt import GPT, PRESETS, GPTConfig, RunLog, load_checkpoint, load_model, save_checkpoint
 from rlhf import RewardModel, WorldTask
 
-# The models of a run and their files.
+# The models of a run that answer in the chat format: name in the tables -> name of the file.
 CHATS = {"SFT": "sft", "PPO": "ppo", "PPO-ptx": "ppo_ptx"}
 
 # The base of a smoke run.
@@ -33,11 +32,11 @@ class Run:
     """A finished `python rlhf.py`: its options, its task and the models in its folder."""
     options: rlhf.Options
     folder: Path
-    results: Path                    # the folder of the script that tests it
+    results: Path | None             # the folder of the script that tests it, if it has one
     task: WorldTask
     tokenizer: Tokenizer
     base: GPT                        # pretrained only
-    chats: dict[str, GPT]
+    chats: dict[str, GPT]            # SFT, PPO and PPO-ptx, see CHATS
     reward_model: RewardModel
 
     @property
@@ -48,7 +47,7 @@ class Run:
         return rlhf.chat_speaker(model, self.tokenizer, self.options.max_response, temperature)
 
     def ladder(self, temperature: float = 1.0) -> dict[str, rlhf.Speaker]:
-        """GPT, GPT prompted, SFT, PPO and PPO-ptx."""
+        """The speakers that `python rlhf.py` compares: GPT, GPT prompted, SFT, PPO, PPO-ptx."""
         speakers = {}
         for name, shots in (("GPT", []), ("GPT prompted", self.task.shots)):
             speakers[name] = rlhf.forum_speaker(self.base, self.tokenizer, shots,
@@ -57,19 +56,19 @@ class Run:
             speakers[name] = self.speaker(model, temperature)
         return speakers
 
-    def stream(self, split: str) -> np.ndarray:
-        path = self.folder / "tokens.bin"
-        train, val = data.open_stream(path, self.tokenizer.vocab_size)
-        return train if split == "train" else val
+    def streams(self) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of the pretraining text: (for training, for validation)."""
+        return data.open_stream(self.folder / "tokens.bin", self.tokenizer.vocab_size)
 
     def pretraining(self, sequences: int) -> Batches:
         """Batches of the pretraining text, `sequences` windows each, as PPO-ptx draws them."""
+        train_stream, _ = self.streams()
         block_size = self.base.config.block_size
-        return Batches(self.stream("train"), sequences, block_size, 5000 + self.options.seed)
+        return Batches(train_stream, sequences, block_size, 5000 + self.options.seed)
 
     def score(self, model: GPT, reward_model=None, seed: int = 2):
-        """One answer to each held-out prompt: (Rollout with scores and KL, texts, gold
-        scores)."""
+        """One answer to each held-out prompt, at temperature 1: (Rollout with scores and KL,
+        [(text, whether it ended)], gold scores)."""
         config = rlhf.PPOConfig(max_response=self.options.max_response)
         prompts = [prompt.messages for prompt in self.task.test]
         generator = torch.Generator(model.device).manual_seed(seed)
@@ -80,23 +79,25 @@ class Run:
 
 
 class NearGPT:
-    """A reward model's score minus beta log(pi / pi_GPT) of the whole answer. With kl_coef 0
-    PPO then has the pretrained model as its KL reference, as in Fig. 34; the penalty is paid
-    at the last token, and the value network starts as the policy."""
+    """A reward: the reward model's score minus beta log(pi / pi_GPT) of the whole answer. With it
+    and kl_coef 0, the KL reference of PPO is the pretrained model instead of the SFT model, as in
+    Fig. 34. The penalty is part of the last token's reward, and PPO's unfinished_cap applies to
+    the sum. Since this is no RewardModel, the value network starts as a copy of the policy."""
 
     def __init__(self, run: Run, policy, beta: float):
-        self.score, self.policy, self.beta = run.reward_model, policy, beta
-        self.gpt = copy.deepcopy(run.base)
-        rlhf.warm_start(self.gpt, run.tokenizer)  # it has never seen the control tokens
+        self.reward_model, self.policy, self.beta = run.reward_model, policy, beta
+        self.reference = copy.deepcopy(run.base)
+        rlhf.warm_start(self.reference, run.tokenizer)  # it has never seen the control tokens
 
     def __call__(self, ids, mask):
         logprobs = rlhf.response_logprobs(self.policy, ids, mask)  # (B, T-1)
-        log_ratio = logprobs - rlhf.response_logprobs(self.gpt, ids, mask)
-        return self.score(ids, mask) - self.beta * log_ratio.sum(dim=1)  # (B,)
+        log_ratio = logprobs - rlhf.response_logprobs(self.reference, ids, mask)
+        return self.reward_model(ids, mask) - self.beta * log_ratio.sum(dim=1)  # (B,)
 
 
 def trained(path: Path, model, tokenizer, train: Callable):
-    """One stage of a script: the model from `path` if the file is there; else train(log) it."""
+    """A model that a script trains: loaded from `path` if the file is there; else train(log) is
+    called, which trains `model` in place, and the file is written."""
     if not rlhf.load_stage(path, model):
         train(RunLog(path.with_suffix(".jsonl")))
         save_checkpoint(path, model, tokenizer, chat=True)
@@ -118,12 +119,12 @@ def options_of(name: str) -> tuple[rlhf.Options, GPTConfig]:
 
 
 def base_of(options) -> tuple[rlhf.Options, GPTConfig]:
-    """The run that a script starts from, by its options `base`, `name` and `fast`."""
+    """The run that a script starts from, by the script's options `base`, `fast` and, if it writes
+    into a folder, `name`."""
     if options.fast:
         return rlhf.Options(name=f"{options.base}-fast", **FAST), FAST_SHAPE
-    if options.name == options.base:
-        raise UserError("--name and --base are the same: "
-                        "the base keeps its folder to itself")
+    if getattr(options, "name", None) == options.base:
+        raise UserError("--name and --base are the same: the results need another folder")
     base, shape = options_of(options.base)
     if base.demonstrations or base.comparisons or base.reward or base.init:
         raise UserError(f"runs/{base.name} is a run on your own data or model: "
@@ -131,33 +132,8 @@ def base_of(options) -> tuple[rlhf.Options, GPTConfig]:
     return base, shape
 
 
-def show_hacked(task, answered: dict[str, tuple[rlhf.Rollout, list]], count: int = 4):
-    """Prompts where PPO gained most in score relative to the gold score, with both answers."""
-    golds, scores = {}, {}
-    for name, (rollout, texts) in answered.items():
-        golds[name], scores[name] = np.array(task.gold(texts)), rollout.scores.cpu().numpy()
-        print(f"  {name:4s} score {scores[name].mean():6.2f}   "
-              f"gold score {golds[name].mean():6.2f}   KL {rollout.kl.mean():6.2f}")
-    print("the answers that gained most in score beyond what they gained in gold score:")
-    gain = (scores["PPO"] - scores["SFT"]) - (golds["PPO"] - golds["SFT"])
-    for i in np.argsort(-gain)[:count]:
-        print(f"  {task.test[i].prompt}")
-        for name, (_, texts) in answered.items():
-            print(f"    {name:4s} score {scores[name][i]:6.2f}   "
-                  f"gold score {golds[name][i]:5.1f}   {texts[i][0]}")
-
-
-def load_reward_model(path: Path) -> RewardModel:
-    """A reward model of a finished run."""
-    content = load_checkpoint(path)
-    with reading(path, "a checkpoint of a reward model"):
-        model = RewardModel(GPT(content["config"]))
-        model.load_state_dict(content["model"])
-    return model.to(pick_device()).eval()
-
-
-def load_run(options: rlhf.Options, shape: GPTConfig, results: Path) -> Run:
-    """The models in runs/NAME; `python rlhf.py` trains those that are missing."""
+def load_run(options: rlhf.Options, shape: GPTConfig, results: Path | None = None) -> Run:
+    """The models in runs/NAME; if the run is not finished, `python rlhf.py` finishes it first."""
     folder = Path("runs") / options.name
     if not (folder / "ppo_ptx.pt").exists():
         rlhf.instructgpt(options, shape)
@@ -165,6 +141,8 @@ def load_run(options: rlhf.Options, shape: GPTConfig, results: Path) -> Run:
     chats = {}
     for name, file in CHATS.items():
         chats[name], _ = load_model(folder / f"{file}.pt")
-    reward_model = load_reward_model(folder / "reward.pt")
+    reward_model = RewardModel(chats["SFT"]).eval()
+    with reading(folder / "reward.pt", "a checkpoint of a reward model"):
+        reward_model.load_state_dict(load_checkpoint(folder / "reward.pt")["model"])
     task = WorldTask(options.seed, options.test_prompts)
     return Run(options, folder, results, task, tokenizer, base, chats, reward_model)

@@ -1,11 +1,12 @@
 """
-InstructGPT on what no demonstration has shown (other languages are not tested), and what
-its reward model sees: the tables unseen, memory and seen of papers/instructgpt.py.
+Tables of papers/instructgpt.py about what the models can do: unseen (what no demonstration has
+shown; other languages are not tested), memory (early turns) and seen (by the reward model).
 
 Paper: InstructGPT (arXiv:2203.02155) §4.3.
 """
 import math
 import random
+import re
 
 import numpy as np
 import torch
@@ -18,17 +19,20 @@ from papers.instructgpt_data import no_log
 from papers.instructgpt_run import Run
 from papers.tasks import distinct, recall_case
 
-# Tasks whose wording in the web is another one than in the instructions.
+# Tasks whose wording in the web differs from that in the instructions.
 REWORDED = ("rewrite", "classification", "summarization", "extract", "brainstorming")
+UNSEEN = 240  # instructions of each kind, at the most
+MEMORY = 150  # conversations for each number of exchanges in between
 
 
 def ask(kind: str, text: str, **goal) -> Instruction:
+    """A single question. goal: what a good answer holds, see Instruction."""
     return Instruction(kind, [{"role": "user", "content": text}], **goal)
 
 
 def reworded(world: World, rng: random.Random) -> Instruction:
-    """A held-out task in words that only the world's web uses: no demonstration, no
-    comparison and no prompt of PPO."""
+    """A held-out task in words that occur in pretraining, but in no demonstration, no comparison
+    and no prompt of PPO."""
     use_case = rng.choice(REWORDED)
     scene, wording, _ = TASKS[use_case]
     *parts, say = scene(world, rng, "test")
@@ -54,7 +58,7 @@ def premise(world: World, rng: random.Random) -> tuple[Instruction, Instruction]
 
 
 def unseen_instructions(world: World, count: int) -> list[Instruction]:
-    """Up to `count` distinct ones of each kind; there are 84 questions."""
+    """Up to `count` different ones of each kind; without a premise there are 84 questions."""
     rng = random.Random(f"unseen {world.seed}")
     drawn = distinct(lambda: reworded(world, rng), count, lambda instruction: instruction.prompt)
     for pair in distinct(lambda: premise(world, rng), count, lambda pair: pair[1].prompt):
@@ -62,15 +66,15 @@ def unseen_instructions(world: World, count: int) -> list[Instruction]:
     return drawn
 
 
-def unseen(run: Run, count: int = 240, examples: int = 12) -> list[dict]:
-    """What the answers to each kind are like; prints the answers to a few prompts."""
+def unseen(run: Run) -> list[dict]:
+    """How good the answers to each kind are; prints the answers to up to 12 prompts."""
     world = run.task.world
     speakers = run.ladder()
     del speakers["GPT prompted"]
-    prompts = unseen_instructions(world, count)
+    prompts = unseen_instructions(world, UNSEEN)
     conversations = [prompt.messages for prompt in prompts]
     answers = {name: speaker(conversations, 8) for name, speaker in speakers.items()}
-    for place in range(0, len(prompts), len(prompts) // examples + 1):
+    for place in range(0, len(prompts), len(prompts) // 12 + 1):
         print("  " + prompts[place].prompt)
         for name in answers:
             print(f"    {name:15s} {answers[name][place][0]}")
@@ -78,8 +82,8 @@ def unseen(run: Run, count: int = 240, examples: int = 12) -> list[dict]:
 
 
 def shares(world: World, prompts: list[Instruction], answers: list) -> dict:
-    """Of each kind the share of answers that help (a terse right one counts, too), and of
-    those about a person the share that invents something."""
+    """The share of answers of each kind that are right, in a sentence or in one word, and of the
+    questions about a person the share of answers that state something false."""
     helpful, invented = {}, {}
     for prompt, (text, ended) in zip(prompts, answers):
         verdict = judge(world, prompt, text, ended)
@@ -89,58 +93,63 @@ def shares(world: World, prompts: list[Instruction], answers: list) -> dict:
     for kind in ("false premise", "question alone"):
         row[f"{kind}, helpful"] = float(np.mean(helpful[kind]))
         row[f"{kind}, invented"] = float(np.mean(invented[kind]))
-    # a question has two wordings: facts, not questions, are independent cases
+    # two questions, which differ in wording, may ask for one fact: only facts are independent cases
     facts = {(prompt.person, prompt.topic) for prompt in prompts if prompt.person}
     row["facts"] = len(facts)
     return row
 
 
 def told_at_first(run: Run, between: int, count: int) -> list[Instruction]:
-    """Distinct held-out conversations: told in turn one, asked for after `between`
-    exchanges of small talk. All of them fit into the context: else turn one is not read."""
+    """Up to `count` different held-out conversations: something is told in turn one and asked for
+    after `between` exchanges of small talk. All fit into the context, so that turn one is read."""
     world = run.task.world
     rng = random.Random(f"memory {world.seed} {between}")
     room = run.base.config.block_size - run.options.max_response
 
     def make_case():
-        messages, answer = recall_case(world, rng, ["talk"] * between)
-        ids, _ = render_conversation(run.tokenizer, messages)
-        if len(ids) > room:
-            return make_case()
-        return Instruction("chat", messages, say=answer)
+        while True:
+            messages, answer = recall_case(world, rng, ["talk"] * between)
+            ids, _ = render_conversation(run.tokenizer, messages)
+            if len(ids) <= room:
+                return Instruction("chat", messages, say=answer)
 
     return distinct(make_case, count, lambda case: str(case.messages))
 
 
-def memory(run: Run, count: int = 150) -> list[dict]:
-    """The share of right answers about what was told in turn one, by the exchanges in
-    between; and of those that are a name of syllables, most of which training has not shown.
-    "cases" is the least number of cases at one distance."""
-    rows = [{"model": name} for name in ("SFT", "PPO", "PPO-ptx")]
-    names = {row["model"]: [] for row in rows}
-    for between in range(5):
-        cases = told_at_first(run, between, count)
-        for row in rows:
-            speaker = run.speaker(run.chats[row["model"]])
+def asks_made_up_name(case: Instruction) -> bool:
+    """Whether the answer is a name made up of syllables, most of which training has not shown."""
+    name = re.fullmatch(r"Your name is (\w+)\.", case.say)
+    return bool(name) and name[1] not in GUESTS
+
+
+def memory(run: Run) -> list[dict]:
+    """The share of right answers about what was told in turn one, by the number of exchanges in
+    between; made-up names are counted apart. "cases": the least number of the other cases at one
+    distance."""
+    distances = [told_at_first(run, between, MEMORY) for between in range(5)]
+    rows = []
+    for name, model in run.chats.items():
+        speaker = run.speaker(model)
+        row, names = {"model": name}, []
+        for between, cases in enumerate(distances):
             recalled = []
-            for case, reply in zip(cases, speaker([case.messages for case in cases], 6)):
-                is_right = judge(run.task.world, case, *reply)["helpful"] == 1
-                is_name = case.say.startswith("Your name is")
-                if is_name and case.say[13:-1] not in GUESTS:
-                    names[row["model"]].append(is_right)
+            for case, answer in zip(cases, speaker([case.messages for case in cases], 6)):
+                is_right = judge(run.task.world, case, *answer)["helpful"] == 1
+                if asks_made_up_name(case):
+                    names.append(is_right)
                 else:
                     recalled.append(is_right)
             row[f"{between} between"] = float(np.mean(recalled))
-            row["cases"] = min(row.get("cases", count), len(recalled))
-    for row in rows:
-        row["made-up names"] = float(np.mean(names[row["model"]] or [math.nan]))
-        row["of them"] = len(names[row["model"]])
+            row["cases"] = min(row.get("cases", MEMORY), len(recalled))
+        row["made-up names"] = float(np.mean(names or [math.nan]))
+        row["of them"] = len(names)
+        rows.append(row)
     return rows
 
 
 def answer_pairs(world: World, split: str, draw: int | str = "") -> dict[str, list[Comparison]]:
-    """Pairs of answers, the better first, to one question for each fact that this split asks
-    for. The two answers of a pair differ in one respect."""
+    """Pairs of answers, the better first, to a question about each fact that this split asks for.
+    The two answers of a pair differ in one respect. draw: another one has other wordings."""
     rng = random.Random(f"seen {world.seed} {split}{draw}")
     pairs = {"truth / falsehood": [], "sentence / word": [], "fact / insult": []}
     for person in world.people_of(split):
@@ -168,8 +177,8 @@ def answer_logprob(run: Run, messages: list[dict], answer: str) -> float:
 
 
 def taught_truth(run: Run) -> rlhf.RewardModel:
-    """A reward model that sees lies: it is trained on true sentences, each compared with the same
-    sentence with another value, half as many as the prompts whose answers labelers rank."""
+    """A reward model that learns from pairs of a true sentence and the same sentence with another
+    value, half as many as the prompts of the run's own reward model."""
     lessons = []
     for draw in range(max(1, run.options.comparison_prompts // 250)):  # 130 comparisons each
         lessons += answer_pairs(run.task.world, "train", draw)["truth / falsehood"]
@@ -181,17 +190,17 @@ def taught_truth(run: Run) -> rlhf.RewardModel:
 
 
 def seen(run: Run) -> list[dict]:
-    """The share of pairs whose better answer gets the higher score from the reward model and from
-    one that is taught truth, and the higher probability from the SFT model."""
+    """The share of pairs whose better answer gets the higher score, from the run's reward model and
+    from one that is taught truth, or the higher probability, from the SFT model."""
     taught = taught_truth(run)
     rows = []
     for split, facts in (("train", "asked for in training"), ("test", "held out")):
         for kind, pairs in answer_pairs(run.task.world, split).items():
             likelier = []
             for pair in pairs:
-                better, worse = [answer_logprob(run, pair.messages, text)
-                                 for text, _ in pair.responses]
-                likelier.append(better > worse)
+                (better, _), (worse, _) = pair.responses
+                likelier.append(answer_logprob(run, pair.messages, better)
+                                > answer_logprob(run, pair.messages, worse))
             rows.append({
                 "better / worse": kind, "facts": facts,
                 "reward model": rlhf.pair_accuracy(run.reward_model, run.tokenizer, pairs),

@@ -1,16 +1,16 @@
 """
-Rank answers yourself. A reward model then trains on your comparisons.
+Rank answers yourself, as comparisons for a reward model to train on.
 
-InstructGPT's labelers rank K = 4 to 9 answers to a prompt at once [§3.4]. This shows a
-prompt and up to K answers by a run's SFT model, those that end and differ; `3 1=4 2` says
-that answer 3 is best, 1 and 4 are equal, 2 is last. Each ranking is appended to a file of
-comparisons, and the command that trains on them is printed at the end.
+InstructGPT's labelers rank K = 4 to 9 answers to a prompt at once [§3.5]. This script shows a
+prompt and up to K answers by a run's SFT model, those that end and differ. You type a ranking:
+`3 1=4 2` says that answer 3 is best, 1 and 4 are equal, 2 is last. It is appended to a file of
+comparisons. At the end the command that trains on this file is printed.
 
     python -m papers.label                          answers by runs/instructgpt
     python -m papers.label --prompts FILE           your own prompts, one per line
     python rlhf.py --comparisons comparisons.jsonl  trains on your rankings
 
-Prompts that the file has already are not asked again.
+Prompts that are in the file already are not shown again.
 Paper: InstructGPT (arXiv:2203.02155).
 """
 import contextlib
@@ -19,8 +19,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import (UserError, World, command_line, instructions, load_comparisons, load_text,
-                  option)
+from data import UserError, World, command_line, instructions, load_comparisons, load_text, option
 from gpt import load_model
 from papers.instructgpt_run import options_of
 from rlhf import chat_speaker, check_room
@@ -38,27 +37,23 @@ class Options:
 
 
 def parse_ranking(line: str, count: int) -> list[int] | None:
-    """"3 1=4 2" -> the ranks of answers 1 to 4, [1, 2, 0, 1]. None unless it names each
-    of them once."""
-    groups = []
-    for group in re.sub(r"\s*=\s*", "=", line).split():
-        groups.append(group.split("="))
-
+    """"3 1=4 2" -> the ranks of answers 1 to 4, [1, 2, 0, 1]. None unless the line names each of
+    them once."""
     rank_of = {}
-    named = 0
-    for rank, group in enumerate(groups):
-        for answer in group:
+    for rank, group in enumerate(re.sub(r"\s*=\s*", "=", line).split()):
+        for answer in group.split("="):
+            if answer in rank_of:
+                return None
             rank_of[answer] = rank
-            named += 1
     answers = [str(number) for number in range(1, count + 1)]
-    if named != count or set(rank_of) != set(answers):
+    if set(rank_of) != set(answers):
         return None
     return [rank_of[answer] for answer in answers]
 
 
 def read_ranking(count: int) -> list[int] | None:
-    """Ask until the line is a ranking of `count` answers. [] skips the prompt, None ends
-    the labeling."""
+    """Ask until the line is a ranking of `count` answers, and return the ranks; [] if the prompt
+    is to be skipped, None if the user leaves."""
     while True:
         try:
             line = input("rank> ").strip()
@@ -77,18 +72,36 @@ def read_ranking(count: int) -> list[int] | None:
 
 def read_prompts(path: str) -> list[list[dict]]:
     """A conversation of one question for every line that is not empty."""
-    conversations = []
-    for document in load_text(path):
-        for line in document.splitlines():
-            if line.strip():
-                conversations.append([{"role": "user", "content": line.strip()}])
-    return conversations
+    lines = "\n".join(load_text(path)).splitlines()
+    return [[{"role": "user", "content": line.strip()}] for line in lines if line.strip()]
 
 
-def append_comparison(path: str, messages: list[dict], responses: list, ranks: list):
-    record = {"prompt": messages, "responses": responses, "ranks": ranks}
-    with open(path, "a", encoding="utf-8") as file:  # the last line may lack its end
-        file.write("\n" + json.dumps(record) + "\n")
+def labeled_prompts(path: Path) -> list[list[dict]]:
+    """The prompts in a file of comparisons, if it exists. UserError if no line can be added."""
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"the folder of --output {path} does not exist")
+    if not path.exists() or not path.stat().st_size:
+        return []
+    comparisons = load_comparisons(path)
+    if path.read_bytes().lstrip()[:1] == b"[":
+        raise UserError(f"{path} is a JSON list, to which no line can be added: choose another "
+                        "--output")
+    return [comparison.messages for comparison in comparisons]
+
+
+def training_command(options: Options, checkpoint: str, block_size: int) -> str:
+    """The command that trains on the rankings. --data is the text that the run was pretrained on;
+    if this was the text of its own records, it is left out, and that of the rankings is read."""
+    command = f"python rlhf.py --name labeled --init {checkpoint}"
+    if not options.model:
+        run, _ = options_of(options.name)
+        if run.data:
+            command += f" --data {run.data}"
+        elif not run.demonstrations and not run.comparisons:
+            command += " --data world"
+        command += f" --seed {run.seed}"
+    return (f"{command} --block-size {block_size} --max-response {options.max_response} "
+            f"--comparisons {options.output}")
 
 
 def label(options: Options = Options()):
@@ -100,20 +113,13 @@ def label(options: Options = Options()):
     check_room(options.max_response, model.config.block_size)
     speak = chat_speaker(model, tokenizer, options.max_response)
 
-    run, _ = options_of(options.name)
     if options.prompts:
         conversations = read_prompts(options.prompts)
     else:
+        run, _ = options_of(options.name)
         drawn = instructions(World(run.seed), "train", 1000, seed=9)
         conversations = [instruction.messages for instruction in drawn]
-    if not Path(options.output).absolute().parent.is_dir():
-        raise UserError(f"the folder of --output {options.output} does not exist")
-    labeled = []
-    if Path(options.output).exists() and Path(options.output).stat().st_size:
-        labeled = [comparison.messages for comparison in load_comparisons(options.output)]
-        if Path(options.output).read_bytes().lstrip()[:1] == b"[":
-            raise UserError(f"{options.output} is a JSON list, to which no line can be added: "
-                            "choose another --output")
+    labeled = labeled_prompts(Path(options.output))
 
     with contextlib.suppress(ImportError):  # Windows has none
         import readline  # noqa: F401  lets the arrow keys edit what input() reads
@@ -135,19 +141,14 @@ def label(options: Options = Options()):
         ranks = read_ranking(len(responses))
         if ranks is None:
             break
-        if len(set(ranks)) > 1:  # one rank for all answers says nothing
-            append_comparison(options.output, messages, responses, ranks)
+        if len(set(ranks)) > 1:  # no skipped prompt, and not all answers are equal
+            record = {"prompt": messages, "responses": responses, "ranks": ranks}
+            with open(options.output, "a", encoding="utf-8") as file:
+                file.write("\n" + json.dumps(record) + "\n")  # the last line may lack its end
     else:
         print(f"\nthere are no more prompts; {unfit} had fewer than two different answers that end")
-
-    text = ""
-    if not options.model:  # mix in its pretraining text again, if that is not of its own records
-        is_own = run.demonstrations or run.comparisons
-        source = run.data or ("" if is_own else "world")
-        text = (f" --data {source}" if source else "") + f" --seed {run.seed}"
-    text += f" --block-size {model.config.block_size} --max-response {options.max_response}"
-    print("\ntrain on your rankings: python rlhf.py --name labeled "
-          f"--init {path}{text} --comparisons {options.output}")
+    command = training_command(options, path, model.config.block_size)
+    print(f"\ntrain on your rankings: {command}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """
-Over-optimisation: what happens to the truth when a reward model is optimized too far.
+Over-optimization: a policy that is optimized too long for a reward model's score gets worse.
 
-Three reward models (proxies) learn from the rubric's own ranking of SFT answers to
-100, 400 and 1,600 prompts. Each is then optimized, by best of n and by PPO without a KL
-penalty, and the rubric (gold) judges. With d = sqrt(KL to the initial policy) the paper says:
-    gold rises, peaks and falls while the proxy goes on rising (our claim: it falls)
-    best of n follows  R(d) = d (alpha - beta d),  RL follows  R(d) = d (alpha - beta log d)
-    more comparisons move the peak of gold up
-For best of n, d is an upper bound: where answers repeat, the KL is lower than
-log n - (n - 1) / n.
+Three reward models (proxies) learn from the rubric's own ranking of SFT answers to 100, 400 and
+1,600 prompts, without noise. Each is then optimized, by best of n and by PPO without a KL penalty.
+The answers get two scores, the reward model's (proxy) and the rubric's (gold). With d = sqrt(KL to
+the SFT model) the paper says:
+    gold rises, peaks and falls while the proxy goes on rising (our claim: gold falls)
+    gold follows  R(d) = d (alpha - beta d)  in best of n,  R(d) = d (alpha - beta log d)  in RL
+    with more comparisons the peak of gold is higher
+The KL of best of n is taken to be log n - (n - 1) / n; where answers repeat, it is lower.
 
     python -m papers.overoptimization       after `python rlhf.py`, the base
 
@@ -18,6 +18,7 @@ import copy
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from gpt import print_table
 from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
 from papers.figures import column, logged, plot
 from papers.instructgpt_data import ranked_by_rubric
-from papers.instructgpt_run import Run, base_of, load_run, show_hacked, trained
+from papers.instructgpt_run import Run, base_of, load_run, trained
 from rlhf import PPOConfig, RewardConfig, RewardModel, WorldTask
 
 SHARES = (16, 4, 1)  # of the prompts: a sixteenth, a quarter and all of them
@@ -46,32 +47,29 @@ class Options(RunOptions):
     test_prompts: int = option(200, "held-out prompts", at_least=16)
 
 
-def train_proxy(run: Run, prompts: int) -> RewardModel:
-    """A reward model of SFT answers to `prompts` prompts, ranked by the rubric itself."""
+def train_proxy(run: Run, prompts: int, path: Path) -> RewardModel:
+    """A reward model that learns from SFT answers to `prompts` prompts, ranked by the rubric."""
     torch.manual_seed(run.options.seed)
     model = RewardModel(run.sft)
-    config = RewardConfig(seed=run.options.seed)
-    speak = run.speaker(run.sft)
-    task = run.task
+    task, speak = run.task, run.speaker(run.sft)
 
     def train(log):
         answered = task.answers(speak, prompts, "train", rlhf.RANKED_SEED)
         comparisons = ranked_by_rubric(task.world, answered)
         rlhf.train_reward_model(model, run.tokenizer, comparisons, task.demonstrations,
-                                config, log)
-        held_out = task.answers(speak, len(task.test) // 3, "test", rlhf.HELD_OUT_SEED)
-        accuracy = rlhf.pair_accuracy(model, run.tokenizer,
-                                      ranked_by_rubric(task.world, held_out))
+                                RewardConfig(seed=run.options.seed), log)
+        answered = task.answers(speak, len(task.test) // 3, "test", rlhf.HELD_OUT_SEED)
+        held_out = ranked_by_rubric(task.world, answered)
+        accuracy = rlhf.pair_accuracy(model, run.tokenizer, held_out)
         print(f"{len(comparisons)} decided comparisons, held-out accuracy {accuracy:.3f}")
 
-    path = run.results / f"reward{prompts}.pt"
     return trained(path, model, run.tokenizer, train)
 
 
 @dataclass
 class Scale:
-    """Scores relative to the SFT model's answers, whose mean is 0 and whose standard
-    deviation is 1."""
+    """The proxy and gold scores of SFT answers. Calling it puts two other scores on the scale on
+    which these have mean 0 and standard deviation 1."""
     proxy: np.ndarray  # (prompts, answers)
     gold: np.ndarray   # (prompts, answers)
 
@@ -80,8 +78,8 @@ class Scale:
                 float((gold - self.gold.mean()) / self.gold.std()))
 
 
-def sft_answers(run: Run, reward_model: RewardModel, count: int) -> Scale:
-    """The proxy and gold scores of `count` SFT answers to each held-out prompt."""
+def scale_of_sft(run: Run, reward_model: RewardModel, count: int) -> Scale:
+    """The scores of `count` SFT answers to each held-out prompt."""
     proxy, gold = [], []
     for number in range(count):
         rollout, _, golds = run.score(run.sft, reward_model, seed=100 + number)
@@ -91,11 +89,9 @@ def sft_answers(run: Run, reward_model: RewardModel, count: int) -> Scale:
 
 
 def best_of_n(proxy: np.ndarray, values: np.ndarray, n: int) -> float:
-    """The expected value of the answer that the proxy likes best among n.
-
-    proxy and values are (prompts, N) of N >= n answers. Unbiased [Nakano et al. 2021,
-    App. I]: in the order of the proxy, the i-th of N answers is the best of a random n
-    with probability C(i-1, n-1) / C(N, n).
+    """The expected value of the answer that the proxy likes best among n, from N >= n answers:
+    proxy and values are (prompts, N). Unbiased [Nakano et al. 2021, App. I]: in the order of the
+    proxy, the i-th of N answers is the best of a random n with probability C(i-1, n-1) / C(N, n).
     """
     N = proxy.shape[1]
     weights = np.array([math.comb(i, n - 1) / math.comb(N, n) for i in range(N)])
@@ -108,16 +104,16 @@ def best_of_n_curve(scale: Scale) -> list[tuple[float, float, float]]:
     points = []
     n = 1
     while n <= scale.proxy.shape[1]:
+        d = math.sqrt(math.log(n) - (n - 1) / n)
         proxy = best_of_n(scale.proxy, scale.proxy, n)
         gold = best_of_n(scale.proxy, scale.gold, n)
-        points.append((math.sqrt(math.log(n) - (n - 1) / n), *scale(proxy, gold)))
+        points.append((d, *scale(proxy, gold)))
         n *= 2
     return points
 
 
-def ppo_curve(run: Run, reward_model: RewardModel, scale: Scale, prompts: int,
-              config: PPOConfig):
-    """PPO against the proxy, scored after every iteration: (points, final policy)."""
+def ppo_curve(run: Run, reward_model: RewardModel, scale: Scale, path: Path, config: PPOConfig):
+    """PPO against the proxy, scored after each iteration: (points as above, final policy)."""
     policy = copy.deepcopy(run.sft)
 
     def train(log):
@@ -127,10 +123,9 @@ def ppo_curve(run: Run, reward_model: RewardModel, scale: Scale, prompts: int,
             proxy, gold = scale(rollout.scores.mean().item(), golds.mean())
             log(iteration, steps, **values, d=d, proxy=proxy, gold=gold)
 
-        rlhf.train_ppo(policy, reward_model, run.tokenizer, run.task.prompt_source(),
-                       config, log_with_gold)
+        rlhf.train_ppo(policy, reward_model, run.tokenizer, run.task.prompt_source(), config,
+                       log_with_gold)
 
-    path = run.results / f"ppo{prompts}.pt"
     policy = trained(path, policy, run.tokenizer, train)
     points = [(0.0, 0.0, 0.0)]
     for row in logged(path.with_suffix(".jsonl"), "gold"):
@@ -139,7 +134,7 @@ def ppo_curve(run: Run, reward_model: RewardModel, scale: Scale, prompts: int,
 
 
 def fit_gold(d: np.ndarray, gold: np.ndarray, method: str) -> tuple[float, float, float]:
-    """Least squares of R = alpha d - beta d f(d), where f(d) is log d for PPO and d for best
+    """Least squares of R(d) = alpha d - beta d f(d), where f(d) is log d for PPO and d for best
     of n: (alpha, beta, root of the mean squared error). nan for fewer than three points."""
     if len(d) < 3:
         return math.nan, math.nan, math.nan
@@ -151,27 +146,30 @@ def fit_gold(d: np.ndarray, gold: np.ndarray, method: str) -> tuple[float, float
 
 
 def summary(prompts: int, method: str, points: list) -> dict:
-    """A row: the fit, the error of the other method's form, gold's peak, the curve's end."""
+    """A row of the table: the fit, the error that the other method's form of it has, the peak of
+    gold, its fall from the middle third of the curve to the last, and the curve's last point."""
     d, proxy, gold = np.array(points).T
     _, middle, late = np.array_split(gold, 3)
-    far = d > 0.2
-    alpha, beta, error = fit_gold(d[far], gold[far], method)
+    far = d > 0.2  # below, d is mostly noise
     other = "best of n" if method == "PPO" else "PPO"
+    alpha, beta, error = fit_gold(d[far], gold[far], method)
+    _, _, other_error = fit_gold(d[far], gold[far], other)
     return {"prompts": prompts, "method": method,
-            "alpha": alpha, "beta": beta, "fit error": error,
-            "other form's": fit_gold(d[far], gold[far], other)[2],
+            "alpha": alpha, "beta": beta, "fit error": error, "other form's": other_error,
             "gold peaks at": float(d[gold.argmax()]), "gold there": float(gold.max()),
             "fall": float(middle.mean() - late.mean()), "last d": float(d[-1]),
             "last gold": float(gold[-1]), "last proxy": float(proxy[-1])}
 
 
 def claims(rows: list[dict], prompts: int) -> list[Claim]:
-    """In standard deviations of SFT answers. Errors: over reward models, or over prompts."""
+    """In standard deviations of SFT answers. Errors: over the three reward models; of the last
+    claim over prompts, a difference of two means of scores whose standard deviation is 1."""
     best, ppo = rows[::2], rows[1::2]
     better = column(ppo, "other form's") - column(ppo, "fit error")
     up = ppo[-1]["gold there"] - ppo[0]["gold there"]
-    paper, says = "Gao et al.", ("gold falls in the end: middle third of the curve minus the "
-                                 "last (three numbers of comparisons, one seed)")
+    paper = "Gao et al."
+    says = ("gold falls in the end: middle third of the curve minus the last (three numbers of "
+            "comparisons, one seed)")
     return [
         Claim(paper, "Fig. 1", f"best of n: {says}", "chart", *over_seeds(column(best, "fall")),
               1, prompts),
@@ -181,14 +179,14 @@ def claims(rows: list[dict], prompts: int) -> list[Claim]:
               "error of the second fit minus that of the first", "no number",
               *over_seeds(better), 1, prompts),
         Claim(paper, "§3.3", "more comparisons move PPO's peak of gold up (maxima of noisy "
-              "points, one run each)", "chart", up,
-              math.sqrt(2 / prompts), 1, prompts)]
+              "points, one run each)", "chart", up, math.sqrt(2 / prompts), 1, prompts)]
 
 
 def panel(method: str, curves: dict, rows: list[dict]) -> dict:
     """Gold (points and fit) and proxy (dashed) against d. [Gao et al. Fig. 1]"""
     lines = []
-    for number, row in enumerate(row for row in rows if row["method"] == method):
+    rows = [row for row in rows if row["method"] == method]
+    for number, row in enumerate(rows):
         d, proxy, gold = np.array(curves[row["prompts"], method]).T
         x = np.linspace(0.2, max(0.3, d.max()), 100)
         form = np.log(x) if method == "PPO" else x
@@ -197,6 +195,23 @@ def panel(method: str, curves: dict, rows: list[dict]) -> dict:
         lines.append((None, x, x * (row["alpha"] - row["beta"] * form), f"C{number}-"))
     return {"title": f"{method}: gold (points, fit) and proxy (dashed)",
             "xlabel": "sqrt(KL to the SFT model)", "lines": lines}
+
+
+def show_hacked(run: Run, reward_model: RewardModel, policy):
+    """Print mean scores, and the prompts where PPO gained most in score relative to gold."""
+    scores, golds, answers = {}, {}, {}
+    for name, model in (("SFT", run.sft), ("PPO", policy)):
+        rollout, answers[name], golds[name] = run.score(model, reward_model)
+        scores[name] = rollout.scores.cpu().numpy()
+        print(f"  {name:4s} score {scores[name].mean():6.2f}   "
+              f"gold score {golds[name].mean():6.2f}   KL {rollout.kl.mean():6.2f}")
+    print("the answers that gained most in score beyond what they gained in gold score:")
+    gain = (scores["PPO"] - scores["SFT"]) - (golds["PPO"] - golds["SFT"])
+    for i in np.argsort(-gain)[:4]:
+        print(f"  {run.task.test[i].prompt}")
+        for name in answers:
+            print(f"    {name:4s} score {scores[name][i]:6.2f}   "
+                  f"gold score {golds[name][i]:5.1f}   {answers[name][i][0]}")
 
 
 def overoptimization(options: Options = Options()):
@@ -215,15 +230,14 @@ def overoptimization(options: Options = Options()):
     for share in SHARES:
         prompts = options.prompts // share
         print(f"\n== A reward model of {prompts} prompts, optimized", flush=True)
-        reward_model = train_proxy(run, prompts)
-        scale = sft_answers(run, reward_model, options.answers)
+        reward_model = train_proxy(run, prompts, folder / f"reward{prompts}.pt")
+        scale = scale_of_sft(run, reward_model, options.answers)
         curves[prompts, "best of n"] = best_of_n_curve(scale)
-        points, policy = ppo_curve(run, reward_model, scale, prompts, config)
-        curves[prompts, "PPO"] = points
+        curves[prompts, "PPO"], policy = ppo_curve(run, reward_model, scale,
+                                                   folder / f"ppo{prompts}.pt", config)
         for method in ("best of n", "PPO"):
             rows.append(summary(prompts, method, curves[prompts, method]))
-        show_hacked(run.task, {"SFT": run.score(run.sft, reward_model)[:2],
-                               "PPO": run.score(policy, reward_model)[:2]})
+        show_hacked(run, reward_model, policy)
 
     print("\ngold and proxy in standard deviations of the SFT model's answers, d = sqrt(KL)")
     print_table(rows, folder / "table.json")
