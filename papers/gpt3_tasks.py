@@ -14,21 +14,21 @@ import data
 from data import ECHOED, HAPPY, LISTS, MEN, SAD, TOPICS, WOMEN, World
 
 
-def few_shot_prompt(examples: list[tuple[str, str]], context: str,
+def few_shot_prompt(examples: list[tuple[str, str]], context: str = "",
                     description: str = "") -> str:
     """A task as text: its description, K solved examples (context, completion),
     a context to complete.
 
     K = 0 is zero-shot, K = 1 one-shot. Contexts begin with the line break that
-    separates them.
+    separates them; the first one of a text loses it.
     """
     solved = "".join(example + completion for example, completion in examples)
-    return description + solved + context
+    return (description + solved + context).lstrip()
 
 
 # ------------------------------------------------------------------------------
-# Rules: what an example in the prompt means can be learned from nothing but the
-# prompt
+# Rules: each holds in one document only, so a model can know a held-out one from
+# its prompt alone
 
 # The signs that the words of each topic may stand for.
 SIGNS = {
@@ -67,8 +67,9 @@ def rule_document(world: World, rng: random.Random) -> str:
     description, cases = rule(world, rng, "train")
     count = rng.choice((12, 24, 36))
     examples = [(context, completion) for context, completion, _ in cases[:count]]
-    described = rng.random() < .5
-    return few_shot_prompt(examples, "", description if described else "").lstrip()
+    if rng.random() >= .5:
+        description = ""
+    return few_shot_prompt(examples, description=description)
 
 
 PROMPTS = ("examples", "with description", "shuffled labels")
@@ -95,7 +96,7 @@ def rule_cases(world: World, K: int, count: int, prompt_kind: str):
         context, completion, choices = query
         if prompt_kind != "with description":
             description = ""
-        prompt = few_shot_prompt(examples, context, description).lstrip()
+        prompt = few_shot_prompt(examples, context, description)
         cases.append(([(prompt, choice) for choice in choices], choices.index(completion)))
     return cases
 
@@ -202,10 +203,10 @@ def task_document(world: World, rng: random.Random) -> str:
     task = rng.choice(PRACTISED)
     count = rng.choice((4, 8, 12))
     examples = [synthetic_task(world, rng, "train", task) for _ in range(count)]
-    return few_shot_prompt(examples, "").lstrip()
+    return few_shot_prompt(examples)
 
 
-# The text that has these tasks, as shares of documents
+# What the models are trained on: kinds of documents and their shares.
 RULE_WEB = {data.story: .075, data.forum: .042, data.dialogue: .075, data.workbook: .03,
             data.echo: .063, data.sums: .015, rule_document: .7}
 TASK_WEB = {task_document: 1.0}
