@@ -35,9 +35,10 @@ from papers.gpt1_analysis import CHANCE, LSTM, transfer, zero_shot, zero_shot_ca
 from papers.gpt1_finetuning import (LM_COEF, NEW_TOKENS, Classifier, Task, accuracy, fine_tune,
                                     own_task, world_tasks)
 from papers.gpt1_tokenizer import sample
+from papers.models import SIZES
 from papers.tasks import wide_web
 
-SHAPE = gpt.GPTConfig(1152, 128, n_layer=3, n_head=4, n_embd=128, post_norm=True)
+SHAPE = dataclasses.replace(SIZES["760k"], post_norm=True)
 
 # What is compared: the pretrained model, how many of its layers are transferred (None: the whole
 # model, -1: nothing), the weight of the auxiliary loss, and the paper's mean (Table 5).

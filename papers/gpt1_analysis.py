@@ -39,6 +39,7 @@ class LSTM(nn.Module):
         states, _ = self.lstm(self.wte(idx))                                # (B, T, width)
         return self.c_proj(states)                                          # (B, T, C)
 
+    # the output layer and the loss are those of GPT
     forward, num_params, device = GPT.forward, GPT.num_params, GPT.device
 
 

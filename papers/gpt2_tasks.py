@@ -8,10 +8,9 @@ Papers: GPT-2 (Radford et al. 2019) §3; ROUGE (Lin 2004); BLEU (Papineni et al.
 """
 import math
 import random
+import re
 from collections import Counter
 from functools import partial
-
-import regex
 
 from data import ECHOED, GUESTS, TOPICS, World, conversation
 from papers.tasks import distinct, fitting, phrase, phrasebook
@@ -125,7 +124,7 @@ CASES = {
 
 
 def split_words(text: str) -> list[str]:
-    return regex.findall(r"\w+", text.lower())
+    return re.findall(r"\w+", text.lower())
 
 
 def ngrams(text: str, n: int) -> Counter:

@@ -25,12 +25,10 @@ def best_answers(model: GPT, tokenizer, cases) -> dict[str, np.ndarray]:
     """For each way to compare the four answers of a case: the indices of the
     best, (cases,)."""
     pairs = [pair for case in cases for pair in case]
-    after_question = gpt.completion_logprobs(model, tokenizer, pairs)
     without_question = [("A:", answer) for _, answer in pairs]
-    alone = gpt.completion_logprobs(model, tokenizer, without_question)
-    log_probs = np.array([total for total, _ in after_question])  # (cases * 4,)
-    tokens = np.array([count for _, count in after_question])
-    log_probs_alone = np.array([total for total, _ in alone])
+    # (cases * 4,) each
+    log_probs, tokens = np.array(gpt.completion_logprobs(model, tokenizer, pairs)).T
+    log_probs_alone, _ = np.array(gpt.completion_logprobs(model, tokenizer, without_question)).T
     scores = {
         "per token": log_probs / tokens,
         "in all": log_probs,

@@ -3,7 +3,8 @@ GPT-3's data pipeline, step by step: quality filter, fuzzy deduplication,
 decontamination, mixture.
 
 Each step reads documents one at a time and yields those that it keeps, so the
-memory does not grow with the crawl. What a step takes away it hands to `dropped`.
+memory does not grow with the crawl. It calls `dropped` with each text that it takes
+away.
 
 Paper: GPT-3 (arXiv:2005.14165) §2.2, Table 2.2, Appendix A and C.
 """
@@ -24,7 +25,7 @@ NO_PUNCTUATION = dict.fromkeys(PUNCTUATION)  # for str.translate: None removes
 
 
 def ignore(text: str):
-    """The default for `dropped`: what is taken away is not looked at."""
+    """The default for `dropped`: do nothing with a text that was taken away."""
 
 
 # ------------------------------------------------------------------------------
@@ -103,10 +104,8 @@ class QualityClassifier:
 def quality_filter(documents: Iterable[str], score: Callable[[str], float],
                    rng: np.random.Generator, dropped: Callable = ignore,
                    alpha: float = 9.0) -> Iterator[str]:
-    """Keep a document if pareto(alpha) > 1 - score, so that a little of what
-    looks bad stays, too.
-
-    numpy's pareto is Lomax's: P(keep) = (2 - score)^-alpha.
+    """Keep a document if pareto(alpha) > 1 - score, so that a little of what looks bad
+    stays, too: with numpy's pareto P(keep) = (2 - score)^-alpha.
     """
     for document in documents:
         if rng.pareto(alpha) > 1 - score(document):

@@ -8,6 +8,7 @@ that a model is trained on, "test" cases are what it is asked.
 
 Paper: GPT-3 (arXiv:2005.14165) §2.4 (prompts), §3.9.1 and §3.9.2.
 """
+import operator
 import random
 
 import data
@@ -112,6 +113,8 @@ ARITHMETIC = {"1D+": (1, "plus"), "1D-": (1, "minus"), "2D+": (2, "plus")}
 SCRAMBLED = ("CL", "A1", "A2", "RI", "RW")
 ALL_WORDS = {word.lower() for word in ECHOED + WOMEN + MEN + HAPPY + SAD}
 LONG_WORDS = sorted(word for word in ALL_WORDS if len(word) > 4)
+OPERATIONS = {"plus": operator.add, "minus": operator.sub,
+              "+": operator.add, "-": operator.sub, "*": operator.mul}
 PRACTISED = (*ARITHMETIC, "1DC", *SCRAMBLED)
 
 # What the paper prints for 175B: zero-, one-, few-shot (Table 3.9, Table 3.10).
@@ -124,15 +127,6 @@ PAPER = {
     "RI": (.0826, .454, .672),
     "RW": (.0009, .0048, .0044),
 }
-
-
-def calculate(a: int, operation: str, b: int) -> int:
-    """a plus, minus or times b; the operation as a word or as a sign."""
-    if operation in ("plus", "+"):
-        return a + b
-    if operation in ("minus", "-"):
-        return a - b
-    return a * b
 
 
 def operands(world: World, rng: random.Random, split: str, *ranges: range) -> list[int]:
@@ -148,7 +142,7 @@ def arithmetic_task(world: World, rng: random.Random, split: str,
     """Two numbers. A fifth of the pairs of numbers is held out."""
     digits, word = ARITHMETIC[task]
     a, b = operands(world, rng, split, range(10 ** digits), range(10 ** digits))
-    return f"\n\nQ: What is {a} {word} {b}?\n\nA:", f" {calculate(a, word, b)}"
+    return f"\n\nQ: What is {a} {word} {b}?\n\nA:", f" {OPERATIONS[word](a, b)}"
 
 
 def composite_task(world: World, rng: random.Random, split: str) -> tuple[str, str]:
@@ -156,7 +150,7 @@ def composite_task(world: World, rng: random.Random, split: str) -> tuple[str, s
     files; in the paper they are around the last two."""
     a, b, c = operands(world, rng, split, range(10), range(10), range(10))
     first, second = rng.choice("+-*"), rng.choice("+-*")
-    result = calculate(calculate(a, first, b), second, c)
+    result = OPERATIONS[second](OPERATIONS[first](a, b), c)
     return f"\n\nQ: What is ({a} {first} {b}) {second} {c}?\n\nA:", f" {result}"
 
 
