@@ -35,12 +35,13 @@ from papers.gpt1_analysis import CHANCE, LSTM, transfer, zero_shot, zero_shot_ca
 from papers.gpt1_finetuning import (LM_COEF, NEW_TOKENS, Classifier, Task, accuracy, fine_tune,
                                     own_task, world_tasks)
 from papers.gpt1_tokenizer import sample
+from papers.models import SIZES
 from papers.tasks import wide_web
 
-SHAPE = gpt.GPTConfig(1152, 128, n_layer=3, n_head=4, n_embd=128, post_norm=True)
+SHAPE = dataclasses.replace(SIZES["760k"], post_norm=True)
 
-# What is compared: the pretrained model, how many of its layers are transferred (None: all of it,
-# -1: nothing), the weight of the auxiliary loss, and the paper's mean (Table 5).
+# What is compared: the pretrained model, how many of its layers are transferred (None: the whole
+# model, -1: nothing), the weight of the auxiliary loss, and the paper's mean (Table 5).
 RUNS = {
     "pretrained": ("gpt", None, LM_COEF, 0.747),
     "no auxiliary LM": ("gpt", None, 0.0, 0.750),
@@ -80,6 +81,7 @@ def pretrain(options: Options, folder: Path):
     tokenizer = text[0]
     shape = dataclasses.replace(SHAPE, vocab_size=tokenizer.vocab_size)
     config = gpt.TrainConfig(steps=options.steps)
+    cases = zero_shot_cases(world)
     models = {}
     for name, kind in (("gpt", GPT), ("lstm", LSTM)):
         torch.manual_seed(0)
@@ -89,7 +91,7 @@ def pretrain(options: Options, folder: Path):
 
         def log(step: int, steps: int, **values: float):
             if "val_loss" in values and options.data == "world":
-                values.update(zero_shot(model, tokenizer, world))
+                values.update(zero_shot(model, tokenizer, cases))
             run_log(step, steps, **values)
 
         gpt.train(model, *text, config, folder / f"{name}.pt", log)
@@ -140,15 +142,21 @@ def table_row(name: str, accuracies: dict[str, list[float]], paper: float | None
 
 def difference(accuracies: dict, tasks: dict[str, Task], one: str, other: str) -> tuple:
     """Of two runs the difference of the mean over tasks, its standard error over the seeds of
-    fine-tuning and over cases (too small: these share fourteen people), the seeds, the cases."""
+    fine-tuning and over cases (too small: these share fourteen people), the seeds, the cases.
+    Balanced accuracy is as uncertain as if each class had as many cases as the rarest one."""
     names = [name for name in accuracies[one] if name in accuracies[other]]
-    classes = [Counter(case.label for case in tasks[name].test) for name in names]
-    counts = [len(shares) * min(shares.values()) for shares in classes]
-    a, b = (np.array([accuracies[run][name] for name in names]) for run in (one, other))
-    mean, of_seeds = over_seeds((a - b).mean(axis=0))  # a and b are (tasks, seeds)
-    of_cases = [proportion_error(share, count) / len(names) for x in (a, b)
-                for share, count in zip(x.mean(axis=1), counts)]
-    return mean, math.hypot(of_seeds, *of_cases), a.shape[1], sum(counts)
+    counts, errors = [], []
+    for name in names:
+        classes = Counter(case.label for case in tasks[name].test)
+        count = len(classes) * min(classes.values())
+        counts.append(count)
+        for run in (one, other):
+            share = np.mean(accuracies[run][name])
+            errors.append(proportion_error(share, count) / len(names))
+    a = np.array([accuracies[one][name] for name in names])  # (tasks, seeds)
+    b = np.array([accuracies[other][name] for name in names])
+    mean, of_seeds = over_seeds((a - b).mean(axis=0))
+    return mean, math.hypot(of_seeds, *errors), a.shape[1], sum(counts)
 
 
 def claims(folder: Path, accuracies: dict, tasks: dict[str, Task]) -> list[Claim]:
@@ -157,7 +165,8 @@ def claims(folder: Path, accuracies: dict, tasks: dict[str, Task]) -> list[Claim
     gains = [rows[-1][task] - rows[0][task] for task in CHANCE]
     errors = [proportion_error(row[task], sizes[task])
               for row in (rows[0], rows[-1]) for task in CHANCE]
-    once, trained_on = "; one pretraining, seeds of fine-tuning", len(tasks["entailment"].train)
+    once = "; one pretraining, seeds of fine-tuning"
+    trained_on = len(tasks["entailment"].train)
     return [
         Claim("GPT-1", "Table 5", "pretrained is better than from scratch, balanced accuracy, mean "
               f"over four tasks (built in: the text has the tasks' words{once})", "0.148",

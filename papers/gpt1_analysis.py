@@ -14,14 +14,14 @@ import torch.nn as nn
 import gpt
 from data import TOPICS, World
 from gpt import GPT, completion_logprobs
-from papers.models import choice_accuracy
-from papers.tasks import distinct, fitting, gpt1_task
+from papers.models import choice_accuracy, gap_accuracy
+from papers.tasks import Labeled, distinct, fitting, gpt1_task
 
 
 class LSTM(nn.Module):
-    """One recurrent layer in the place of all blocks, with as many parameters as they have (the
-    paper's has 2,048 units). It needs no position embeddings. AdamW trains all of it, at the rate
-    that was chosen for the transformer: it is untuned."""
+    """One recurrent layer instead of the transformer's blocks, with as many parameters as they have
+    (the paper's has 2,048 units). It needs no position embeddings. AdamW trains all of it, at the
+    rate that was chosen for the transformer: nothing was tuned for the LSTM."""
 
     def __init__(self, config: gpt.GPTConfig):
         super().__init__()
@@ -39,6 +39,7 @@ class LSTM(nn.Module):
         states, _ = self.lstm(self.wte(idx))                                # (B, T, width)
         return self.c_proj(states)                                          # (B, T, C)
 
+    # the output layer and the loss are those of GPT
     forward, num_params, device = GPT.forward, GPT.num_params, GPT.device
 
 
@@ -47,10 +48,12 @@ def transfer(model: nn.Module, layers: int | None) -> nn.Module:
     -1 keeps nothing, None everything."""
     if layers is None:
         return copy.deepcopy(model)
-    kept = ("wte.", "wpe.", *(f"h.{layer}." for layer in range(layers))) if layers >= 0 else ()
+    kept = [f"h.{layer}." for layer in range(layers)]
+    if layers >= 0:
+        kept += ["wte.", "wpe."]
     weights = {}
     for name, tensor in model.state_dict().items():
-        if name.startswith(kept):
+        if name.startswith(tuple(kept)):
             weights[name] = tensor
     new = type(model)(model.config).to(model.device)
     new.load_state_dict(weights, strict=False)
@@ -65,32 +68,33 @@ CHANCE = {"acceptability": 0.5, "sentiment": 0.5, "question answering": 0.25, "s
 
 
 def zero_shot_cases(world: World, count: int = 200) -> dict[str, list]:
-    """Up to `count` distinct cases of each task in CHANCE: sentences, or else choices with the
-    index of the right one."""
+    """Up to `count` distinct cases of each task in CHANCE, for `zero_shot`."""
     rng = random.Random("zero shot")
-
-    def sentences(is_true: bool) -> list[str]:
-        return distinct(lambda: sentence(world, rng, is_true), count // 2, str)
-
-    halves = sentences(is_true=False), sentences(is_true=True)
+    nonsense = distinct(lambda: sentence(world, rng, is_true=False), count // 2, str)
+    truths = distinct(lambda: sentence(world, rng, is_true=True), count // 2, str)
+    sentences = []
+    for false, true in zip(nonsense, truths):
+        sentences += [(false, False), (true, True)]
     schemas = distinct(lambda: fitting(world, rng, "test"), count,
-                       lambda schema: schema[0] + schema[1])
+                       lambda schema: schema[0] + schema[2])
     return {
-        "acceptability": [text for pair in zip(*halves) for text in pair],
+        "acceptability": sentences,
         "sentiment": sentiment(gpt1_task(world, "classification", "test", count, 1)),
         "question answering": question_answering(
             gpt1_task(world, "multiple choice", "test", count, 1)),
-        "schemas": resolution(schemas),
+        "schemas": schemas,
     }
 
 
-def zero_shot(model: nn.Module, tokenizer, world: World) -> dict[str, float]:
-    """The accuracy on each task in CHANCE."""
-    cases = zero_shot_cases(world)
-    scores = {"acceptability": acceptability(model, tokenizer, cases.pop("acceptability"))}
-    for task, choices in cases.items():
-        scores[task] = choice_accuracy(model, tokenizer, choices)
-    return scores
+def zero_shot(model: nn.Module, tokenizer, cases: dict[str, list]) -> dict[str, float]:
+    """The accuracy on each task in CHANCE. cases: what `zero_shot_cases` returns."""
+    return {
+        "acceptability": acceptability(model, tokenizer, cases["acceptability"]),
+        "sentiment": choice_accuracy(model, tokenizer, cases["sentiment"]),
+        "question answering": choice_accuracy(model, tokenizer, cases["question answering"]),
+        # DPRD's task: each noun is put in the pronoun's place, and what follows is compared
+        "schemas": gap_accuracy(model, tokenizer, cases["schemas"], partial=True),
+    }
 
 
 def sentence(world: World, rng: random.Random, is_true: bool) -> str:
@@ -101,18 +105,18 @@ def sentence(world: World, rng: random.Random, is_true: bool) -> str:
     return world.state(rng, person, topic, value)
 
 
-def acceptability(model, tokenizer, sentences: list[str]) -> float:
-    """CoLA's task: which sentences have a mean log-probability per token above the median? The
-    second, fourth ... are true."""
-    pairs = [("", text) for text in sentences]
+def acceptability(model, tokenizer, sentences: list[tuple[str, bool]]) -> float:
+    """CoLA's task, with nonsense in place of bad grammar: a sentence is taken for true if its mean
+    log-probability per token is above the median. sentences: each with whether it is true."""
+    texts, is_true = zip(*sentences)
+    pairs = [("", text) for text in texts]
     totals, tokens = np.array(completion_logprobs(model, tokenizer, pairs)).T  # (cases,) each
     scores = totals / tokens
-    acceptable = np.arange(len(sentences)) % 2 == 1
-    return float(np.mean((scores > np.median(scores)) == acceptable))
+    return float(np.mean((scores > np.median(scores)) == is_true))
 
 
-def sentiment(reviews) -> list[tuple]:
-    """SST-2's task: which of two words comes next."""
+def sentiment(reviews: list[Labeled]) -> list[tuple]:
+    """SST-2's task as choices: which of two words comes next?"""
     cases = []
     for case in reviews:
         prompt = f"Q: Was it good? {case.texts[0]}\nA: The review is"
@@ -120,19 +124,11 @@ def sentiment(reviews) -> list[tuple]:
     return cases
 
 
-def question_answering(questions) -> list[tuple]:
-    """RACE's task: the answer with the highest mean log-probability per token."""
+def question_answering(questions: list[Labeled]) -> list[tuple]:
+    """RACE's task as choices: which of four answers comes next?"""
     cases = []
     for case in questions:
         context, question, answers = case.texts
         prompt = f"Q: {context} {question}\nA:"
         cases.append(([(prompt, f" {answer}") for answer in answers], case.label))
-    return cases
-
-
-def resolution(schemas) -> list[tuple]:
-    """DPRD's task: each referent is put in the pronoun's place, and what follows is compared."""
-    cases = []
-    for before, behind, referents, answer in schemas:
-        cases.append(([(f"{before} {referent}", behind) for referent in referents], answer))
     return cases

@@ -25,7 +25,7 @@ from papers.tasks import Labeled, gpt1_task
 EPOCHS = 3                  # paper: 3
 BATCH_SIZE = 8              # cases; paper: 32
 LR = 5e-4                   # peak, then linear decay to 0; paper: 6.25e-5
-WARMUP = 0.002              # share of the steps; paper: .2 %
+WARMUP = 0.002              # share of the steps, so none up to 500 steps; paper: .2 %
 WEIGHT_DECAY = 0.01         # paper: .01
 LM_COEF = 0.5               # lambda, the weight of the auxiliary loss; paper: .5
 
@@ -171,7 +171,6 @@ class Classifier(nn.Module):
 def fine_tune(classifier: Classifier, task: Task, tokenizer, lm_coef: float, seed: int):
     """Minimize L3 = L2 + lambda L1, where L2 is the cross-entropy of the classes. [eq. 5]"""
     rng = random.Random(seed)
-    torch.manual_seed(seed)
     optimizers = gpt.make_optimizers(
         classifier, LR, betas=(0.9, 0.999), weight_decay=WEIGHT_DECAY)
     cases = list(task.train)

@@ -28,8 +28,8 @@ from gpt import GPT, completion_logprobs
 from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
 from papers.gpt2_tasks import CASES, bleu, gpt2_task, ngram_f1, rouge, unseen
-from papers.models import SIZES, choice_accuracy, continuations, evaluate_pieces, pretrained
-from papers.tasks import WIDE_WEB
+from papers.models import SIZES, continuations, evaluate_pieces, gap_accuracy, pretrained
+from papers.tasks import WIDE_WEB, wide_web
 
 # Our tasks, and what the paper prints for 117M and for 1542M parameters on its own.
 PAPER = {
@@ -58,29 +58,19 @@ class Options(RunOptions):
     seed: int = option(0, "of the world, the weights and the batches")
 
 
-def gap_accuracy(model: GPT, tokenizer: Tokenizer, cases: list[tuple],
-                 partial: bool = False) -> float:
-    """How often the right choice makes the text likeliest.
-
-    Full scoring compares P(choice and what is behind it), partial scoring only P(behind | choice).
-    [Trinh and Le 2018]
-    """
-    scored = []
-    for before, choices, behind, answer in cases:
-        if partial:
-            pairs = [(f"{before} {choice}", behind) for choice in choices]
-        else:
-            pairs = [(before, f" {choice}{behind}") for choice in choices]
-        scored.append((pairs, answer))
-    return choice_accuracy(model, tokenizer, scored, per_token=False)
+def answers_to(model: GPT, tokenizer: Tokenizer, cases: list[tuple], **sampling):
+    """cases: (text, right answer) each. Returns the texts, what the model writes after each, and
+    the right answers."""
+    texts, right = zip(*cases)
+    return texts, continuations(model, tokenizer, texts, **sampling), right
 
 
 def last_word_scores(model: GPT, tokenizer: Tokenizer, cases: list[tuple]) -> dict[str, float]:
     """LAMBADA's two: is the last word written, and how surprising is it?"""
-    texts = [text for text, _ in cases]
+    _, answers, words = answers_to(model, tokenizer, cases)
     right = 0
-    for text, (_, word) in zip(continuations(model, tokenizer, texts), cases):
-        first_word = text.split(" ")[0].rstrip(".")
+    for answer, word in zip(answers, words):
+        first_word = answer.split(" ")[0].rstrip(".")
         right += first_word == word.strip()
     nats = [-total for total, _ in completion_logprobs(model, tokenizer, cases)]
     return {"last word, accuracy": right / len(cases),
@@ -89,10 +79,9 @@ def last_word_scores(model: GPT, tokenizer: Tokenizer, cases: list[tuple]) -> di
 
 def question_scores(model: GPT, tokenizer: Tokenizer, world: World, cases: list[tuple]) -> dict:
     """Exact match, of all answers and of the quarter that the model finds most probable."""
-    texts = [text for text, _ in cases]
-    answers = continuations(model, tokenizer, texts)
+    texts, answers, asked = answers_to(model, tokenizer, cases)
     exact = []
-    for answer, (_, (person, topic)) in zip(answers, cases):
+    for answer, (person, topic) in zip(answers, asked):
         exact.append(world.meaning.get(answer) == (person, topic, world.facts[person, topic]))
     pairs = [(text, f" {answer}") for text, answer in zip(texts, answers)]
     nats = [-total for total, _ in completion_logprobs(model, tokenizer, pairs)]
@@ -113,19 +102,15 @@ def zero_shot(model: GPT, tokenizer: Tokenizer, world: World, cases: dict) -> di
         **question_scores(model, tokenizer, world, cases["questions"]),
     }
 
-    texts, right = zip(*cases["reading"])
-    answers = continuations(model, tokenizer, texts)
+    _, answers, right = answers_to(model, tokenizer, cases["reading"])
     scores["reading, F1"] = float(np.mean([ngram_f1(a, b) for a, b in zip(answers, right)]))
 
-    stories, right = zip(*cases["summaries"])
-    texts = [f"{story}\nTL;DR:" for story in stories]
     # k = 2, as in the paper
-    answers = continuations(model, tokenizer, texts, temperature=1.0, top_k=2)
+    _, answers, right = answers_to(model, tokenizer, cases["summaries"], temperature=1.0, top_k=2)
     scores["summaries, ROUGE"] = float(np.mean([rouge(a, b) for a, b in zip(answers, right)]))
 
     for direction in ("to foreign", "to English"):
-        texts, right = zip(*cases[direction])
-        answers = continuations(model, tokenizer, texts)
+        _, answers, right = answers_to(model, tokenizer, cases[direction])
         scores[f"{direction}, BLEU-2"] = bleu(answers, right)
     return scores
 
@@ -133,8 +118,8 @@ def zero_shot(model: GPT, tokenizer: Tokenizer, world: World, cases: dict) -> di
 def baselines(cases: dict[str, list]) -> dict[str, float]:
     """Chance, or the score of an answer that understands nothing."""
     first_sentence = []
-    for story, summary in cases["summaries"]:
-        first_sentence.append(rouge(split_sentences(story)[0], summary))
+    for text, summary in cases["summaries"]:
+        first_sentence.append(rouge(split_sentences(text)[0], summary))
     wrong_word = []  # the right form of answer, with a wrong word at its end
     for _, answer in cases["reading"]:
         form, _ = answer.rsplit(" ", 1)
@@ -166,7 +151,8 @@ def claims(columns: dict, bits: dict[str, np.ndarray], cases: dict[str, int]) ->
                           "(built in: the text has the task's form, of cities also the facts; the "
                           "small one has one layer, the large three)", paper, a - b,
                           error, 1, cases[task]))
-    surest, n = columns[large]["questions, surest quarter"], cases["questions"]
+    n = cases["questions"]
+    surest = columns[large]["questions, surest quarter"]
     exact = columns[large]["questions, exact"]
     error = math.hypot(proportion_error(surest, n // 4 or 1), proportion_error(exact, n))
     rows.append(Claim("GPT-2", "§3.8", "answers that the model is surest of are right more often: "
@@ -197,7 +183,7 @@ def gpt2(options: Options = Options()):
     world = World(options.seed)
     config = gpt.TrainConfig(steps=options.steps, seed=options.seed)
     cases = {task: gpt2_task(world, task, options.cases) for task in CASES}
-    text = "\n".join(data.web(world, documents, 0, WIDE_WEB))
+    text = "\n".join(wide_web(world, documents))  # what the models read
     for task in ("cities", "common nouns"):
         cases[task] = unseen(cases[task], text)
 

@@ -8,19 +8,17 @@ Papers: GPT-2 (Radford et al. 2019) §3; ROUGE (Lin 2004); BLEU (Papineni et al.
 """
 import math
 import random
+import re
 from collections import Counter
 from functools import partial
-
-import regex
 
 from data import ECHOED, GUESTS, TOPICS, World, conversation
 from papers.tasks import distinct, fitting, phrase, phrasebook
 
 
-def gpt2_task(world: World, task: str, count: int, seed: int = 0) -> list[tuple]:
-    """Up to `count` cases of a task that ask different things; see the functions in CASES, which
-    return what is asked and the case."""
-    rng = random.Random(f"{task} {world.seed} {seed}")
+def gpt2_task(world: World, task: str, count: int) -> list[tuple]:
+    """Up to `count` cases of a task that ask different things."""
+    rng = random.Random(f"{task} {world.seed} 0")
     drawn = distinct(lambda: CASES[task](world, rng), count, lambda pair: pair[0])
     return [case for _, case in drawn]
 
@@ -38,7 +36,8 @@ def reading(world: World, rng: random.Random):
     made_up = True
     while made_up:  # no model here copies names of syllables
         *earlier, (question, answer) = conversation(world, rng, "test", ["tell", "talk", "recall"])
-        made_up = answer.startswith("Your name is") and answer[13:-1] not in GUESTS
+        name = answer.removeprefix("Your name is ")
+        made_up = name != answer and name.rstrip(".") not in GUESTS
     text = "".join(f"Guest: {said}\nHost: {reply}\n" for said, reply in earlier)
     return text + question, (f"{text}Guest: {question}\nHost:", f" {answer}")
 
@@ -52,42 +51,42 @@ def last_word(world: World, rng: random.Random):
 
 
 def gap(world: World, rng: random.Random, topics: tuple[str, ...]):
-    """A story with a gap: (before, ten choices, behind, index of the right choice). Some of these
-    stories stand in the text; see `unseen`."""
+    """A story with a gap: (text before it, ten choices, text after it, index of the right choice).
+    Some of these stories stand in the text that the models read; see `unseen`."""
     person = rng.choice(world.people)
     topic = rng.choice(topics)
     others = rng.sample([name for name in TOPICS if name != topic], 2)
     values, statements, _ = TOPICS[topic]
     statement = rng.choice(statements).format(person=person, value="|")
-    before, behind = statement.split("|")
+    before, after = statement.split("|")
 
     right = world.facts[person, topic]
     wrong = rng.sample([value for value in values if value != right], 9)
     choices = rng.sample([right, *wrong], 10)
     told = " ".join(world.state(rng, person, other) for other in others)
-    case = f"{told} {before.rstrip()}", choices, behind, choices.index(right)
+    case = f"{told} {before.rstrip()}", choices, after, choices.index(right)
     return (person, topic), case
 
 
 def unseen(gaps: list[tuple], text: str) -> list[tuple]:
     """The stories with a gap that do not stand in the text word for word."""
     kept = []
-    for before, choices, behind, right in gaps:
-        if f"{before} {choices[right]}{behind}" not in text:
-            kept.append((before, choices, behind, right))
+    for before, choices, after, right in gaps:
+        if f"{before} {choices[right]}{after}" not in text:
+            kept.append((before, choices, after, right))
     return kept
 
 
 def schema(world: World, rng: random.Random):
-    """A Winograd schema: (before, two choices, behind, index of the right choice)."""
-    before, behind, referents, right = fitting(world, rng, "test")
-    return before + behind, (before, referents, behind, right)
+    """A Winograd schema, a gap with two choices."""
+    before, nouns, after, right = fitting(world, rng, "test")
+    return before + after, (before, nouns, after, right)
 
 
 def summary(world: World, rng: random.Random):
-    """(a story, its summary)"""
+    """A story, and the sign that a summary follows: (text, summary)."""
     story, right = world.trip(rng, "test")
-    return right, (story, right)
+    return right, (f"{story}\nTL;DR:", right)
 
 
 def ask(world: World, rng: random.Random, split: str):
@@ -107,6 +106,7 @@ def seeded_question(world: World, rng: random.Random):
     return (person, topic), (text + question, (person, topic))
 
 
+# Each function draws one case of a task and returns what is asked and the case.
 CASES = {
     "to foreign": partial(translation, order=1),
     "to English": partial(translation, order=-1),
@@ -124,7 +124,7 @@ CASES = {
 
 
 def split_words(text: str) -> list[str]:
-    return regex.findall(r"\w+", text.lower())
+    return re.findall(r"\w+", text.lower())
 
 
 def ngrams(text: str, n: int) -> Counter:

@@ -27,13 +27,13 @@ import numpy as np
 
 import data
 from data import World, command_line, option
-from gpt import GPT, TrainConfig, print_table
+from gpt import TrainConfig, print_table
 from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
 from papers.flash_attention import in_new_process
 from papers.gpt3_answers import comparing, exact_match
 from papers.gpt3_costs import peak_of_training, sizes, speed, training_seconds
-from papers.gpt3_tasks import PROMPTS, RULE_WEB, TASK_WEB, rule_cases
+from papers.gpt3_tasks import PROMPTS, RULE_WEB, SCRAMBLED, TASK_WEB, rule_cases
 from papers.models import SIZES, choice_accuracy, pretrained
 
 BYTES = 256 + len(data.SPECIAL_TOKENS)  # a tokenizer without merges
@@ -61,26 +61,20 @@ def rule_model(options: Options, folder: Path, size: str, seed: int = 0,
     return pretrained(path, RULE_WEB, options.documents, shape, config)
 
 
-def few_shot_accuracy(model: GPT, tokenizer, world: World, K: int, count: int,
-                      prompt_kind: str = "examples") -> float:
-    """How often the likeliest of four completions is right after K examples of
-    a held-out rule."""
-    return choice_accuracy(model, tokenizer, rule_cases(world, K, count, prompt_kind))
-
-
 def in_context(options: Options, folder: Path):
-    """Accuracy by the number of examples: rows with the median of the seeds and their widest
-    range at any K, and {size: for each seed, what 32 examples are worth}."""
+    """Accuracy by the number of examples: rows with the median of the seeds and their widest range
+    at any K, and {size: for each seed, the accuracy after 32 examples minus that after none}."""
     rows, gains = [], {}
     for size in ("24k", "45k", "180k"):
         accuracies = {kind: [] for kind in PROMPTS}  # each (seeds, shots)
         for seed in range(options.seeds):
             model, tokenizer, *_ = rule_model(options, folder, size, seed)
+            world = World(seed)
             for kind in PROMPTS:
                 by_shots = []
                 for K in SHOTS:
-                    by_shots.append(few_shot_accuracy(
-                        model, tokenizer, World(seed), K, options.cases, kind))
+                    cases = rule_cases(world, K, options.cases, kind)
+                    by_shots.append(choice_accuracy(model, tokenizer, cases))
                 accuracies[kind].append(by_shots)
         gains[size] = [by_shots[-1] - by_shots[0] for by_shots in accuracies["examples"]]
         for kind in PROMPTS:
@@ -105,13 +99,15 @@ def synthetic(options: Options, folder: Path) -> list[dict]:
 def bands(options: Options, folder: Path) -> list[dict]:
     """Dense layers against dense and banded ones in turn: trained alike, and at
     longer contexts the time and memory of one training step."""
+    cases = rule_cases(World(0), 32, options.cases, "examples")
     rows = []
     for layers, window in (("dense", None), ("alternating", 24)):
         model, tokenizer, *_, result = rule_model(options, folder, "180k", window=window)
-        accuracy = few_shot_accuracy(model, tokenizer, World(0), 32, options.cases)
+        accuracy = choice_accuracy(model, tokenizer, cases)
         rows.append({"layers": layers, **result, "K = 32": accuracy})
 
-    for T in (1024,) if options.fast else (1024, 4096):
+    lengths = (1024,) if options.fast else (1024, 4096)
+    for T in lengths:
         dense = dataclasses.replace(model.config, block_size=T, window=None)
         banded = dataclasses.replace(model.config, block_size=T, window=256)
         seconds = training_seconds([dense, banded])
@@ -123,12 +119,13 @@ def bands(options: Options, folder: Path) -> list[dict]:
 
 def draw(folder: Path, shots: list[dict], tasks: list[dict]):
     """Figure 1.2, and the synthetic tasks."""
+    colors = {"24k": "C0", "45k": "C1", "180k": "C2"}
+    styles = {"examples": "-", "with description": "--", "shuffled labels": ":"}
     lines = []
-    for index, row in enumerate(shots):
-        color = f"C{index // 3}"
-        style = ("-", "--", ":")[index % 3]
-        label = row["size"] if style == "-" else None
-        lines.append((label, SHOTS, [row[f"K = {K}"] for K in SHOTS], color + style))
+    for row in shots:
+        label = row["size"] if row["prompt"] == "examples" else None
+        style = colors[row["size"]] + styles[row["prompt"]]
+        lines.append((label, SHOTS, [row[f"K = {K}"] for K in SHOTS], style))
     bars = {}
     for K in (0, 1, 6):
         bars[f"K = {K}"] = {row["task"]: row[f"K = {K}"] for row in tasks}
@@ -153,8 +150,10 @@ def claims(gains: dict, worth: list, tasks: list[dict], layers: list[dict],
             Claim("GPT-3", "§2.4", "dividing by P(answer after \"A:\" alone) compares better than "
                   "per token, accuracy at K = 1", "on ARC, OpenBookQA and RACE",
                   *over_seeds(worth), 1, len(worth))]
-    for name, paper, chosen in (("arithmetic", "0.231 (2D+), 0.115 (1DC)", tasks[:4]),
-                                ("scrambled words", "0.342 (CL) ... 0.0035 (RW)", tasks[4:])):
+    scrambled = [row for row in tasks if row["task"] in SCRAMBLED]
+    arithmetic = [row for row in tasks if row["task"] not in SCRAMBLED]
+    for name, paper, chosen in (("arithmetic", "0.231 (2D+), 0.115 (1DC)", arithmetic),
+                                ("scrambled words", "0.342 (CL) ... 0.0035 (RW)", scrambled)):
         errors, differences = [], []
         for row in chosen:
             differences.append(row["K = 6"] - row["K = 0"])

@@ -1,9 +1,10 @@
 """
-How GPT-3 answers: by comparing given answers in three ways, per token, in all, and divided by what
-the answer is worth anyway; or freely, by beam search.
+How GPT-3 answers: by comparing given answers by their probability, in three ways (per token, as a
+whole, and divided by the probability that the answer has without the question); or freely, by
+beam search.
 
-Beam width 4 and length penalty 0.6 are GPT-3's, the penalty is that of Wu et al.
-(arXiv:1609.08144, eq. 14).
+Beam width 4 and alpha 0.6 are GPT-3's; the length penalty is that of Wu et al. (arXiv:1609.08144,
+eq. 14).
 
 Paper: GPT-3 (arXiv:2005.14165) §2.4, §3.9.
 """
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 import gpt
 from data import UserError, World
 from gpt import GPT, KVCache
-from papers.gpt3_tasks import PAPER, PRACTISED, few_shot_prompt, synthetic_task
+from papers.gpt3_tasks import PAPER, PRACTISED, SCRAMBLED, few_shot_prompt, synthetic_task
 from papers.tasks import distinct, gpt1_task
 
 
@@ -24,12 +25,10 @@ def best_answers(model: GPT, tokenizer, cases) -> dict[str, np.ndarray]:
     """For each way to compare the four answers of a case: the indices of the
     best, (cases,)."""
     pairs = [pair for case in cases for pair in case]
-    after_question = gpt.completion_logprobs(model, tokenizer, pairs)
     without_question = [("A:", answer) for _, answer in pairs]
-    alone = gpt.completion_logprobs(model, tokenizer, without_question)
-    log_probs = np.array([total for total, _ in after_question])  # (cases * 4,)
-    tokens = np.array([count for _, count in after_question])
-    log_probs_alone = np.array([total for total, _ in alone])
+    # (cases * 4,) each
+    log_probs, tokens = np.array(gpt.completion_logprobs(model, tokenizer, pairs)).T
+    log_probs_alone, _ = np.array(gpt.completion_logprobs(model, tokenizer, without_question)).T
     scores = {
         "per token": log_probs / tokens,
         "in all": log_probs,
@@ -42,12 +41,13 @@ def comparing(model: GPT, tokenizer, count: int):
     """Questions about held-out facts with four answers, after K solved ones: accuracy by the way
     to compare, and for each fact at K = 1 what dividing by P(answer | "A:") is
     worth (-1 ... 1). [GPT-3 §2.4]"""
+    world = World(0)
     solved = []
-    for case in gpt1_task(World(0), "multiple choice", "train", 200, 2):
+    for case in gpt1_task(world, "multiple choice", "train", 200, 2):
         _, question, answers = case.texts
         solved.append((f"\nQ: {question}\nA:", f" {answers[case.label]}"))
 
-    questions = gpt1_task(World(0), "multiple choice", "test", count, 2)
+    questions = gpt1_task(world, "multiple choice", "test", count, 2)
     right = [case.label for case in questions]
     rows = []
     for K in (0, 1, 4):
@@ -55,7 +55,7 @@ def comparing(model: GPT, tokenizer, count: int):
         cases = []
         for case in questions:
             _, question, answers = case.texts
-            prompt = few_shot_prompt(rng.sample(solved, K), f"\nQ: {question}\nA:").lstrip()
+            prompt = few_shot_prompt(rng.sample(solved, K), f"\nQ: {question}\nA:")
             cases.append([(prompt, f" {answer}") for answer in answers])
         row = {"K": str(K), "questions": len(questions)}
         is_right = {}  # way -> (questions,)
@@ -66,7 +66,8 @@ def comparing(model: GPT, tokenizer, count: int):
             worth = {}  # fact -> the gain in each of its wordings
             gains = is_right['over P(answer | "A:")'] - is_right["per token"]
             for case, gain in zip(questions, gains):
-                person, topic, _ = World(0).meaning[case.texts[2][case.label]]
+                _, _, answers = case.texts
+                person, topic, _ = world.meaning[answers[case.label]]
                 worth.setdefault((person, topic), []).append(gain)
         rows.append(row)
     return rows, [float(np.mean(gains)) for gains in worth.values()]
@@ -76,24 +77,24 @@ def comparing(model: GPT, tokenizer, count: int):
 # Beam search
 
 
-def normalize(hypothesis, alpha: float) -> tuple[float, list[int]]:
-    """(log P, ids) -> (log P / length penalty, ids): without it short
-    continuations always win."""
-    log_prob, ids = hypothesis
-    penalty = ((5 + len(ids)) / 6) ** alpha
-    return log_prob / penalty, ids
+ALPHA = 0.6  # how much a beam search favors long answers
+
+
+def length_penalty(length: int) -> float:
+    """What log P of a continuation is divided by: without it short ones always win."""
+    return ((5 + length) / 6) ** ALPHA
 
 
 @torch.no_grad()
-def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4, alpha: float = 0.6,
+def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4,
                 stop_token: int | None = None) -> list[int]:
     """Continue one prompt of ids (P,) and return the ids of the best
     continuation, stop token included.
 
     Each step extends every open hypothesis by every token and keeps the `beams`
     most likely results. One that ends with the stop token is finished and set
-    aside. Finished hypotheses of different lengths are compared by log P / ((5
-    + length) / 6)^alpha. Raises UserError if the context is too small.
+    aside. In the end hypotheses of different lengths are compared by log P /
+    length_penalty. Raises UserError if the context is too small.
     """
     max_length = len(idx) + max_new_tokens
     if max_length > model.config.block_size:
@@ -104,7 +105,7 @@ def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4, alpha: flo
     cache = KVCache(model, 1, max_length)
     tokens = idx[None]  # (1, P), later (open, 1)
     open_beams = [(0.0, [])]  # (log P, ids so far)
-    finished = []  # (normalized log P, ids)
+    finished = []  # (log P / length penalty, ids)
 
     for _ in range(max_new_tokens):
         hidden = model.hidden(tokens, cache)[:, -1]  # (open, C)
@@ -120,52 +121,48 @@ def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4, alpha: flo
         grown = []
         for rank, (log_prob, place) in enumerate(zip(best.tolist(), places.tolist())):
             parent, token = divmod(place, vocab_size)
-            hypothesis = (log_prob, open_beams[parent][1] + [token])
+            ids = open_beams[parent][1] + [token]
             if token == stop_token:
                 if rank < beams:
-                    finished.append(normalize(hypothesis, alpha))
+                    finished.append((log_prob / length_penalty(len(ids)), ids))
             elif len(grown) < beams:
                 parents.append(parent)
-                grown.append(hypothesis)
+                grown.append((log_prob, ids))
         open_beams = grown
         if not open_beams:
             break
 
         # Stop when no open beam can beat the best finished one: log P only
         # falls, and no penalty exceeds that of the full length.
-        if finished:
-            longest_penalty = ((5 + max_new_tokens) / 6) ** alpha
-            if max(finished)[0] >= open_beams[0][0] / longest_penalty:
-                break
+        if finished and max(finished)[0] >= open_beams[0][0] / length_penalty(max_new_tokens):
+            break
 
         cache.select(torch.tensor(parents, device=idx.device))
         tokens = torch.tensor([ids[-1:] for _, ids in open_beams], device=idx.device)
 
-    unfinished = [normalize(hypothesis, alpha) for hypothesis in open_beams]
-    return max(finished + unfinished)[1]
+    for log_prob, ids in open_beams:
+        finished.append((log_prob / length_penalty(len(ids)), ids))
+    return max(finished)[1]
 
 
 def exact_match(model: GPT, tokenizer, world: World, count: int) -> list[dict]:
     """Exact match on up to `count` different held-out cases of each synthetic task after K
-    examples.
-
-    An answer ends with the line.
-    """
-    newline, = tokenizer.encode("\n")
+    examples. An answer ends with the line."""
+    [newline] = tokenizer.encode("\n")
     rows = []
     for task in PRACTISED:
         rng = random.Random(task)
-
-        # of a scrambled word the answer is what counts, not how it was scrambled
+        # (context, answer): a word that is scrambled in two ways is one case
+        asked = 1 if task in SCRAMBLED else 0
         cases = distinct(lambda: synthetic_task(world, rng, "test", task), count,
-                         lambda case: case[1] if case[0].endswith("=") else case[0])
+                         lambda case: case[asked])
         row = {"task": task, "cases": len(cases)}
         for K in (0, 1, 6):
             rng = random.Random(f"{task} {K}")
             right = 0
             for context, answer in cases:
                 examples = [synthetic_task(world, rng, "train", task) for _ in range(K)]
-                prompt = few_shot_prompt(examples, context).lstrip()
+                prompt = few_shot_prompt(examples, context)
                 ids = [tokenizer.eot, *tokenizer.encode(prompt)]
                 idx = torch.tensor(ids, device=model.device)  # (P,)
                 found = beam_search(model, idx, 12, stop_token=newline)

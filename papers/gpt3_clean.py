@@ -1,9 +1,9 @@
 """
 GPT-3's whole data pipeline on a crawl: filter by quality, deduplicate, take tests
-out. The steps are in gpt3_filters.py. The world's crawl is a dirty web whose truth is
-known: three quarters of the pages are advertisements and menus. Of the rest some are
-good texts, some are copies with small changes, and in some stands a question of a
-test.
+out. The steps are in gpt3_filters.py. The world's crawl is made up, so we know what
+each page is: three quarters are advertisements and menus. Of the rest some are good
+texts, some are copies of good texts with small changes, and some are good texts that
+contain a test item.
 
     python -m papers.gpt3_data clean                            the world's crawl
     python -m papers.gpt3_data clean --data RAW --good GOOD     your own documents
@@ -15,8 +15,10 @@ import itertools
 import json
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,10 +72,10 @@ def endless_documents(world: World) -> Iterator[str]:
 
 
 def crawl(world: World, count: int, tests: list[str]) -> Iterator[str]:
-    """`count` pages; in those of the kind "leak" stands one of the tests."""
+    """`count` pages; each of the kind "leak" contains one of the tests."""
     rng = random.Random(f"crawl {world.seed} 0")
     documents = endless_documents(world)
-    recent = []
+    recent = deque(maxlen=300)  # good texts to copy
     for kind in rng.choices(list(CRAWL), weights=CRAWL.values(), k=count):
         if kind == "junk":
             yield junk_page(rng)
@@ -90,7 +92,7 @@ def crawl(world: World, count: int, tests: list[str]) -> Iterator[str]:
             place = rng.randrange(len(parts) + 1)
             parts.insert(place, rng.choice(tests))
         text = "\n\n".join(parts)
-        recent = [*recent[-299:], text]
+        recent.append(text)
         yield text
 
 
@@ -113,11 +115,8 @@ def world_crawl(world: World, pages: int, folder: Path):
         for text in crawl(world, pages, leaked):
             file.write(json.dumps({"text": text}).encode() + b"\n")
 
-    def read() -> Iterator[str]:
-        return load_text(path)
-
     good = ["\n\n".join(wide_web(world, 12, f"good {i}")) for i in range(2000)]
-    return read, good, leaked, others
+    return partial(load_text, path), good, leaked, others
 
 
 # ------------------------------------------------------------------------------
@@ -187,7 +186,7 @@ def clean(read: Callable[[], Iterator[str]], good: list[str], tests: list[str],
         run_step("quality", kept, quality_filter, read(), classifier, generator),
         run_step("duplicates", unique, deduplicate, load_text(kept)),
         run_step("contamination", folder / "clean.jsonl", decontaminate,
-                 lambda: load_text(unique), tests)]
+                 partial(load_text, unique), tests)]
 
 
 # ------------------------------------------------------------------------------
@@ -212,9 +211,7 @@ def read_own(options: CleanOptions):
         raise UserError("a crawl of your own needs --data and --good, "
                         "texts of the wanted quality")
 
-    def read() -> Iterator[str]:
-        return load_text(options.data)
-
+    read = partial(load_text, options.data)
     next(read())  # UserError if there is no document
     good = list(itertools.islice(load_text(options.good), 2000))
     if len(good) < 100:
@@ -233,7 +230,7 @@ def clean_crawl(options: CleanOptions = CleanOptions()):
     """Clean a crawl: filter by quality, deduplicate, take test questions out.
     [GPT-3 App. A, C]"""
     is_own = options.data or options.good or options.tests
-    if is_own:
+    if is_own:  # before the folder is emptied: this may be a UserError
         read, good, tests = read_own(options)
     settings = dataclasses.asdict(options)
     del settings["name"], settings["fresh"]

@@ -49,26 +49,28 @@ OURS = {"weights": 4, "gradients": 4, "AdamW's first moments": 4, "second moment
 MIXED = {"master weights": 4, "bfloat16 weights": 2, "bfloat16 gradients": 2,
          "AdamW's first moments": 4, "second moments": 4}
 # We assume devices like NVIDIA's H100: memory, and peak rate of bfloat16 (dense).
-# The utilisation counts only what flops_per_token counts.
+# The utilisation counts only what `parameters_and_flops` counts.
 DEVICE_BYTES = 80e9
 DEVICE_FLOPS = 989e12
 UTILISATION = 0.4
 
 
-def flops_per_token(model: GPT) -> float:
-    """Floating-point operations for one token, forward and backward.
+def parameters_and_flops(config: GPTConfig) -> tuple[int, float]:
+    """The parameters of a model, of which no weight is allocated, and the floating-point
+    operations for one token, forward and backward.
 
-    6 for every weight that multiplies (all but the positions), and 6 C T per
-    layer for attention's two products over half of the context on average; less
+    6 operations for every weight that multiplies (all but the positions), and 6 C T
+    per layer for attention's two products over half of the context on average; less
     where a layer has a band.
     """
-    config = model.config
-    seen = 0
+    with torch.device("meta"):
+        model = GPT(config)
+    seen = 0  # tokens that attention sees on average, summed over layers
     for block in model.h:
         window = block.attn.window or math.inf
         seen += min(config.block_size / 2, window)
     weights = model.num_params() - model.wpe.weight.numel()
-    return 6 * weights + 12 * config.n_embd * seen
+    return model.num_params(), 6 * weights + 12 * config.n_embd * seen
 
 
 def activation_bytes(config: GPTConfig, width: int = 4, checkpointed: bool = False) -> int:
@@ -94,23 +96,21 @@ def activation_bytes(config: GPTConfig, width: int = 4, checkpointed: bool = Fal
 
 def training_needs(config: GPTConfig, tokens: float) -> dict[str, str]:
     """What training a model with AdamW on so many tokens takes at least."""
-    with torch.device("meta"):
-        model = GPT(config)
-    parameters = model.num_params()
+    parameters, flops_per_token = parameters_and_flops(config)
     needs = {"parameters": f"{parameters:,}"}
     for kind, terms in (("float32", OURS), ("mixed", MIXED)):
         for name, width in terms.items():
             needs[f"{kind}: {name}, {width} bytes, GB"] = f"{width * parameters / 1e9:,.1f}"
-        total = sum(terms.values()) * parameters
-        needs[f"{kind}: in all, {sum(terms.values())} bytes, GB"] = f"{total / 1e9:,.1f}"
-    devices = math.ceil(total / DEVICE_BYTES)
+        width = sum(terms.values())
+        needs[f"{kind}: in all, {width} bytes, GB"] = f"{width * parameters / 1e9:,.1f}"
+    devices = math.ceil(sum(MIXED.values()) * parameters / DEVICE_BYTES)
     needs[f"devices of {DEVICE_BYTES / 1e9:.0f} GB that hold this"] = str(devices)
     for name, kept in (
             ("float32", activation_bytes(config)),
             ("bfloat16", activation_bytes(config, 2)),
             ("bfloat16, checkpointed", activation_bytes(config, 2, checkpointed=True))):
         needs[f"activations of one sequence, {name}, GB"] = f"{kept / 1e9:,.1f}"
-    flops = flops_per_token(model) * tokens
+    flops = flops_per_token * tokens
     days = flops / (DEVICE_FLOPS * UTILISATION) / (24 * 60 * 60)
     needs["tokens"] = f"{tokens:.1e}"
     needs["FLOP"] = f"{flops:.2e}"
@@ -129,16 +129,13 @@ def sizes(options: SizesOptions = SizesOptions()):
     two of them takes. [GPT-3 Table 2.1, App. D]"""
     rows = []
     for name, config in PRESETS.items():
-        with torch.device("meta"):
-            model = GPT(config)
-        parameters = model.num_params()
-        flops = flops_per_token(model)
+        parameters, flops = parameters_and_flops(config)
         row = {
             "model": name,
             "paper": PRINTED.get(name),
             "parameters": f"{parameters:,}",
             "weights GB": 4 * parameters / 1e9,
-            "training GB": 16 * parameters / 1e9,
+            "training GB": sum(OURS.values()) * parameters / 1e9,
             "activations GB": options.batch_size * activation_bytes(config) / 1e9,
             "GFLOP/token": flops / 1e9,
         }
@@ -165,29 +162,31 @@ def sizes(options: SizesOptions = SizesOptions()):
 # Measured: time and memory of training steps
 
 
+def train_on(model: GPT, length: int, passes: int = 1):
+    """Forward and backward passes over one text of `length` tokens."""
+    idx = torch.zeros(1, length, dtype=torch.long, device=DEVICE)  # (1, T)
+    for _ in range(passes):
+        _, loss = model(idx, idx)
+        loss.backward()
+
+
 def training_seconds(configs: list[GPTConfig], repeats: int = 5) -> list[float]:
-    """Seconds of a forward and backward pass over one context, the least of several."""
+    """Seconds of a pass over one context, the least of several."""
     models = [GPT(config).to(DEVICE) for config in configs]
     least = [math.inf] * len(models)
     # In turns, so that a slow moment of the machine affects all of them.
     for _ in range(repeats):
         for index, model in enumerate(models):
-            idx = torch.zeros(1, model.config.block_size, dtype=torch.long, device=DEVICE)
-            seconds = timed(lambda: model(idx, idx)[1].backward())
+            seconds = timed(train_on, model, model.config.block_size)
             least[index] = min(least[index], seconds)
     return least
 
 
 def peak_of_training(config: GPTConfig) -> float:
-    """Peak MB of such a pass. Call it in a fresh process."""
+    """Peak MB of two passes over one context. Call it in a fresh process."""
     model = GPT(config).to(DEVICE)
-    idx = torch.zeros(1, config.block_size, dtype=torch.long, device=DEVICE)  # (1, T)
-
-    def train(idx):
-        model(idx, idx)[1].backward()
-
-    train(idx[:, :2])  # what PyTorch loads on first use does not count
-    return added_memory(lambda: [train(idx), train(idx)])
+    train_on(model, 2)  # what PyTorch loads on first use does not count
+    return added_memory(train_on, model, config.block_size, 2)
 
 
 @dataclass
@@ -246,5 +245,6 @@ def seconds_per_step(config: GPTConfig, options: SpeedOptions) -> tuple[float, f
         gpt.update(model, optimizers, fraction=1.0)
 
     seconds = [timed(step) for _ in range(options.repeats + 2)]  # two to warm up
-    flops = flops_per_token(model) * options.batch_size * options.block_size
+    _, flops_per_token = parameters_and_flops(config)
+    flops = flops_per_token * options.batch_size * options.block_size
     return float(np.median(seconds[2:])), flops

@@ -1,5 +1,5 @@
 """
-GPT-3's data pipeline, put to the test on a crawl whose truth is known.
+GPT-3's data pipeline, put to the test on a made-up crawl of which we know every page's kind.
 
 The claims:
     cleaning    a model trained on the cleaned crawl predicts good text better
@@ -9,8 +9,8 @@ The claims:
     mixture     good texts, read more often than their size says, improve it
                 further (Table 2.2)
     leaks       a model that has read tests does better on them than on others (the
-                paper looks for this in §4 and finds little). About half of the leaked
-                tests lie in windows that are read
+                paper looks for this in §4 and finds little). Our model reads about half
+                of the leaked tests: training draws random windows of the crawl
 
     python -m papers.gpt3_data          60,000 pages, three models (about 2 minutes)
     python -m papers.gpt3_data clean    only clean: 20,000 pages, or your own
@@ -21,8 +21,8 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ from papers.models import SIZES, evaluate_pieces, train_gpt
 from papers.tasks import wide_web
 
 TEXTS = ("raw", "cleaned", "mixture")
+SHAPE = SIZES["180k"]
 
 
 @dataclass
@@ -48,29 +49,27 @@ class Options(RunOptions):
     seed: int = option(0, "of the crawl and of the models")
 
 
-def training_of(options: Options) -> gpt.TrainConfig:
-    """How each model is trained."""
+def training_of(options: Options) -> tuple[gpt.TrainConfig, int]:
+    """How each model is trained, and on how many tokens."""
     eval_every = max(1, options.steps // 5)
-    return gpt.TrainConfig(steps=options.steps, eval_every=eval_every, seed=options.seed)
+    config = gpt.TrainConfig(steps=options.steps, eval_every=eval_every, seed=options.seed)
+    return config, config.steps * config.batch_size * SHAPE.block_size
 
 
 def prepare(world: World, folder: Path, options: Options) -> dict:
     """Clean the crawl and write the three texts as token streams."""
     read, good, leaked, others = world_crawl(world, options.pages, folder)
     report = clean(read, good, leaked + others, folder, options.seed)
-    tokenizer = Tokenizer(data.train_bpe(good, 1152 - len(data.SPECIAL_TOKENS)))
-    (folder / "tokenizer.json").write_text(tokenizer.to_json())
+    tokenizer = Tokenizer(data.train_bpe(good, SHAPE.vocab_size - len(data.SPECIAL_TOKENS)))
+    tokenizer.save(folder / "tokenizer.json")
+    cleaned = partial(load_text, folder / "clean.jsonl")
 
-    def cleaned() -> Iterator[str]:
-        return load_text(folder / "clean.jsonl")
-
-    # characters, about as many as a model will read
-    training = training_of(options)
-    size = 4 * training.steps * training.batch_size * SIZES["180k"].block_size
+    _, tokens = training_of(options)
+    size = 4 * tokens  # characters, about as many as a model will read
     epochs = {}
     sources = {"cleaned crawl": (cleaned, 0.6), "good texts": (lambda: good[:300], 0.4)}
     texts = {
-        "raw": itertools.islice(read(), size // 600),
+        "raw": itertools.islice(read(), size // 600),  # a page has about 740 characters
         "cleaned": cleaned(),
         "mixture": mix(sources, size, epochs),
     }
@@ -82,20 +81,19 @@ def prepare(world: World, folder: Path, options: Options) -> dict:
 def data_effect(world: World, folder: Path, prepared: dict, options: Options):
     """One model, equal tokens: trained on the raw crawl, on the cleaned one, and on the mixture.
     Returns rows, and {text: bits per byte of each piece of good held-out text}."""
-    tokenizer = Tokenizer.from_json((folder / "tokenizer.json").read_text())
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
     held_out = []
     for text in wide_web(world, 1500, "held out"):
         held_out += [*tokenizer.encode(text), tokenizer.eot]
     held_out = np.array(held_out, np.int64)  # (tokens,)
 
-    training = training_of(options)
-    tokens = training.steps * training.batch_size * SIZES["180k"].block_size
+    config, tokens = training_of(options)
     rows = []
     losses, bits = {}, {}
     for name in TEXTS:
         stream, _ = data.open_stream(folder / f"{name}.bin", tokenizer.vocab_size)
         text = tokenizer, stream, held_out
-        model, _ = train_gpt(folder / f"180k-{name}.pt", text, SIZES["180k"], training)
+        model, _ = train_gpt(folder / f"180k-{name}.pt", text, SHAPE, config)
         bits[name] = evaluate_pieces(model, tokenizer, held_out, "bits_per_byte")
         row = {"text": name, "epochs": tokens / len(stream),
                "bits per byte, good text": float(np.mean(bits[name]))}
@@ -109,11 +107,13 @@ def data_effect(world: World, folder: Path, prepared: dict, options: Options):
     # test by test against the other models that have read none of them
     for row in rows:
         unread = [name for name in ("cleaned", "mixture") if name != row["text"]]
-        leaked, others = (
-            np.mean([losses[name, kind] for name in unread], axis=0) - losses[row["text"], kind]
-            for kind in ("leaked", "others"))
-        row["leak is worth"] = float(leaked.mean() - others.mean())
-        variance = leaked.var() / len(leaked) + others.var() / len(others)
+        gains, variance = {}, 0.0
+        for kind in ("leaked", "others"):
+            expected = np.mean([losses[name, kind] for name in unread], axis=0)  # (tests,)
+            gain = expected - losses[row["text"], kind]
+            gains[kind] = gain.mean()
+            variance += gain.var() / len(gain)
+        row["leak is worth"] = float(gains["leaked"] - gains["others"])
         row["standard error"] = math.sqrt(variance)
     return rows, bits
 

@@ -3,11 +3,11 @@ GPT-3's data pipeline, step by step: quality filter, fuzzy deduplication,
 decontamination, mixture.
 
 Each step reads documents one at a time and yields those that it keeps, so the
-memory does not grow with the crawl. What a step takes away it hands to `dropped`.
+memory does not grow with the crawl. It calls `dropped` with each text that it takes
+away.
 
 Paper: GPT-3 (arXiv:2005.14165) §2.2, Table 2.2, Appendix A and C.
 """
-import itertools
 import random
 import re
 import unicodedata
@@ -25,7 +25,7 @@ NO_PUNCTUATION = dict.fromkeys(PUNCTUATION)  # for str.translate: None removes
 
 
 def ignore(text: str):
-    """The default for `dropped`: what is taken away is not looked at."""
+    """The default for `dropped`: do nothing with a text that was taken away."""
 
 
 # ------------------------------------------------------------------------------
@@ -36,8 +36,8 @@ def word_ids(text: str) -> np.ndarray:
     """The words of a text, without case and punctuation, as 32-bit hashes:
     uint64, (words,)."""
     words = text.lower().translate(NO_PUNCTUATION).split()
-    encoded = " ".join(words).encode("utf-8", errors="replace").split()
-    return np.array([zlib.crc32(word) for word in encoded], np.uint64)
+    hashes = [zlib.crc32(word.encode("utf-8", errors="replace")) for word in words]
+    return np.array(hashes, np.uint64)
 
 
 def gram_ids(words: np.ndarray, n: int) -> np.ndarray:
@@ -47,10 +47,10 @@ def gram_ids(words: np.ndarray, n: int) -> np.ndarray:
     collide once in 2^32 times, which is neglected.
     """
     count = max(0, len(words) - n + 1)
-    grams = np.uint64(0)
+    grams = np.zeros(count, np.uint64)
     for i in range(n):
         grams = grams * np.uint64(0x9E3779B97F4A7C15) + words[i:i + count]
-    return np.atleast_1d(grams)
+    return grams
 
 
 # ------------------------------------------------------------------------------
@@ -104,10 +104,8 @@ class QualityClassifier:
 def quality_filter(documents: Iterable[str], score: Callable[[str], float],
                    rng: np.random.Generator, dropped: Callable = ignore,
                    alpha: float = 9.0) -> Iterator[str]:
-    """Keep a document if pareto(alpha) > 1 - score, so that a little of what
-    looks bad stays, too.
-
-    numpy's pareto is Lomax's: P(keep) = (2 - score)^-alpha.
+    """Keep a document if pareto(alpha) > 1 - score, so that a little of what looks bad
+    stays, too: with numpy's pareto P(keep) = (2 - score)^-alpha.
     """
     for document in documents:
         if rng.pareto(alpha) > 1 - score(document):
@@ -131,10 +129,10 @@ def deduplicate(documents: Iterable[str], dropped: Callable = ignore,
     estimates J. Documents that have at least one in common, which has the
     probability 1 - (1 - J)^hashes, are compared.
 
-    Ten hashes as in the paper; its threshold is not printed; its features are
-    single words, of which this formulaic English shares too many. Memory is
-    fixed: one table for each hash, in which a new document takes the slot of an
-    older one.
+    Ten hashes as in the paper, which does not print its threshold. Its features
+    are single words; ours are triples, because different documents of this
+    simple English share too many words. Memory is fixed: one table for each
+    hash, in which a new document takes the slot of an older one.
     """
     rng = np.random.default_rng(0)
     factors = rng.integers(1, 2 ** 63, size=(hashes, 1), dtype=np.uint64) | np.uint64(1)
@@ -142,8 +140,7 @@ def deduplicate(documents: Iterable[str], dropped: Callable = ignore,
     tables = np.arange(hashes)
     for document in documents:
         words = word_ids(document)
-        # A text without words has the hash 0, as an empty slot has, and is
-        # dropped.
+        # A text without words has the hash 0, like an empty slot, and is dropped.
         grams = gram_ids(words, min(3, len(words)))  # (triples,)
         hashed = (grams * factors) >> np.uint64(32)  # (hashes, triples)
         signature = hashed.min(axis=1).astype(np.uint32)  # (hashes,)
@@ -221,6 +218,12 @@ def decontaminate(read: Callable[[], Iterable[str]], tests: list[str],
 # Mixture [§2.2]
 
 
+def endless(read: Callable[[], Iterable[str]]) -> Iterator[str]:
+    """The documents of one pass after the other."""
+    while True:
+        yield from read()
+
+
 def mix(sources: dict[str, tuple[Callable[[], Iterable[str]], float]], size: int,
         epochs: dict[str, float]) -> Iterator[str]:
     """About `size` characters of documents, each source with its share of them,
@@ -235,13 +238,12 @@ def mix(sources: dict[str, tuple[Callable[[], Iterable[str]], float]], size: int
         sizes[name] = sum(map(len, read()))
         if not sizes[name]:
             raise UserError(f"nothing to read in: {name}")
-    endless = {name: itertools.chain.from_iterable(iter(read, None))
-               for name, (read, _) in sources.items()}
+    documents = {name: endless(read) for name, (read, _) in sources.items()}
     given = Counter()
     while given.total() < size:
         # the source that is most behind its share
         name = min(sources, key=lambda name: given[name] / sources[name][1])
-        document = next(endless[name])
+        document = next(documents[name])
         given[name] += len(document)
         yield document
     epochs.update({name: given[name] / sizes[name] for name in sources})

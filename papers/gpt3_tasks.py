@@ -8,27 +8,28 @@ that a model is trained on, "test" cases are what it is asked.
 
 Paper: GPT-3 (arXiv:2005.14165) §2.4 (prompts), §3.9.1 and §3.9.2.
 """
+import operator
 import random
 
 import data
 from data import ECHOED, HAPPY, LISTS, MEN, SAD, TOPICS, WOMEN, World
 
 
-def few_shot_prompt(examples: list[tuple[str, str]], context: str,
+def few_shot_prompt(examples: list[tuple[str, str]], context: str = "",
                     description: str = "") -> str:
     """A task as text: its description, K solved examples (context, completion),
     a context to complete.
 
     K = 0 is zero-shot, K = 1 one-shot. Contexts begin with the line break that
-    separates them.
+    separates them; the first one of a text loses it.
     """
     solved = "".join(example + completion for example, completion in examples)
-    return description + solved + context
+    return (description + solved + context).lstrip()
 
 
 # ------------------------------------------------------------------------------
-# Rules: what an example in the prompt means can be learned from nothing but the
-# prompt
+# Rules: each holds in one document only, so a model can know a held-out one from
+# its prompt alone
 
 # The signs that the words of each topic may stand for.
 SIGNS = {
@@ -67,8 +68,9 @@ def rule_document(world: World, rng: random.Random) -> str:
     description, cases = rule(world, rng, "train")
     count = rng.choice((12, 24, 36))
     examples = [(context, completion) for context, completion, _ in cases[:count]]
-    described = rng.random() < .5
-    return few_shot_prompt(examples, "", description if described else "").lstrip()
+    if rng.random() >= .5:
+        description = ""
+    return few_shot_prompt(examples, description=description)
 
 
 PROMPTS = ("examples", "with description", "shuffled labels")
@@ -95,7 +97,7 @@ def rule_cases(world: World, K: int, count: int, prompt_kind: str):
         context, completion, choices = query
         if prompt_kind != "with description":
             description = ""
-        prompt = few_shot_prompt(examples, context, description).lstrip()
+        prompt = few_shot_prompt(examples, context, description)
         cases.append(([(prompt, choice) for choice in choices], choices.index(completion)))
     return cases
 
@@ -111,6 +113,8 @@ ARITHMETIC = {"1D+": (1, "plus"), "1D-": (1, "minus"), "2D+": (2, "plus")}
 SCRAMBLED = ("CL", "A1", "A2", "RI", "RW")
 ALL_WORDS = {word.lower() for word in ECHOED + WOMEN + MEN + HAPPY + SAD}
 LONG_WORDS = sorted(word for word in ALL_WORDS if len(word) > 4)
+OPERATIONS = {"plus": operator.add, "minus": operator.sub,
+              "+": operator.add, "-": operator.sub, "*": operator.mul}
 PRACTISED = (*ARITHMETIC, "1DC", *SCRAMBLED)
 
 # What the paper prints for 175B: zero-, one-, few-shot (Table 3.9, Table 3.10).
@@ -123,15 +127,6 @@ PAPER = {
     "RI": (.0826, .454, .672),
     "RW": (.0009, .0048, .0044),
 }
-
-
-def calculate(a: int, operation: str, b: int) -> int:
-    """a plus, minus or times b; the operation as a word or as a sign."""
-    if operation in ("plus", "+"):
-        return a + b
-    if operation in ("minus", "-"):
-        return a - b
-    return a * b
 
 
 def operands(world: World, rng: random.Random, split: str, *ranges: range) -> list[int]:
@@ -147,7 +142,7 @@ def arithmetic_task(world: World, rng: random.Random, split: str,
     """Two numbers. A fifth of the pairs of numbers is held out."""
     digits, word = ARITHMETIC[task]
     a, b = operands(world, rng, split, range(10 ** digits), range(10 ** digits))
-    return f"\n\nQ: What is {a} {word} {b}?\n\nA:", f" {calculate(a, word, b)}"
+    return f"\n\nQ: What is {a} {word} {b}?\n\nA:", f" {OPERATIONS[word](a, b)}"
 
 
 def composite_task(world: World, rng: random.Random, split: str) -> tuple[str, str]:
@@ -155,7 +150,7 @@ def composite_task(world: World, rng: random.Random, split: str) -> tuple[str, s
     files; in the paper they are around the last two."""
     a, b, c = operands(world, rng, split, range(10), range(10), range(10))
     first, second = rng.choice("+-*"), rng.choice("+-*")
-    result = calculate(calculate(a, first, b), second, c)
+    result = OPERATIONS[second](OPERATIONS[first](a, b), c)
     return f"\n\nQ: What is ({a} {first} {b}) {second} {c}?\n\nA:", f" {result}"
 
 
@@ -202,10 +197,10 @@ def task_document(world: World, rng: random.Random) -> str:
     task = rng.choice(PRACTISED)
     count = rng.choice((4, 8, 12))
     examples = [synthetic_task(world, rng, "train", task) for _ in range(count)]
-    return few_shot_prompt(examples, "").lstrip()
+    return few_shot_prompt(examples)
 
 
-# The text that has these tasks, as shares of documents
+# What the models are trained on: kinds of documents and their shares.
 RULE_WEB = {data.story: .075, data.forum: .042, data.dialogue: .075, data.workbook: .03,
             data.echo: .063, data.sums: .015, rule_document: .7}
 TASK_WEB = {task_document: 1.0}

@@ -1,5 +1,5 @@
 """
-What several papers do with a model: train it, let it choose or write, and score it on a text.
+What several scripts do with a model: train it, let it choose or write, and score it on a text.
 """
 import dataclasses
 from pathlib import Path
@@ -53,9 +53,26 @@ def choice_accuracy(model, tokenizer, cases: list[tuple[list, int]],
     return float(np.mean(np.equal(chosen, [right for _, right in cases])))
 
 
+def gap_accuracy(model, tokenizer, cases: list[tuple], partial: bool = False) -> float:
+    """How often the right choice makes the text likeliest. A case is the text before a gap, the
+    choices for the gap, the text after it, and the index of the right choice.
+
+    Full scoring compares P(choice and text after | text before), partial scoring only
+    P(text after | text before and choice). [Trinh and Le 2018]
+    """
+    scored = []
+    for before, choices, after, right in cases:
+        if partial:
+            pairs = [(f"{before} {choice}", after) for choice in choices]
+        else:
+            pairs = [(before, f" {choice}{after}") for choice in choices]
+        scored.append((pairs, right))
+    return choice_accuracy(model, tokenizer, scored, per_token=False)
+
+
 def continuations(model, tokenizer, texts: list[str], longest: int = 24, stop: str = "\n",
                   temperature: float = 0, **sampling) -> list[str]:
-    """What a model writes behind each text, up to a sign or the end of the document."""
+    """What a model writes after each text, until it writes `stop` or the document ends."""
     prompts = [[tokenizer.eot, *tokenizer.encode(text)] for text in texts]
     stops = (tokenizer.eot, *tokenizer.encode(stop))
     written = gpt.complete(model, tokenizer, prompts, stops, longest, temperature=temperature,
@@ -64,8 +81,8 @@ def continuations(model, tokenizer, texts: list[str], longest: int = 24, stop: s
 
 
 def evaluate_pieces(model, tokenizer, stream: np.ndarray, measure: str) -> np.ndarray:
-    """"loss" or "bits_per_byte" of ten pieces of a text. Differences between two models, piece by
-    piece, have a standard error."""
+    """"loss" or "bits_per_byte" (measure) of each of ten pieces of a text. Of ten differences
+    between two models, piece by piece, one can compute a standard error."""
     values = []
     for piece in np.array_split(stream, 10):
         values.append(gpt.evaluate(model, tokenizer, piece, max_tokens=4096)[measure])

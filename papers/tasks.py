@@ -2,8 +2,8 @@
 What several papers share: a wider web of the world, and GPT-1's four tasks.
 
 The wide web has, besides the core's documents, texts in which tasks occur by themselves:
-phrasebooks of a second language, sentences with a pronoun's referent spelled out, and stories with
-a summary. GPT-1 and GPT-2 are trained on it.
+phrasebooks of a second language, sentences that say which of two nouns is too big or too small, and
+stories with a summary. `gpt1`, `gpt2` and `gpt3_data` train on it.
 
 Papers: GPT-1 (Radford et al. 2018) §3.3; GPT-2 (Radford et al. 2019) §2.1.
 """
@@ -49,22 +49,22 @@ def phrasebook_document(world: World, rng: random.Random) -> str:
     return phrasebook(world, rng, order=rng.choice((1, -1)), lines=5)
 
 
-def fitting(world: World, rng: random.Random, split: str) -> tuple[str, str, list[str], int]:
+def fitting(world: World, rng: random.Random, split: str) -> tuple[str, list[str], str, int]:
     """A Winograd schema; a fifth of the combinations is held out.
 
-    Returns the text before the pronoun's place, the text behind it, the two nouns that the pronoun
-    can mean, and the index of the one that it means.
+    Returns the text before the pronoun's place, the two nouns that the pronoun can mean, the text
+    after it, and the index of the noun that it means.
     """
     thing, place, adjective = world.pick(rng, split, THINGS, PLACES, list(MISFITS))
     before = f"The {thing} does not fit into the {place}, because the"
-    behind = f" is too {adjective}."
-    return before, behind, [thing, place], MISFITS[adjective]
+    after = f" is too {adjective}."
+    return before, [thing, place], after, MISFITS[adjective]
 
 
 def fitting_document(world: World, rng: random.Random) -> str:
     """A schema with the right noun in the pronoun's place."""
-    before, behind, referents, right = fitting(world, rng, "train")
-    return f"{before} {referents[right]}{behind} {rng.choice(ASIDES)}"
+    before, nouns, after, right = fitting(world, rng, "train")
+    return f"{before} {nouns[right]}{after} {rng.choice(ASIDES)}"
 
 
 def digest_document(world: World, rng: random.Random) -> str:
@@ -116,7 +116,7 @@ def recall_case(world: World, rng: random.Random, between: list[str]) -> tuple[l
 @dataclass
 class Labeled:
     """A case of a task: its texts, its class or the index of the right answer, and what is asked:
-    cases that differ in nothing else are one case."""
+    no two cases of a test ask the same."""
     texts: tuple
     label: int
     asked: str = ""
