@@ -12,8 +12,8 @@ exemplars with a chain of steps, and by "Let's think step by step." without exem
                answer are all worse than the chain (Wei et al. §3.3)
     size       a small model gains less (Wei et al. Figure 4); ours has one layer
 
-Built in: the training text shows all these forms, the steps included, each task in each of its
-forms equally often (the trigger phrase never after a question about a coin). So this shows that
+Built in: the training text shows all these forms, the steps included, each form of a task in
+equally many documents (the trigger phrase never after a question about a coin). So this shows that
 steps help because each one is computed from the tokens of the last, and not that large models
 learn by themselves to write steps. The problems asked here are not in the text, but those of a
 single step are the beginnings of longer ones in it.
