@@ -95,9 +95,9 @@ def score(model: GPT, tokenizer, world: World, ways: tuple, count: int) -> dict:
                 if way in ABLATIONS and way not in forms_of(task):
                     continue  # only the dial has equations
                 texts = ask(model, tokenizer, world, task, way, problems)
-                right = [answer_in(text) == problem.answer
-                         for text, problem in zip(texts, problems)]
-                scores[task, way, steps] = float(np.mean(right))
+                answers = [answer_in(text) for text in texts]
+                right = np.equal(answers, [problem.answer for problem in problems])
+                scores[task, way, steps] = float(right.mean())
     return scores
 
 
@@ -214,7 +214,7 @@ def cot(options: Options = Options()):
     folder = folder_of(options)
     scores = {"small": [], "large": []}
     for seed in range(options.seeds):
-        # The numbers of cases and seeds are not among the settings: they change no model.
+        # Only these options change the models.
         part = folder_of(options, "steps", "documents", part=f"seed{seed}")
         for size, config in SIZES.items():
             model, tokenizer, *_ = pretrained(
