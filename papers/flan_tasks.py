@@ -67,11 +67,6 @@ class Case:
     words: list[str]
     answer: str
 
-    @property
-    def asked(self) -> tuple:
-        """What is asked, whatever the order of the words."""
-        return self.task, *sorted(self.words)
-
 
 def sorts_of(world: World, cluster: str) -> dict[str, list[str]]:
     """The sorts of words of a cluster: name -> words."""
@@ -125,10 +120,10 @@ def make_case(world: World, rng: random.Random, split: str, cluster: str,
 
 
 def held_out_cases(world: World, cluster: str, count: int) -> list[Case]:
-    """Up to `count` distinct cases for the test."""
+    """Up to `count` distinct cases for the test; the order of the words makes no difference."""
     rng = random.Random(f"flan {world.seed} {cluster}")
     return distinct(lambda: make_case(world, rng, "test", cluster), count,
-                    lambda case: case.asked)
+                    lambda case: (case.task, *sorted(case.words)))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -149,8 +144,7 @@ def zero_shot_prompt(rng: random.Random, case: Case, form: str) -> str:
     elif form == "no template":
         question = words
     else:
-        statement = rng.choice(STATEMENTS).format(task=case.task, words=words)
-        return " " + statement
+        return " " + rng.choice(STATEMENTS).format(task=case.task, words=words)
     return f"Q: {question}\nA:"
 
 
