@@ -108,8 +108,7 @@ def best_size(law: tuple[float, ...], compute: float) -> tuple[float, float]:
 
 
 def quantities(study) -> dict[str, tuple]:
-    """What is predicted of one seed: {name: (how its law is fitted, the compute of the small runs,
-    their values)}."""
+    """What is predicted for a seed: {name: (fit_..., the small runs' compute, their values)}."""
     language_compute = column(study.language_ladder, "compute")
     code_compute = column(study.code_ladder, "compute")
     found = {
@@ -126,10 +125,9 @@ def laws_of(study, language: dict, code: dict) -> dict:
     """The laws that one seed's small runs give, their relative errors on the large runs `language`
     and `code`, and the best tokens per parameter by Chinchilla's law."""
     row = {"seed": study.seed, "entropy": study.entropy}
-    for name, ladder, large in (("language", study.language_ladder, language),
-                                ("code", study.code_ladder, code)):
-        C, loss = column(ladder, "compute"), column(ladder, "loss")
-        with_c, without_c = fit_loss(C, loss), fit_power(C, loss)
+    for name, large in (("language", language), ("code", code)):
+        _, compute, loss = quantities(study)[f"loss, {name}"]
+        with_c, without_c = fit_loss(compute, loss), fit_power(compute, loss)
         row[f"{name} b"], row[f"{name} c"] = with_c[1:]
         row[f"{name} a C^b + c"] = value_at(with_c, large["compute"]) / large["loss"] - 1
         row[f"{name} a C^b"] = value_at(without_c, large["compute"]) / large["loss"] - 1

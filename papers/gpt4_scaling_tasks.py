@@ -45,21 +45,15 @@ def modules(seed: int, count: int) -> tuple[list[str], list[str]]:
     return texts[held_out:], texts[:held_out]
 
 
-def training_documents(seed: int, count: int) -> list[str]:
-    """Modules and games in random order."""
+def make_text(folder: Path, seed: int, count: int) -> tuple:
+    """(tokenizer, tokens of modules and games to train on, tokens of held-out modules). The merges
+    are learned from the first 400 documents: all of them would take a minute."""
+    documents, held_out = modules(seed, count)
     world = World(seed)
     rng = random.Random(f"documents {seed}")
-    texts, _ = modules(seed, count)
-    texts += [game_document(world, rng) for _ in range(GAMES_PER_MODULE * len(texts))]
-    rng.shuffle(texts)
-    return texts
-
-
-def make_text(folder: Path, seed: int, count: int) -> tuple:
-    """(tokenizer, training tokens, validation tokens), the last of the held-out modules. The merges
-    are learned from the first 400 documents: all of them would take a minute."""
-    documents = training_documents(seed, count)
-    _, held_out = modules(seed, count)
+    games = [game_document(world, rng) for _ in range(GAMES_PER_MODULE * len(documents))]
+    documents += games
+    rng.shuffle(documents)
     path = folder / f"{seed}-tokenizer.json"
     if not path.exists():
         merges = data.train_bpe(documents[:400], VOCABULARY - len(data.SPECIAL_TOKENS))
