@@ -13,16 +13,14 @@ training picture. Where no other is named, the bar is ours, 90 % exactly right:
     numbers     "How many are red?": all cells count
     new         answers are right as often as about pictures with training's combinations (a third
                 of them read in training), up to 2 % (our margin)
-    two         "In which picture are more red?", and questions about one of two pictures, which is
-                named; right in both orders of the pictures
+    two         "In which picture are more red?", "... in the first picture?"; right in both orders
     few-shot    only examples, pictures with answers, show what is asked: four are better than none
 Three controls: other pictures, a model that is trained without any, exchanged answers.
 
 Built in: training documents have the forms of the test's prompts, and any three of the four values
 occur together in training pictures; only the combination of all four is new. Chosen after looking
-at results of seed 0: wordings, shares of documents, small pictures (with 36 cells questions by
-content were not learned), training on one picture before several (else .80 of the captions were
-right), and two rows for two pictures.
+at seed 0: wordings, shares of documents, small pictures (with 36 cells questions by content were
+not learned), one picture before several (else captions had .80), and two rows for two pictures.
 
     python -m papers.gpt4_pictures      a table, samples and a figure (about 22 minutes)
 

@@ -66,9 +66,9 @@ def questions_about_two(kind: str, pair: tuple[Scene, Scene]) -> dict[str, str]:
     return dict(sorted(turns.items()))  # sets have no order of their own
 
 
-def about_two(pair: tuple[Scene, Scene], questions: dict[str, str]) -> Document:
-    """A document that shows two pictures and asks questions."""
-    [(question, answer), *others] = questions.items()
+def about_two(pair: tuple[Scene, Scene], turns: list[tuple[str, str]]) -> Document:
+    """A document that shows two pictures before the first of several questions."""
+    [(question, answer), *others] = turns
     shown = ("The first picture:", pair[0], "\nThe second picture:", pair[1], f"\n{question}")
     return Document(None, ((shown, answer), *others))
 
@@ -79,8 +79,8 @@ def random_two(rng: random.Random, split: str, seed: int, kind: str, most: int) 
     while not questions:
         pair = random_scene(rng, split, seed), random_scene(rng, split, seed)
         questions = questions_about_two(kind, pair)
-    chosen = rng.sample(list(questions), min(most, len(questions)))
-    return about_two(pair, {question: questions[question] for question in chosen})
+    turns = list(questions.items())
+    return about_two(pair, rng.sample(turns, min(most, len(turns))))
 
 
 def exchanged(case: Document, kind: str) -> Document:
@@ -88,7 +88,7 @@ def exchanged(case: Document, kind: str) -> Document:
     [((_, first, _, second, question), _)] = case.turns
     asked = question.strip()
     answer = questions_about_two(kind, (second, first))[asked]
-    return about_two((second, first), {asked: answer})
+    return about_two((second, first), [(asked, answer)])
 
 
 # ------------------------------------------------------------------------------
@@ -191,16 +191,14 @@ def without_pictures(documents: list[Document]) -> list[Document]:
 
 
 def with_other_pictures(documents: list[Document]) -> list[Document]:
-    """Each document, but its last question has the picture, or pictures, of the document before: a
-    control. Examples keep theirs."""
+    """Documents of one kind, each with the picture, or pictures, of the one before it in its last
+    question: a control. Examples keep theirs."""
     changed = []
     for document, other in zip(documents, documents[-1:] + documents[:-1]):
-        question, answer = document.turns[-1]
-        others = parts_of_question(other.turns[-1][0])
-        theirs = [part for part in others if not isinstance(part, str)]
+        *examples, (question, answer) = document.turns
+        other_question, _ = other.turns[-1]
         parts = []
-        for part in parts_of_question(question):
-            parts.append(part if isinstance(part, str) else theirs.pop(0))
-        turns = (*document.turns[:-1], (tuple(parts), answer))
-        changed.append(Document(other.scene, turns))
+        for own, others in zip(parts_of_question(question), parts_of_question(other_question)):
+            parts.append(own if isinstance(own, str) else others)
+        changed.append(Document(other.scene, (*examples, (tuple(parts), answer))))
     return changed
