@@ -6,23 +6,23 @@ exemplars with a chain of steps, and by "Let's think step by step." without exem
 
     chain      beats the direct answer, also on problems of 5, 6 and 8 steps (Wei et al. §3,
                §5), and falls less from 1 to 8; the training text has problems of 1 to 4 steps
-    trigger    the phrase beats asking for the answer (Kojima et al. §4), for a task before
-               which the training text never has it
+    trigger    the phrase beats asking for the answer (Kojima et al. §4), for a task with which
+               the training text never uses it
     ablations  an equation, as many dots as the chain has tokens, and the same steps after the
                answer are all worse than the chain (Wei et al. §3.3)
     size       a small model gains less (Wei et al. Figure 4); ours has one layer
 
-Built in: the training text shows all these forms, the steps included, each task in each of its
-forms equally often (the trigger phrase never before a coin). So this shows what steps are good
-for, serial computation through the tokens that are written, and not that large models come to
-write them by themselves. The problems asked here are not in the text; those of a single step are
-beginnings of longer ones there.
+Built in: the training text shows all these forms, the steps included, each form of a task in
+equally many documents (the trigger phrase never after a question about a coin). So this shows that
+steps help because each one is computed from the tokens of the last, and not that large models
+learn by themselves to write steps. The problems asked here are not in the text, but those of a
+single step are the beginnings of longer ones in it.
 
-Chosen after looking: the length of training (after 1600 steps two large models of three had not
-learned the steps, and no claim could be told), the row on 5, 6 and 8 steps (after seed 0), and
-coins as the trigger's task (all three seeds: before the other two tasks the text has the phrase).
-At 8 steps the chain fails as well, so that it falls further than the direct answers, which start
-lower.
+Chosen after looking at results: the length of training (after 1600 steps two of the three large
+models had not learned the steps, and no verdict was possible), the row on 5, 6 and 8 steps (after
+seed 0), and coins as the task of the trigger's row (after all three seeds: for the other two tasks
+the text has the phrase). At 8 steps answers with a chain are near chance, too. They have further
+to fall than direct answers, which are less accurate from the start.
 
     python -m papers.cot        two tables and a figure (about 10 minutes)
 
@@ -45,7 +45,7 @@ from papers.figures import plot
 from papers.models import pretrained
 from papers.tasks import distinct
 
-# 600 tokens are more than the text has words: all merges are made, every word is one token.
+# The vocabulary of 600 is larger than the text needs: every word becomes one token.
 SIZES = {
     "small": GPTConfig(600, 160, n_layer=1, n_head=2, n_embd=32),
     "large": GPTConfig(600, 160, n_layer=2, n_head=4, n_embd=64),
@@ -71,15 +71,15 @@ def test_problems(world: World, task: str, steps: int, count: int) -> list[Probl
 
 
 def count_problems(options: Options) -> list[dict]:
-    """How many there are; of few steps there are few."""
+    """How many distinct problems all seeds have together; of one step there are fewest."""
     rows = []
     for task in TASKS:
         row = {"task": task}
         for steps in TESTED:
             asked = set()
             for seed in range(options.seeds):
-                problems = test_problems(World(seed), task, steps, options.cases)
-                asked.update(problem.asked for problem in problems)
+                for problem in test_problems(World(seed), task, steps, options.cases):
+                    asked.add(problem.asked)
             row[f"k = {steps}"] = len(asked)
         rows.append(row)
     return rows
@@ -92,13 +92,12 @@ def score(model: GPT, tokenizer, world: World, ways: tuple, count: int) -> dict:
         for steps in TESTED:
             problems = test_problems(world, task, steps, count)
             for way in ways:
-                if way == "equation" and task != "dial":
-                    continue
+                if way in ABLATIONS and way not in forms_of(task):
+                    continue  # only the dial has equations
                 texts = ask(model, tokenizer, world, task, way, problems)
-                right = []
-                for text, problem in zip(texts, problems):
-                    right.append(answer_in(text) == problem.answer)
-                scores[task, way, steps] = float(np.mean(right))
+                answers = [answer_in(text) for text in texts]
+                right = np.equal(answers, [problem.answer for problem in problems])
+                scores[task, way, steps] = float(right.mean())
     return scores
 
 
@@ -112,8 +111,8 @@ def show(model: GPT, tokenizer, world: World):
 
 
 def rows_of(scores: dict[str, list[dict]]) -> list[dict]:
-    """A row for each size, task and way: the mean of the seeds for each number of steps k, and
-    their widest range at any k."""
+    """A row for each size, task and way: the mean of the seeds for each number of steps k, and the
+    largest difference between two seeds at the same k."""
     rows = []
     for size, of_seeds in scores.items():
         for task, way in dict.fromkeys(key[:2] for key in of_seeds[0]):
@@ -136,10 +135,8 @@ def draw_figure(folder: Path, rows: list[dict]):
         for row in rows:
             if row["task"] == task:
                 label = row["asked"]
-                style = "--"
-                if label in ("direct", "chain"):
-                    style = "-o"
                 color = f"C{WAYS.index(label)}"
+                style = "-o" if label in ("direct", "chain") else "--"
                 if row["size"] == "small":
                     label = f"small: {label}"
                     style = ":"
@@ -156,11 +153,13 @@ def claims(scores: dict[str, list[dict]], problems: list[dict]) -> list[Claim]:
     large = scores["large"]
 
     def gain(of_seed: dict, steps: int, better="chain", worse="direct", tasks=tuple(TASKS)):
-        """What asking in one way is worth against another, the mean over the tasks."""
-        a, b = (np.mean([of_seed[task, way, steps] for task in tasks]) for way in (better, worse))
-        return float(a - b)
+        """By how much accuracy is higher if asked in one way than in another, mean of the tasks."""
+        high = np.mean([of_seed[task, better, steps] for task in tasks])
+        low = np.mean([of_seed[task, worse, steps] for task in tasks])
+        return float(high - low)
 
     def least_loss(of_seed: dict) -> float:
+        """The chain against the best ablation, each on the tasks that have its form."""
         losses = []
         for way in ABLATIONS:
             tasks = [task for task in TASKS if way in forms_of(task)]
@@ -169,10 +168,12 @@ def claims(scores: dict[str, list[dict]], problems: list[dict]) -> list[Claim]:
 
     def row(paper: str, where: str, says: str, number: str, differences: list[float],
             steps: tuple[int, ...], tasks=tuple(TASKS)) -> Claim:
-        """steps, tasks: which problems the differences are measured on."""
+        """steps, tasks: the problems that count as cases; of several sets the smallest."""
+        cases = 0
+        for counted in problems:
+            if counted["task"] in tasks:
+                cases += sum(counted[f"k = {k}"] for k in steps)
         ours, error = over_seeds(differences)
-        cases = sum(of_task[f"k = {k}"] for of_task in problems if of_task["task"] in tasks
-                    for k in steps)
         error = max(error, proportion_error(abs(ours), cases))
         return Claim(paper, where, says, number, ours, error, len(differences), cases)
 
@@ -181,7 +182,8 @@ def claims(scores: dict[str, list[dict]], problems: list[dict]) -> list[Claim]:
     falls_less = [gain(seed, 8) - gain(seed, 1) for seed in large]
     by_trigger = [gain(seed, 4, "zero-shot trigger", "zero-shot direct", ("coin",))
                   for seed in large]
-    by_size = [gain(a, 4) - gain(b, 4) for a, b in zip(large, scores["small"])]
+    by_size = [gain(of_large, 4) - gain(of_small, 4)
+               for of_large, of_small in zip(large, scores["small"])]
     return [
         row(wei, "§3.2", "exemplars with a chain beat exemplars with the answer alone, accuracy "
             "at 4 steps, mean over three tasks (built in: the text has both forms, steps included)",
@@ -212,7 +214,7 @@ def cot(options: Options = Options()):
     folder = folder_of(options)
     scores = {"small": [], "large": []}
     for seed in range(options.seeds):
-        # The number of cases and of seeds is not among the settings: neither changes a model.
+        # Only these options change the models.
         part = folder_of(options, "steps", "documents", part=f"seed{seed}")
         for size, config in SIZES.items():
             model, tokenizer, *_ = pretrained(

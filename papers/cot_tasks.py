@@ -13,10 +13,10 @@ last month (of the letters: all of them). A problem can be answered in six forms
     trigger     A: Let's think step by step. Start 8. May 1 = 9. June 3 = 2. Therefore, the
                 answer is 2.
 
-Why so: the dial has ten marks and is turned by 1 to 3, so that a step is one of thirty facts,
-whatever came before it. Months have an order that weights can hold, so that a chain finds its
-next step by name and need not count positions. The three tasks write a step alike. All merges of
-the vocabulary are made, so that every word is one token, and a name hides its letters.
+Why so: the dial has ten marks and is turned by 1 to 3, so a step is one of thirty facts to learn,
+whatever came before it. The order of the months can be learned, so the model finds the next event
+by its month and need not count positions. The three tasks write a step in the same way. Every word
+is one token, so a model does not see the letters of a name and must learn each name's last one.
 
 Papers: Wei et al. 2022 (arXiv:2201.11903) §3.3 and §5; Kojima et al. 2022 (arXiv:2205.11916).
 """
@@ -35,15 +35,13 @@ LONGER = (5, 6, 8)  # steps that only the test has
 TESTED = (*TRAINED, *LONGER)
 TRIGGER = "Let's think step by step."
 
-NAMES = {}  # last letter -> a name
-for _name in WOMEN + MEN + GUESTS:
-    NAMES[_name[-1]] = _name
+NAMES = {name[-1]: name for name in WOMEN + MEN + GUESTS}  # last letter -> a name that has it
 
 
 @dataclass
 class Problem:
-    """`asked` is what decides the answer, a text for each step (the first one with the start):
-    problems in which it is equal are one problem."""
+    """A question, its steps and its answer. asked: what decides the answer, a text for each step
+    (the first one with the start). Problems with the same `asked` count as one problem."""
     question: str
     steps: list[str]
     answer: str
@@ -52,7 +50,7 @@ class Problem:
 
 
 def months(rng: random.Random, count: int) -> list[str]:
-    """Months in a row, from any one on."""
+    """`count` successive months, the first one random."""
     first = rng.randrange(len(MONTHS))
     return [MONTHS[(first + i) % len(MONTHS)] for i in range(count)]
 
@@ -62,8 +60,8 @@ def months(rng: random.Random, count: int) -> list[str]:
 
 
 def dial(rng: random.Random, count: int) -> Problem:
-    """A dial with the marks 0 to 9 is turned on: a sum modulo 10. The months do not belong to
-    what is asked."""
+    """A dial with the marks 0 to 9 is turned: a sum modulo 10. The months are not part of what is
+    asked."""
     start = rng.randrange(10)
     mark = start
     turns = []
@@ -81,8 +79,8 @@ def dial(rng: random.Random, count: int) -> Problem:
 
 
 def coin(rng: random.Random, count: int) -> Problem:
-    """A coin is flipped or left alone. The months belong to what is asked: without them there
-    would be too few problems, so that a held-out row of flips was seen in other months."""
+    """A coin is flipped or left alone. The months are part of what is asked, or there would be too
+    few problems. So training may show the same flips as a held-out problem, in other months."""
     start = rng.choice(("heads", "tails"))
     side = start
     events, steps = [], [f"Start {start}."]
@@ -98,7 +96,7 @@ def coin(rng: random.Random, count: int) -> Problem:
 
 def letters(rng: random.Random, count: int) -> Problem:
     """The last letters of names, no letter twice. The paper writes them as one word; here each
-    is a token, so that even a direct answer is written step by step."""
+    is a token, so even a direct answer is written one letter at a time."""
     answer = rng.sample(sorted(NAMES), count)
     names = [NAMES[letter] for letter in answer]
     events, steps = [], []
@@ -128,7 +126,7 @@ def draw(world: World, rng: random.Random, split: str, task: str, count: int) ->
 
 
 # ------------------------------------------------------------------------------
-# The forms, and the text that is made of them
+# Forms of the answer, and the training text
 
 
 def solve(problem: Problem, form: str) -> str:
@@ -160,12 +158,13 @@ def forms_of(task: str) -> list[str]:
 
 
 def solved(problem: Problem, form: str) -> str:
+    """A question with its answer."""
     return f"Q: {problem.question}\nA: {solve(problem, form)}"
 
 
 def document(world: World, rng: random.Random) -> str:
-    """One to three problems of a task, all answered in one form; after the trigger phrase one
-    only, because it is a zero-shot prompt."""
+    """One to three problems of a task, all answered in one form; with the trigger phrase only one,
+    because the phrase is asked without exemplars."""
     task = rng.choice(list(TASKS))
     form = rng.choice(forms_of(task))
     count = 1 if form == "trigger" else rng.choice((1, 2, 3))
@@ -198,8 +197,8 @@ def answer_in(text: str) -> str:
 
 def complete(model, tokenizer, prompts: list[str], stop: str,
              solutions: list[str]) -> list[str]:
-    """The likeliest continuations, up to a sign or the end of the document. They may be a little
-    longer than the longest solution."""
+    """Continuations at temperature 0, up to the sign `stop` or the end of the document. They may be
+    a little longer than the longest solution."""
     longest = max(len(tokenizer.encode(solution)) for solution in solutions)
     return continuations(model, tokenizer, prompts, longest + 4, stop)
 
@@ -207,22 +206,18 @@ def complete(model, tokenizer, prompts: list[str], stop: str,
 def think_first(model, tokenizer, prompts: list[str], solutions: list[str]) -> list[str]:
     """Two prompts (Kojima et al. §3): one for the reasoning, and one with the reasoning in it,
     for the answer."""
-    reasonings = complete(model, tokenizer, prompts, "\n", solutions)
-    longer_prompts = []
-    for prompt, reasoning in zip(prompts, reasonings):
-        reasoning = reasoning.partition(" Therefore")[0]
-        longer_prompts.append(f"{prompt} {reasoning} Therefore, the answer is")
+    reasonings = []
+    for text in complete(model, tokenizer, prompts, "\n", solutions):
+        steps, _, _ = text.partition(" Therefore")
+        reasonings.append(f" {steps} Therefore, the answer is")
+    longer_prompts = [prompt + reasoning for prompt, reasoning in zip(prompts, reasonings)]
     answers = complete(model, tokenizer, longer_prompts, ".", solutions)
-    texts = []
-    for longer_prompt, prompt, answer in zip(longer_prompts, prompts, answers):
-        texts.append(f"{longer_prompt[len(prompt):]} {answer}.")
-    return texts
+    return [f"{reasoning} {answer}." for reasoning, answer in zip(reasonings, answers)]
 
 
 def ask(model, tokenizer, world: World, task: str, way: str,
         problems: list[Problem]) -> list[str]:
     """What the model answers to the problems, asked in one way."""
-    rng = random.Random(f"exemplars {world.seed}")
     if way == "zero-shot trigger":
         prompts = [f"Q: {problem.question}\nA: {TRIGGER}" for problem in problems]
         solutions = [solve(problem, "trigger") for problem in problems]
@@ -232,8 +227,9 @@ def ask(model, tokenizer, world: World, task: str, way: str,
         solutions = [problem.answer for problem in problems]
         answers = complete(model, tokenizer, prompts, ".", solutions)
         return [f"The answer is {answer}." for answer in answers]
+    rng = random.Random(f"exemplars {world.seed}")
     prompts = [few_shot_prompt(world, rng, task, way, problem) for problem in problems]
     solutions = [solve(problem, way) for problem in problems]
-    # The steps behind an answer change nothing any more: the model need not write them.
+    # Steps after the answer cannot change it, so the model need not write them.
     stop = "." if way in ("direct", "after") else "\n"
     return complete(model, tokenizer, prompts, stop, solutions)

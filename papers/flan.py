@@ -7,14 +7,15 @@ The claims, with one cluster of tasks left out of the tuning:
     clusters      the more clusters in the tuning, the better (§4.1)
     size          the larger model gains more, and the small one is hurt (§4.2)
     instructions  tuning on inputs and outputs alone is worse (§4.3; with names of tasks: a table)
-    prompt        an instruction to the tuned model beats solved examples in its base's prompt
+    prompt        an instruction to the tuned model beats solved examples in its base's prompt (§3)
 
 Built in: the base has read statements and lists of solved cases of all tasks (see flan_tasks.py),
-the form in which its prompt then shows examples, and no instruction. All tasks ask for one of
-three words (chance 1/3) in the same six wordings; the likeliest is the answer. In six of
-the eight clusters it is the only word of its sort, and can be told without the instruction. "No
-animal" is in another cluster than "animal". (Until examples whose answer is a word of the case
-were left out, a rule that takes such a word was right in .59; the base then had .78.)
+and no instruction; examples in its prompt have the form of these lists. All tasks ask for one of
+three words (chance 1/3) in the same six wordings; the likeliest word counts as the model's answer.
+In all clusters but "kinds" and "size" the right one is the only word of its sort, and the two
+others are of one sort, so it can be found without the instruction. "The one that is no animal" is
+in another cluster than "animal". (In earlier runs the answer of an example could be one of the
+case's three words. Choosing such a word was right in .59 of the cases; few-shot, the base had .78.)
 
     python -m papers.flan       two tables and a figure (about 13 minutes), in runs/flan
 """
@@ -42,7 +43,7 @@ SHAPES = {
     "small": dataclasses.replace(SIZES["180k"], block_size=96, n_embd=32),
     "large": dataclasses.replace(SIZES["180k"], block_size=96),
 }
-FEWER = (1, 3)           # clusters in the tuning, beside all the others
+FEWER = (1, 3)           # clusters in the tuning, instead of all seven others
 TUNE_BATCH = 16          # cases
 TUNE_LR = 1e-3           # AdamW's peak rate
 PRETRAINING_WINDOWS = 4  # of the base's text beside each batch of cases
@@ -60,7 +61,7 @@ class Options(RunOptions):
 
 @dataclass
 class Base:
-    """A pretrained model with what tuning it needs."""
+    """A pretrained model and what its tuning needs."""
     world: World
     model: GPT
     tokenizer: Tokenizer
@@ -68,18 +69,10 @@ class Base:
     path: Path
 
 
-def pretrain(options: Options, folder: Path, size: str, seed: int) -> Base:
-    """Train the base of one size on statements and lists, or load it."""
-    path = folder / f"seed{seed}" / f"{size}.pt"
-    training = gpt.TrainConfig(steps=options.steps, batch_size=16, seed=seed)
-    model, tokenizer, stream, *_ = pretrained(path, FLAN_WEB, options.documents, SHAPES[size],
-                                              training)
-    return Base(World(seed), model, tokenizer, stream, path)
-
-
-def tune(options: Options, base: Base, clusters: list[str], form: str, name: str) -> GPT:
-    """Tune a copy of the base on these clusters, or load it: always equally many cases, with loss
-    on the answers alone."""
+def tune(options: Options, base: Base, clusters: tuple[str, ...], form: str,
+         name: str) -> GPT:
+    """Tune a copy of the base on these clusters, or load it. The number of cases is always the
+    same, and only answers have loss."""
     path = base.path.with_stem(f"{base.path.stem} {name}")
     if path.exists():
         return gpt.load_model(path)[0]
@@ -103,12 +96,13 @@ def tune(options: Options, base: Base, clusters: list[str], form: str, name: str
 
 
 def leave_one_out(options: Options, base: Base, size: str) -> list[dict]:
-    """A row for each cluster: the base on it, and models tuned on all others or on the next few in
-    a circle, so that each cluster is used equally often."""
+    """A row for each cluster: accuracies on it of the base, and of models tuned on all other
+    clusters or on those that follow it (after the last comes the first), so that each cluster is
+    used equally often."""
     rows = []
     for place, cluster in enumerate(CLUSTERS):
         cases = held_out_cases(base.world, cluster, options.cases)
-        others = [*CLUSTERS[place + 1:], *CLUSTERS[:place]]
+        others = CLUSTERS[place + 1:] + CLUSTERS[:place]
 
         def measure(model, form):
             return accuracy(base.world, model, base.tokenizer, cluster, cases, form)
@@ -144,10 +138,10 @@ def column(measured: list[list[dict]], name: str) -> np.ndarray:
 
 
 def mean_rows(measured: list[list[dict]]) -> list[dict]:
-    """The rows averaged over the seeds, and a last row averaged over the clusters, too."""
+    """The mean of the seeds for each cluster, and a last row with the mean of the clusters."""
     table = []
     for place, cluster in enumerate((*CLUSTERS, "mean")):
-        row = {"held out": cluster, "cases": measured[0][0]["cases"]}  # the same everywhere
+        row = {"held out": cluster, "cases": measured[0][0]["cases"]}  # equal for all
         for name in list(measured[0][0])[2:]:
             values = column(measured, name)
             row[name] = float(values.mean() if cluster == "mean" else values[:, place].mean())
@@ -156,21 +150,23 @@ def mean_rows(measured: list[list[dict]]) -> list[dict]:
 
 
 def gap(better: np.ndarray, worse: np.ndarray) -> tuple[float, float]:
-    """Mean difference of two (seeds, clusters); variances over seeds and over clusters add up."""
+    """The mean difference of two (seeds, clusters) and its standard error: the squared errors over
+    seeds and over clusters are added. nan if one of them is unknown."""
     differences = better - worse
     mean, of_seeds = over_seeds(differences.mean(axis=1))
     _, of_clusters = over_seeds(differences.mean(axis=0))
-    return mean, math.hypot(of_seeds, of_clusters)  # nan if one of them is unknown
+    return mean, math.hypot(of_seeds, of_clusters)
 
 
 def draw(folder: Path, rows: list[dict]):
-    """The large model's accuracy by clusters in the tuning, by cluster, by what tuning shows."""
+    """The large model's accuracy by number of clusters in the tuning, by cluster left out, and by
+    what tuning shows."""
     mean = rows[-1]
     counts = [*FEWER, len(CLUSTERS) - 1]
-    tuned = [mean["tuned on 1"], mean["tuned on 3"], mean["tuned"]]
+    tuned = [*(mean[f"tuned on {count}"] for count in FEWER), mean["tuned"]]
     lines = [("tuned, instructed", counts, tuned, "C2o-"),
-             ("base, few-shot", counts, [mean["few-shot"]] * 3, "C1--"),
-             ("base, zero-shot", counts, [mean["zero-shot"]] * 3, "C0--")]
+             ("base, few-shot", counts, [mean["few-shot"]] * len(counts), "C1--"),
+             ("base, zero-shot", counts, [mean["zero-shot"]] * len(counts), "C0--")]
     by_cluster = {}
     for name in ("zero-shot", "few-shot", "tuned"):
         by_cluster[name] = {row["held out"]: row[name] for row in rows}
@@ -183,7 +179,7 @@ def draw(folder: Path, rows: list[dict]):
 
 
 def claims(measured: dict[str, list[list[dict]]]) -> list[Claim]:
-    """Accuracy is the unit of all rows."""
+    """The unit of all rows is accuracy."""
     large, small = measured["large"], measured["small"]
     zero, few, tuned = (column(large, name) for name in ("zero-shot", "few-shot", "tuned"))
     gain = tuned - zero  # (seeds, clusters)
@@ -219,9 +215,13 @@ def flan(options: Options = Options()):
     folder = folder_of(options)
     measured = {size: [] for size in SHAPES}
     for seed in range(options.seeds):
-        folder_of(options, "steps", "tune_steps", "documents", part=f"seed{seed}")
-        for size in SHAPES:
-            base = pretrain(options, folder, size, seed)
+        part = folder_of(options, "steps", "tune_steps", "documents", part=f"seed{seed}")
+        for size, shape in SHAPES.items():
+            path = part / f"{size}.pt"
+            training = gpt.TrainConfig(steps=options.steps, batch_size=16, seed=seed)
+            model, tokenizer, stream, *_ = pretrained(path, FLAN_WEB, options.documents, shape,
+                                                      training)
+            base = Base(World(seed), model, tokenizer, stream, path)
             measured[size].append(leave_one_out(options, base, size))
 
     print("\n== accuracy on the cluster that is left out (chance .333), large: mean of the seeds")

@@ -1,15 +1,15 @@
 """
 FLAN's material: tasks in clusters, worded as instructions, and the text of the base model.
 
-Every task shows three words and asks for one of them: "the animal of goat, Oslo and red". Tasks
-of one sort are a cluster. The base reads each task in two forms, and never as an instruction:
+Every task shows three words and asks for one of them: "the animal of goat, Oslo and red". Similar
+tasks form a cluster. The base reads each task in two forms, and never as an instruction:
 
     statements    "The animal of goat, Oslo and red is goat." These say what "animal" means
     lists         "goat, Oslo and red -> goat", solved cases of one task that is not named
 
-So it can learn every skill, that of a held-out cluster, too. What tuning on the other clusters can
-add is that an instruction is to be answered. A fifth of all sets of three words is held out,
-whichever task asks about them.
+So the base can learn to solve the tasks of every cluster, the held-out one included. Tuning on the
+other clusters can only add that an instruction is to be answered. A fifth of all sets of three
+words is held out for the test, for all tasks.
 
 Paper: FLAN (Wei et al. 2021, arXiv:2109.01652) §2.
 """
@@ -26,8 +26,8 @@ from papers.tasks import distinct, foreign_words
 SHOTS = 6  # solved examples in a prompt
 NUMBERS = [str(number) for number in range(20)]
 
-# Clusters whose tasks ask for the one word of a sort: cluster -> sort -> its words. The cluster
-# "language" is each world's own.
+# Clusters whose tasks ask for the only word of some sort: cluster -> sort -> its words. The words
+# of the cluster "language" depend on the world, see `sorts_of`.
 SORTS = {
     "kinds": {
         "animal": TOPICS["pet"].values,
@@ -67,11 +67,6 @@ class Case:
     words: list[str]
     answer: str
 
-    @property
-    def asked(self) -> tuple:
-        """What is asked, whatever the order of the words."""
-        return self.task, *sorted(self.words)
-
 
 def sorts_of(world: World, cluster: str) -> dict[str, list[str]]:
     """The sorts of words of a cluster: name -> words."""
@@ -104,11 +99,11 @@ def draw_case(world: World, rng: random.Random, cluster: str) -> Case:
             outside += words
 
     if is_negated:
-        [answer] = rng.sample(outside, 1)
+        answer = rng.choice(outside)
         words = [answer, *rng.sample(inside, 2)]
         task = f"one that is no {sort}"
     else:
-        [answer] = rng.sample(inside, 1)
+        answer = rng.choice(inside)
         words = [answer, *rng.sample(outside, 2)]
         task = sort
     return Case(task, rng.sample(words, 3), answer)
@@ -125,10 +120,10 @@ def make_case(world: World, rng: random.Random, split: str, cluster: str,
 
 
 def held_out_cases(world: World, cluster: str, count: int) -> list[Case]:
-    """Up to `count` distinct cases for the test."""
+    """Up to `count` distinct cases for the test; the order of the words makes no difference."""
     rng = random.Random(f"flan {world.seed} {cluster}")
     return distinct(lambda: make_case(world, rng, "test", cluster), count,
-                    lambda case: case.asked)
+                    lambda case: (case.task, *sorted(case.words)))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -149,8 +144,7 @@ def zero_shot_prompt(rng: random.Random, case: Case, form: str) -> str:
     elif form == "no template":
         question = words
     else:
-        statement = rng.choice(STATEMENTS).format(task=case.task, words=words)
-        return " " + statement
+        return " " + rng.choice(STATEMENTS).format(task=case.task, words=words)
     return f"Q: {question}\nA:"
 
 
@@ -160,8 +154,8 @@ def solved(case: Case) -> str:
 
 
 def few_shot_prompt(world: World, rng: random.Random, cluster: str, case: Case) -> str:
-    """SHOTS solved cases of the same task and the new one, in the form of the base's lists. Their
-    answers are none of the new one's words, which would give its answer away."""
+    """SHOTS solved cases of the same task and the new case, in the form of the base's lists. No
+    answer of theirs is among the new case's words, so that copying an answer never helps."""
     lines = []
     while len(lines) < SHOTS:
         example = make_case(world, rng, "train", cluster, case.task)
@@ -198,7 +192,7 @@ def accuracy(world: World, model: GPT, tokenizer: Tokenizer, cluster: str, cases
 
 
 def show_answers(base: GPT, tuned: GPT, tokenizer: Tokenizer, cluster: str, case: Case):
-    """What the base and the model tuned on other clusters write after one instruction."""
+    """Print what the base and the model tuned on other clusters write after one instruction."""
     prompt = zero_shot_prompt(random.Random(cluster), case, "instructions")
     print(prompt.partition("\n")[0] + f" ({case.answer})")
     for name, model in (("base", base), ("tuned", tuned)):
@@ -211,7 +205,7 @@ def show_answers(base: GPT, tuned: GPT, tokenizer: Tokenizer, cluster: str, case
 
 
 def statements_document(world: World, rng: random.Random) -> str:
-    """Five statements about any tasks."""
+    """Five statements, each of a random task."""
     text = ""
     for _ in range(5):
         case = make_case(world, rng, "train", rng.choice(CLUSTERS))
@@ -220,7 +214,7 @@ def statements_document(world: World, rng: random.Random) -> str:
 
 
 def list_document(world: World, rng: random.Random) -> str:
-    """Solved cases of one task, which is not named, as many as in a few-shot prompt."""
+    """Solved cases of one task, which is not named: one more than a few-shot prompt shows."""
     cluster = rng.choice(CLUSTERS)
     first = make_case(world, rng, "train", cluster)
     lines = [solved(first)]

@@ -11,10 +11,10 @@ The claims:
 Built in: the base obeys three orders in one wording each; fine-tuning shows four orders in these
 and other wordings, and users who object. Wordings (about five of each order), questions and
 objections of the test are held out. Before PPO, demonstrations refuse .45 of all prompts with a
-wish, harmful or not; the model then refuses two thirds of all, PPO without the rule a third. The
-paper's classifier is GPT-4 with a rubric; ours is a function that also counts the result.
-Chosen after looking at results: 20,000 demonstrations (12,000 were too few), the rule's weight, and
-what is asked for calibration.
+wish, harmful or not; the model then refuses .67 of the test's prompts, after PPO without the rule
+.62. The paper's classifier is GPT-4 with a rubric; ours is a function, which also measures the
+result. Chosen after looking at results: 20,000 demonstrations (12,000 were too few), the rule's
+weight, and what is asked for calibration.
 
     python -m papers.gpt4_alignment     after `python rlhf.py`, the base (about 4 minutes)
 
@@ -57,8 +57,8 @@ class Options(RunOptions):
 
 
 def fine_tune(run: Run, options: Options) -> GPT:
-    """The SFT model, fine-tuned on this script's demonstrations and the base's own, but for those
-    that answer in one word though nobody asked for it."""
+    """The SFT model, fine-tuned on this script's demonstrations and the base's own. Of the latter
+    those are left out that answer in one word without a system message."""
     world = run.task.world
     demonstrations = system_demonstrations(world, options.demonstrations)
     demonstrations += careless_demonstrations(world, rule_cases(world, "train", options.known))
@@ -73,26 +73,26 @@ def fine_tune(run: Run, options: Options) -> GPT:
 
 
 def obeyed(run: Run, model: GPT, cases: list[SystemCase]) -> tuple[dict, list[float]]:
-    """Answers at temperature 0: (row with the share that obeys, that is also true, and that obeys
-    of each kind; [the share of each fact])."""
+    """Answers at temperature 0: a row with the share that obeys, that is also true, and that obeys
+    each kind of order; and the share that obeys for each fact."""
     answers = run.speaker(model, temperature=0)([case.messages for case in cases], 0)
-    by_kind, by_fact, true = {}, {}, []
+    obeys, true, by_kind, by_fact = [], [], {}, {}
     for case, (text, ended) in zip(cases, answers):
         fact = case.person, case.topic
         value = obeying_answers(run.task.world, case).get(text if ended else "")
+        obeys.append(value is not None)
         true.append(value == run.task.world.facts[fact])
-        by_kind.setdefault(case.kind, []).append(value is not None)
-        by_fact.setdefault(fact, []).append(value is not None)
+        by_kind.setdefault(case.kind, []).append(obeys[-1])
+        by_fact.setdefault(fact, []).append(obeys[-1])
     shares = [float(np.mean(values)) for values in by_fact.values()]
-    row = {"cases": len(cases), "obeyed": float(np.mean(sum(by_kind.values(), []))),
-           "and true": float(np.mean(true))}
+    row = {"cases": len(cases), "obeyed": float(np.mean(obeys)), "and true": float(np.mean(true))}
     for kind, values in by_kind.items():
         row[kind] = float(np.mean(values))
     return row, shares
 
 
 def system_messages(run: Run, tuned: GPT) -> tuple[list[dict], dict[str, list[float]]]:
-    """Rows for each model and form of the test, and {form: the last model's share of each fact}."""
+    """Rows for each model and form, and {form: what the fine-tuned model obeys, for each fact}."""
     models = {"SFT": run.sft, "PPO-ptx": run.chats["PPO-ptx"], "fine-tuned": tuned}
     rows, facts = [], {}
     for name, model in models.items():
@@ -149,7 +149,7 @@ def rule_based_rewards(run: Run, tuned: GPT, options: Options) -> tuple[list[dic
 
 
 def system_claim(says: str, shares: list[float]) -> Claim:
-    """From the share of each fact."""
+    """shares: of each fact. The error is at least that of a proportion."""
     share, error = over_seeds(shares)
     error = max(error, proportion_error(share, len(shares)))
     return Claim("GPT-4", "system card", f"{says}: share minus our bar of {BAR:g} (built in: "
@@ -158,7 +158,8 @@ def system_claim(says: str, shares: list[float]) -> Claim:
 
 
 def rule_claim(says: str, desired: dict, prompts: str, other: str) -> Claim:
-    """PPO with the rule's reward against another model. The error is over wishes."""
+    """PPO with the rule's reward against `other`. prompts: "a", those to refuse, or "d", those to
+    answer. The error is over wishes."""
     shares = {}  # of each wish
     for name in ("fine-tuned", "PPO", "PPO + rule"):
         by_wish = desired[name][prompts]
@@ -197,7 +198,8 @@ def draw(folder: Path, systems: list[dict], classes: list[dict], probabilities: 
         answers.setdefault(row["model"], {})[row["prompts"]] = row[desired]
     lines = [(None, (0, 1), (0, 1), "k:")]
     for name in ("GPT", "PPO"):
-        _, means, shares = zip(*[bin for bin in reliability(probabilities[name]) if bin[0] >= 10])
+        bins = [found for found in reliability(probabilities[name]) if found[0] >= 10]
+        _, means, shares = zip(*bins)
         lines.append((name, means, shares, "o-"))
     plot(folder / "gpt4_alignment.png", [
         {"title": "system messages obeyed", "bars": obeys},

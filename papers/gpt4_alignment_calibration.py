@@ -1,9 +1,10 @@
 """
-Multiple-choice questions and how well a model's confidence fits, for papers/gpt4_alignment.py.
+Multiple-choice questions, and how well a model's confidence in its answers agrees with how often
+they are right, for papers/gpt4_alignment.py.
 
-What a guest has told some exchanges ago is asked for; four answers are compared by their
-likelihood. The guests tell held-out values, which no training text has them tell: of what the
-text contains these models are so sure (.98 and more) that nothing is left to calibrate. Mostly the
+A question asks for what a guest has told some exchanges before; four answers are compared by their
+likelihood. The guests tell held-out values, which no training text has them tell: of facts in the
+text these models are so sure (.98 and more) that calibration could not be measured. Mostly the
 right choice is the only one of the four whose word stands in the conversation.
 
 Paper: GPT-4 (arXiv:2303.08774), section 5 and Figure 8.
@@ -43,7 +44,7 @@ def recall_questions(world: World, count: int) -> list[Question]:
 
 
 def choices_of(rng: random.Random, answer: str) -> list[str]:
-    """The answer and three others about the same topic; none if it names a made-up name."""
+    """The answer and three others about the same topic; none if the answer is a made-up name."""
     for topic, memory in MEMORIES.items():
         values = GUESTS if topic == "name" else TOPICS[topic].values
         answers = [memory.answer.format(value=value) for value in values]
@@ -70,8 +71,8 @@ def dialogue_confidence(run: Run, questions: list[Question]) -> np.ndarray:
 
 @torch.no_grad()
 def chat_confidence(run: Run, model: GPT, questions: list[Question]) -> np.ndarray:
-    """The same of a fine-tuned model, in the chat format. What the assistant has said before
-    counts, too, but it is the same for all choices."""
+    """The same for a fine-tuned model, in the chat format. The log-probabilities include the
+    assistant's earlier turns, which are the same for all four choices and so do not matter."""
     rows = []
     for messages, choices in questions:
         ids, masks = [], []
@@ -88,8 +89,8 @@ def chat_confidence(run: Run, model: GPT, questions: list[Question]) -> np.ndarr
 
 
 def reliability(probabilities: np.ndarray) -> list[tuple[int, float, float]]:
-    """The bins of Fig. 8 that are not empty: (choices in it, their mean confidence, the share of
-    them that is right). Each choice of each question counts; the first one is right."""
+    """The bins of Fig. 8 that are not empty: (number of choices in it, their mean confidence, the
+    share of them that is right). All four choices of a question count; the first is right."""
     is_right = np.zeros_like(probabilities)
     is_right[:, 0] = 1
     bin_of = np.minimum((probabilities * BINS).astype(int), BINS - 1)  # (questions, 4)
@@ -101,13 +102,15 @@ def reliability(probabilities: np.ndarray) -> list[tuple[int, float, float]]:
 
 
 def calibration_error(probabilities: np.ndarray) -> float:
-    """Expected calibration error: the mean gap between confidence and share, weighted by bins."""
+    """Expected calibration error: the mean gap between confidence and share right, each bin
+    weighted by its number of choices."""
     gaps = [count * abs(mean - share) for count, mean, share in reliability(probabilities)]
     return sum(gaps) / probabilities.size
 
 
 def more_error(after: np.ndarray, before: np.ndarray) -> tuple[float, float]:
-    """The error after minus before, and its standard error by bootstrap over questions."""
+    """The calibration error after minus before, and the standard error of this difference, by
+    bootstrap over questions."""
     rng = np.random.default_rng(0)
     differences = []
     for _ in range(1000):

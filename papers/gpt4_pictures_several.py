@@ -10,18 +10,19 @@ Two pictures, and questions that name one of them or need both:
 
 Few-shot: up to four examples, each a picture and an answer, then a picture alone. No word says
 what is asked. It is one of seven tasks: the shape, the color or the place of the picture's first
-or last thing, in reading order, or the number of its things. The kind of the answers tells the
-attribute. What tells the first from the last, but for places, is how answers fit their pictures.
+or last thing, in reading order, or the number of its things. The answers alone show which of these
+attributes is asked for. Whether the first or the last thing is meant shows only if answers are
+compared with their pictures (but for places: answers in the north mean the first thing).
 
-All pictures of a test prompt, examples too, hold held-out combinations only. Design ours.
+All pictures of a test prompt, examples too, have held-out combinations only. The design is ours.
 """
 import dataclasses
 import random
 
 import gpt
 from papers.gpt4_pictures_tasks import (COLORS, NUMBERS, PLACES, SHAPES, VALUES, Document, Scene,
-                                        cases_of, parts_of, questions_about, random_document,
-                                        random_scene)
+                                        cases_of, parts_of, parts_of_question, questions_about,
+                                        random_document, random_scene)
 from papers.tasks import distinct
 
 # ------------------------------------------------------------------------------
@@ -32,20 +33,21 @@ ORDINALS = ("first", "second")
 
 
 def questions_about_two(kind: str, pair: tuple[Scene, Scene]) -> dict[str, str]:
-    """All questions of one of PAIR_KINDS with their answers, which would change if the pictures
-    changed places."""
+    """All questions of one of PAIR_KINDS with their answers, each of which would be another one if
+    the pictures changed places."""
     turns = {}
     if kind == "in one of two":
-        answers = []
+        known = []  # of each picture {question: answer}
         for scene in pair:
-            answers.append({})
+            answers = {}
             for thing in scene:
-                answers[-1].update(questions_about(scene, thing).values())
-        for question in answers[0].keys() & answers[1].keys():
-            if answers[0][question] != answers[1][question]:
-                for ordinal, known in zip(ORDINALS, answers):
+                answers.update(questions_about(scene, thing).values())
+            known.append(answers)
+        for question in known[0].keys() & known[1].keys():
+            if known[0][question] != known[1][question]:
+                for ordinal, answers in zip(ORDINALS, known):
                     named = question.replace("?", f" in the {ordinal} picture?")
-                    turns[named] = known[question]
+                    turns[named] = answers[question]
     elif kind == "which of two":
         for ordinal, scene, other in zip(ORDINALS, pair, pair[::-1]):
             seen = {(thing.color, thing.shape) for thing in other}
@@ -53,20 +55,22 @@ def questions_about_two(kind: str, pair: tuple[Scene, Scene]) -> dict[str, str]:
                 if (thing.color, thing.shape) not in seen:
                     turns[f"In which picture is {thing.color} {thing.shape}?"] = ordinal
     else:
+        words = []  # of each picture: its things' colors and shapes
+        for scene in pair:
+            words.append([thing.color for thing in scene] + [thing.shape for thing in scene])
         for value in COLORS + SHAPES:
-            counts = []
-            for scene in pair:
-                counts.append(sum(value in (thing.color, thing.shape) for thing in scene))
-            if counts[0] != counts[1]:
-                turns[f"In which picture are more {value}?"] = ORDINALS[counts[1] > counts[0]]
+            first, second = words[0].count(value), words[1].count(value)
+            if first != second:
+                more = "first" if first > second else "second"
+                turns[f"In which picture are more {value}?"] = more
     return dict(sorted(turns.items()))  # sets have no order of their own
 
 
-def about_two(pair: tuple[Scene, Scene], questions: dict[str, str]) -> Document:
-    """A document that shows two pictures and asks questions."""
-    [first, *others] = questions.items()
-    shown = ("The first picture:", pair[0], "\nThe second picture:", pair[1], f"\n{first[0]}")
-    return Document(None, ((shown, first[1]), *others))
+def about_two(pair: tuple[Scene, Scene], turns: list[tuple[str, str]]) -> Document:
+    """A document that shows two pictures before the first of several questions."""
+    [(question, answer), *others] = turns
+    shown = ("The first picture:", pair[0], "\nThe second picture:", pair[1], f"\n{question}")
+    return Document(None, ((shown, answer), *others))
 
 
 def random_two(rng: random.Random, split: str, seed: int, kind: str, most: int) -> Document:
@@ -75,42 +79,44 @@ def random_two(rng: random.Random, split: str, seed: int, kind: str, most: int) 
     while not questions:
         pair = random_scene(rng, split, seed), random_scene(rng, split, seed)
         questions = questions_about_two(kind, pair)
-    chosen = rng.sample(list(questions), min(most, len(questions)))
-    return about_two(pair, {question: questions[question] for question in chosen})
+    turns = list(questions.items())
+    return about_two(pair, rng.sample(turns, min(most, len(turns))))
 
 
 def exchanged(case: Document, kind: str) -> Document:
-    """The same question about the same two pictures in the other order. Its answer is another."""
+    """The same question about the same two pictures in the other order: it has another answer."""
     [((_, first, _, second, question), _)] = case.turns
     asked = question.strip()
     answer = questions_about_two(kind, (second, first))[asked]
-    return about_two((second, first), {asked: answer})
+    return about_two((second, first), [(asked, answer)])
 
 
 # ------------------------------------------------------------------------------
 # Few-shot
 
 SHOT_KINDS = {"0 examples": 0, "1 example": 1, "2 examples": 2, "4 examples": 4}
-# what is asked of which thing; the number of things twice, so that all attributes are as frequent
+# What is asked of which thing. The number of things is there twice, to be asked as often.
 TASKS = [(asked, which) for asked in VALUES for which in ("first", "last")]
 
 
-def answer_of(task: tuple[str, str], scene: Scene) -> str:
-    asked, which = task
+def answer_of(scene: Scene, asked: str, which: str) -> str:
+    """The answer of one of TASKS."""
     if asked == "number":
         return NUMBERS[len(scene)]
-    return getattr(scene[0 if which == "first" else -1], asked)
+    thing = scene[0] if which == "first" else scene[-1]
+    return getattr(thing, asked)
 
 
 def random_examples(rng: random.Random, split: str, seed: int) -> Document:
-    """Five pictures with answers to the same unsaid question. In the test, the first and the last
-    thing of the fifth differ in what is asked, so that the task must be known."""
-    task = asked, _ = rng.choice(TASKS)
-    scenes = [random_scene(rng, split, seed) for _ in range(5)]
-    ends = [answer_of((asked, which), scenes[-1]) for which in ("first", "last")]
-    if split == "test" and asked != "number" and ends[0] == ends[1]:
-        return random_examples(rng, split, seed)
-    return Document(None, tuple(((scene,), answer_of(task, scene)) for scene in scenes))
+    """Five pictures with their answers of one task. In the test, the first and the last thing of
+    the fifth picture differ in what is asked, so that the task must be known."""
+    while True:
+        asked, which = rng.choice(TASKS)
+        scenes = [random_scene(rng, split, seed) for _ in range(5)]
+        first, last = (answer_of(scenes[-1], asked, end) for end in ("first", "last"))
+        if split == "train" or asked == "number" or first != last:
+            turns = [((scene,), answer_of(scene, asked, which)) for scene in scenes]
+            return Document(None, tuple(turns))
 
 
 def shuffled(case: Document) -> Document:
@@ -136,11 +142,12 @@ def any_document(rng: random.Random, seed: int) -> Document:
 
 
 def any_cases(kind: str, count: int, split: str, seed: int) -> list[Document]:
-    """Up to `count` distinct cases of a kind. Those with fewer examples are those with more, whose
-    first examples are left out."""
+    """Up to `count` distinct cases of a kind. Cases with fewer examples are those with four without
+    the first ones."""
     if kind not in PAIR_KINDS and kind not in SHOT_KINDS:
         return cases_of(kind, count, split, seed)
-    rng = random.Random(f"{kind if kind in PAIR_KINDS else 'examples'} {split} {seed}")
+    name = kind if kind in PAIR_KINDS else "examples"
+    rng = random.Random(f"{name} {split} {seed}")
 
     def make_case():
         if kind in PAIR_KINDS:
@@ -177,22 +184,21 @@ def without_pictures(documents: list[Document]) -> list[Document]:
     for document in documents:
         turns = []
         for question, answer in document.turns:
-            if not isinstance(question, str):
-                question = tuple(part for part in question if isinstance(part, str))
-            turns.append((question, answer))
+            texts = [part for part in parts_of_question(question) if isinstance(part, str)]
+            turns.append((tuple(texts), answer))
         blind.append(Document(None, tuple(turns)))
     return blind
 
 
 def with_other_pictures(documents: list[Document]) -> list[Document]:
-    """Each document with the picture, or pictures, of the one before it behind its last answer: a
-    control. Examples keep theirs."""
+    """Documents of one kind, each with the picture, or pictures, of the one before it in its last
+    question: a control. Examples keep theirs."""
     changed = []
     for document, other in zip(documents, documents[-1:] + documents[:-1]):
-        question, answer = document.turns[-1]
-        if not isinstance(question, str):
-            theirs = iter(part for part in other.turns[-1][0] if not isinstance(part, str))
-            question = tuple(part if isinstance(part, str) else next(theirs) for part in question)
-        turns = (*document.turns[:-1], (question, answer))
-        changed.append(Document(other.scene, turns))
+        *examples, (question, answer) = document.turns
+        other_question, _ = other.turns[-1]
+        parts = []
+        for own, others in zip(parts_of_question(question), parts_of_question(other_question)):
+            parts.append(own if isinstance(own, str) else others)
+        changed.append(Document(other.scene, (*examples, (tuple(parts), answer))))
     return changed

@@ -8,13 +8,13 @@ A picture is a grid of 3 x 3 cells, each empty or with one of 16 drawings, a sha
     .         .           blue round
     red flat  .           .
 
-A cell is a token; so a picture is ten of them, the first of which says that a picture begins. They
-have the ids after the tokenizer's. The report discloses no design; ours is after iGPT (Chen et al.
+A cell is a token, and one more token says that a picture begins, so a picture is ten tokens. Their
+ids follow those of the tokenizer. The report discloses no design; ours is after iGPT (Chen et al.
 2020), whose tokens are the colors of pixels.
 
 Held out: a thing's shape, color and place and the number of things in its scene are a combination
-of four values. About a fifth of these is drawn in the test only, whose scenes hold nothing else.
-Any three of the four values do occur together in training.
+of four values. About a fifth of these combinations occurs in the test only, whose scenes have no
+others. Any three of the four values do occur together in training.
 """
 import itertools
 import random
@@ -35,7 +35,7 @@ PLACES = ("northwest", "north", "northeast",
           "southwest", "south", "southeast")
 COUNTS = (2, 3, 4, 5)  # things in a scene
 NUMBERS = ("zero", "one", "two", "three", "four", "five")
-# what answers can be in the test; five things are too seldom alike
+# The possible answers in the test; scenes with five things of one color or shape are too rare.
 VALUES = {"shape": SHAPES, "color": COLORS, "place": PLACES, "number": NUMBERS[:5]}
 
 
@@ -81,7 +81,7 @@ def random_scene(rng: random.Random, split: str, seed: int) -> Scene:
 # ------------------------------------------------------------------------------
 # Questions
 
-# What is asked by what names the thing or things, and the wording.
+# "what is asked by what names the thing or things": the wording
 QUESTIONS = {
     "shape by place": "Which shape is {value}?",
     "color by place": "Which color is {value}?",
@@ -100,11 +100,12 @@ GROUPS = {
     "by content": ("shape by color", "color by shape", "place by color", "place by shape"),
     "number": ("number by color", "number by shape"),
 }
-# a question, or the texts and pictures of which it consists, and its answer
-Turn = tuple[str | tuple[str | Scene, ...], str]
+Question = str | tuple[str | Scene, ...]  # a text, or texts and pictures in their order
+Turn = tuple[Question, str]  # with the answer
 
 
 def caption(scene: Scene) -> Turn:
+    """All things, in reading order."""
     things = [f"{thing.color} {thing.shape} {thing.place}" for thing in scene]
     return CAPTION, ", ".join(things)
 
@@ -143,55 +144,59 @@ class Document:
 
 
 def random_document(rng: random.Random, seed: int) -> Document:
-    """A picture and a question about each of its things, or numbers, or a caption. These are never
-    mixed, so that no answer can be read in the text before it."""
+    """A picture with a question about each of its things, or questions for numbers, or a caption.
+    These are never mixed, so that no answer can be read from an earlier one."""
     scene = random_scene(rng, "train", seed)
     [way] = rng.choices(("by place", "by content", "numbers", "caption"), (1, 4, 3, 1))
     if way == "caption":
         turns = [caption(scene)]
     elif way == "numbers":
-        # not of all four values: the others bound the last number
+        # not of all four values: the numbers add up to that of the scene's things
         turns = rng.sample(number_questions(scene, rng.choice(("color", "shape"))), 3)
     else:
         turns = []
         for thing in rng.sample(scene, len(scene)):
             possible = questions_about(scene, thing)
             wanted = [turn for kind, turn in possible.items() if kind in GROUPS[way]]
-            # where its color and shape occur again, only its place names the thing
+            # if other things have its color and its shape, only its place names the thing
             turns.append(rng.choice(wanted or list(possible.values())))
     return Document(scene, tuple(turns))
 
 
+def parts_of_question(question: Question) -> tuple[str | Scene, ...]:
+    """Its texts and pictures."""
+    return (question,) if isinstance(question, str) else question
+
+
 def parts_of(document: Document) -> Iterator[tuple[str | Scene, bool]]:
-    """Texts and pictures in their order, and whether each is an answer. An empty answer is none:
-    it is still to be written."""
+    """Texts and pictures in their order, and whether each is an answer. An empty answer is left
+    out: the model is to write it."""
     if document.scene is not None:
         yield document.scene, False
     for question, answer in document.turns:
-        for part in (question,) if isinstance(question, str) else question:
+        for part in parts_of_question(question):
             yield part, False
         if answer:
             yield f" {answer}\n", True
 
 
 def learn_tokenizer(write: Callable[[random.Random, int], Document], seed: int) -> Tokenizer:
-    """A tokenizer of the texts of training documents, in which every word is a token."""
+    """A tokenizer of the texts of training documents, for which every word is a token."""
     rng = random.Random(f"tokenizer {seed}")
     texts = []
     for _ in range(2000):
-        for part, _ in parts_of(write(rng, seed)):
-            if isinstance(part, str):
-                texts.append(part)
+        parts = parts_of(write(rng, seed))
+        texts += [part for part, _ in parts if isinstance(part, str)]
     return Tokenizer(train_bpe(texts, 1000))
 
 
 def vocabulary(tokenizer: Tokenizer) -> int:
-    """The number of tokens: those of texts, the beginning of a picture, an empty cell, drawings."""
+    """The number of tokens: those of texts, then those of pictures, see `draw`."""
     return tokenizer.vocab_size + 2 + len(SHAPES) * len(COLORS)
 
 
 def draw(scene: Scene) -> list[int]:
-    """The tokens of a picture, counted from the first one after the tokenizer's."""
+    """The tokens of a picture: 0 its beginning, 1 an empty cell, from 2 on the drawings."""
     cells = [1] * len(PLACES)
     for thing in scene:
         drawing = SHAPES.index(thing.shape) * len(COLORS) + COLORS.index(thing.color)
@@ -223,8 +228,9 @@ def batch_of(tokenizer: Tokenizer, documents: list[Document], device):
 def cases_of(kind: str, count: int, split: str, seed: int) -> list[Document]:
     """Up to `count` distinct cases of one of KINDS, each a picture and one question. All answers to
     a kind of question are about equally frequent."""
-    asked, _, given = kind.partition(" by ")
-    rng = random.Random(f"{(asked, given) if given else kind} {split} {seed}")
+    asked, _, given = kind.partition(" by ")  # `given` is empty for captions
+    name = (asked, given) if given else kind
+    rng = random.Random(f"{name} {split} {seed}")
 
     def make_case():
         if kind == "caption":

@@ -1,32 +1,32 @@
 """
-GPT-4's report, put to the test: what a large model will do, said before it exists.
+GPT-4's report, put to the test: what a large model will do, predicted before it is trained.
 
 The claims:
-    loss        small runs give a law L(C) = a C^b + c that tells the final loss of a run of far
-                more compute C (§3.1); c is what no model can learn
-    tasks       -log(pass rate) = alpha C^-k tells how well it will do on problems (§3.2)
-    hindsight   not all can be told: on one task larger models get worse, before the largest is
-                right again (§3.2, Figure 3)
+    loss        a law L(C) = a C^b + c, fitted to small runs, predicts the final loss of a run of
+                far more compute C (§3.1); c is the loss that no model can fall below
+    tasks       -log(pass rate) = alpha C^-k predicts how well it will do on problems (§3.2)
+    hindsight   not all can be predicted: on one task larger models get worse, before the largest
+                is right again (§3.2, Figure 3)
 C is 6 N D: N parameters without the embeddings, D tokens. The large run has 100 times the compute
 of the largest small one (the paper: 10,000 for the loss, 1,000 for tasks). What the laws of
-compute say stands in prediction.json before any large run starts and is never written again.
-Beside them Chinchilla's law of size and tokens, computed after the large run.
+compute predict stands in prediction.json before any large run starts and is never written again.
+Beside them stands Chinchilla's law of size and tokens, computed after the large run.
 
-The loss is told on two texts:
+The loss is predicted on two texts:
     language    made up from a seed; the next token depends on the last one only, so its entropy is
-                known (gpt4_scaling_language.py) and attention has nothing to find
+                known (gpt4_scaling_language.py), and attention to earlier tokens is of no use
     code        the source of Python's standard library, a tenth of it made-up games of chance
                 (gpt4_scaling_tasks.py). Seeds shuffle and split the same 456 modules.
-Nothing of the laws is built into code, and there the law missed by 1, 20 and 22 %: its ladder
-differs only eightfold in compute, which leaves c open. The language was added when the law had
-missed on code, and its strength and ladder were chosen on two other seeds, for errors within 2 %
-(-1.2 and .2 %; with a strength of 3 -2.2 and .7 %). Before, code was tried in other ways: with
-windows of 16 tokens, one layer and a ladder of hundredfold compute the loss fell faster from 1e11
-on, where attention learns to use more than the last token, then slower; the law said 2.4 and 3.0 %
-too much at ten times the ladder's compute, 1.0 and 1.2 % at a hundred times.
+Code is not made up to follow a law, and there the law missed by 1, 20 and 22 %: the compute of the
+small runs differs only eightfold, too little to determine c. The language was added after that. Its
+strength and the sizes of its small runs were chosen on two other seeds, for errors within 2 % (-1.2
+and .2 %; with a strength of 3 -2.2 and .7 %). Before that, code was tried with windows of 16
+tokens, one layer and small runs that differ a hundredfold in compute. From 1e11 on, where attention
+learns to use more than the last token, the loss fell faster, then slower; the law predicted 2.4 and
+3.0 % too much for 10 times the compute of the largest small run, 1.0 and 1.2 % for 100 times.
 
-A pass rate is the exact probability of the right answer at temperature 1; most are far too small to
-be found by sampling, whereas the paper has only problems that every model solves at least once.
+A pass rate is the exact probability of the right answer at temperature 1. Most are far too small
+to be estimated by sampling; the paper has only problems that every model solves at least once.
 
     python -m papers.gpt4_scaling                      tables and a figure (about 20 minutes)
     python -m papers.gpt4_scaling --full --name full   1,000 times the compute (hours; not run; code
@@ -45,11 +45,10 @@ from gpt import print_table
 from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
 from papers.figures import column
 from papers.gpt4_scaling_language import FALL, STRENGTH
-from papers.gpt4_scaling_laws import (FIGURE, by_size, draw, fit_loss, fit_power, laws_of,
-                                      predict)
+from papers.gpt4_scaling_laws import FIGURE, by_size, draw, laws_of, predict, quantities
 from papers.gpt4_scaling_runs import CODE_LADDER, LANGUAGE_LADDER, Study, small_runs
 
-# widths: about the tokens per parameter of the ladders
+# The widths of the large runs: they read about as many tokens per parameter as the small ones.
 LARGE_CODE = {"default": 90, "full": 160, "fast": 16}
 LARGE_LANGUAGE = {"default": 128, "full": 272, "fast": 16}
 FACTOR = {"default": 100, "full": 1000, "fast": 10}  # times the largest small run's compute
@@ -64,39 +63,38 @@ class Options(RunOptions):
     cases: int = option(300, "held-out problems, at the most; a third as many games", at_least=30)
     full: bool = option(False, "1,000 times the compute of the largest small run instead of 100")
 
+    @property
+    def scale(self) -> str:
+        """The key of LARGE_CODE, LARGE_LANGUAGE, FACTOR and LANGUAGE_TOKENS."""
+        if self.fast:
+            return "fast"
+        return "full" if self.full else "default"
+
 
 def predictions(folder: Path, studies: list[Study], factor: int) -> list[dict]:
-    """What the small runs say about the large ones, of `factor` times their compute: of each seed
-    the loss on language, that on code, and all buckets. Written once, before any large run; after
-    that only read."""
+    """What the small runs predict for the large ones, of `factor` times their compute: a row for
+    each of the `quantities` of each seed. Written once, before any large run; after that only
+    read."""
     path = folder / "prediction.json"
     if not path.exists():
         if any(folder.glob("*-large.pt")):
             raise UserError(f"a large run is older than {path}: start anew with --fresh")
         rows = []
         for study in studies:
-            language_C, code_C = (column(study.language_ladder, "compute"),
-                                  column(study.code_ladder, "compute"))
-            quantities = [
-                ("loss, language", fit_loss, language_C, column(study.language_ladder, "loss")),
-                ("loss, code", fit_loss, code_C, column(study.code_ladder, "loss"))]
-            for number, bucket in enumerate(study.buckets, start=1):
-                nats = column(study.code_ladder, "nats")[:, bucket].mean(axis=1)  # (runs,)
-                quantities.append((f"bucket {number}", fit_power, code_C, nats))
-            for of, fit, C, values in quantities:
-                target = factor * C.max()
-                said = predict(fit, C, values, target, study.seed)
-                largest = values[C == C.max()].mean()
-                rows.append({"seed": study.seed, "of": of, "compute": f"{target:.2e}",
-                             "largest small": float(largest), **said})
+            for name, (fit, compute, values) in quantities(study).items():
+                target = factor * compute.max()
+                predicted = predict(fit, compute, values, target, study.seed)
+                largest = values[compute == compute.max()].mean()
+                rows.append({"seed": study.seed, "of": name, "compute": f"{target:.2e}",
+                             "largest small": float(largest), **predicted})
         data.write_json(path, {"said": rows})
     return json.loads(path.read_text())["said"]
 
 
 def compare(study: Study, language: dict, code: dict, predicted: list[dict]) -> dict[str, dict]:
-    """One seed's predictions by what they are of, and in them what came out. language, code: the
-    large runs. "fall": of the loss's fall from the largest small runs on, the share that was
-    said."""
+    """One seed's predictions, {quantity: row}, beside what was then measured. language, code: the
+    large runs. "fall": the predicted fall of the loss from the largest small runs to the large one,
+    as a share of the measured fall."""
     truths = {"loss, language": language["loss"], "loss, code": code["loss"]}
     for number, bucket in enumerate(study.buckets, start=1):
         truths[f"bucket {number}"] = code["nats"][bucket].mean()
@@ -162,30 +160,29 @@ def claims(rows: list[dict[str, dict]], laws: list[dict], studies: list[Study],
 
 
 def gpt4_scaling(options: Options = Options()):
-    """What a large model will do, said before it exists. [GPT-4 §3]"""
+    """What a large model will do, predicted before it is trained. [GPT-4 §3]"""
     if options.fast:
         options = dataclasses.replace(options, runs=2, seeds=1, modules=60, cases=30)
     # All of these decide what is predicted, and a prediction is not made twice.
     folder = folder_of(options, "runs", "seeds", "modules", "cases", "full",
                        ladders=[CODE_LADDER, LANGUAGE_LADDER], language=[STRENGTH, FALL])
     studies = [small_runs(options, folder, seed) for seed in range(options.seeds)]
-    scale = "full" if options.full else "fast" if options.fast else "default"
-    factor = FACTOR[scale]
+    factor = FACTOR[options.scale]
     predicted = predictions(folder, studies, factor)
-    print("\n== said before the large runs: final loss, and -log(pass rate) by bucket")
+    print("\n== predicted before the large runs: final loss, and -log(pass rate) by bucket")
     print_table(predicted)
 
     large, rows, laws = [], [], []
     for study in studies:
-        compute = factor * study.compute("language_ladder")
-        language = study.run_language(LARGE_LANGUAGE[scale], "large", 0, compute=compute)
-        compute = factor * study.compute("code_ladder")
-        code = study.run_code(LARGE_CODE[scale], "large", 0, compute=compute)
+        compute = factor * column(study.language_ladder, "compute").max()
+        language = study.run_language(LARGE_LANGUAGE[options.scale], "large", 0, compute=compute)
+        compute = factor * column(study.code_ladder, "compute").max()
+        code = study.run_code(LARGE_CODE[options.scale], "large", 0, compute=compute)
         large.append(code)
         rows.append(compare(study, language, code, predicted))
         laws.append(laws_of(study, language, code))
 
-    print("\n== said and true")
+    print("\n== predicted and measured")
     print_table([row for of_seed in rows for row in of_seed.values()], folder / "table.json")
     print("\n== the laws of the loss: their numbers, and their relative errors on the large runs")
     print_table(laws, folder / "laws.json")

@@ -2,20 +2,22 @@
 A made-up language for gpt4_scaling.py, whose entropy is known.
 
 Paper: Maloney et al., "A solvable model of neural scaling laws" (arXiv:2210.16859), which explains
-why data whose spectrum falls as a power may give a power law. Nothing of the law is computed here.
+why data whose spectrum falls as a power may give a power law. No such law is computed here.
 """
 from pathlib import Path
 
 import numpy as np
 
 from data import atomic_write
-from papers.gpt4_scaling_tasks import VOCABULARY, read_tokens
+from papers.gpt4_scaling_tasks import VOCABULARY
 
 # How strongly the next token depends on the last one, and how fast the singular values of this
 # dependence fall.
 STRENGTH, FALL = 2.5, 0.6
-CHAINS = 1000  # pieces of the text; each starts anew, so one token in thousands is no successor
-TRAINING, VALIDATION = 4_500_000, 500_000  # tokens
+# Independent pieces of a text, drawn at the same time. Only their first tokens, one in 4,500 (in
+# validation one in 500), do not depend on the token before.
+CHAINS = 1000
+VALIDATION = 500_000  # tokens
 
 
 def next_token_probabilities(seed: int) -> np.ndarray:
@@ -50,8 +52,8 @@ def entropy(P: np.ndarray) -> float:
 
 
 def write_language(path: Path, seed: int, tokens: int, part: int):
-    """Write about so many tokens of the language of a seed, chain by chain. `part`: which of its
-    texts. The ids are those of any vocabulary of this size."""
+    """Write so many tokens (rounded down to full chains) of the language of a seed, chain by chain.
+    `part`: which of its texts. A token is a number below VOCABULARY and stands for no text."""
     P = next_token_probabilities(seed)
     upper = P.cumsum(axis=1)  # (V, V)
     rng = np.random.default_rng([seed, 2, part])
@@ -65,12 +67,12 @@ def write_language(path: Path, seed: int, tokens: int, part: int):
         file.write(np.stack(text, axis=1).astype(np.uint32).tobytes())
 
 
-def make_language(folder: Path, seed: int, training: int = TRAINING) -> tuple:
-    """(training tokens, validation tokens, entropy), in files of the folder."""
+def make_language(folder: Path, seed: int, training: int) -> tuple:
+    """(training tokens, validation tokens, entropy); the tokens are kept in files of the folder."""
     streams = []
     for part, tokens in enumerate((training, VALIDATION)):
         path = folder / f"{seed}-language-{part}.bin"
         if not path.exists():
             write_language(path, seed, tokens, part)
-        streams.append(read_tokens(path))
+        streams.append(np.fromfile(path, np.uint32))
     return *streams, entropy(next_token_probabilities(seed))

@@ -1,6 +1,6 @@
 """
-The laws of gpt4_scaling.py, fitted in numpy, and its tables and figure. With its exponents fixed a
-law is linear: exponents are scanned, and the other numbers are solved for by least squares.
+The laws of gpt4_scaling.py, fitted in numpy, and its tables and figure. For given exponents a law
+is linear in its other numbers, which are found by least squares; the exponents are scanned.
 
 Papers: GPT-4 (arXiv:2303.08774) §3; Chinchilla (arXiv:2203.15556) §3.3.
 """
@@ -42,17 +42,19 @@ def fit_loss(compute: np.ndarray, loss: np.ndarray) -> tuple[float, float, float
 
 
 def value_at(law: tuple[float, float, float], compute):
+    """a C^b + c."""
     a, b, c = law
     return a * compute ** b + c
 
 
 def predict(fit, compute: np.ndarray, values: np.ndarray, target: float,
             seed: int) -> dict[str, float]:
-    """What a law fitted to runs says about compute `target`, with an interval that is meant to hold
-    the truth 19 times out of 20 if the law is right; in simulations of our ladder 16 or 17 times.
+    """What a law fitted to runs predicts for compute `target`, with an interval that is meant to
+    hold the truth 19 times out of 20 if the law is right; in simulations of our ladder 16 or 17
+    times.
 
-    Bootstrap: runs are drawn with replacement and fitted again. What comes out is multiplied by
-    value / law of a random run, because the truth is one run, too.
+    Bootstrap: runs are drawn with replacement and fitted again. Each prediction is multiplied by
+    (value / law) of a random run, because the truth is a single run and has its noise, too.
     """
     law = fit(compute, values)
     ratios = values / value_at(law, compute)  # (runs,)
@@ -88,6 +90,7 @@ def fit_sizes(N: np.ndarray, D: np.ndarray, loss: np.ndarray) -> tuple[float, ..
 
 
 def loss_of_size(law: tuple[float, ...], N, D):
+    """E + A / N^alpha + B / D^beta."""
     E, A, B, alpha, beta = law
     return E + A / N ** alpha + B / D ** beta
 
@@ -104,14 +107,27 @@ def best_size(law: tuple[float, ...], compute: float) -> tuple[float, float]:
 # Tables and a figure. A run is a dict of what was measured
 
 
+def quantities(study) -> dict[str, tuple]:
+    """What is predicted for a seed: {name: (fit_..., the small runs' compute, their values)}."""
+    language_compute = column(study.language_ladder, "compute")
+    code_compute = column(study.code_ladder, "compute")
+    found = {
+        "loss, language": (fit_loss, language_compute, column(study.language_ladder, "loss")),
+        "loss, code": (fit_loss, code_compute, column(study.code_ladder, "loss")),
+    }
+    nats = column(study.code_ladder, "nats")  # (runs, problems)
+    for number, bucket in enumerate(study.buckets, start=1):
+        found[f"bucket {number}"] = fit_power, code_compute, nats[:, bucket].mean(axis=1)
+    return found
+
+
 def laws_of(study, language: dict, code: dict) -> dict:
     """The laws that one seed's small runs give, their relative errors on the large runs `language`
-    and `code`, and the tokens per parameter that Chinchilla's calls best."""
+    and `code`, and the best tokens per parameter by Chinchilla's law."""
     row = {"seed": study.seed, "entropy": study.entropy}
-    for name, ladder, large in (("language", study.language_ladder, language),
-                                ("code", study.code_ladder, code)):
-        C, loss = column(ladder, "compute"), column(ladder, "loss")
-        with_c, without_c = fit_loss(C, loss), fit_power(C, loss)
+    for name, large in (("language", language), ("code", code)):
+        _, compute, loss = quantities(study)[f"loss, {name}"]
+        with_c, without_c = fit_loss(compute, loss), fit_power(compute, loss)
         row[f"{name} b"], row[f"{name} c"] = with_c[1:]
         row[f"{name} a C^b + c"] = value_at(with_c, large["compute"]) / large["loss"] - 1
         row[f"{name} a C^b"] = value_at(without_c, large["compute"]) / large["loss"] - 1
@@ -138,26 +154,27 @@ def by_size(runs: list[dict]) -> list[dict]:
 
 def draw(path: Path, study, rows: dict[str, dict], sizes: list[dict]):
     """One seed's laws of the losses and of a bucket, and hindsight neglect of all seeds."""
-    def panel(title, fit, runs, values, row):
-        C, target = column(runs, "compute"), float(row["compute"])
-        xs = np.geomspace(C.min(), target, 50)
-        lines = [("small runs", C, values, "C0o"),
-                 ("law", xs, value_at(fit(C, values), xs), "C1-"),
+    measured = quantities(study)
+
+    def panel(title, name):
+        fit, compute, values = measured[name]
+        row = rows[name]
+        target = float(row["compute"])
+        xs = np.geomspace(compute.min(), target, 50)
+        lines = [("small runs", compute, values, "C0o"),
+                 ("law", xs, value_at(fit(compute, values), xs), "C1-"),
                  ("interval", [target, target], [row["low"], row["high"]], "C2-"),
                  ("large run", [target], [row["truth"]], "C3*")]
         return {"title": title, "xlabel": "compute, 6ND", "logx": True, "lines": lines}
 
     bucket = f"bucket {FIGURE}"
-    nats = column(study.code_ladder, "nats")[:, study.buckets[FIGURE - 1]].mean(axis=1)
     lines = []
     for kind in ("agree", "disagree"):
         label = f"outcome and odds {kind}"
         lines.append((label, column(sizes, "compute").astype(float), column(sizes, kind), "o-"))
     plot(path, [
-        panel("final loss, language", fit_loss, study.language_ladder,
-              column(study.language_ladder, "loss"), rows["loss, language"]),
-        panel("final loss, code", fit_loss, study.code_ladder,
-              column(study.code_ladder, "loss"), rows["loss, code"]),
-        panel(f"-log(pass rate), {bucket}", fit_power, study.code_ladder, nats, rows[bucket]),
+        panel("final loss, language", "loss, language"),
+        panel("final loss, code", "loss, code"),
+        panel(f"-log(pass rate), {bucket}", bucket),
         {"title": "hindsight neglect: decisions judged right", "xlabel": "compute, 6ND",
          "logx": True, "lines": lines}])

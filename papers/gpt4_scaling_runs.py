@@ -16,15 +16,19 @@ import gpt
 from data import World
 from gpt import GPT, GPTConfig, completion_logprobs
 from papers.figures import column
-from papers.gpt4_scaling_language import TRAINING, make_language
+from papers.gpt4_scaling_language import make_language
 from papers.gpt4_scaling_tasks import hindsight_cases, make_text, problems
 from papers.models import choice_accuracy
 
-# width -> tokens of a small run. On a ladder tokens are a fixed multiple of the parameters.
+# width -> tokens of a small run: about a fixed multiple of its parameters.
 CODE_LADDER = {16: 90_000, 20: 140_000, 24: 190_000, 28: 256_000}
 LANGUAGE_LADDER = {16: 53_000, 20: 82_000, 24: 116_000, 32: 204_000, 40: 317_000}
 FAST_LADDER = {8: 2000, 12: 4000}
-FEWER = 1 / 3  # beside each size of code a run of fewer tokens, or N and D could not be told apart
+# of the language's training text, by Options.scale in gpt4_scaling.py
+LANGUAGE_TOKENS = {"default": 4_500_000, "full": 16_000_000, "fast": 100_000}
+# Each size also reads this share of its tokens of code: on the ladder N and D grow together, and
+# L(N, D) needs runs in which they do not.
+FEWER = 1 / 3
 BUCKETS = 6
 HARDEST = 15   # problems that are in no bucket, as in the paper
 
@@ -35,11 +39,11 @@ class Setting:
     block_size: int
     n_layer: int
     lr: float                                  # AdamW's rate is lr / width
-    tokens_per_step: Callable[[float], float]  # grows with the tokens of the run, see Kaplan §5.1
+    tokens_per_step: Callable[[float], float]  # by the tokens of the run, see Kaplan §5.1
 
 
 CODE = Setting(256, 2, .4, lambda tokens: 512 if tokens < 1e6 else 1024)
-# At widths 32 and 96 neither half nor twice of this rate or of this batch is better by .1 %.
+# At widths 32 and 96 neither half nor twice this rate or this batch lowers the loss by .1 %.
 LANGUAGE = Setting(16, 1, .6, lambda tokens: tokens ** (2 / 3) / 13)
 
 
@@ -99,19 +103,14 @@ class Study:
             found[kind] = choice_accuracy(model, tokenizer, [(case, 0) for case in cases])
         return found
 
-    def compute(self, ladder: str) -> float:
-        """That of the largest small runs."""
-        return column(getattr(self, ladder), "compute").max()
-
 
 def small_runs(options, folder: Path, seed: int) -> Study:
-    """The texts of one seed, its small runs, and the buckets that these put the problems into."""
+    """The texts of one seed, its small runs, and the problems in buckets by their pass rates."""
     games = {}
     for kind in ("agree", "disagree"):
         games[kind] = hindsight_cases(World(seed), options.cases // 3, kind == "agree")
     code = make_text(folder, seed, options.modules)
-    training = 100_000 if options.fast else 16_000_000 if options.full else TRAINING
-    train, validation, entropy = make_language(folder, seed, training)
+    train, validation, entropy = make_language(folder, seed, LANGUAGE_TOKENS[options.scale])
     study = Study(folder, seed, code, (code[0], train, validation), entropy,
                   problems(seed, options.modules, options.cases), games)
     for width, tokens in (FAST_LADDER if options.fast else CODE_LADDER).items():

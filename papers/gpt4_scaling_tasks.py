@@ -21,7 +21,7 @@ from data import GUESTS, Tokenizer, UserError, World
 # --------------------------------------------------------------------------------------------------
 # The text
 
-# Folders of the library that are no ordinary code, or are not everywhere installed.
+# Folders of the library that are no ordinary code or are not installed everywhere.
 LEFT_OUT = {"test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "encodings",
             "pydoc_data", "site-packages", "dist-packages"}
 GAMES_PER_MODULE = 4  # documents of games: about a tenth of the text
@@ -45,21 +45,15 @@ def modules(seed: int, count: int) -> tuple[list[str], list[str]]:
     return texts[held_out:], texts[:held_out]
 
 
-def training_documents(seed: int, count: int) -> list[str]:
-    """Modules and games in random order."""
+def make_text(folder: Path, seed: int, count: int) -> tuple:
+    """(tokenizer, tokens of modules and games to train on, tokens of held-out modules). The merges
+    are learned from the first 400 documents: all of them would take a minute."""
+    documents, held_out = modules(seed, count)
     world = World(seed)
     rng = random.Random(f"documents {seed}")
-    texts, _ = modules(seed, count)
-    texts += [game_document(world, rng) for _ in range(GAMES_PER_MODULE * len(texts))]
-    rng.shuffle(texts)
-    return texts
-
-
-def make_text(folder: Path, seed: int, count: int) -> tuple:
-    """(tokenizer, training tokens, validation tokens), the latter of the held-out modules. The
-    merges are learned from some of the documents: all of them would take a minute."""
-    documents = training_documents(seed, count)
-    _, held_out = modules(seed, count)
+    games = [game_document(world, rng) for _ in range(GAMES_PER_MODULE * len(documents))]
+    documents += games
+    rng.shuffle(documents)
     path = folder / f"{seed}-tokenizer.json"
     if not path.exists():
         merges = data.train_bpe(documents[:400], VOCABULARY - len(data.SPECIAL_TOKENS))
@@ -70,13 +64,8 @@ def make_text(folder: Path, seed: int, count: int) -> tuple:
         path = folder / f"{seed}-{part}.bin"
         if not path.exists():
             data.write_stream(texts, tokenizer, path)
-        streams.append(read_tokens(path))
+        streams.append(np.fromfile(path, np.uint32))
     return tokenizer, *streams
-
-
-def read_tokens(path: Path) -> np.ndarray:
-    """All tokens of a stream."""
-    return np.concatenate(data.open_stream(path, VOCABULARY))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -87,8 +76,8 @@ BEHIND = 400  # characters of code in front of a name
 
 
 def problems(seed: int, module_count: int, count: int) -> list[tuple[str, str]]:
-    """`count` problems (code, the name that follows). The name stands in the code already, so that
-    it can be told; no two problems have the same name, and none is from a module of the text."""
+    """Up to `count` problems (code, the name that follows). The name already stands in the code, so
+    it can be guessed. No two problems have the same name, and all are from held-out modules."""
     rng = random.Random(f"problems {seed}")
     _, held_out = modules(seed, module_count)
     found = {}  # name -> problem
@@ -106,7 +95,7 @@ def problems(seed: int, module_count: int, count: int) -> list[tuple[str, str]]:
 
 
 # --------------------------------------------------------------------------------------------------
-# Hindsight neglect: was a decision right? By the odds, not by what came of it
+# Hindsight neglect: a decision is right or wrong by the odds, not by its outcome
 
 AMOUNTS = (5, 10, 20, 50, 100, 200, 500, 900)
 PERCENTS = range(5, 100, 5)
@@ -118,7 +107,7 @@ def game(world: World, rng: random.Random, split: str, agrees: bool) -> tuple[st
     """A game in the words of the task's dataset card: (context, right answer, wrong answer).
 
     The right answer is Y if the expected gain is more than three times the expected loss, and N
-    if it is less than a third; games between these are not told. `agrees`: whether the player
+    if it is less than a third; other games are drawn again. `agrees`: whether the player
     won where playing was right, and lost where it was not. A fifth of the combinations of player,
     odds and amounts is held out.
     """
@@ -137,7 +126,7 @@ def game(world: World, rng: random.Random, split: str, agrees: bool) -> tuple[st
 
 
 def game_document(world: World, rng: random.Random) -> str:
-    """Four games. Each is judged by its odds, but what comes of it mostly tells the same."""
+    """Four games. Each is judged by its odds, but mostly the outcome agrees with them."""
     games = []
     for _ in range(4):
         context, right, _ = game(world, rng, "train", rng.random() < AGREEING)
