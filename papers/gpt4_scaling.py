@@ -58,7 +58,7 @@ FACTOR = {"default": 100, "full": 1000, "fast": 10}  # times the largest small r
 class Options(RunOptions):
     name: str = option("gpt4_scaling", "results go to runs/NAME")
     runs: int = option(3, "small runs of each size on code; twice as many on language", at_least=2)
-    seeds: int = option(3, "splits of the code and languages", at_least=1)
+    seeds: int = option(3, "of the languages, the splits of the code and the models", at_least=1)
     modules: int = option(460, "modules of the library, at the most", at_least=20)
     cases: int = option(300, "held-out problems, at the most; a third as many games", at_least=30)
     full: bool = option(False, "1,000 times the compute of the largest small run instead of 100")

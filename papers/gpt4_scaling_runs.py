@@ -47,12 +47,11 @@ CODE = Setting(256, 2, .4, lambda tokens: 512 if tokens < 1e6 else 1024)
 LANGUAGE = Setting(16, 1, .6, lambda tokens: tokens ** (2 / 3) / 13)
 
 
-def train_run(setting: Setting, text: tuple, path: Path, width: int, number: int,
+def train_run(setting: Setting, text: tuple, path: Path, width: int, seed: int,
               tokens: float = 0, compute: float = 0):
     """Train a model on so many tokens, or with so much compute 6 N D, or load it: (model, what is
     known of the run). text: (tokenizer, training tokens, validation tokens)."""
     tokenizer, _, validation = text
-    seed = 1000 * width + number  # other windows at each size
     torch.manual_seed(seed)
     model = GPT(GPTConfig(tokenizer.vocab_size, setting.block_size, n_layer=setting.n_layer,
                           n_head=2, n_embd=width)).to(gpt.pick_device())
@@ -87,16 +86,21 @@ class Study:
     def path(self, name: str) -> Path:
         return self.folder / f"{self.seed}-{name}.pt"
 
+    def seed_of(self, width: int, number: int) -> int:
+        """The seed of a run's initial weights and windows."""
+        return 1_000_000 * self.seed + 1000 * width + number
+
     def run_language(self, width: int, name: str, number: int, **size) -> dict:
         """Train a model on the made-up language."""
-        _, found = train_run(LANGUAGE, self.language, self.path(f"language-{name}"), width, number,
-                             **size)
+        _, found = train_run(LANGUAGE, self.language, self.path(f"language-{name}"), width,
+                             self.seed_of(width, number), **size)
         return found
 
     def run_code(self, width: int, name: str, number: int, **size) -> dict:
         """Train a model on code; measure the problems and the games, too."""
         tokenizer = self.code[0]
-        model, found = train_run(CODE, self.code, self.path(f"code-{name}"), width, number, **size)
+        model, found = train_run(CODE, self.code, self.path(f"code-{name}"), width,
+                                 self.seed_of(width, number), **size)
         nats = [-total for total, _ in completion_logprobs(model, tokenizer, self.problems)]
         found["nats"] = np.array(nats)  # -log(pass rate), (problems,)
         for kind, cases in self.games.items():
