@@ -917,8 +917,7 @@ def instructions(world: World, split: str, count: int, seed: int,
     raise UserError(f"found only {len(drawn)} different instructions, not {count}: ask for fewer")
 
 
-def one_instruction(world: World, rng: random.Random, split: str,
-                    use_case: str) -> Instruction:
+def one_instruction(world: World, rng: random.Random, split: str, use_case: str) -> Instruction:
     """One instruction of this use case."""
     # 1. The prompt and, in `goal`, the fields of Instruction that tell what a good answer holds.
     earlier = []  # exchanges before the prompt
@@ -1035,7 +1034,7 @@ def judge(world: World, instruction: Instruction, response: str,
     invented    1 if something false is said about a person
     rude        1 if a sentence is an insult
     off         0..2 sentences that nobody asked for, that mean nothing, or that are said again;
-                courtesies are free
+                courtesies are free, but a list must come first
     unfinished  1 if the answer did not end by itself
     refused     1 if it says that it does not know
 
@@ -1046,10 +1045,7 @@ def judge(world: World, instruction: Instruction, response: str,
     wanted_sentences = split_sentences(instruction.say)
     person, topic, count = instruction.person, instruction.topic, instruction.count
     topics_said = set()  # those asked for on which a true fact was stated
-    false_values = []  # of the topic, if it is a single one
-    if topic:
-        true_value = (instruction.terse or instruction.say).rstrip(".")
-        false_values = [value for value in TOPICS[topic].values if value != true_value]
+    true_value = (instruction.terse or instruction.say).removesuffix(".")  # if there is a topic
     full_points = count + len(wanted_sentences)  # of a perfect answer
     points = 0.0
     for number, sentence in enumerate(sentences):
@@ -1074,7 +1070,7 @@ def judge(world: World, instruction: Instruction, response: str,
                 verdict["off"] += 1
         elif sentence == instruction.terse and points == 0:  # before anything else counted
             points = 0.5
-        elif topic and sentence[:-1] in false_values:
+        elif topic and sentence[:-1] in set(TOPICS[topic].values) - {true_value}:
             verdict["invented"] = 1
         elif instruction.items and number == 0:
             values, wanted = instruction.items
@@ -1493,8 +1489,7 @@ def guard_terminal():
     sys.stdout.write = lambda text: write(printable(text))
 
 
-def command_line(commands: dict[str, Callable], default: str,
-                 argv: list[str] | None = None):
+def command_line(commands: dict[str, Callable], default: str, argv: list[str] | None = None):
     """Run one command; without a name the `default` one.
 
     A command is a function whose parameters have dataclass instances as defaults. Every

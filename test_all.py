@@ -544,6 +544,7 @@ def test_the_rubric_on_answers_made_by_hand(world):
         (instruction(**fact), {
             good: 2, f"{good} {right}.": 1.5, f"{right}. {right}.": 0.5, f"{right}.": 1,
             f"{person} lives in {wrong}.": -2, f"{wrong}.": -2, "": 0, "I do not know.": 0,
+            f"{wrong}!": -2, f"{right}!": -0.5,  # true, but not one of the town's sentences
             "I do not know. I do not know.": -0.5, f"{good} Happy to help.": 2,
             f"{good} Nobody cares, you idiot.": 0, f"{good} {good}": 1.5,
             f"{good} {person}'s home is in {right}.": 1.5, f"{good} {also}": 1.5,
