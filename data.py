@@ -721,7 +721,7 @@ def ask_about_person(world: World, rng: random.Random, last: str | None) -> tupl
     town. After a stranger person and topic are None: nothing is known of "him" or "her"."""
     if last and rng.random() < .5:
         topic = rng.choice(world.topics_of(last, "train"))
-        return pronoun_question(last, topic), world.state(rng, last, topic), last, topic
+        return pronoun_question(rng, last, topic), world.state(rng, last, topic), last, topic
     if rng.random() < .2:
         question = world.ask(rng, rng.choice(world.strangers_of("train")))
         return question, rng.choice(REFUSALS), None, None
@@ -745,13 +745,15 @@ def tell(world: World, rng: random.Random, split: str, told: dict[str, str]) -> 
         telling = rng.choice(memory.tellings).format(value=value)
         tellings.append(telling.rstrip("."))
         replies.append(memory.reply.format(value=value))
-    said = " and ".join(tellings).replace(" and My", " and my")
+    said = re.sub(" and (My|Call)", lambda match: match[0].lower(), " and ".join(tellings))
     return said + ".", " ".join(replies)
 
 
-def pronoun_question(person: str, topic: str) -> str:
+def pronoun_question(rng: random.Random, person: str, topic: str) -> str:
     """A question about the person who was asked about last: "Where does she live?" """
-    return TOPICS[topic].questions[0].format(person="she" if person in WOMEN else "he")
+    subject, possessive = ("she", "her") if person in WOMEN else ("he", "his")
+    question = rng.choice(TOPICS[topic].questions).replace("{person}'s", possessive)
+    return question.format(person=subject)
 
 
 # Moods of a forum thread, (name, P(rude), P(true if not rude)), and their shares. Of all other
@@ -939,7 +941,7 @@ def one_instruction(world: World, rng: random.Random, split: str, use_case: str)
         goal = {"person": person, "topic": topic, "count": 1}
         if rng.random() < .2:  # a second question, with "he" or "she"
             asked_before = rng.choice(world.topics_of(person, "train"))
-            prompt = pronoun_question(person, topic)
+            prompt = pronoun_question(rng, person, topic)
     elif use_case == "chat":
         kinds = random_kinds(rng, rng.randint(0, 5))  # before the last exchanges
         if split == "test":  # always about something told
@@ -1506,8 +1508,7 @@ def command_line(commands: dict[str, Callable], default: str, argv: list[str] | 
             raise UserError(f"no command {name!r}: choose from {', '.join(commands)}")
         parser = argparse.ArgumentParser(
             f"{Path(sys.argv[0]).name} {name}", description=commands[name].__doc__,
-            epilog=f"commands: {', '.join(commands)}; without one: {default}",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+            epilog=f"commands: {', '.join(commands)}; without one: {default}", allow_abbrev=False)
 
         def wrong_option(message):
             raise UserError(f"{message} (try: {parser.prog} --help)")
@@ -1540,14 +1541,16 @@ def add_options(parser: argparse.ArgumentParser, group: object):
     hints = typing.get_type_hints(type(group))
     for field in dataclasses.fields(group):
         hint = hints[field.name]
+        default = getattr(group, field.name)
         kind = (*typing.get_args(hint), hint)[0]  # int | None -> int
         how = {"type": kind, "metavar": kind.__name__}
         if kind is bool:
             how = {"action": argparse.BooleanOptionalAction}
         # the only fields without a help text are those of gpt.GPTConfig
-        parser.add_argument("--" + field.name.replace("_", "-"), **how,
-                            default=getattr(group, field.name),
-                            help=field.metadata.get("help", "shape of a new model: GPTConfig"))
+        text = field.metadata.get("help", "shape of a new model: GPTConfig")
+        if default is not None and kind is not bool:
+            text += f" (default: {default})"
+        parser.add_argument("--" + field.name.replace("_", "-"), **how, default=default, help=text)
 
 
 def read_options(group: object, values: dict) -> object:

@@ -9,6 +9,8 @@ For every model and temperature a table has the share of answers that are
     answered    the answer matches the turn's pattern
     polite      no insult in it
     clean       it ended by itself, without "Q:", "Guest:" or another mark of the web's texts
+and, of 30 common first names that are told and asked for three exchanges later, the share that it
+remembers (names).
 A second table has the share of held-out prompts under each system message that get a right answer
 in the form that the message asks for, a third one the comparison of `python rlhf.py`, which is made
 at temperature 1, at the lower temperatures of chat.
@@ -87,6 +89,11 @@ CONVERSATIONS = [
     [("I have a goat.", "goat"), ("I live in Lima.", "Lima"), ("I always wear blue.", "blue"),
      ("How are you?", "fine"), ("Which pet do I have?", "goat"), ("Where do I live?", "Lima")],
 ]
+# The world has none of these; a few may occur in its web among the made-up names.
+NAMES = """\
+Jonathan Emily David Sarah Daniel Michael Robert Hannah Sophia Oliver Charlotte Jessica Kevin Brian
+Sandra Thomas Patrick Rebecca Stephen Vanessa Ahmed Priya Chen Fatima Dmitri Yuki Ingrid Lars Bjorn
+Chloe""".split()
 TRACES = re.compile(r"\b[QA]:|Guest:|Host:|<\|| says:")
 
 
@@ -131,6 +138,20 @@ def talk(speaker: Speaker, world: World, show: bool) -> list[dict]:
             if show:
                 print(f"{'+' if is_answered else '-'} {said}\n      {reply}")
     return verdicts
+
+
+def remembered(speaker: Speaker) -> float:
+    """The share of NAMES that an answer to "What is my name?" holds, three exchanges after the
+    name was told."""
+    conversations = []
+    for name in NAMES:
+        said = (f"My name is {name}.", f"Nice to meet you, {name}.", "Hello!",
+                "Hello! How can I help you?", "I am tired.", "You should get some rest.",
+                "What is my name?")
+        conversations.append([{"role": ("user", "assistant")[i % 2], "content": text}
+                              for i, text in enumerate(said)])
+    answers = speaker(conversations, 0)
+    return float(np.mean([name in text for name, (text, _) in zip(NAMES, answers)]))
 
 
 def obeyed(speaker: Speaker, world: World, count: int) -> dict[str, float]:
@@ -182,6 +203,7 @@ def chat(options: Options = Options()):
             row = {"model": name, "temperature": temperature, "turns": len(verdicts)}
             for part in ("answered", "polite", "clean"):
                 row[part] = float(np.mean([verdict[part] for verdict in verdicts]))
+            row["names"] = remembered(speaker)
             rows.append(row)
             if temperature == 0:
                 prompts = 60 if options.fast else 900
