@@ -13,7 +13,7 @@ and, of 30 common first names that are told and asked for three exchanges later,
 remembers (names).
 A second table has the share of held-out prompts under each system message that get a right answer
 in the form that the message asks for, a third one the comparison of `python rlhf.py`, which is made
-at temperature 1, at the lower temperatures of chat.
+at temperature 1, at the lower temperatures of chat, a fourth one that comparison by kind of prompt.
 
     python -m papers.chat                   on runs/instructgpt (made if it is missing)
     python -m papers.chat --show            prints every turn
@@ -31,7 +31,7 @@ from data import RUDE, World, command_line, option
 from gpt import print_table
 from papers.claims import RunOptions, folder_of
 from papers.instructgpt_run import Run, base_of, load_run
-from rlhf import Speaker
+from rlhf import Speaker, win_rate
 
 # (what the user says, the pattern of a good answer). Upper and lower case do not matter;
 # `pattern_of` replaces {...}.
@@ -189,6 +189,35 @@ def by_temperature(run: Run) -> list[dict]:
     return rows
 
 
+def by_use_case(run: Run) -> list[dict]:
+    """Where PPO helps: for each kind of prompt in the README's comparison the mean helpfulness,
+    which the rubric gives, and the win rate against SFT, of three answers at temperature 1. "facts"
+    are those asked for (0 where a system message asks for one word or for silence)."""
+    world, test = run.task.world, run.task.test
+    prompts = [prompt.messages for prompt in test]
+    golds, helpful = {}, {}  # model -> the values of all first answers, all second ones, all third
+    for name, model in run.chats.items():
+        golds[name], helpful[name] = [], []
+        for seed in (6, 7, 8):
+            for prompt, answer in zip(test, run.speaker(model)(prompts, seed)):
+                golds[name].append(data.gold(world, prompt, *answer))
+                helpful[name].append(data.judge(world, prompt, *answer)["helpful"])
+    baseline = []  # other answers by SFT
+    for seed in (3, 4, 5):
+        baseline += run.task.gold(run.speaker(run.chats["SFT"])(prompts, seed))
+    kinds = [f"{prompt.use_case}, facts: {prompt.count}" for prompt in test] * 3
+    rows = []
+    for kind in sorted(set(kinds), key=kinds.count, reverse=True):
+        indices = [i for i, other in enumerate(kinds) if other == kind]
+        row = {"kind": kind, "prompts": len(indices) // 3}
+        for name in run.chats:
+            won = [golds[name][i] for i in indices], [baseline[i] for i in indices]
+            row[f"{name} helpful"] = float(np.mean([helpful[name][i] for i in indices]))
+            row[f"{name} wins"] = win_rate(*won)["win"]
+        rows.append(row)
+    return rows
+
+
 def chat(options: Options = Options()):
     """Chat with SFT, PPO and PPO-ptx and print the share of good answers."""
     base, shape = base_of(options)
@@ -213,6 +242,8 @@ def chat(options: Options = Options()):
     print_table(systems, folder / "system.json")
     print("\nthe ladder by temperature")
     print_table(by_temperature(run), folder / "temperature.json")
+    print("\nby kind of prompt, temperature 1")
+    print_table(by_use_case(run), folder / "kinds.json")
 
 
 if __name__ == "__main__":
