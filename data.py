@@ -20,7 +20,7 @@ Used everywhere, explained in section 7: a UserError ends the program with one l
 what is wrong; `reading` makes one of an error while a file is read; `atomic_write` writes a file
 that appears whole or not at all.
 
-Letters: B batch, T time (tokens).
+Shapes: B batch size, T sequence length.
 """
 from __future__ import annotations
 
@@ -745,6 +745,7 @@ def tell(world: World, rng: random.Random, split: str, told: dict[str, str]) -> 
         telling = rng.choice(memory.tellings).format(value=value)
         tellings.append(telling.rstrip("."))
         replies.append(memory.reply.format(value=value))
+    # "I have a dog and My name is Kim" -> "I have a dog and my name is Kim"
     said = re.sub(" and (My|Call)", lambda match: match[0].lower(), " and ".join(tellings))
     return said + ".", " ".join(replies)
 
@@ -964,12 +965,11 @@ def one_instruction(world: World, rng: random.Random, split: str, use_case: str)
     # 2. A rule, if the answer is one fact. SILENT about another topic leaves `goal` as it is.
     rule = ""
     if goal.get("topic"):  # of this person
-        terse = world.facts[person, topic] + "."
-        goal["terse"] = terse
+        goal["terse"] = world.facts[person, topic] + "."
         if rng.random() < .4:
             rule = random_rule(rng, topic)
         if rule == ONE_WORD:  # the word in place of the sentence; another value is a lie
-            goal = {"say": terse, "topic": topic}
+            goal = {"say": goal["terse"], "topic": topic}
         elif rule == SILENT.format(topic=topic):
             goal = {"say": NOT_ALLOWED}
         elif rule == POLITE:
@@ -1002,11 +1002,10 @@ def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> l
         values, count = instruction.items
         answer = join_list(rng.sample(values, count)) + "."
     elif instruction.person:
-        topics, count = [instruction.topic], instruction.count
+        count = instruction.count
         if count == 3:
             count = rng.choice((1, 1, 2, 3))  # labelers are lazy
-        if not instruction.topic:
-            topics = rng.sample(list(TOPICS), count)
+        topics = [instruction.topic] if instruction.topic else rng.sample(list(TOPICS), count)
         facts = " ".join([world.state(rng, instruction.person, topic) for topic in topics])
         if is_terse:
             facts = instruction.terse
@@ -1031,12 +1030,12 @@ def judge(world: World, instruction: Instruction, response: str,
           ended: bool = True) -> dict[str, float]:
     """Judge an answer sentence by sentence in the words of RUBRIC:
 
-    helpful     0..1, the share of what was asked for; a terse right answer ("Oslo.") counts 0.5,
-                also in front of a sentence
+    helpful     0..1, the share of what was asked for; a right terse answer ("Oslo.") is half a
+                point, if nothing before it has earned one
     invented    1 if something false is said about a person
     rude        1 if a sentence is an insult
-    off         0..2 sentences that nobody asked for, that mean nothing, or that are said again;
-                courtesies are free, but a list must come first
+    off         0..2 sentences that nobody asked for, that mean nothing, or that are said again,
+                and a list that is wrong or not the first sentence; courtesies are free
     unfinished  1 if the answer did not end by itself
     refused     1 if it says that it does not know
 
@@ -1047,7 +1046,7 @@ def judge(world: World, instruction: Instruction, response: str,
     wanted_sentences = split_sentences(instruction.say)
     person, topic, count = instruction.person, instruction.topic, instruction.count
     topics_said = set()  # those asked for on which a true fact was stated
-    true_value = (instruction.terse or instruction.say).removesuffix(".")  # if there is a topic
+    true_value = (instruction.terse or instruction.say).removesuffix(".")  # read if there is a topic
     full_points = count + len(wanted_sentences)  # of a perfect answer
     points = 0.0
     for number, sentence in enumerate(sentences):

@@ -25,9 +25,8 @@ Contents
     8. Checkpoints and published weights: load_model, load_pretrained, export_pretrained
     9. Commands: RunLog, print_table, pretrain, sample, export
 
-Shapes: B batch size, T sequence length, S keys, P prompt length, R response length, N tokens
-where a mask is 1, C = n_embd, nh = n_head, hs = C / nh, V = vocab_size, W processes. idx holds
-token ids.
+Shapes: B batch size, T sequence length, S keys, P prompt length, N tokens where a mask is 1,
+C = n_embd, nh = n_head, hs = C / nh, V = vocab_size, W processes. idx holds token ids.
 """
 from __future__ import annotations
 
@@ -85,7 +84,7 @@ class GPTConfig:
 
 def attention(q, k, v, window: int | None = None, positions=None):
     """softmax(q k^T / sqrt(hs) + mask) v: q (B, nh, T, hs), k and v (B, nh, S, hs) ->
-    (B, nh, T, hs), in O(T S) memory. [Vaswani et al. 2017 eq. 1]
+    (B, nh, T, hs). [Vaswani et al. 2017 eq. 1]
 
     The query at position i sees the keys i - window < j <= i; without a window, all j <= i.
     Queries are at positions 0 ... T - 1, or with a KVCache (section 4) at `positions` (B, T).
@@ -98,8 +97,8 @@ def attention(q, k, v, window: int | None = None, positions=None):
     is_hidden = j > i  # (B or 1, 1, T, S)
     if window is not None:
         is_hidden = is_hidden | (j <= i - window)
-    # Added, not filled in, because the mask has T S elements and the scores B nh T S. -inf, not a
-    # finite number: softmax gives it weight 0, however negative visible scores are.
+    # Added, not filled in, because that takes less time. -inf, not a finite number: softmax gives
+    # it weight 0, however negative visible scores are.
     mask = torch.zeros_like(is_hidden, dtype=q.dtype).masked_fill(is_hidden, -math.inf)
     scores = (q / math.sqrt(hs)) @ k.mT  # (B, nh, T, S)
     scores += mask
@@ -126,8 +125,8 @@ class CausalSelfAttention(nn.Module):
             k, v = cache.store(self.layer, k, v)  # all so far: (B, nh, S, hs) each
             y = attention(q, k, v, self.window, cache.positions)
         elif x.is_cuda or x.size(1) > 128:
-            # The same (section 5): in less memory, faster for long rows, and in float32 where
-            # mixed_precision would let `attention` compute the scores in bfloat16.
+            # The same (section 5): in less memory, for rows of more than about 250 tokens in less
+            # time, and in float32 where mixed_precision would compute the scores in bfloat16.
             y = fused_attention(q, k, v, self.window)
         else:
             y = attention(q, k, v, self.window)
@@ -268,8 +267,8 @@ for _name, _layers, _heads, _width in (
 # scores, gradients) are divided: each process computes its share of the rows, and `update`
 # sums the gradients. W processes train like one, up to rounding and dropout.
 #
-# A first reader may assume W = 1. Then my_share(batch) is the batch, all_reduce(x) is x,
-# my_part(mean, count) is the mean (0 if count is 0), and gather_rows returns its first argument.
+# A first reader may assume W = 1. Then my_share, all_reduce, my_part and gather_rows each return
+# their first argument.
 
 
 def join_processes():
@@ -335,9 +334,9 @@ def gather_rows(own, mine, n_rows: int):
 
 def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = None,
                       top_p: float | None = None):
-    """logits (B, V) -> ids (B,). top_k keeps the k most likely tokens; top_p the smallest set of
-    most likely tokens whose probabilities sum to top_p. A token exactly as likely as the last
-    one that is kept is kept, too.
+    """logits (B, V) -> ids (B,). top_k keeps the k most likely tokens; top_p, of these, the
+    smallest set of most likely tokens whose probabilities sum to top_p or more. A token exactly as
+    likely as the last one that is kept is kept, too.
 
     u (B,), uniform in [0, 1), is the random part. `generate` draws it for each row and step, so
     that a row's random numbers do not depend on when other rows end.
@@ -358,8 +357,9 @@ def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = N
         smallest_kept = ordered.gather(1, kept - 1)  # (B, 1)
         logits = logits.masked_fill(logits < smallest_kept, -math.inf)
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, V)
-    # Take the first token whose cumulative probability exceeds u. By rounding, the last one may
-    # not be 1: u is scaled by it, and by a number just below 1, so that u stays below it.
+    # Take the first token whose cumulative probability exceeds u. By rounding, the total, which is
+    # the last of them, may not be 1: u is scaled by it, and by a number just below 1, so that u
+    # stays below it.
     u = u[:, None] * cumulative[:, -1:] * (1 - torch.finfo(torch.float32).eps)  # (B, 1)
     return torch.searchsorted(cumulative, u, right=True).squeeze(1)
 
@@ -816,8 +816,8 @@ def mixed_precision(device):
 def evaluate(model, tokenizer, stream: np.ndarray,
              max_tokens: int = 32_768) -> dict[str, float]:
     """{"loss": mean nats per token, "bits_per_byte": ...} over about max_tokens of a stream, in
-    evenly spaced windows. Bits per byte can be compared between tokenizers; the loss of control
-    tokens counts there, their bytes do not. Puts the model into eval mode."""
+    evenly spaced windows. Bits per byte can be compared between tokenizers: the loss of all tokens
+    over the bytes of the text, to which control tokens add none. Puts the model into eval mode."""
     model.eval()
     T = min(model.config.block_size, len(stream) - 1)
     if T < 1:

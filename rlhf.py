@@ -16,7 +16,8 @@ rlhf.py: from a text predictor to an assistant. SFT -> reward model -> PPO-ptx -
 
 Papers: InstructGPT (Ouyang et al. 2022, arXiv:2203.02155); what it does not state comes from
 Stiennon et al. 2020 (arXiv:2009.01325) and Ziegler et al. 2019 (arXiv:1909.08593);
-PPO (arXiv:1707.06347); GAE (arXiv:1506.02438).
+PPO, proximal policy optimization (arXiv:1707.06347); GAE, generalized advantage estimation
+(arXiv:1506.02438).
 
     reward model   loss = - 1/C(K,2) E [ log sigmoid( r(x, y_w) - r(x, y_l) ) ]       eq. (1)
     policy         objective = E_(x,y)~pi [ r(x, y) - beta log( pi(y|x) / pi_SFT(y|x) ) ]
@@ -36,11 +37,11 @@ Contents
     8. Chat: chat
     9. Your own data and reward: FileTask, load_function, TextReward
 
-Shapes: B batch size, T sequence length, P prompt length, R response length, K responses to one
-prompt, C = n_embd, V = vocab_size, N response tokens. In the equations x is a prompt, y a
-response, y_w the better and y_l the worse of two, pi(y|x) the probability of y under the policy,
-the GPT that PPO trains; C(K,2) = K (K-1) / 2 is the number of pairs. beta is kl_coef, gamma is
-ptx_coef (ptx: pretraining text, which is the x of the last term).
+Shapes: B batch size, T sequence length, P prompt length, K responses to one prompt, C = n_embd,
+V = vocab_size, N response tokens. In the equations x is a prompt (in the last term a pretraining
+text, ptx), y a response, y_w the better and y_l the worse of two. C(K,2) = K (K-1) / 2 is the
+number of pairs. pi(y|x) is the probability of y under the policy, the GPT that PPO trains. beta
+is kl_coef, gamma is ptx_coef.
 
 r(x, y) is called the *score*: one number per response, from the reward model or your --reward
 function. A *reward* belongs to one token, see `token_rewards`; `reward` in a log is the sum over
@@ -104,8 +105,8 @@ def whiten(x, mask):
 
 def response_mask(ids, starts, ends):
     """starts, ends (B,) -> mask (B, T-1): 1 if the next token's index is in start ... end - 1."""
-    next_token = torch.arange(1, ids.size(1), device=ids.device)  # (T-1,)
-    return ((next_token >= starts[:, None]) & (next_token < ends[:, None])).float()
+    index = torch.arange(1, ids.size(1), device=ids.device)  # (T-1,), of the next token
+    return ((index >= starts[:, None]) & (index < ends[:, None])).float()
 
 
 def last_index(mask):
@@ -120,7 +121,7 @@ def hidden_states(model, ids, mask):
     row's last response token must not be used."""
     lengths = last_index(mask) + 2  # (B,): the last response token is at last_index + 1
     # States are kept in float32, also on CUDA, so that logits are computed in float32: rounded to
-    # bfloat16, logits would put the KL off by up to .6 nats.
+    # bfloat16, they would put log(pi / pi_SFT) of section 4 off by up to .6 nats.
     states = model.wte.weight.new_zeros(*ids.shape, model.config.n_embd)  # (B, T, C)
     for rows in lengths.argsort().chunk(2):
         longest = int(lengths[rows].max())  # of this half
@@ -135,7 +136,7 @@ def response_logprobs(model, ids, mask):
     is_response = mask.bool()
     states = hidden_states(model, ids, mask)[:, :-1][is_response]  # (N, C)
     targets = ids[:, 1:][is_response]  # (N,)
-    parts = []  # in pieces: without gradients no (N, V) logits are in memory at once
+    parts = []  # in pieces: under no_grad the (N, V) logits are never in memory at once
     for state, target in zip(states.split(4096), targets.split(4096)):
         logits = F.linear(state, model.wte.weight)  # (n, V), n <= 4096
         parts.append(-F.cross_entropy(logits, target, reduction="none"))
@@ -255,9 +256,9 @@ def ranking_loss(scores, ranks=None):
     Without ranks, each row of scores has the best answer first.
 
     All C(K,2) pairs of a prompt are one batch element, and each pair has weight 1/C(K,2); ties are
-    dropped (C.2), and the others then weigh more. With the pairs shuffled into separate elements,
-    each answer would get K - 1 gradient updates per epoch, and the paper's reward model overfitted
-    in one epoch (§3.5). One element also takes K forward passes, not C(K,2).
+    dropped (C.2), and the others then weigh more. Pairs shuffled into separate elements would give
+    each answer K - 1 gradient updates per epoch; trained so, the paper's reward model overfitted in
+    one epoch (§3.5). One element also takes K forward passes, not C(K,2).
     """
     if ranks is None:
         ranks = torch.arange(scores.size(1), device=scores.device).expand_as(scores)
@@ -281,7 +282,7 @@ def better_pairs(ranks):
     return (ranks[:, :, None] < ranks[:, None, :]) & (ranks[:, :, None] >= 0)
 
 
-def comparison_scores(model, tokenizer, comparisons: list[Comparison]):
+def comparison_scores(model: RewardModel, tokenizer, comparisons: list[Comparison]):
     """(scores, ranks), both (B, K), of comparisons; padding has rank -1. An answer that stopped
     at the length limit is scored without <|end|>, since the model did not write one."""
     rows = []
@@ -299,7 +300,7 @@ def comparison_scores(model, tokenizer, comparisons: list[Comparison]):
     return scores, ranks
 
 
-def train_reward_model(model, tokenizer, comparisons: list[Comparison],
+def train_reward_model(model: RewardModel, tokenizer, comparisons: list[Comparison],
                        demonstrations: list[list[dict]], config: RewardConfig, log):
     """Train for one epoch, in place. The loss depends on differences of scores only, so at the
     end the bias is set such that demonstrations score 0 on average (§3.5). PPO's unfinished_cap
@@ -324,7 +325,7 @@ def train_reward_model(model, tokenizer, comparisons: list[Comparison],
 
 
 @torch.no_grad()
-def pair_accuracy(model, tokenizer, comparisons: list[Comparison]) -> float:
+def pair_accuracy(model: RewardModel, tokenizer, comparisons: list[Comparison]) -> float:
     """The share of pairs, without ties, that the scores order as the ranks do."""
     correct = pairs = 0
     for batch in chunks(comparisons, 32):
@@ -382,8 +383,8 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
     Summed over an answer, the log-ratio is an estimate of KL(pi || pi_SFT): that is its mean over
     answers sampled from pi, although it may be negative for one of them. Schulman's note
     "Approximating KL Divergence" (2020) calls it k1. The note's k3, ratio - 1 - log(ratio) with
-    ratio = pi_SFT / pi, varies less near pi_SFT, but as a reward it leads along another gradient
-    than that of beta KL.
+    ratio = pi_SFT / pi, varies less near pi_SFT, but used as a reward it would not give the
+    gradient of beta KL.
     """
     penalties = -kl_coef * (logprobs - ref_logprobs)  # (B, T-1)
     is_last = F.one_hot(last_index(mask), mask.size(1))  # (B, T-1)
@@ -417,7 +418,7 @@ class Rollout:
     ids: torch.Tensor            # (B, T) prompt, response, pads
     mask: torch.Tensor           # (B, T-1) 1 where the next token belongs to the response
     ended: torch.Tensor          # (B,) whether the response has an <|end|>
-    logprobs: torch.Tensor       # (B, T-1) under the policy that wrote the answers
+    logprobs: torch.Tensor       # (B, T-1) under the policy that wrote the answers, pi_old
     ref_logprobs: torch.Tensor   # (B, T-1) under the SFT model
     scores: torch.Tensor         # (B,) at most unfinished_cap where not ended
     rewards: torch.Tensor        # (B, T-1)
@@ -428,7 +429,7 @@ class Rollout:
     def map(self, function: Callable) -> Rollout:
         """A Rollout with function(tensor) in place of each tensor."""
         tensors = [getattr(self, field.name) for field in dataclasses.fields(self)]
-        return Rollout(*map(function, tensors))
+        return Rollout(*[function(tensor) for tensor in tensors])
 
     def __getitem__(self, rows) -> Rollout:
         """A Rollout of some rows: a minibatch."""
@@ -452,13 +453,13 @@ class Rollout:
 def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict]],
              config: PPOConfig, generator, value_model=None) -> Rollout:
     """Answer the prompts, score the answers, and compute each token's reward, value (0 without
-    a value_model) and advantage.
+    a value_model) and advantage. reference: the SFT model.
 
     Tokens are sampled at temperature 1 without top_k or top_p: otherwise they would come from
     another distribution than pi, and the mean of log(pi / pi_SFT) would be no estimate of the KL.
     """
     room = policy.config.block_size - config.max_response
-    # [0]: the ids, not the mask. A conversation that is too long loses its oldest exchanges.
+    # A conversation that is too long loses its oldest exchanges.
     prompt_rows = [data.fit(tokenizer, messages, room)[0] for messages in prompts]
     prompt_ids, lengths = to_tensors(prompt_rows, tokenizer.pad, policy.device)  # (B, P), (B,)
     responses = gpt.generate(policy, prompt_ids, config.max_response, lengths,
@@ -496,10 +497,10 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2
 
         ratio = pi / pi_old          loss = - mean min( ratio A, clip(ratio, 1 - eps, 1 + eps) A )
 
-    In the first minibatch of a batch pi is still pi_old. Every ratio is then 1 and has the
-    gradient of log pi: a plain policy gradient step. Later, clipping removes the gradient of a
-    token whose ratio has moved by more than eps = cliprange in the direction that its advantage
-    asks for.
+    pi_old is the policy as it was in `roll_out`. In an iteration's first minibatch pi is still
+    pi_old, so every ratio is 1 and has the gradient of log pi: a plain policy gradient step. Later,
+    clipping removes the gradient of a token whose ratio has moved by more than eps = cliprange in
+    the direction that its advantage asks for.
     """
     log_ratio = logprobs - old_logprobs  # both are 0 where the mask is 0
     ratio = log_ratio.exp()
@@ -516,8 +517,8 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2
 
 def value_loss(values, old_values, returns, mask, cliprange: float = 0.2):
     """Half the mean squared error of the values or, where it is larger, of the values clipped to
-    old_values +- cliprange: all (B, T-1) -> scalar. So a value gains nothing by moving further
-    than cliprange on one batch."""
+    old_values (those of `roll_out`) +- cliprange: all (B, T-1) -> scalar. So a value gains nothing
+    by moving further than cliprange in one iteration."""
     clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
     errors = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
     return 0.5 * masked_mean(errors, mask)
@@ -738,8 +739,8 @@ class WorldTask:
         other answer to each prompt, then of a second one, and so on. "refused" is the share of
         refusals where the answer could be known, "admits" that of right ones where it could not."""
         golds = self.gold(answers)
-        repeats = len(baseline) // len(golds)  # each answer is compared with so many others
-        grades = win_rate(golds * repeats, baseline)  # the list of golds, so many times over
+        repeats = len(baseline) // len(golds)
+        grades = win_rate(golds * repeats, baseline)  # each answer against `repeats` others
         grades["gold"] = float(np.mean(golds))
         known, unknown = [], []
         for instruction, answer in zip(self.test, answers):
@@ -756,13 +757,13 @@ class WorldTask:
 
 def show_answers(task, answers: dict):
     """Print every model's answers to up to three prompts, of different kinds if there are any."""
-    kinds = {(prompt.use_case, prompt.unknowable): i for i, prompt in enumerate(task.test)}
-    # the last prompt of each kind, then all others; the dict drops repetitions
-    distinct = dict.fromkeys([*kinds.values(), *range(len(task.test))])
+    last_of_kind = {(asked.use_case, asked.unknowable): i for i, asked in enumerate(task.test)}
+    # these first, then all others; the dict drops repetitions
+    distinct = dict.fromkeys([*last_of_kind.values(), *range(len(task.test))])
     for i in list(distinct)[:3]:
         print("\n" + " / ".join(message["content"] for message in task.test[i].messages))
-        for name, texts in answers.items():
-            text, ended = texts[i]
+        for name, pairs in answers.items():
+            text, ended = pairs[i]
             print(f"    {name:14s} {text}" + ("" if ended else " …"))
 
 
