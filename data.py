@@ -1046,7 +1046,7 @@ def judge(world: World, instruction: Instruction, response: str,
     wanted_sentences = split_sentences(instruction.say)
     person, topic, count = instruction.person, instruction.topic, instruction.count
     topics_said = set()  # those asked for on which a true fact was stated
-    true_value = (instruction.terse or instruction.say).removesuffix(".")  # read if there is a topic
+    true_value = (instruction.terse or instruction.say).removesuffix(".")  # for a topic only
     full_points = count + len(wanted_sentences)  # of a perfect answer
     points = 0.0
     for number, sentence in enumerate(sentences):
