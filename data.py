@@ -1256,6 +1256,8 @@ def load_comparisons(path: str | Path, least: int = 2) -> list[Comparison]:
 def parse_record(place: str, record: dict) -> Comparison:
     """One record of any of the shapes above; a single answer has rank 0. ValueError says why
     one of a known shape cannot be used."""
+    if record.get("history"):  # earlier exchanges, in some files of Alpaca's shape
+        raise ValueError("a history, which is not read")
     parts = [find(record, QUESTION), *map(record.get, EXTRA)]
     parts = [part for part in parts if part not in (None, "")]  # text, or a list of turns
     answer, whole = find(record, ANSWER), find(record, CONVERSATION)
@@ -1276,15 +1278,16 @@ def parse_record(place: str, record: dict) -> Comparison:
         answers, utilities = zip(*ranked)
     elif parts and answer is not None:
         answers, utilities = [answer], [0]
-        if record.get("label") == 0:  # or false; as in KTO's data, one answer and a verdict
-            raise ValueError("labeled as a bad answer")
     elif whole is not None:
         parts, answers, utilities = [], [whole], [0]
-    elif None in map(record.get, record.keys() & {*QUESTION, *ANSWER, *ANSWERS}):  # JSON's null
+    elif any(record[key] in (None, "") for key in record.keys() & {*QUESTION, *ANSWER, *ANSWERS}):
         raise ValueError("an empty prompt or answer")
     else:
         raise UserError(f"{place}: no question with an answer under {', '.join(record)}; "
                         "data.py section 6 lists the keys that are read")
+
+    if len(answers) == 1 and 0 in (record.get("label"), record.get("kto_tag")):  # 0 or false
+        raise ValueError("labeled as a bad answer")  # in KTO's data
 
     if all(isinstance(part, str) for part in parts):  # without any part: one empty text
         parts = ["\n\n".join(parts)]
@@ -1376,9 +1379,11 @@ def reading(path: str | Path, kind: str) -> Iterator[None]:
     names what is wrong already."""
     try:
         yield
-    except (UserError, FileNotFoundError):
+    except (UserError, FileNotFoundError, PermissionError, MemoryError):
         raise
-    except Exception:
+    except Exception as error:
+        if "allocate" in str(error):  # PyTorch is out of memory
+            raise
         raise UserError(f"{path} is not {kind}, or it is damaged") from None
 
 
@@ -1416,7 +1421,8 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
 
     settings.json in it holds what the run was asked for, and size and date of each file that
     a setting names (as FILE, FILE.py:FUNCTION or a folder of files). A folder with results of
-    other settings is a UserError; `fresh` empties it first of the files that runs write.
+    other settings is a UserError; `fresh` first moves all that runs write to .replaced in it, in
+    place of what an earlier `fresh` has left there.
     """
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):  # nothing outside of runs/
         raise UserError(f"the name of a run takes letters, digits, '.', '-' and '_', not {name!r}")
@@ -1451,8 +1457,9 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
             if path.samefile(file):
                 raise UserError(f"{path} is in the folder that --fresh empties: move it, or "
                                 "choose another --name")
+        (folder / ".replaced").mkdir(exist_ok=True)
         for path in written:
-            path.unlink()
+            path.replace(folder / ".replaced" / path.name)
     elif any(path.suffix in (".pt", ".bin", ".json") and path.name != "settings.json"
              for path in written):
         with reading(folder / "settings.json", "a run's settings"):
@@ -1518,6 +1525,7 @@ def command_line(commands: dict[str, Callable], default: str, argv: list[str] | 
             add_options(parser, group)
         values = vars(parser.parse_args(argv))
         commands[name](*[read_options(group, values) for group in groups])
+        sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -1189,7 +1189,7 @@ class PretrainOptions:
     """Options of `pretrain`, in addition to those of TrainConfig and GPTConfig."""
     data: str = option("world", "the embedded world, a file or a folder")
     name: str = option("pretrain", "results go to runs/NAME")
-    fresh: bool = option(False, "train anew")
+    fresh: bool = option(False, "train anew; the old files go to runs/NAME/.replaced")
 
 
 def pretrain(options: PretrainOptions = PretrainOptions(), config: TrainConfig = TrainConfig(),
@@ -1243,6 +1243,9 @@ def export(options: ExportOptions = ExportOptions()):
     if files - {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
                 "tokenizer_config.json"}:
         raise UserError(f"{options.folder} has other files: export to a --folder of its own")
+    tokens = Path(options.folder, "tokenizer.json")  # the first file that an export writes
+    if files and not (tokens.exists() and "<|assistant|>" in tokens.read_text(encoding="utf-8")):
+        raise UserError(f"{options.folder} holds a model that is no export: name another --folder")
     export_pretrained(model, tokenizer, options.folder)
     print(f"{options.folder}: AutoModelForCausalLM.from_pretrained opens it")
 

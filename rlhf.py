@@ -790,7 +790,7 @@ class Options:
     max_response: int = option(32, "maximal number of tokens of an answer", at_least=1)
     test_prompts: int = option(480, "held-out prompts that every model answers", at_least=16)
     seed: int = option(0, "another seed is another town and another run")
-    fresh: bool = option(False, "train every stage anew")
+    fresh: bool = option(False, "train every stage anew; the old files go to runs/NAME/.replaced")
 
 
 def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["laptop"]):
@@ -803,6 +803,8 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
     settings = {**dataclasses.asdict(options), **dataclasses.asdict(shape)}
     for key in ("name", "fresh", "test_prompts"):  # training does not depend on these
         settings.pop(key)
+    constants = gpt.TrainConfig(), SFTConfig(), RewardConfig(), PPOConfig()
+    settings["constants"] = [dataclasses.asdict(config) for config in constants]
     folder = data.run_folder(run_name, settings, options.fresh)
     task = FileTask(options) if is_own else WorldTask(options.seed, options.test_prompts)
     how_to_talk = f"talk to it: python rlhf.py chat --max-response {options.max_response} --model"
@@ -929,8 +931,11 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     if isinstance(task, FileTask):
         task.leave_out_long(tokenizer, block_size, options.max_response)
     if tokenizer.vocab_size > model.config.vocab_size:
-        torch.manual_seed(options.seed)
+        known = model.wte.weight.detach()  # (V, C)
         gpt.grow_vocabulary(model, tokenizer.vocab_size)
+        # GPT-2's logits are far below 0, so that a new token with a logit near 0 would be the most
+        # likely one: start from the mean of all tokens.
+        model.wte.weight.data[len(known):] = known.mean(dim=0)
     model.config = dataclasses.replace(model.config, block_size=block_size)
     model.wpe.weight = nn.Parameter(model.wpe.weight[:block_size].detach().clone())
     print(f"{options.init}: {model.num_params():,} parameters, context {block_size}; it keeps its "

@@ -665,7 +665,8 @@ NOT_USABLE = {  # the reason that is counted: records of a known shape
     "an empty prompt": [
         {**PAIR, "rejected": " "}, {**PAIR, "prompt": " "}, {**PAIR, "prompt": ""},
         {"chosen": "a", "rejected": "b"}, {"messages": "hi"},
-        {"prompt": "x", "response": None}, {"prompt": None, "output": "x"}],
+        {"prompt": "x", "response": None}, {"prompt": None, "output": "x"},
+        {"instruction": "", "input": "", "output": "x"}],
     "no answer after a question": [
         {**PAIR, "prompt": [user("hi"), assistant("ho")]}, {**PAIR, "chosen": [user("hi")]}],
     "context that is not text": [{**PAIR, "context": ["c"]}],
@@ -674,7 +675,9 @@ NOT_USABLE = {  # the reason that is counted: records of a known shape
         {**PAIR, "chosen": [{"role": ["user"]}]}, {**PAIR, "system": 3},
         {**PAIR, "system": ["be kind"]}],
     "fewer than 2": [{"prompt": "x", "output": "y"}],
-    "bad answer": [{"prompt": "x", "output": "y", "label": 0}],
+    "bad answer": [{"prompt": "x", "output": "y", "label": 0},
+                   {"messages": [user("hi"), assistant("ho")], "kto_tag": False}],
+    "history": [{**PAIR, "history": [["Who is Mia?", "A cook."]]}],
     "no finite rank or score": [
         TWO, {**TWO, "responses": [], "ranks": []}, {**TWO, "responses": "ab", "ranks": [0, 1]},
         {**TWO, "ranks": [0]}, {**TWO, "scores": [0, math.nan]}, {**TWO, "scores": [0, "1"]},
@@ -722,7 +725,8 @@ def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
                 fresh=True)
     assert (folder / "x.pt").exists()
     data.run_folder("a/b", {"steps": 4}, fresh=True)  # empties it of what runs write
-    assert set(os.listdir("runs/a/b")) == {".lock", "notes.txt", "settings.json"}
+    assert set(os.listdir("runs/a/b")) == {".lock", ".replaced", "notes.txt", "settings.json"}
+    assert set(os.listdir("runs/a/b/.replaced")) == {"x.bin", "x.pt", "settings.json"}
     take = "import data; data.run_folder('c', {}); data.run_folder('a/b', {'steps': 4})"
     other = run("-c", take)
     assert other.stderr.strip().splitlines()[-1].startswith("data.UserError: another process")
@@ -1285,7 +1289,9 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
         "--seed 99999999999": "not be 99999999999", "pretarin": "no command"},
     "gpt.py sample": {
         "": "no checkpoint", "--model text.txt": "not a checkpoint", "--tokens 0": "--tokens"},
-    "gpt.py export --model": {"blank.txt": "not a checkpoint", "base.pt --folder .": "other files"},
+    "gpt.py export --model": {
+        "blank.txt": "not a checkpoint", "base.pt --folder .": "other files",
+        "base.pt --folder theirs": "no export"},
     "rlhf.py": {
         "--pretrain-steps 0": "--pretrain-steps", "--sft-epochs 0": "--sft-epochs",
         "--iterations 0": "--iterations", "--test-prompts 15": "not be 15 (at least 16",
@@ -1326,6 +1332,8 @@ def bad_files(in_empty_folder):
     gpt.save_checkpoint("base.pt", small_gpt(262), Tokenizer(BYTES))
     gpt.save_checkpoint("chat.pt", small_gpt(262), Tokenizer(BYTES), chat=True)
     Path("cut.pt").write_bytes(Path("chat.pt").read_bytes()[:3000])
+    Path("theirs").mkdir()
+    Path("theirs/config.json").touch()
 
 
 @pytest.mark.parametrize("start, end", rows_of(WRONG))
@@ -2051,6 +2059,17 @@ def test_your_own_reward_on_a_base_model_from_elsewhere(tokenizer, alone, capsys
     assert "context 48" in capsys.readouterr().out
     assert gpt.load_model("runs/own/ppo_ptx.pt")[0].config.block_size == 48
     assert not {path.name for path in Path("runs/own").iterdir()} & {"reward.pt", "pretrain.pt"}
+
+
+def test_new_tokens_of_a_model_from_elsewhere_start_as_the_mean_of_the_others(tokenizer):
+    theirs = loud(small_gpt(tokenizer.eot + 1, 64))  # of our control tokens only <|endoftext|>
+    gpt.save_checkpoint("theirs.pt", theirs, tokenizer)
+    Path("text.txt").write_text("Mia lives in Oslo. " * 200)
+    options = rlhf.Options(init="theirs.pt", data="text.txt")
+    model, *_ = rlhf.starting_model(options, GPTConfig(), mock.Mock(), Path("run"))
+    known, new = model.wte.weight.split([tokenizer.eot + 1, len(data.SPECIAL_TOKENS) - 1])
+    assert torch.equal(known, theirs.wte.weight)
+    torch.testing.assert_close(new, known.mean(dim=0).expand_as(new))
 
 
 def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text(
