@@ -1450,9 +1450,6 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
     written = [path for path in folder.iterdir()
                if path.suffix in (".pt", ".bin", ".json", ".jsonl", ".png")]
     if fresh:
-        if written and not (folder / "settings.json").exists():
-            raise UserError(f"no run has made runs/{name}, so --fresh does not empty it: choose "
-                            "another --name")
         for path, file in itertools.product(written, files):
             if path.samefile(file):
                 raise UserError(f"{path} is in the folder that --fresh empties: move it, or "
