@@ -721,7 +721,7 @@ def ask_about_person(world: World, rng: random.Random, last: str | None) -> tupl
     town. After a stranger person and topic are None: nothing is known of "him" or "her"."""
     if last and rng.random() < .5:
         topic = rng.choice(world.topics_of(last, "train"))
-        return pronoun_question(rng, last, topic), world.state(rng, last, topic), last, topic
+        return pronoun_question(last, topic), world.state(rng, last, topic), last, topic
     if rng.random() < .2:
         question = world.ask(rng, rng.choice(world.strangers_of("train")))
         return question, rng.choice(REFUSALS), None, None
@@ -745,16 +745,13 @@ def tell(world: World, rng: random.Random, split: str, told: dict[str, str]) -> 
         telling = rng.choice(memory.tellings).format(value=value)
         tellings.append(telling.rstrip("."))
         replies.append(memory.reply.format(value=value))
-    # "I have a dog and My name is Kim" -> "I have a dog and my name is Kim"
-    said = re.sub(" and (My|Call)", lambda match: match[0].lower(), " and ".join(tellings))
+    said = " and ".join(tellings).replace(" and My", " and my")
     return said + ".", " ".join(replies)
 
 
-def pronoun_question(rng: random.Random, person: str, topic: str) -> str:
+def pronoun_question(person: str, topic: str) -> str:
     """A question about the person who was asked about last: "Where does she live?" """
-    subject, possessive = ("she", "her") if person in WOMEN else ("he", "his")
-    question = rng.choice(TOPICS[topic].questions).replace("{person}'s", possessive)
-    return question.format(person=subject)
+    return TOPICS[topic].questions[0].format(person="she" if person in WOMEN else "he")
 
 
 # Moods of a forum thread, (name, P(rude), P(true if not rude)), and their shares. Of all other
@@ -942,7 +939,7 @@ def one_instruction(world: World, rng: random.Random, split: str, use_case: str)
         goal = {"person": person, "topic": topic, "count": 1}
         if rng.random() < .2:  # a second question, with "he" or "she"
             asked_before = rng.choice(world.topics_of(person, "train"))
-            prompt = pronoun_question(rng, person, topic)
+            prompt = pronoun_question(person, topic)
     elif use_case == "chat":
         kinds = random_kinds(rng, rng.randint(0, 5))  # before the last exchanges
         if split == "test":  # always about something told

@@ -781,7 +781,7 @@ class Options:
                                 "Changes in files that it imports go unnoticed: use --fresh")
     init: str | None = option(None, "a checkpoint or a GPT-2 folder to start from")
     name: str | None = option(None, "results go to runs/NAME (default: instructgpt, or own)")
-    pretrain_steps: int = option(2200, "optimizer steps of pretraining", at_least=1)
+    pretrain_steps: int = option(2400, "optimizer steps of pretraining", at_least=1)
     sft_epochs: int = option(3, "passes over the demonstrations", at_least=1)
     comparison_prompts: int = option(2000, "prompts whose answers labelers rank", at_least=1)
     iterations: int = option(30, "batches of answers that PPO learns from", at_least=1)

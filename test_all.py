@@ -328,17 +328,12 @@ def facts_of(world):
     """{words of a question: (person, topic)}, for all ways to ask; or ("she" or "he", topic)."""
     facts_of = {}
     for topic, (_, _, questions) in TOPICS.items():
-        for pronoun, possessive in (("she", "her"), ("he", "his")):
-            for question in questions:
-                question = question.replace("{person}'s", possessive).format(person=pronoun)
-                facts_of[words(question)] = (pronoun, topic)
+        for pronoun in ("she", "he"):
+            facts_of[words(questions[0].format(person=pronoun))] = (pronoun, topic)
         for person in world.people + world.strangers:
             for question in (*questions, *data.REQUESTS[1], data.FORUM_QUESTION):
                 facts_of[words(question.format(person=person, topic=topic))] = (person, topic)
     return facts_of
-
-
-PRONOUNS = {"she", "her", "he", "his"}
 
 
 def held_out(world):
@@ -468,14 +463,8 @@ def test_people_and_strangers_are_in_one_split_only():
 
 def test_prompts_of_the_test_are_in_no_training_set(world, monkeypatch):
     def keys(instructions):
-        """What is asked, however it is spelled, and whatever was said before, unless it is needed
-        to understand "she" or "he"."""
-        keys = set()
-        for i in instructions:
-            asked = words(i.prompt)
-            before = i.messages[-3]["content"] if PRONOUNS & set(asked.split()) else ""
-            keys.add((asked, words(before), i.say, i.person, i.topic))
-        return keys
+        """What is asked, however it is spelled and whatever was said before."""
+        return {(words(i.prompt), i.say, i.person, i.topic) for i in instructions}
 
     train = data.instructions(world, "train", 4000, seed=0)
     test = data.instructions(world, "test", 480, seed=1, distinct=True)
@@ -510,12 +499,11 @@ def test_demonstrations_are_good_after_right_turns_and_in_the_shares_of_table_1(
         rule = earlier.pop(0) if prompt.messages[0]["role"] == "system" else ""
         said = [*earlier, question, answer] if prompt.use_case == "chat" else earlier
         talks += follow(world, facts_of, zip(said[::2], said[1::2]), rule)
-        person = prompt.person
-        pronouns = PRONOUNS & set(words(question).split())
+        person, pronouns = prompt.person, {"she", "he"} & set(words(question).split())
         if person and pronouns:
             assert person in {facts_of.get(words(text), [None])[0] for text in earlier}
-            assert pronouns < ({"she", "her"} if person in data.WOMEN else {"he", "his"})
-            shares[pronouns.pop()] += 1
+            assert pronouns == {"she" if person in data.WOMEN else "he"}
+            shares["pronoun"] += 1
         elif rule and not pronouns:
             fact = facts_of[words(question)]
             is_terse = person and answer.startswith(world.facts[fact])
@@ -527,9 +515,8 @@ def test_demonstrations_are_good_after_right_turns_and_in_the_shares_of_table_1(
             assert plain == 2 if is_free else plain < 2
             obeyed[rule[:10], is_free] += 1
     assert min(scores) > 0 and 1.5 < np.mean(scores) < 2
-    assert len(obeyed) == 4 and min(obeyed.values()) > 5
-    assert all(shares[pronoun] > 5 for pronoun in PRONOUNS)
-    assert set(OBEYED) < set(talks) and len(talks) == 11 and min(talks.values()) > 2
+    assert len(obeyed) == 4 and min(obeyed.values()) > 5 and shares["pronoun"] > 20
+    assert set(OBEYED) < set(talks) and len(talks) == 11 and min(talks.values()) > 5
     for use_case, share in data.USE_CASES.items():
         assert abs(shares[use_case] / 12_000 - share) < 4.5 * math.sqrt(share / 12_000)
 
