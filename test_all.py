@@ -1358,6 +1358,8 @@ def test_help_ctrl_c_and_a_reader_that_goes_have_their_exit_codes(capsys):
     with pytest.raises(SystemExit):
         data.command_line({"fill": lambda: torch.empty(2 ** 60)}, "fill", [])
     assert "error: " in (said := capsys.readouterr().err) and "allocate memory" in said
+    with pytest.raises(RuntimeError, match="allocate"), data.reading("x.pt", "a checkpoint"):
+        torch.empty(2 ** 60)  # which does not mean that the file is damaged
     for shell, lines in (("| head -1", 1), ("<&- >&-", 0)):  # or whose output is closed
         done = subprocess.run(f"{sys.executable} {HERE / 'data.py'} {shell}", shell=True,
                               capture_output=True, text=True, timeout=100)
