@@ -2018,6 +2018,9 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
     assert capsys.readouterr().out.count("is there: loaded") == 4
     assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(kept) == 3
     assert "(kl_coef): add --fresh" in fails(TINY, *options, "--kl-coef", "2")
+    edited = rlhf.SFTConfig(lr=0.5)  # as if in the source
+    monkeypatch.setattr(rlhf, "SFTConfig", lambda: edited)
+    assert "(constants): add --fresh" in fails(TINY, *options)
 
 
 def test_demonstrations_alone_end_with_a_model_that_chats(tokenizer, alone, capsys):
