@@ -438,8 +438,11 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
             keep = max(1, keep)  # a context of one token
             texts = [torch.cat([idx[i, :lengths[i]], new[i, :step]])[-keep:] for i in rows]
             ids, ends = to_tensors(texts, 0, idx.device)  # (rows, T), (rows,)
-            cache = KVCache(model, len(rows), min(limit, ids.size(1) + max_new_tokens))
-            x = model.hidden(ids, cache)[torch.arange(len(rows)), ends - 1]  # (rows, C)
+            # Prompts that are answered several times are read once.
+            ids, source = ids.unique(dim=0, return_inverse=True)  # (distinct, T), (rows,)
+            cache = KVCache(model, len(ids), min(limit, ids.size(1) + max_new_tokens))
+            x = model.hidden(ids, cache)[source, ends - 1]  # (rows, C)
+            cache.select(source)
             cache.lengths = ends  # without the pads, which hidden() has counted, too
         else:
             x = model.hidden(newest[:, None], cache)[:, 0]  # (rows, C)

@@ -852,10 +852,13 @@ def test_logits_and_gradients_equal_transformers(form, shape, stored):
 
 @pytest.mark.parametrize("options", [
     {}, {"post_norm": True}, {"window": 1}, {"window": 3}, {"window": 5}])
-def test_greedy_generation_equals_a_loop_without_a_cache(options):
-    """Prompts of every length; a full context loses its first half; rows end at stop tokens."""
+def test_greedy_generation_equals_a_loop_without_a_cache(options, monkeypatch):
+    """Prompts of every length; a full context loses its first half; rows end at stop tokens; what
+    is the same with its pads is read once."""
     model = loud(small_gpt(dropout=0.5, **options), 1.0).double()
-    prompts = [torch.randint(50, (length,)).tolist() for length in (3, 16, 40, 15, 1, 8, 5, 12)]
+    prompts = [torch.randint(50, (length,)).tolist() for length in (3, 16, 40, 15, 2, 8, 5, 12)]
+    prompts += [prompts[0], [7], prompts[1], [7, 0], prompts[0]]
+    caches = spy(monkeypatch, gpt, "KVCache")
     contexts, naive = [prompt[-15:] for prompt in prompts], [[] for _ in prompts]
     model.eval()
     for _ in range(40):
@@ -867,6 +870,7 @@ def test_greedy_generation_equals_a_loop_without_a_cache(options):
     model.train()
     idx, lengths = gpt.to_tensors(prompts, 0, "cpu")
     assert gpt.generate(model, idx, 40, lengths, temperature=0) == naive
+    assert caches[0].args[1] == 9  # eight prompts, and [7] with its pads
     stops = naive[0][6], naive[1][9]
     for row in naive:
         end = min([place for place, token in enumerate(row) if token in stops], default=39)
