@@ -933,8 +933,8 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     if tokenizer.vocab_size > model.config.vocab_size:
         known = model.wte.weight.detach()  # (V, C)
         gpt.grow_vocabulary(model, tokenizer.vocab_size)
-        # GPT-2's logits are far below 0, so that a new token with a logit near 0 would be the most
-        # likely one: start from the mean of all tokens.
+        # The logits of OpenAI's smaller GPT-2 models are far below 0, so a new token with a logit
+        # near 0 would be the most likely one: start from the mean of all tokens.
         model.wte.weight.data[len(known):] = known.mean(dim=0)
     model.config = dataclasses.replace(model.config, block_size=block_size)
     model.wpe.weight = nn.Parameter(model.wpe.weight[:block_size].detach().clone())

@@ -89,7 +89,7 @@ CONVERSATIONS = [
     [("I have a goat.", "goat"), ("I live in Lima.", "Lima"), ("I always wear blue.", "blue"),
      ("How are you?", "fine"), ("Which pet do I have?", "goat"), ("Where do I live?", "Lima")],
 ]
-# The world has none of these; a few may occur in its web among the made-up names.
+# None of these occurs in the web (seeds 0 to 4).
 NAMES = """\
 Jonathan Emily David Sarah Daniel Michael Robert Hannah Sophia Oliver Charlotte Jessica Kevin Brian
 Sandra Thomas Patrick Rebecca Stephen Vanessa Ahmed Priya Chen Fatima Dmitri Yuki Ingrid Lars Bjorn
@@ -211,9 +211,9 @@ def by_use_case(run: Run) -> list[dict]:
         indices = [i for i, other in enumerate(kinds) if other == kind]
         row = {"kind": kind, "prompts": len(indices) // 3}
         for name in run.chats:
-            won = [golds[name][i] for i in indices], [baseline[i] for i in indices]
+            own, others = [golds[name][i] for i in indices], [baseline[i] for i in indices]
             row[f"{name} helpful"] = float(np.mean([helpful[name][i] for i in indices]))
-            row[f"{name} wins"] = win_rate(*won)["win"]
+            row[f"{name} wins"] = win_rate(own, others)["win"]
         rows.append(row)
     return rows
 
