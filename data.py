@@ -196,7 +196,8 @@ class Tokenizer:
         return Tokenizer(ranks, content["special"])
 
     def save(self, path: str | Path):
-        Path(path).write_text(self.to_json())
+        with atomic_write(path) as file:
+            file.write(self.to_json().encode())
 
     @staticmethod
     def load(path: str | Path) -> Tokenizer:
@@ -213,15 +214,16 @@ class Tokenizer:
 # 2. The token stream: tokenize_text, write_stream, Batches   [GPT-2 §2.1; GPT-3 App. B]
 
 
-def tokenize_text(read_documents: Callable[[], Iterable[str]], vocab_size: int,
-                  folder: Path) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
+def tokenize_text(read_documents: Callable[[], Iterable[str]], vocab_size: int, folder: Path,
+                  tokenizer: Tokenizer | None = None) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
     """What training reads: (tokenizer, training stream, validation stream). A stream that is in
-    the folder already is loaded. Otherwise read_documents(), which starts at the first document,
-    is called twice: to learn the merges, and to encode. vocab_size counts the control tokens."""
+    the folder already is loaded. Otherwise it is written, with the tokenizer or with a new one of
+    vocab_size tokens, control tokens included. read_documents() starts at the first document."""
     tokenizer_path, stream_path = folder / "tokenizer.json", folder / "tokens.bin"
     if not stream_path.exists():
-        sample = itertools.islice(read_documents(), 100_000)  # the merges are learned on these
-        tokenizer = Tokenizer(train_bpe(sample, vocab_size - len(SPECIAL_TOKENS)))
+        if tokenizer is None:
+            sample = itertools.islice(read_documents(), 100_000)  # the merges are learned on these
+            tokenizer = Tokenizer(train_bpe(sample, vocab_size - len(SPECIAL_TOKENS)))
         tokenizer.save(tokenizer_path)
         write_stream(read_documents(), tokenizer, stream_path)
     tokenizer = Tokenizer.load(tokenizer_path)
@@ -274,10 +276,9 @@ class Batches:
     def next(self) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([self.seed, self.drawn])
         self.drawn += 1
-        T = self.block_size
-        starts = rng.integers(0, len(self.stream) - T, size=self.batch_size)
-        windows = np.stack([self.stream[start:start + T + 1] for start in starts])
-        windows = windows.astype(np.int64)  # (B, T+1)
+        every_window = np.lib.stride_tricks.sliding_window_view(self.stream, self.block_size + 1)
+        starts = rng.integers(0, len(every_window), size=self.batch_size)
+        windows = every_window[starts].astype(np.int64)  # (B, T+1)
         return windows[:, :-1], windows[:, 1:]
 
 
@@ -1177,6 +1178,11 @@ def load_text(source: str | Path) -> Iterator[str]:
         raise UserError(f"{source} holds no text")
 
 
+def documents_of(source: str, seed: int) -> Iterator[str]:
+    """The documents of the embedded world ("world") or of a file or folder."""
+    return web(World(seed), WORLD_DOCUMENTS) if source == "world" else load_text(source)
+
+
 def files_in(path: Path) -> list[Path]:
     """All files in a folder but hidden ones; any other path stands for itself."""
     if not path.is_dir():
@@ -1321,10 +1327,8 @@ def to_dialogue(system: object, question: object, answer: object) -> list[dict]:
     if not any(turn["role"] == "user" for turn in turns):
         turns = to_turns(question, "user") + turns
     # a system message among the turns counts more than one beside them
-    has_system = any(turn["role"] == "system" and turn["content"] for turn in turns)
-    if system and not has_system:
+    if system and not any(turn["role"] == "system" for turn in turns):
         turns = to_turns(system, "system") + turns
-    turns = [turn for turn in turns if turn["content"] or turn["role"] != "system"]
     while turns and turns[-1]["role"] == "user":  # a question that nobody answered
         turns.pop()
     if [turn["role"] for turn in turns[-2:]] != ["user", "assistant"]:
@@ -1335,7 +1339,7 @@ def to_dialogue(system: object, question: object, answer: object) -> list[dict]:
 
 
 def to_turns(value: object, role: str) -> list[dict]:
-    """Text of this role, an HH dialogue or a list of turns, as messages."""
+    """Text of this role, an HH dialogue or a list of turns, as messages; no empty system ones."""
     if isinstance(value, str):
         text = value.replace("\r\n", "\n").strip()
         value = [{"role": role, "content": text}]
@@ -1353,7 +1357,7 @@ def to_turns(value: object, role: str) -> list[dict]:
             turns.append({"role": ROLES[name], "content": content})
     except (KeyError, TypeError, AttributeError):
         raise ValueError("a turn without a known role and text") from None
-    return turns
+    return [turn for turn in turns if turn["content"] or turn["role"] != "system"]
 
 
 # ----------------------------------------------------------------------------------
@@ -1366,8 +1370,7 @@ class UserError(Exception):
 
 # torchrun starts several processes for one command and numbers them from 0. The first does
 # all the writing.
-IS_TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ
-IS_MAIN = not IS_TORCHRUN or os.environ["RANK"] == "0"
+IS_MAIN = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
 
 
 @contextlib.contextmanager
@@ -1547,8 +1550,7 @@ def add_options(parser: argparse.ArgumentParser, group: object):
         how = {"type": kind, "metavar": kind.__name__}
         if kind is bool:
             how = {"action": argparse.BooleanOptionalAction}
-        # the only fields without a help text are those of gpt.GPTConfig
-        text = field.metadata.get("help", "shape of a new model: GPTConfig")
+        text = field.metadata["help"]
         if default is not None and kind is not bool:
             text += f" (default: {default})"
         parser.add_argument("--" + field.name.replace("_", "-"), **how, default=default, help=text)
@@ -1558,7 +1560,7 @@ def read_options(group: object, values: dict) -> object:
     """The dataclass with the values from the command line; no empty text, nan or inf."""
     chosen = {}
     for field in dataclasses.fields(group):
-        value, at_least = values[field.name], field.metadata.get("at_least", 0)
+        value, at_least = values[field.name], field.metadata["at_least"]
         is_empty = isinstance(value, str) and not value.strip()
         has_bounds = isinstance(value, (int, float))
         if is_empty or (has_bounds and not at_least <= value < 2 ** 31):  # inf, too

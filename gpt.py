@@ -1,7 +1,3 @@
-# /// script
-# requires-python = ">=3.10"
-# dependencies = ["torch==2.13.0", "numpy", "tiktoken"]
-# ///
 """
 gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class: post_norm makes it GPT-1, window GPT-3.
 
@@ -37,7 +33,6 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -51,9 +46,8 @@ import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data import (IS_MAIN, IS_TORCHRUN, WORLD_DOCUMENTS, Batches, Tokenizer, UserError, World,
-                  atomic_write, command_line, load_text, option, reading, run_folder,
-                  tokenize_text, web, write_json)
+from data import (IS_MAIN, Batches, Tokenizer, UserError, atomic_write, command_line, documents_of,
+                  option, reading, run_folder, tokenize_text, write_json)
 
 # ----------------------------------------------------------------------------------
 # 1. The model: GPTConfig, attention, CausalSelfAttention, MLP, Block, GPT
@@ -61,21 +55,19 @@ from data import (IS_MAIN, IS_TORCHRUN, WORLD_DOCUMENTS, Batches, Tokenizer, Use
 
 @dataclass(slots=True)
 class GPTConfig:
-    """The shape of a model; the defaults are GPT-2's smallest."""
-    vocab_size: int = 50257
-    block_size: int = 1024      # context length in tokens
-    n_layer: int = 12
-    n_head: int = 12
-    n_embd: int = 768
-    dropout: float = 0.0        # on the embeddings and on the output of each sub-layer
-    post_norm: bool = False     # GPT-1: LayerNorm after each sub-layer, none at the end
-    window: int | None = None   # GPT-3: every other layer sees only the last `window` tokens
+    """The shape of a model; the defaults are GPT-2's smallest. Each option(default, help) is a
+    field and a command-line option (data.py, section 7)."""
+    vocab_size: int = option(50257, "number of tokens, control tokens included", at_least=1)
+    block_size: int = option(1024, "context length in tokens", at_least=2)
+    n_layer: int = option(12, "number of blocks", at_least=1)
+    n_head: int = option(12, "attention heads of each block", at_least=1)
+    n_embd: int = option(768, "width of the residual stream", at_least=1)
+    dropout: float = option(0.0, "on the embeddings and on the output of each sub-layer")
+    post_norm: bool = option(False, "GPT-1: LayerNorm after each sub-layer, none at the end")
+    window: int | None = option(
+        None, "GPT-3: every other layer sees only that many of the last tokens", at_least=1)
 
     def __post_init__(self):
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "window"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}")
         if self.n_embd % self.n_head:
             raise UserError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         if not 0 <= self.dropout < 1:
@@ -274,7 +266,7 @@ for _name, _layers, _heads, _width in (
 def join_processes():
     """Under torchrun, start the process group and wait until every process has called this.
     What the main process has written before its call, the others can read after theirs."""
-    if not IS_TORCHRUN:
+    if not dist.is_torchelastic_launched():
         return
     if not dist.is_initialized():
         # PyTorch imports the module below sooner or later. Imported after the process group exists,
@@ -435,7 +427,6 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     for step in range(max_new_tokens):
         if cache is None or cache.used == limit:
             keep = limit - 1 if cache is None else limit // 2
-            keep = max(1, keep)  # a context of one token
             texts = [torch.cat([idx[i, :lengths[i]], new[i, :step]])[-keep:] for i in rows]
             ids, ends = to_tensors(texts, 0, idx.device)  # (rows, T), (rows,)
             # Prompts that are answered several times are read once.
@@ -733,11 +724,9 @@ def update(model, optimizers: list, fraction: float, grad_clip: float = 1.0) -> 
 
 @dataclass(slots=True)
 class TrainConfig:
-    """How to pretrain. Each option(default, help) is a field and a command-line option
-    (data.py, section 7)."""
+    """How to pretrain."""
     steps: int = option(1500, "optimizer steps", at_least=1)
-    batch_size: int = option(12, "sequences per forward pass, of all processes", at_least=1)
-    accumulate: int = option(1, "forward passes per optimizer step", at_least=1)
+    batch_size: int = option(12, "sequences per step, of all processes", at_least=1)
     lr: float = option(0.004, "AdamW's peak rate: embeddings, LayerNorm weights, biases")
     muon_lr: float = option(0.02, "Muon's peak rate: matrices in the blocks (0: AdamW trains them)")
     warmup: int = option(50, "steps of linear warm-up, at most a tenth of all; then a cosine")
@@ -773,25 +762,20 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
         model.train()  # `evaluate` puts it into eval mode
         # Seed dropout by step, so that a resumed run repeats it, and by process.
         torch.manual_seed(config.seed + 1000 * step + rank)
-        mean_loss = 0.0
-        for _ in range(config.accumulate):
-            # backward() sums gradients, but the loss of a step is a mean: divide here
-            loss = pretraining_loss(model, batches) / config.accumulate
-            loss.backward()
-            mean_loss += all_reduce(loss).item()
+        loss = pretraining_loss(model, batches)
+        loss.backward()
         fraction = schedule(step, config.steps, warmup)
         grad_norm = update(model, optimizers, fraction, config.grad_clip)
         step += 1
 
-        values = {"loss": mean_loss, "grad_norm": grad_norm}
+        values = {"loss": all_reduce(loss).item(), "grad_norm": grad_norm}
         is_due = step % config.eval_every == 0 or step == config.steps
         if is_due:
             result = evaluate(model, tokenizer, val_stream)
             if not math.isfinite(result["loss"]):  # keep the previous checkpoint
                 raise UserError(f"step {step}: the loss is no longer finite: lower the "
                                 "learning rate")
-            values["val_loss"] = result["loss"]
-            values["bits_per_byte"] = result["bits_per_byte"]
+            values.update(val_loss=result["loss"], bits_per_byte=result["bits_per_byte"])
         log(step, config.steps, **values)
         if is_due:
             states = [optimizer.state_dict() for optimizer in optimizers]
@@ -1107,15 +1091,6 @@ def export_pretrained(model, tokenizer, folder: str | Path):
         file.writelines(tensors)
 
 
-def grow_vocabulary(model, tokens: int):
-    """Enlarge the embedding to `tokens` rows; the new ones are random, the old ones kept."""
-    old = model.wte.weight.data
-    model.config = dataclasses.replace(model.config, vocab_size=tokens)
-    model.wte = nn.Embedding(tokens, old.size(1), device=old.device)
-    nn.init.normal_(model.wte.weight, std=0.02)
-    model.wte.weight.data[:len(old)] = old
-
-
 # ----------------------------------------------------------------------------------
 # 9. Commands: RunLog, print_table, pretrain, sample, export
 
@@ -1161,30 +1136,21 @@ def aligned(rows: list[dict]) -> str:
     return "\n".join("  ".join(line) for line in zip(*columns))
 
 
-def documents_of(source: str, seed: int) -> Iterator[str]:
-    """The documents of the embedded world ("world") or of a file or folder."""
-    return web(World(seed), WORLD_DOCUMENTS) if source == "world" else load_text(source)
-
-
-def tokenize_once(read: Callable, vocab_size: int, folder: Path):
+def tokenize_once(*arguments):
     """`tokenize_text` for several processes: the first writes the files that the others read."""
     if IS_MAIN:
-        tokenize_text(read, vocab_size, folder)
+        tokenize_text(*arguments)
     join_processes()
-    return tokenize_text(read, vocab_size, folder)
+    return tokenize_text(*arguments)
 
 
-def pretrained(read: Callable, shape: GPTConfig, config: TrainConfig, folder: Path):
-    """Train a tokenizer and a model. read() returns the documents, each time from the first one.
-    Returns (model, tokenizer, training stream, validation stream, what `train` returns)."""
-    tokenizer, train_stream, val_stream = tokenize_once(read, shape.vocab_size, folder)
+def train_gpt(path: Path, text: tuple, shape: GPTConfig, config: TrainConfig):
+    """(A new GPT that was trained on a text, what `train` returns). The checkpoint is at `path`,
+    the log beside it. text: (tokenizer, training stream, validation stream)."""
     torch.manual_seed(config.seed)
-    model = GPT(dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)).to(pick_device())
-    print(f"a model of {model.num_params():,} parameters, context {shape.block_size}")
-    log = RunLog(folder / "pretrain.jsonl")
-    path = folder / "pretrain.pt"
-    result = train(model, tokenizer, train_stream, val_stream, config, path, log)
-    return model, tokenizer, train_stream, val_stream, result
+    model = GPT(dataclasses.replace(shape, vocab_size=text[0].vocab_size)).to(pick_device())
+    print(f"{path}: {model.num_params():,} parameters, context {shape.block_size}", flush=True)
+    return model, train(model, *text, config, path, RunLog(path.with_suffix(".jsonl")))
 
 
 @dataclass(slots=True)
@@ -1200,8 +1166,10 @@ def pretrain(options: PretrainOptions = PretrainOptions(), config: TrainConfig =
     """Train a GPT on a text and print samples from it. [GPT-2 §2]"""
     settings = {"data": options.data, **dataclasses.asdict(config), **dataclasses.asdict(shape)}
     folder = run_folder(options.name, settings, options.fresh)
-    model, tokenizer, _, _, result = pretrained(
-        lambda: documents_of(options.data, config.seed), shape, config, folder)
+    read = lambda: documents_of(options.data, config.seed)
+    text = tokenize_once(read, shape.vocab_size, folder)
+    model, result = train_gpt(folder / "pretrain.pt", text, shape, config)
+    tokenizer = text[0]
     print_table([{"data": options.data, **result}], folder / "table.json")
     generator = torch.Generator(model.device).manual_seed(config.seed)
     start = torch.tensor([[tokenizer.eot]] * 3, device=model.device)
@@ -1211,7 +1179,6 @@ def pretrain(options: PretrainOptions = PretrainOptions(), config: TrainConfig =
 
 @dataclass(slots=True)
 class SampleOptions:
-    """Options of `sample`."""
     model: str = option("runs/pretrain/pretrain.pt", "a checkpoint, a folder, gpt2 ... gpt2-xl")
     prompt: str | None = option(None, "the text to continue")
     tokens: int = option(100, "how many tokens to write", at_least=1)
@@ -1234,7 +1201,6 @@ def sample(options: SampleOptions = SampleOptions()):
 
 @dataclass(slots=True)
 class ExportOptions:
-    """Options of `export`."""
     model: str = option("runs/pretrain/pretrain.pt", "a checkpoint")
     folder: str = option("runs/export", "where to write config.json, weights and tokenizer")
 
@@ -1242,13 +1208,10 @@ class ExportOptions:
 def export(options: ExportOptions = ExportOptions()):
     """Write a trained model as a folder that transformers opens."""
     model, tokenizer = load_model(options.model)
-    files = {path.name for path in Path(options.folder).glob("*")}
-    if files - {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
-                "tokenizer_config.json"}:
-        raise UserError(f"{options.folder} has other files: export to a --folder of its own")
     tokens = Path(options.folder, "tokenizer.json")  # the first file that an export writes
-    if files and not (tokens.exists() and "<|assistant|>" in tokens.read_text(encoding="utf-8")):
-        raise UserError(f"{options.folder} holds a model that is no export: name another --folder")
+    is_export = tokens.exists() and '"content": "<|assistant|>"' in tokens.read_text("utf-8")
+    if any(Path(options.folder).glob("*")) and not is_export:
+        raise UserError(f"{options.folder} has other files and is no export: name another --folder")
     export_pretrained(model, tokenizer, options.folder)
     print(f"{options.folder}: AutoModelForCausalLM.from_pretrained opens it")
 

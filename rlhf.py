@@ -57,7 +57,6 @@ import contextlib
 import copy
 import dataclasses
 import itertools
-import json
 import math
 import random
 import re
@@ -533,12 +532,11 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
     PPO-ptx. log is called once per iteration; every tenth and the last time it also gets the
     pretraining loss on `val_stream`. papers/README.md explains the logged values.
     """
+    policy.eval()  # with dropout the ratio would not start at 1
     reference = copy.deepcopy(policy)  # pi_SFT
     average = copy.deepcopy(policy)  # of the policy's weights over the steps, see ema_decay
     generator = torch.Generator(policy.device).manual_seed(config.seed)
     shuffler = torch.Generator().manual_seed(config.seed)
-    for model in (policy, reference, average):
-        model.eval()  # with dropout the ratio would not start at 1
     # The value network shares no weights with the policy, so its loss cannot change the policy.
     # It starts as a copy of the reward model (C.4) or, if the reward is a function, of the
     # policy, with an output layer that gives the mean score for any input.
@@ -687,10 +685,6 @@ class WorldTask:
         self.shots = [data.answered(known.messages, answer),
                       data.answered(unknown.messages, data.REFUSALS[0])]
 
-    def texts(self):
-        """The documents to pretrain on."""
-        return data.web(self.world, data.WORLD_DOCUMENTS)
-
     def prompt_source(self) -> Callable[[int], list]:
         """A function that draws n conversations to answer, with another seed at each call."""
         seeds = itertools.count(1000 * (self.seed + 4))
@@ -702,20 +696,16 @@ class WorldTask:
         No two prompts of the test are the same."""
         rng = random.Random(f"answers {self.seed} {seed}")
         instructions = data.instructions(self.world, split, count, seed, distinct=split == "test")
-        conversations, owners = [], []  # per sample: its conversation and its prompt's index
-        for owner, instruction in enumerate(instructions):
-            for number in range(rng.randint(4, 9)):
-                messages = instruction.messages
-                # Every other answer is sampled without the system message, because answers
-                # that disobey it would otherwise be too rare to learn from.
-                if number % 2 and messages[0]["role"] == "system":
-                    messages = messages[1:]
-                conversations.append(messages)
-                owners.append(owner)
-        answers = [set() for _ in instructions]
-        for owner, answer in zip(owners, speak(conversations, seed)):
-            answers[owner].add(answer)
-        return list(zip(instructions, map(sorted, answers)))
+        asked = []  # for each instruction the conversations to answer
+        for instruction in instructions:
+            # Every other answer is sampled without the system message, because answers
+            # that disobey it would otherwise be too rare to learn from.
+            without = [turn for turn in instruction.messages if turn["role"] != "system"]
+            conversations = [instruction.messages, without] * 5
+            asked.append(conversations[:rng.randint(4, 9)])
+        answers = iter(speak(list(itertools.chain(*asked)), seed))
+        return [(instruction, sorted({next(answers) for _ in conversations}))
+                for instruction, conversations in zip(instructions, asked)]
 
     def rank(self, instructions_and_answers: list, seed: int) -> list[Comparison]:
         """A noisy labeler ranks the answers to each prompt. Comparisons without a pair, of a
@@ -911,36 +901,33 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     --init, with control tokens added if it has none and its context cut to --block-size. Also
     writes the token stream into the folder, and then drops from a FileTask what does not fit into
     the context."""
-    read = task.texts
-    if options.data:
-        read = lambda: gpt.documents_of(options.data, options.seed)
-    if not options.init:
-        check_room(options.max_response, shape.block_size)
-        if isinstance(task, FileTask):
-            tokenizer, _, _ = gpt.tokenize_once(read, shape.vocab_size, folder)
-            task.leave_out_long(tokenizer, shape.block_size, options.max_response)
-        config = gpt.TrainConfig(steps=options.pretrain_steps, seed=options.seed)
-        return gpt.pretrained(read, shape, config, folder)[:4]
-    model, tokenizer = gpt.load_model(options.init)
-    block_size = min(shape.block_size, model.config.block_size)
+    read = lambda: data.documents_of(options.data or "world", options.seed)
+    if isinstance(task, FileTask) and not options.data:
+        read = task.texts
+    tokenizer, block_size = None, shape.block_size
+    if options.init:
+        model, tokenizer = gpt.load_model(options.init)
+        block_size = min(block_size, model.config.block_size)
     check_room(options.max_response, block_size)
-    path = folder / "tokens.bin"
-    if data.IS_MAIN and not path.exists():
-        data.write_stream(read(), tokenizer, path)
-    gpt.join_processes()
+    text = gpt.tokenize_once(read, shape.vocab_size, folder, tokenizer)
+    tokenizer = text[0]
     if isinstance(task, FileTask):
         task.leave_out_long(tokenizer, block_size, options.max_response)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        known = model.wte.weight.detach()  # (V, C)
-        gpt.grow_vocabulary(model, tokenizer.vocab_size)
-        # The logits of OpenAI's smaller GPT-2 models are far below 0, so a new token with a logit
-        # near 0 would be the most likely one: start from the mean of all tokens.
-        model.wte.weight.data[len(known):] = known.mean(dim=0)
-    model.config = dataclasses.replace(model.config, block_size=block_size)
+    if not options.init:
+        config = gpt.TrainConfig(steps=options.pretrain_steps, seed=options.seed)
+        model, _ = gpt.train_gpt(folder / "pretrain.pt", text, shape, config)
+        return model, *text
+    # The logits of OpenAI's smaller GPT-2 models are far below 0, so a new token with a logit near
+    # 0 would be the most likely one: new tokens start from the mean of all tokens.
+    known = model.wte.weight.detach()  # (V, C)
+    new = known.mean(dim=0).expand(max(0, tokenizer.vocab_size - len(known)), -1)
+    model.wte.weight = nn.Parameter(torch.cat([known, new]))
     model.wpe.weight = nn.Parameter(model.wpe.weight[:block_size].detach().clone())
+    model.config = dataclasses.replace(model.config, vocab_size=len(known) + len(new),
+                                       block_size=block_size)
     print(f"{options.init}: {model.num_params():,} parameters, context {block_size}; it keeps its "
           "other sizes and is not pretrained any further")
-    return (model, tokenizer, *data.open_stream(path, tokenizer.vocab_size))
+    return model, *text
 
 
 def check_room(max_response: int, block_size: int):
@@ -956,7 +943,6 @@ def check_room(max_response: int, block_size: int):
 
 @dataclass(slots=True)
 class ChatOptions:
-    """Options of `python rlhf.py chat`."""
     model: str = option("runs/instructgpt/ppo_ptx.pt", "the checkpoint that answers")
     temperature: float = option(0.3, "0 takes the most likely token")
     max_response: int = option(32, "tokens per answer", at_least=1)

@@ -970,7 +970,7 @@ def training_run(path, log=no_log, dropout=0.0, dtype=torch.float32, **options):
     torch.manual_seed(0)
     model = small_gpt(vocab_size=262, dropout=dropout).to(dtype)
     model.eval()  # train() switches dropout on
-    config = gpt.TrainConfig(steps=30, batch_size=4, accumulate=2, eval_every=7, **options)
+    config = gpt.TrainConfig(steps=30, batch_size=4, eval_every=7, **options)
     result = gpt.train(model, Tokenizer(BYTES), NUMBERS, BACKWARDS, config, Path(path), log)
     return model, result, config
 
@@ -988,9 +988,8 @@ def test_training_equals_a_loop_by_hand():
     batches = Batches(NUMBERS, 4, 16, seed=0)
     norms = []
     for step in range(30):
-        for _ in range(2):
-            x, y = map(torch.from_numpy, batches.next())
-            (F.cross_entropy(ours(x)[0].transpose(1, 2), y) / 2).backward()
+        x, y = map(torch.from_numpy, batches.next())
+        F.cross_entropy(ours(x)[0].transpose(1, 2), y).backward()
         norms.append(math.sqrt(sum(p.grad.square().sum().item() for p in ours.parameters())))
         for p in ours.parameters():
             p.grad *= min(1, 0.8 / (norms[-1] + 1e-6))  # as clip_grad_norm_ does
@@ -1269,7 +1268,7 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
         "text.txt --vocab-size 100": "--vocab-size",
         "text.txt --block-size 8 --n-embd 2000000000": "memory"},
     "gpt.py": {
-        "--n-head 3": "n_head", "--n-embd 0": "n_embd", "--window 0": "window",
+        "--n-head 3": "n_head", "--n-embd 0": "--n-embd", "--window 0": "window",
         "--dropout 2": "dropout", "--dropout nan": "dropout", "--stpes 3": "--stpes",
         "--step 3": "--step", "--name=": "--name must", "--name ../../x": "the name of a run",
         "--steps 2.5": "invalid int", "--steps 0": "not be 0", "--lr nan": "not be nan",
@@ -1350,7 +1349,7 @@ def test_help_ctrl_c_and_a_reader_that_goes_have_their_exit_codes(capsys):
         raise KeyboardInterrupt
 
     for argv, code, says in ((["--help"], 0, "optimizer steps (default: 1500)"),
-                             (["pretrain", "--help"], 0, "GPTConfig (default: 1152)"),
+                             (["pretrain", "--help"], 0, "control tokens included (default: 1152)"),
                              (["wait"], 130, "the same command, without --fresh, goes on")):
         with pytest.raises(SystemExit) as error:
             data.command_line({"pretrain": gpt.pretrain, "wait": wait}, "pretrain", argv)

@@ -5,6 +5,7 @@ The model's architecture does not change from task to task; only the input and t
 
 Paper: GPT-1 (Radford et al. 2018) §3.2, §3.3, Figure 1.
 """
+import dataclasses
 import math
 import random
 from collections.abc import Callable
@@ -131,13 +132,22 @@ def to_batch(task: Task, tokenizer, cases: list[Labeled], model: nn.Module):
     return ids.view(B, -1, ids.size(1)), lengths.view(B, -1), labels
 
 
+def grow_vocabulary(model: nn.Module, tokens: int):
+    """Enlarge the embedding to `tokens` rows; the new ones are random, the old ones kept."""
+    old = model.wte.weight.data
+    model.config = dataclasses.replace(model.config, vocab_size=tokens)
+    model.wte = nn.Embedding(tokens, old.size(1), device=old.device)
+    nn.init.normal_(model.wte.weight, std=0.02)
+    model.wte.weight.data[:len(old)] = old
+
+
 class Classifier(nn.Module):
     """A language model with new tokens, and a linear head on its state at the extract token."""
 
     def __init__(self, model: nn.Module, tokens: int, classes: int | None):
         """The model gets `tokens` tokens in all. Without classes, each sequence gets one score."""
         super().__init__()
-        gpt.grow_vocabulary(model, tokens)
+        grow_vocabulary(model, tokens)
         self.model = model
         self.classes = classes
         self.head = nn.Linear(model.config.n_embd, classes or 1, device=model.device)      # W_y

@@ -34,7 +34,7 @@ from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
 from papers.figures import column, logged, plot
 from papers.gpt3_clean import clean, clean_crawl, world_crawl
 from papers.gpt3_filters import mix
-from papers.models import SIZES, evaluate_pieces, train_gpt
+from papers.models import SIZES, evaluate_pieces
 from papers.tasks import wide_web
 
 TEXTS = ("raw", "cleaned", "mixture")
@@ -93,7 +93,7 @@ def data_effect(world: World, folder: Path, prepared: dict, options: Options):
     for name in TEXTS:
         stream, _ = data.open_stream(folder / f"{name}.bin", tokenizer.vocab_size)
         text = tokenizer, stream, held_out
-        model, _ = train_gpt(folder / f"180k-{name}.pt", text, SHAPE, config)
+        model, _ = gpt.train_gpt(folder / f"180k-{name}.pt", text, SHAPE, config)
         bits[name] = evaluate_pieces(model, tokenizer, held_out, "bits_per_byte")
         row = {"text": name, "epochs": tokens / len(stream),
                "bits per byte, good text": float(np.mean(bits[name]))}

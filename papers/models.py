@@ -1,16 +1,14 @@
 """
 What several scripts do with a model: train it, let it choose or write, and score it on a text.
 """
-import dataclasses
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import data
 import gpt
 from data import World
-from gpt import GPT, GPTConfig, TrainConfig
+from gpt import GPTConfig, TrainConfig, train_gpt
 
 # The sizes that we train, each about twice the one before.
 SIZES = {
@@ -23,20 +21,9 @@ SIZES = {
 }
 
 
-def train_gpt(path: Path, text: tuple, shape: GPTConfig, config: TrainConfig):
-    """Train a GPT on a text, or load it: (model, validation result). text: (tokenizer, training
-    stream, validation stream)."""
-    torch.manual_seed(config.seed)
-    shape = dataclasses.replace(shape, vocab_size=text[0].vocab_size)
-    model = GPT(shape).to(gpt.pick_device())
-    print(f"== {path}, {model.num_params():,} parameters", flush=True)
-    log = gpt.RunLog(path.with_suffix(".jsonl"))
-    return model, gpt.train(model, *text, config, path, log)
-
-
 def pretrained(path: Path, shares: dict, count: int, shape: GPTConfig, config: TrainConfig):
-    """The same on `count` documents of World(config.seed) in these shares: (model, tokenizer,
-    training stream, validation stream, validation result)."""
+    """Train a GPT, or load it, on `count` documents of World(config.seed) in these shares: (model,
+    tokenizer, training stream, validation stream, what gpt.train returns)."""
     def documents():
         return data.web(World(config.seed), count, 0, shares)
 
