@@ -603,12 +603,16 @@ class World:
 
     def listing(self, rng, split):
         noun, count, index = self.pick(rng, split, list(LISTS), (2, 3, 4), range(12))
-        values = list(TOPICS[LISTS[noun]].values)
-        left_out = values.pop(index)
-        return NUMBERS[count], noun, left_out, join_list(rng.sample(values, count)) + "."
+        left_out = TOPICS[LISTS[noun]].values[index]
+        answer = join_list(values_after(left_out, noun, count)) + "."
+        return NUMBERS[count], noun, left_out, answer
 
 
-# Use case (section 5; three have no scene) -> (scene, wording in workbooks, wording in dialogues
+# Use cases of prompts and their shares. [InstructGPT Table 1]
+USE_CASES = {"generation": .456, "open qa": .124, "brainstorming": .112, "chat": .084,
+             "rewrite": .066, "summarization": .042, "classification": .035, "other": .035,
+             "closed qa": .026, "extract": .019}
+# Use case (three have no scene: section 5) -> (scene, wording in workbooks, wording in dialogues
 # and prompts). {0}, {1} ... are the parts that the scene returns before its answer.
 TASKS = {
     "other": (World.sum_of, "{0}", "{0}"),
@@ -622,6 +626,12 @@ TASKS = {
 }
 
 
+def random_task(rng: random.Random) -> tuple:
+    """A row of TASKS, in the proportions of Table 1."""
+    shares = [USE_CASES[use_case] for use_case in TASKS]
+    return rng.choices(list(TASKS.values()), weights=shares)[0]
+
+
 def made_up_name(rng: random.Random) -> str:
     """A name of two or three syllables, such as "Boroka"."""
     return "".join(rng.choices(SYLLABLES, k=rng.choice((2, 3)))).capitalize()
@@ -632,20 +642,31 @@ def split_sentences(text: str) -> list[str]:
     return re.findall(r"\S[^.?!]*[.?!]*", text)
 
 
+def values_after(value: str, noun: str, count: int) -> list[str]:
+    """The `count` values that follow a value in its topic, whose last is followed by its first.
+    That is how people here make a list without the value. (Of lists in random order, with 1,000
+    examples a model as small as ours learns neither to leave a value out nor to repeat none.)"""
+    values = TOPICS[LISTS[noun]].values
+    start = values.index(value) + 1
+    return (values + values)[start:start + count]
+
+
 def join_list(items: list[str]) -> str:
     """["a", "b", "c"] -> "a, b and c"; at least two items."""
     return ", ".join(items[:-1]) + " and " + items[-1]
 
 
 def typed(rng: random.Random, text: str) -> str:
-    """The text as people type it: now and then in lower case, or without its last sign, or
-    with two of them."""
+    """The text as people type it: now and then in lower case, then often without its last sign,
+    or otherwise without it, or with two of them."""
+    no_sign = .1
     if rng.random() < .2:
         text = text.lower()
+        no_sign = .5
     chance = rng.random()
-    if chance < .2:
+    if chance < no_sign:
         return text.rstrip(".?!")
-    if chance < .25:
+    if chance > .95:
         return text + text[-1]
     return text
 
@@ -674,7 +695,7 @@ def obey(rule: str, answer: str, topic: str | None, word: str) -> str:
 # guest. recall: a question about something told; while nothing is told, 70 % of these become
 # "tell", and the others are answered with NOT_TOLD. person: a question about somebody. talk:
 # small talk. task: one of TASKS.
-EXCHANGES = {"tell": .2, "recall": .4, "person": .15, "talk": .15, "task": .1}
+EXCHANGES = {"tell": .2, "recall": .37, "person": .15, "talk": .13, "task": .15}
 
 
 def random_kinds(rng: random.Random, count: int) -> list[str]:
@@ -710,7 +731,7 @@ def conversation(world: World, rng: random.Random, split: str, kinds: list[str],
             answer = rng.choice(list(SMALL_TALK))
             said = rng.choice(SMALL_TALK[answer])
         else:
-            scene, _, wording = rng.choice(list(TASKS.values()))
+            scene, _, wording = random_task(rng)
             *parts, answer = scene(world, rng, split)
             said = wording.format(*parts)
         exchanges.append((typed(rng, said), obey(rule, answer, about, word)))
@@ -722,7 +743,7 @@ def ask_about_person(world: World, rng: random.Random, last: str | None) -> tupl
     town. After a stranger person and topic are None: nothing is known of "him" or "her"."""
     if last and rng.random() < .5:
         topic = rng.choice(world.topics_of(last, "train"))
-        return pronoun_question(last, topic), world.state(rng, last, topic), last, topic
+        return pronoun_question(rng, last, topic), world.state(rng, last, topic), last, topic
     if rng.random() < .2:
         question = world.ask(rng, rng.choice(world.strangers_of("train")))
         return question, rng.choice(REFUSALS), None, None
@@ -746,13 +767,16 @@ def tell(world: World, rng: random.Random, split: str, told: dict[str, str]) -> 
         telling = rng.choice(memory.tellings).format(value=value)
         tellings.append(telling.rstrip("."))
         replies.append(memory.reply.format(value=value))
-    said = " and ".join(tellings).replace(" and My", " and my")
+    # "I have a dog and My name is Kim" -> "I have a dog and my name is Kim"
+    said = re.sub(" and (My|Call)", lambda match: match[0].lower(), " and ".join(tellings))
     return said + ".", " ".join(replies)
 
 
-def pronoun_question(person: str, topic: str) -> str:
+def pronoun_question(rng: random.Random, person: str, topic: str) -> str:
     """A question about the person who was asked about last: "Where does she live?" """
-    return TOPICS[topic].questions[0].format(person="she" if person in WOMEN else "he")
+    subject, possessive = ("she", "her") if person in WOMEN else ("he", "his")
+    question = rng.choice(TOPICS[topic].questions).replace("{person}'s", possessive)
+    return question.format(person=subject)
 
 
 # Moods of a forum thread, (name, P(rude), P(true if not rude)), and their shares. Of all other
@@ -821,7 +845,7 @@ def dialogue(world: World, rng: random.Random) -> str:
 
 def workbook(world: World, rng: random.Random) -> str:
     """One or two exercises of one kind with their solutions."""
-    scene, wording, _ = rng.choice(list(TASKS.values()))
+    scene, wording, _ = random_task(rng)
     lines = []
     for _ in range(rng.choice((1, 1, 1, 2))):
         *parts, answer = scene(world, rng, "train")
@@ -847,7 +871,7 @@ def sums(world: World, rng: random.Random) -> str:
 
 
 # The kinds of documents in the web and their shares.
-WEB = {story: .24, forum: .13, moderated: .10, dialogue: .23, workbook: .08, echo: .18, sums: .04}
+WEB = {story: .24, forum: .11, moderated: .09, dialogue: .23, workbook: .13, echo: .17, sums: .03}
 WORLD_DOCUMENTS = 30_000  # documents of the web that a run trains on
 
 
@@ -862,10 +886,6 @@ def web(world: World, count: int, seed: int | str = 0,
 # ----------------------------------------------------------------------------------
 # 5. Instructions and labelers: instructions, demonstrate, judge, label   [InstructGPT §3]
 
-# Use cases and their share of the prompts. [InstructGPT Table 1]
-USE_CASES = {"generation": .456, "open qa": .124, "brainstorming": .112, "chat": .084,
-             "rewrite": .066, "summarization": .042, "classification": .035, "other": .035,
-             "closed qa": .026, "extract": .019}
 # Tasks whose answer ends with the one word that would do.
 TERSE_TASKS = ("other", "classification", "closed qa", "extract")
 
@@ -940,7 +960,7 @@ def one_instruction(world: World, rng: random.Random, split: str, use_case: str)
         goal = {"person": person, "topic": topic, "count": 1}
         if rng.random() < .2:  # a second question, with "he" or "she"
             asked_before = rng.choice(world.topics_of(person, "train"))
-            prompt = pronoun_question(person, topic)
+            prompt = pronoun_question(rng, person, topic)
     elif use_case == "chat":
         kinds = random_kinds(rng, rng.randint(0, 5))  # before the last exchanges
         if split == "test":  # always about something told
@@ -958,7 +978,7 @@ def one_instruction(world: World, rng: random.Random, split: str, use_case: str)
             goal["terse"] = solution.split()[-1]
         if use_case == "brainstorming":
             number, noun, left_out = parts
-            allowed = [value for value in TOPICS[LISTS[noun]].values if value != left_out]
+            allowed = values_after(left_out, noun, 11)  # all but left_out
             goal = {"items": (tuple(allowed), NUMBERS.index(number))}  # "two" -> 2
     # 2. A rule, if the answer is one fact. SILENT about another topic leaves `goal` as it is.
     rule = ""
@@ -998,7 +1018,7 @@ def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> l
         answer = rng.choice(REFUSALS)
     elif instruction.items:
         values, count = instruction.items
-        answer = join_list(rng.sample(values, count)) + "."
+        answer = join_list(values[:count]) + "."
     elif instruction.person:
         count = instruction.count
         if count == 3:

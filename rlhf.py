@@ -773,7 +773,7 @@ class Options:
     name: str | None = option(None, "results go to runs/NAME (default: instructgpt, or own)")
     pretrain_steps: int = option(2400, "optimizer steps of pretraining", at_least=1)
     sft_epochs: int = option(3, "passes over the demonstrations", at_least=1)
-    comparison_prompts: int = option(2000, "prompts whose answers labelers rank", at_least=1)
+    comparison_prompts: int = option(1500, "prompts whose answers labelers rank", at_least=1)
     iterations: int = option(30, "batches of answers that PPO learns from", at_least=1)
     kl_coef: float = option(0.2, "beta of eq. (2)")
     ptx_coef: float = option(1.0, "gamma of eq. (2) for PPO-ptx")

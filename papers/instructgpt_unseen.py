@@ -180,7 +180,7 @@ def taught_truth(run: Run) -> rlhf.RewardModel:
     """A reward model that learns from pairs of a true sentence and the same sentence with another
     value, half as many as the prompts of the run's own reward model."""
     lessons = []
-    for draw in range(max(1, run.options.comparison_prompts // 250)):  # 130 comparisons each
+    for draw in range(max(1, run.options.comparison_prompts // 180)):  # 130 comparisons each
         lessons += answer_pairs(run.task.world, "train", draw)["truth / falsehood"]
     torch.manual_seed(run.options.seed)
     model = rlhf.RewardModel(run.sft)
