@@ -397,7 +397,10 @@ Quill Zane Orla Fritz Thora Igor Wanda Yuri Selma Boris Greta Milo Petra Silas N
 Cyrus Linus Odette Basil Tilda Magnus Freya""".split()  # asked about, but no story knows them
 # Guests talk and act; no facts are known of them.
 GUESTS = "Kim Leo Amy Roy Joy Ned Pam Guy Sue Ted Meg Art Dot Jim Liz Ron Peg Hal Fay Gus".split()
-SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
+# A syllable of a made-up name is one of each; what stands here several times is more frequent.
+ONSETS = ["", *"b c ch d f g h j k l m n p r s sh st t th v w z br dr".split()]
+VOWELS = "a e i o u a e i o y ai ee ia ie".split()
+CODAS = [*"n r s l m d t ck".split(), *[""] * 12]
 
 
 class Memory(typing.NamedTuple):
@@ -633,8 +636,11 @@ def random_task(rng: random.Random) -> tuple:
 
 
 def made_up_name(rng: random.Random) -> str:
-    """A name of two or three syllables, such as "Boroka"."""
-    return "".join(rng.choices(SYLLABLES, k=rng.choice((2, 3)))).capitalize()
+    """A name of two or three syllables, such as "Kilthia" or "Zetja"."""
+    name = ""
+    for _ in range(rng.choice((2, 2, 3))):
+        name += rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS)
+    return name.capitalize()
 
 
 def split_sentences(text: str) -> list[str]:
@@ -643,9 +649,8 @@ def split_sentences(text: str) -> list[str]:
 
 
 def values_after(value: str, noun: str, count: int) -> list[str]:
-    """The `count` values that follow a value in its topic, whose last is followed by its first.
-    That is how people here make a list without the value. (Of lists in random order, with 1,000
-    examples a model as small as ours learns neither to leave a value out nor to repeat none.)"""
+    """The `count` values that follow a value in its topic, whose last is followed by its first: how
+    people here make a list without the value."""
     values = TOPICS[LISTS[noun]].values
     start = values.index(value) + 1
     return (values + values)[start:start + count]

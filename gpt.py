@@ -732,7 +732,7 @@ class TrainConfig:
     warmup: int = option(50, "steps of linear warm-up, at most a tenth of all; then a cosine")
     weight_decay: float = option(0.0, "on matrices that AdamW trains")
     grad_clip: float = option(1.0, "largest norm of the gradient", at_least=0.001)
-    eval_every: int = option(200, "steps between evaluations and checkpoints", at_least=1)
+    eval_every: int = option(400, "steps between evaluations and checkpoints", at_least=1)
     seed: int = option(0, "of the world, the weights, the batches and dropout")
 
 

@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import data
-from data import ASIDES, FORUM_QUESTION, HAPPY, PLACES, SAD, SYLLABLES, THINGS, TOPICS, World
+from data import ASIDES, FORUM_QUESTION, HAPPY, PLACES, SAD, THINGS, TOPICS, World
 
 # --------------------------------------------------------------------------------------------------
 # The wide web
 
 # "The book does not fit into the bag, because the ... is too big": adjective -> index of its noun
 MISFITS = {"big": 0, "large": 0, "wide": 0, "small": 1, "little": 1, "narrow": 1}
+
+
+SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
 
 @functools.cache
