@@ -161,25 +161,12 @@ def fails(capsys):
     return fails
 
 
-PAPERS = [f"papers/{path.name}" for path in sorted((HERE / "papers").glob("*.py"))]
-IMPORTS = {
-    "data.py": {"numpy", "tiktoken", "regex"}, "gpt.py": {"numpy", "torch", "data"},
-    "rlhf.py": {"numpy", "torch", "data", "gpt"},
-    **dict.fromkeys(PAPERS, {"numpy", "torch", "regex", "data", "gpt", "rlhf", "papers"})}
-
-
-@pytest.mark.parametrize("path", IMPORTS)
-def test_imports_run_one_way_and_large_packages_wait_until_they_are_needed(path):
-    tree = ast.parse((HERE / path).read_text())
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    inside = {node for function in functions for node in ast.walk(function)}
-    allowed = IMPORTS[path] | sys.stdlib_module_names
-    later = allowed | {"matplotlib", "transformers", "tokenizers", "huggingface_hub"}
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            names = [getattr(node, "module", alias.name) for alias in node.names]
-            packages = {name.split(".")[0] for name in names}
-            assert packages <= (later if node in inside else allowed), f"line {node.lineno}"
+def test_imports_run_one_way_and_large_packages_wait_until_they_are_needed():
+    not_in = {"data.py": "torch|gpt|rlhf|papers", "gpt.py": "rlhf|papers", "rlhf.py": "papers"}
+    for path in [HERE / name for name in not_in] + list(HERE.glob("papers/*.py")):
+        others = not_in.get(path.name, "test_all")
+        large = "matplotlib|transformers|tokenizers|huggingface_hub"
+        assert not re.search(rf"^(import|from) ({others}|{large})\b", path.read_text(), re.M), path
 
 
 # data.py: tokens and their stream ---------------------------------------------------
@@ -282,10 +269,8 @@ def test_batches_are_all_windows_of_the_stream_and_go_on_exactly():
         starts.update(x[:, 0].tolist())
         assert (x == x[:, :1] + np.arange(8)).all() and (y == x + 1).all()
     assert starts == set(range(92))
-    other = Batches(stream, 4, 8, seed=99)
-    assert (other.next()[0] != Batches(stream, 4, 8, seed=0).next()[0]).any()
-    other = Batches(stream, 4, 8, seed=0, drawn=batches.drawn)
-    assert all((other.next()[0] == batches.next()[0]).all() for _ in range(3))
+    again, other = (Batches(stream, 4, 8, seed, batches.drawn).next()[0] for seed in (0, 99))
+    assert (again == batches.next()[0]).all() and (again != other).any()
 
 
 # data.py: conversations -------------------------------------------------------------
@@ -313,14 +298,15 @@ def test_the_mask_is_one_on_what_the_assistant_writes_and_the_oldest_exchanges_g
 
 # data.py: the world, its web and its labelers ---------------------------------------
 
-@pytest.fixture(scope="module")
-def documents(world):
-    return list(data.web(world, 6000))
-
-
 def words(text):
     """The text without what `typed` may change, and without other signs."""
     return re.sub(r"[^\w+ ]", "", text.lower())
+
+
+@pytest.fixture(scope="module")
+def asked_in_the_web(world):
+    lines = "\n".join(data.web(world, 6000)).splitlines()
+    return {words(re.sub("^(Q|Guest): ", "", line)) for line in lines}
 
 
 @pytest.fixture(scope="module")
@@ -350,15 +336,13 @@ def held_out(world):
 def test_people_type_in_lower_case_or_without_the_last_sign_and_change_nothing_else():
     rng = random.Random(0)
     for text in ("Where does Mia live?", "Kim ate. List 2 + 3, but not Oslo."):
-        body, sign = text[:-1], text[-1]
-        expected = {body + end for end in ("", sign, sign + sign)}
-        expected |= {variant.lower() for variant in expected}
         said = Counter(data.typed(rng, text) for _ in range(5000))
-        assert set(said) == expected
-        shares = [sum(said[variant] for variant in kind) / 5000 for kind in (
-            {variant.lower() for variant in expected}, {body, body.lower()}, {body.lower()},
-            {text + sign, text.lower() + sign})]
-        assert shares == pytest.approx([.2, .18, .1, .05], abs=.02)
+        cased = {text: (.8, .1), text.lower(): (.2, .5)}  # their share, that of a missing sign
+        expected = {}
+        for form, (share, missing) in cased.items():
+            expected |= {form: (.95 - missing) * share, form[:-1]: missing * share,
+                         form + form[-1]: .05 * share}
+        assert {form: n / 5000 for form, n in said.items()} == pytest.approx(expected, abs=.02)
 
 
 def test_every_kind_of_document_has_its_content(world):
@@ -391,20 +375,13 @@ def test_lists_go_on_after_the_value_that_is_left_out(world):
     assert len(cases) == 3 * 5 * 12 * 4 / 5  # a fifth is held out
 
 
-def asked_in(line):
-    """What a line of the web asks."""
-    return words(re.sub("^(Q|Guest): ", "", line))
-
-
-def test_the_web_asks_nothing_that_the_test_asks(world, documents):
+def test_the_web_asks_nothing_that_the_test_asks(world, asked_in_the_web):
     """Of 200 exercises of each kind and things to tell, some of training stand in the web, and
     none of the test."""
-    def key(line):
-        """Without who saw the animal: what is held out is the place, animal and color."""
-        return re.sub(r"\w+ saw", "saw", asked_in(line))
-
+    # who saw the animal does not count: what is held out is the place, animal and color
+    key = lambda text: re.sub(r"\w+ saw", "saw", words(text))
     rng, known = random.Random(0), {"train": Counter(), "test": Counter()}
-    asked = {key(line) for document in documents for line in document.splitlines()}
+    asked = set(map(key, asked_in_the_web))
     for split, _ in itertools.product(known, range(200)):
         for name, (scene, *wordings) in data.TASKS.items():
             *parts, _ = scene(world, rng, split)
@@ -415,9 +392,8 @@ def test_the_web_asks_nothing_that_the_test_asks(world, documents):
 
 
 def test_facts_of_the_test_are_told_in_true_stories_and_asked_for_nowhere(
-        world, documents, facts_of):
-    lines = "\n".join(documents).splitlines()
-    asked = {facts_of.get(asked_in(line)) for line in lines} & set(world.facts)
+        world, asked_in_the_web, facts_of):
+    asked = set(map(facts_of.get, asked_in_the_web)) & set(world.facts)
     assert len(held_out(world)) == 14 * 3 and asked == set(world.facts) - held_out(world)
     rng = random.Random(0)
     told = {world.meaning.get(sentence) for _ in range(3000)
@@ -471,14 +447,7 @@ def follow(world, facts_of, exchanges, rule=""):
     return seen
 
 
-def test_people_and_strangers_are_in_one_split_only():
-    for world in map(data.World, range(10)):
-        for names, count in ((world.people_of, 40), (world.strangers_of, 144)):
-            assert len({*names("train"), *names("test")}) == count
-            assert len(names("train")) + len(names("test")) == count
-
-
-def test_prompts_of_the_test_are_in_no_training_set(world, monkeypatch):
+def test_instructions_are_distinct_and_in_one_split_only(world, monkeypatch):
     def keys(instructions):
         """What is asked, however it is spelled, and whatever was said before, unless it is needed
         to understand "she" or "he"."""
@@ -493,6 +462,10 @@ def test_prompts_of_the_test_are_in_no_training_set(world, monkeypatch):
     test = data.instructions(world, "test", 480, seed=1, distinct=True)
     assert len(keys(test)) == 480 and not keys(test) & keys(train)
     assert {prompt.person for prompt in test if prompt.person} == set(world.people_of("test"))
+    for town in map(World, range(10)):
+        for names, some, every in ((town.people_of, 14, 40), (town.strangers_of, 48, 144)):
+            assert len(names("test")) == some and len(names("train")) == every - some
+            assert len({*names("train"), *names("test")}) == every
     shares = dict.fromkeys(data.USE_CASES, 0) | {"other": 1}
     monkeypatch.setattr(data, "USE_CASES", shares)  # 8 sums, asked in 3 ways
     assert len(data.instructions(world, "test", 24, seed=0, distinct=True)) == 24
@@ -629,8 +602,7 @@ def own(*records, path="own.jsonl"):
     {"prompt": [user("hi")], "response": [assistant("good")], "system": " "},
     {"messages": [{"role": "system", "content": ""}, user("hi"), assistant("good"), user("ho")]},
     {"prompt": HH.replace("\n", "\r\n"), "completion": " good\r\n"},
-    {"instruction": "hi", "input": "", "output": "good"}, {"input": "hi", "output": "good"},
-    {"instruction": "hi", "context": None, "response": "good"},
+    {"instruction": "hi", "input": None, "output": "good"}, {"input": "hi", "output": "good"},
     {"messages": [user("hi")], "input": "", "output": "good"},
     {"prompt": "ignored", "messages": [user("hi"), assistant("good")]}])
 def test_demonstrations_of_every_shape(record):
@@ -666,7 +638,7 @@ NOT_READABLE = {  # what the error says: files
     ":1: neither": ['{"a": 1', "[" * 100_000],
     ": 0 records read": [""],
     ":1: expected": ["[1, 2]"],
-    ":1: no question": ['{"prompt": "x"}', '{"output": "x", "query": "y"}'],
+    ":1: no question": ['{"prompt": "x", "chosen": "y"}', '{"output": "x", "query": "y"}'],
     ":1: neither.*Exceeds": ['{"prompt": ' + "1" * 5000 + "}"],
     ":3: neither": [json.dumps(PAIR) + '\n\n{"b']}
 TWO = {"prompt": "hi", "responses": ["a", "b"]}
@@ -676,16 +648,14 @@ NOT_USABLE = {  # the reason that is counted: records of a known shape
     "ranked the same": [{**TWO, "scores": [3, 3]}],
     "are the same": [{**PAIR, "rejected": "good "}],
     "an empty prompt": [
-        {**PAIR, "rejected": " "}, {**PAIR, "prompt": " "}, {**PAIR, "prompt": ""},
-        {"chosen": "a", "rejected": "b"}, {"messages": "hi"},
-        {"prompt": "x", "response": None}, {"prompt": None, "output": "x"},
+        {**PAIR, "rejected": " "}, {**PAIR, "prompt": " "}, {"chosen": "a", "rejected": "b"},
+        {"messages": "hi"}, {"prompt": "x", "response": None},
         {"instruction": "", "input": "", "output": "x"}],
     "no answer after a question": [
         {**PAIR, "prompt": [user("hi"), assistant("ho")]}, {**PAIR, "chosen": [user("hi")]}],
     "context that is not text": [{**PAIR, "context": ["c"]}],
     "known role": [
-        {**PAIR, "prompt": 3}, {**PAIR, "chosen": None}, {**PAIR, "chosen": [{"role": "king"}]},
-        {**PAIR, "chosen": [{"role": ["user"]}]}, {**PAIR, "system": 3},
+        {**PAIR, "prompt": 3}, {**PAIR, "chosen": [{"role": "king", "content": "x"}]},
         {**PAIR, "system": ["be kind"]}],
     "fewer than 2": [{"prompt": "x", "output": "y"}],
     "bad answer": [{"prompt": "x", "output": "y", "label": 0},
@@ -693,8 +663,7 @@ NOT_USABLE = {  # the reason that is counted: records of a known shape
     "history": [{**PAIR, "history": [["Who is Mia?", "A cook."]]}],
     "no finite rank or score": [
         TWO, {**TWO, "responses": [], "ranks": []}, {**TWO, "responses": "ab", "ranks": [0, 1]},
-        {**TWO, "ranks": [0]}, {**TWO, "scores": [0, math.nan]}, {**TWO, "scores": [0, "1"]},
-        {"prompt": "x", "completions": [{"response": "a", "rating": 3}]}]}
+        {**TWO, "ranks": [0]}, {**TWO, "scores": [0, math.nan]}, {**TWO, "scores": [0, "1"]}]}
 
 
 def rows_of(table):
@@ -834,38 +803,30 @@ def test_every_other_layer_of_gpt3_sees_only_its_band(T):
         assert seen == list(range(13 if layer % 2 else 0, 16))
 
 
-def peer(form, stored=torch.float32, **shape):
-    """transformers' GPT-2 or GPT-1 with random weights, and ours from the folder it writes."""
-    transformers = optional("transformers")
-    shape = {"vocab_size": 50, "n_positions": 16, "n_layer": 3, "n_head": 2, "n_embd": 16,
-             **shape}
-    config = transformers.AutoConfig.for_model(form, **shape, resid_pdrop=0, embd_pdrop=0,
-                                               attn_pdrop=0)
-    theirs = loud(transformers.AutoModelForCausalLM.from_config(config)).to(stored).eval()
-    theirs.save_pretrained("peer")
-    dtype = torch.promote_types(stored, torch.float32)
-    if form == "openai-gpt":
-        ours = papers("gpt1_tokenizer").load_weights(Path("peer"))
-    else:
-        ours = GPT(gpt.read_config(Path("peer"), gpt.GPT2_FORM))
-        ours.load_state_dict(gpt.read_weights(Path("peer")))
-    return theirs.to(dtype), ours.to(dtype)
-
-
 @pytest.mark.parametrize("form", ["gpt2", "openai-gpt"])
 @pytest.mark.parametrize("shape", [{}, {"n_layer": 1, "n_head": 4, "n_embd": 24},
                                    {"n_head": 1, "n_positions": 150}])  # for the fused kernel
 @pytest.mark.parametrize("stored", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_logits_and_gradients_equal_transformers(form, shape, stored):
-    theirs, ours = peer(form, stored, **shape)
-    atol = 1e-8 if stored == torch.float64 else 1e-4
-    T = ours.config.block_size - 3
+    transformers = optional("transformers")
+    shape = {"vocab_size": 50, "n_positions": 16, "n_layer": 3, "n_head": 2, "n_embd": 16, **shape}
+    config = transformers.AutoConfig.for_model(form, **shape, resid_pdrop=0, embd_pdrop=0,
+                                               attn_pdrop=0)
+    theirs = loud(transformers.AutoModelForCausalLM.from_config(config)).to(stored).eval()
+    theirs.save_pretrained("peer")
+    if form == "openai-gpt":
+        ours = papers("gpt1_tokenizer").load_weights(Path("peer"))
+    else:
+        ours = GPT(gpt.read_config(Path("peer"), gpt.GPT2_FORM))
+        ours.load_state_dict(gpt.read_weights(Path("peer")))
+    dtype = torch.promote_types(stored, torch.float32)
+    T, atol = shape["n_positions"] - 3, 1e-8 if dtype == torch.float64 else 1e-4
     idx, mask = torch.randint(50, (3, T)), torch.ones(3, T, dtype=torch.long)
     targets = idx.roll(-1, 1)
     targets[1, 6:], mask[1, 7:] = -1, 0  # a short row, padded on the right
-    expected = theirs(idx, attention_mask=mask).logits
+    expected = theirs.to(dtype)(idx, attention_mask=mask).logits
     F.cross_entropy(expected.flatten(0, 1), targets.flatten(), ignore_index=-1).backward()
-    logits, loss = ours(idx, targets)
+    logits, loss = ours.to(dtype)(idx, targets)
     loss.backward()
     assert torch.allclose(logits[mask > 0], expected[mask > 0], atol=atol)
     in_gpt1 = {"wte.weight": "tokens_embed.weight", "wpe.weight": "positions_embed.weight"}
@@ -992,6 +953,32 @@ def assert_equal_weights(model, other, atol=1e-8):
         assert torch.allclose(p, q, rtol=0, atol=atol)
 
 
+def lm_loss(model, batches):
+    x, y = map(torch.from_numpy, batches.next())
+    return F.cross_entropy(model(x)[0].flatten(0, 1), y.flatten())
+
+
+def adamw(model, eps=1e-8):
+    return torch.optim.AdamW(model.parameters(), eps=eps, betas=(0.9, 0.95), weight_decay=0.0)
+
+
+def learn(model, loss, *optimizers, clip=1.0):
+    """One step by hand, with (optimizer, learning rate) ...; returns the gradient's norm."""
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    for optimizer, rate in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+    return norm.item()
+
+
+def decay(progress):
+    """Half a cosine, from 1 down to a tenth."""
+    return 0.55 + 0.45 * math.cos(math.pi * progress)
+
+
 def training_run(path, log=no_log, dropout=0.0, dtype=torch.float32, **options):
     torch.manual_seed(0)
     model = small_gpt(vocab_size=262, dropout=dropout).to(dtype)
@@ -1011,22 +998,12 @@ def test_training_equals_a_loop_by_hand():
         {"params": [ours.wte.weight, ours.wpe.weight], "weight_decay": 0.1},
         {"params": [p for p in ours.parameters() if p.ndim == 1], "weight_decay": 0.0}],
         betas=(0.9, 0.95))
-    batches = Batches(NUMBERS, 4, 16, seed=0)
-    norms = []
+    batches, norms = Batches(NUMBERS, 4, 16, seed=0), []
     for step in range(30):
-        x, y = map(torch.from_numpy, batches.next())
-        F.cross_entropy(ours(x)[0].transpose(1, 2), y).backward()
-        norms.append(math.sqrt(sum(p.grad.square().sum().item() for p in ours.parameters())))
-        for p in ours.parameters():
-            p.grad *= min(1, 0.8 / (norms[-1] + 1e-6))  # as clip_grad_norm_ does
-        share = (step + 1) / 3  # up in three steps, then down to a tenth
-        if step >= 3:
-            share = 0.55 + 0.45 * math.cos(math.pi * (step - 3) / 27)
-        for optimizer, peak in ((adam, config.lr), (muon, config.muon_lr)):
-            for group in optimizer.param_groups:
-                group["lr"] = share * peak
-            optimizer.step()
-            optimizer.zero_grad()
+        loss = lm_loss(ours, batches)
+        share = (step + 1) / 3 if step < 3 else decay((step - 3) / 27)
+        rates = (adam, share * config.lr), (muon, share * config.muon_lr)
+        norms.append(learn(ours, loss, *rates, clip=0.8))
     assert_equal_weights(model, ours, atol=1e-9)
     assert min(norms) < 0.8 < max(norms)
     assert result == gpt.evaluate(model, Tokenizer(BYTES), BACKWARDS)
@@ -1124,19 +1101,15 @@ def test_checkpoints_are_checked_and_nothing_in_them_is_executed(tokenizer, recw
     assert loaded.config == model.config and its_tokenizer.ranks == tokenizer.ranks
     assert all(torch.equal(p, q) for p, q in zip(loaded.parameters(), model.parameters()))
     good = torch.load("good.pt")
-    gap = Tokenizer({**tokenizer.ranks, b"xyz": 999}).to_json()
-    contents = {
-        "tensor": torch.zeros(3), "evil2": {"config": Evil()}, "other": {"weights": 3},
-        "three": {**good, "model": 3}, "weights": {**good, "model": {"wte": torch.zeros(1)}},
-        "tokens": {**good, "tokenizer": gap},
-        "float": {**good, "config": {**good["config"], "n_embd": 16.0}}}
+    gap = Tokenizer({**tokenizer.ranks, b"xyz": tokenizer.vocab_size}).to_json()
+    contents = {"evil": {"config": Evil()}, "other": {"weights": 3},
+                "weights": {**good, "model": {"wte": torch.zeros(1)}},
+                "tokens": {**good, "tokenizer": gap}}
     for name, content in contents.items():
         torch.save(content, f"{name}.pt")
-    Path("evil.pt").write_bytes(pickle.dumps({"config": Evil()}, protocol=2))
     Path("evil4.pt").write_bytes(pickle.dumps({"config": Evil()}, protocol=4))
-    Path("empty.pt").touch()
     Path("cut.pt").write_bytes(Path("good.pt").read_bytes()[:-3000])
-    for name in ("evil", "evil4", "empty", "cut", "missing", *contents):
+    for name in ("evil4", "cut", "missing", *contents):
         refused(f"{name}.pt", gpt.load_model, f"{name}.pt")
     assert not Path("executed").exists() and not recwarn.list
 
@@ -1158,14 +1131,14 @@ def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenize
         assert their_tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
     special = their_tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
     assert special == list(tokenizer.special.values())
+    assert their_tokenizer.decode(special, skip_special_tokens=True) == ""
     idx = torch.tensor([tokenizer.encode("Mia lives in")])
     assert torch.allclose(model(idx)[0], theirs(idx).logits, atol=1e-4)
-    ends = theirs.generation_config
+    ends = theirs.generation_config  # greedily, up to a stop token
     assert ends.eos_token_id == [tokenizer.eot, tokenizer.end]
     assert ends.max_new_tokens == 32 and not ends.do_sample
     pipe = transformers.pipeline("text-generation", str(folder))
-    talk = [SYSTEM, user("Where is it?"), assistant("Here."), user("And now?")]
-    for messages in (talk, talk[1:2]):
+    for messages in ([*TALK[:3], user("And now?")], TALK[1:2]):
         [(answer, _)] = rlhf.chat_speaker(model, tokenizer, 12, temperature=0)([messages], 0)
         [result] = pipe(messages, max_new_tokens=12, do_sample=False)
         assert result["generated_text"][-1]["content"].strip() == answer
@@ -1188,59 +1161,38 @@ def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenize
         refused("GPT-2's form", gpt.export_pretrained, other, tokenizer, "m")
 
 
-def test_a_tokenizer_json_whose_first_id_is_endoftext_is_read():
-    """As the tokenizers package trains them: control tokens first, merges as pairs."""
-    tokenizers = optional("tokenizers")
-    theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
-    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=500, special_tokens=["<|endoftext|>", "[MASK]"], show_progress=False,
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    theirs.train_from_iterator(data.web(World(0), 500), trainer)
-    peer("gpt2", vocab_size=500)
-    theirs.save("peer/tokenizer.json")
-    _, ours = gpt.load_pretrained("peer")
-    assert ours.eot == 0 and ours.special["[MASK]"] == 1 and ours.end >= 500
-    for text in (*NASTY[:8], "Mia lives in Oslo, and Ben has a dog."):
-        assert ours.encode(text) == theirs.encode(text).ids
-        assert ours.decode(ours.encode(text)) == text
-
-
 def test_a_folder_that_is_no_gpt2_is_a_clear_message(tokenizer):
     folder = Path("peer")
     gpt.export_pretrained(small_gpt(tokenizer.vocab_size), tokenizer, folder)
-    gpt.load_pretrained(folder)
-    config = (folder / "config.json").read_text()
-    tokens = json.loads((folder / "tokenizer.json").read_text())
-    bytes_of_words = {**tokens["pre_tokenizer"], "add_prefix_space": True}
-    more = {**tokens["model"], "vocab": {**tokens["model"]["vocab"], "new": 999}}
-    huge = {**tokens["model"], "vocab": {**tokens["model"]["vocab"], "new": 2 ** 40}}
-    back = {**tokens["model"], "merges": tokens["model"]["merges"][::-1]}
-    weights = (folder / "model.safetensors").read_bytes()
-    table = {
-        "config.json": [
-            ("{", "not hold a GPT-2"), ("[]", "not hold a GPT-2"),
-            (config.replace('"gpt2"', '"openai-gpt"'), "model_type is 'openai-gpt'"),
-            (config.replace('"n_embd": 16', '"n_embd": 32'), "size mismatch"),
-            (config.replace("gelu_new", "relu"), "activation_function is 'relu'")],
-        "tokenizer.json": [
-            ("[]", "not hold a GPT-2"),
-            (json.dumps({**tokens, "normalizer": {"type": "Lowercase"}}), "not a byte-level BPE"),
-            (json.dumps({**tokens, "pre_tokenizer": bytes_of_words}), "not a byte-level BPE"),
-            (json.dumps({**tokens, "model": more}), "tokens that the model lacks"),
-            (json.dumps({**tokens, "model": huge}), "out of range"),
-            (json.dumps({**tokens, "model": back}), "not in the order of their ids")],
-        "model.safetensors": [
-            (content, "not hold a GPT-2") for content in (
-                b"", weights[:5], weights[:100], weights[:-4], weights.replace(b"F32", b"F33"),
-                weights.replace(b"[0, ", b"[-9,"))]}
-    for name, rows in table.items():
-        good = (folder / name).read_bytes()
-        for content, word in rows:
-            content = content.encode() if isinstance(content, str) else content
-            (folder / name).write_bytes(content)
-            refused(word, gpt.load_pretrained, folder)
-        (folder / name).write_bytes(good)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    config, tokens = files["config.json"], json.loads(files["tokenizer.json"])
+
+    def tokenizer_with(model={}, splitter={}, **more):
+        content = {**tokens, "model": {**tokens["model"], **model},
+                   "pre_tokenizer": {**tokens["pre_tokenizer"], **splitter}, **more}
+        return "tokenizer.json", json.dumps(content).encode()
+
+    vocabulary, merges = tokens["model"]["vocab"], tokens["model"]["merges"]
+    for name, content, says in (
+            ("config.json", b"[]", "not hold a GPT-2"),
+            ("config.json", config.replace(b'"n_embd": 16', b'"n_embd": 32'), "size mismatch"),
+            ("config.json", config.replace(b"gelu_new", b"relu"), "activation_function is 'relu'"),
+            (*tokenizer_with(normalizer={"type": "Lowercase"}), "not a byte-level BPE"),
+            (*tokenizer_with(splitter={"type": "Metaspace"}), "not a byte-level BPE"),
+            (*tokenizer_with(splitter={"add_prefix_space": True}), "not a byte-level BPE"),
+            (*tokenizer_with(splitter={"use_regex": False}), "not a byte-level BPE"),
+            (*tokenizer_with({"vocab": {**vocabulary, "new": 999}}), "tokens that the model lacks"),
+            (*tokenizer_with({"merges": merges[::-1]}), "not in the order of their ids"),
+            ("model.safetensors", files["model.safetensors"][:-4], "not hold a GPT-2")):
+        (folder / name).write_bytes(content)
+        refused(says, gpt.load_pretrained, folder)
+        (folder / name).write_bytes(files[name])
+    # as OpenAI's is: <|endoftext|> stands among the tokens, too, and a merge is one text
+    _, older = tokenizer_with({"vocab": {**vocabulary, "<|endoftext|>": tokenizer.eot},
+                               "merges": [" ".join(merge) for merge in merges]})
+    (folder / "tokenizer.json").write_bytes(older)
+    _, same = gpt.load_pretrained(folder)
+    assert same.ranks == tokenizer.ranks and same.special == tokenizer.special
 
 
 # commands, and wrong input ----------------------------------------------------------
@@ -1288,63 +1240,46 @@ def test_pretrain_sample_and_export(capsys, fails):
 WRONG = {  # {the beginning of a command: {its end: what the error says}}
     "gpt.py --data": {
         "missing.txt": "missing.txt", "blank.txt": "blank.txt holds no text",
-        "zeros.txt": "zeros.txt holds zero", "no.txt.gz": "no.txt.gz is not UTF-8 text",
-        "cut.txt.gz": "cut.txt.gz is not UTF-8 text", "binary.bin": "binary.bin is not UTF-8",
-        "short.txt": "windows of 129", "bad.jsonl": "bad.jsonl:1", "plain.jsonl": "plain.jsonl:1",
+        "zeros.txt": "zeros.txt holds zero", "cut.txt.gz": "cut.txt.gz is not UTF-8 text",
+        "short.txt": "windows of 129", "plain.jsonl": "plain.jsonl:1",
         "text.txt --vocab-size 100": "--vocab-size",
         "text.txt --block-size 8 --n-embd 2000000000": "memory"},
     "gpt.py": {
-        "--n-head 3": "n_head", "--n-embd 0": "--n-embd", "--window 0": "window",
-        "--dropout 2": "dropout", "--dropout nan": "dropout", "--stpes 3": "--stpes",
-        "--step 3": "--step", "--name=": "--name must", "--name ../../x": "the name of a run",
-        "--steps 2.5": "invalid int", "--steps 0": "not be 0", "--lr nan": "not be nan",
-        "--lr inf": "not be inf", "--lr=-1": "not be -1",
-        "--seed 99999999999": "not be 99999999999", "pretarin": "no command"},
-    "gpt.py sample": {
-        "": "no checkpoint", "--model text.txt": "not a checkpoint", "--tokens 0": "--tokens"},
+        "--n-head 3": "n_head", "--window 0": "window", "--dropout 1": "dropout",
+        "--dropout nan": "dropout", "--step 3": "--step", "--name=": "--name must",
+        "--steps 0": "not be 0", "--lr nan": "not be nan", "--lr=-1": "not be -1",
+        "--seed 2147483648": "not be 2147483648", "pretarin": "no command"},
+    "gpt.py sample": {"": "no checkpoint", "--model text.txt": "not a checkpoint"},
     "gpt.py export --model": {
-        "blank.txt": "not a checkpoint", "base.pt --folder .": "other files",
-        "base.pt --folder theirs": "no export"},
+        "base.pt --folder .": "other files", "base.pt --folder theirs": "no export"},
     "rlhf.py": {
-        "--pretrain-steps 0": "--pretrain-steps", "--sft-epochs 0": "--sft-epochs",
-        "--iterations 0": "--iterations", "--test-prompts 15": "not be 15 (at least 16",
-        "--kl-coef=-1": "--kl-coef", "--max-response 65": "at most 64",
-        "--max-response 9 --init base.pt": "at most 8", "--data=": "--data",
-        "--demonstrations missing": "missing", "--demonstrations bad.jsonl": "bad.jsonl:1",
-        "--comparisons bad.jsonl": "bad.jsonl:1", "--comparisons one.jsonl": "at least two"},
+        "--test-prompts 15": "not be 15 (at least 16", "--max-response 65": "at most 64",
+        "--max-response 9 --init base.pt": "at most 8", "--comparisons bad.jsonl": "bad.jsonl:1",
+        "--demonstrations one.jsonl": "at least two"},
     "rlhf.py --pretrain-steps 1 --demonstrations long.jsonl": {
         "": "use a larger --block-size", "--reward ok.py:none": "the reward function failed"},
-    "rlhf.py --init": {
-        "missing.pt": "no checkpoint", "text.txt": "not a checkpoint", "cut.pt": "cut.pt",
-        ".": "config.json"},
+    "rlhf.py --init": {"missing.pt": "no checkpoint", ".": "config.json"},
     "rlhf.py --reward": {
         "f": "FILE.py", "none.py:f": "a file that exists", "ok.py:g": "no function g",
-        "ok.py:": "no function", "text.txt:f": "not run", "bad.py:f": "ZeroDivisionError",
-        "exits.py:f": "SystemExit", "ok.py:one": "takes 1 positional argument but 2 were given"},
+        "bad.py:f": "ZeroDivisionError", "exits.py:f": "SystemExit",
+        "ok.py:one": "takes 1 positional argument but 2 were given"},
     "rlhf.py chat": {
-        "": "no checkpoint", "--model text.txt": "not a checkpoint", "--top-k 3": "--top-k",
-        "--model base.pt": "cannot chat", "--model chat.pt": "at most 8",
-        "--max-response 0": "--max-response", "--temperature nan": "--temperature"}}
+        "": "no checkpoint", "--model base.pt": "cannot chat", "--model chat.pt": "at most 8"}}
 
 
 @pytest.fixture
 def bad_files(in_empty_folder):
     for name, content in {
-            "no.txt.gz": "some text ", "zeros.txt": "t\0e\0x\0t\0" * 90,
-            "text.txt": "some text " * 90, "short.txt": "too short", "blank.txt": "  \n ",
-            "bad.jsonl": "{", "plain.jsonl": '{"txt": "x"}',
-            "one.jsonl": json.dumps({"prompt": "hi", "chosen": "a", "rejected": "b"}),
-            "bad.py": "1 / 0", "exits.py": "exit(0)",
-            "long.jsonl": "".join(
+            "zeros.txt": "t\0e\0x\0t\0" * 90, "text.txt": "some text " * 90,
+            "short.txt": "too short", "blank.txt": "  \n ", "bad.jsonl": "{",
+            "plain.jsonl": '{"txt": "x"}', "one.jsonl": json.dumps(PAIR), "bad.py": "1 / 0",
+            "exits.py": "exit(0)", "long.jsonl": "".join(
                 json.dumps({"prompt": i, "output": "word " * 900}) + "\n" for i in "abc"),
             "ok.py": "def none(prompt, response): pass\ndef one(prompt): return 0"}.items():
         Path(name).write_text(content)
-    Path("binary.bin").write_bytes(bytes(range(256)) * 10)
-    noise = gzip.compress(os.urandom(10_000).hex().encode())
-    Path("cut.txt.gz").write_bytes(noise[:5000])
-    gpt.save_checkpoint("base.pt", small_gpt(262), Tokenizer(BYTES))
-    gpt.save_checkpoint("chat.pt", small_gpt(262), Tokenizer(BYTES), chat=True)
-    Path("cut.pt").write_bytes(Path("chat.pt").read_bytes()[:3000])
+    Path("cut.txt.gz").write_bytes(gzip.compress(os.urandom(10_000).hex().encode())[:5000])
+    for name, knows_chat in (("base.pt", False), ("chat.pt", True)):
+        gpt.save_checkpoint(name, small_gpt(262), Tokenizer(BYTES), chat=knows_chat)
     Path("theirs").mkdir()
     Path("theirs/config.json").touch()
 
@@ -1395,50 +1330,26 @@ def test_help_ctrl_c_and_a_reader_that_goes_have_their_exit_codes(capsys):
         assert (done.returncode, done.stdout.count("\n"), done.stderr) == (0, lines, "")
 
 
-def test_the_world_is_shown_with_its_labelers(capsys):
-    data.show()
-    shown = capsys.readouterr().out
-    assert all(use_case in shown for use_case in data.USE_CASES) and "[<|end|>]" in shown
-
-
 ON_GPU = """
-import copy, torch, data, gpt, rlhf
-from gpt import GPT, GPTConfig
-
-torch.manual_seed(0)
+import copy, torch, gpt, rlhf
 assert gpt.pick_device() == "cuda"
-torch.set_float32_matmul_precision("highest")  # no TF32
-for window in (None, 40, 300):
-    inputs = [torch.randn(2, 3, 700, 16, dtype=torch.float64, device="cuda") for _ in range(4)]
-    *qkv, grad = [x.requires_grad_() for x in inputs]
-    results = []
-    for attend in (gpt.attention, gpt.fused_attention):
-        out = attend(*qkv, window)
-        results.append([out, *torch.autograd.grad(out, qkv, grad)])
-    for expected, found in zip(*results):
-        assert (expected - found).abs().max() < 1e-12
-
-tokenizer = data.Tokenizer(data.train_bpe(data.web(data.World(0), 200), 300))
-cpu = GPT(GPTConfig(tokenizer.vocab_size, 64, 2, 2, 32)).eval()
+torch.manual_seed(0)
+cpu = gpt.GPT(gpt.GPTConfig(50, 700, 2, 2, 32, window=40)).double().eval()
 for p in cpu.parameters():
-    p.data *= 4  # so that no two logits are close
+    p.data *= 4  # so that attention matters
 gpu = copy.deepcopy(cpu).cuda()
-ids = torch.randint(tokenizer.vocab_size, (5, 48))
-logits, loss = cpu(ids, ids)
-assert torch.allclose(gpu(ids.cuda())[0].cpu(), logits, atol=1e-3)
-with gpt.mixed_precision(gpu.device):
-    assert abs(gpu(ids.cuda(), ids.cuda())[1].item() - loss.item()) < 0.05
-written = []
-for model in (cpu, gpu):
-    start, lengths = ids[:, :9].to(model.device), torch.tensor([9, 3, 5, 1, 7]).to(model.device)
-    written.append(gpt.generate(model, start, 80, lengths, temperature=0))
-assert written[0] == written[1]  # the full cache is read anew on the way
-
-mask = torch.zeros(5, 47)
+ids, mask, results = torch.randint(50, (3, 690)), torch.zeros(3, 689), []
 mask[:, 20:30] = 1
-logprobs = [rlhf.response_logprobs(model, ids.to(model.device), mask.to(model.device)).cpu()
-            for model in (cpu, gpu)]
-assert (logprobs[0] - logprobs[1]).abs().max() < 0.5 and logprobs[1].dtype == torch.float32
+for model in (cpu, gpu):
+    own = ids.to(model.device)
+    written = gpt.generate(model, own, 40, temperature=0)  # the full cache is read anew
+    grads = torch.autograd.grad(model(own, own)[1], list(model.parameters()))
+    with torch.no_grad():  # on CUDA products in bfloat16, but logits in float32
+        logprobs = rlhf.response_logprobs(model.float(), own, mask.to(model.device)).cpu()
+    results.append((written, logprobs, torch.cat([grad.flatten().cpu() for grad in grads])))
+(written, logprobs, grads), (same, near, equal) = results
+assert written == same and (grads - equal).abs().max() < 1e-10
+assert logprobs.dtype == near.dtype and (logprobs - near).abs().max() < 0.5
 """
 
 
@@ -1459,7 +1370,7 @@ def test_a_gpu_computes_what_the_cpu_does(monkeypatch):
     assert done.returncode == 0, done.stderr
 
 
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+TORCHRUN = "-m torch.distributed.run --standalone --nproc-per-node".split()
 
 
 def test_processes_of_torchrun_train_like_one():
@@ -1534,26 +1445,6 @@ def windows(block_size):
     return Batches(np.arange(2000, dtype=np.uint16) % 300, 2, block_size, 0)
 
 
-def lm_loss(model, batches):
-    x, y = map(torch.from_numpy, batches.next())
-    return F.cross_entropy(model(x)[0].flatten(0, 1), y.flatten())
-
-
-def adamw(model, eps=1e-8):
-    return torch.optim.AdamW(model.parameters(), eps=eps, betas=(0.9, 0.95), weight_decay=0.0)
-
-
-def learn(model, optimizer, loss, rate):
-    """One step, by hand."""
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad()
-    return norm.item()
-
-
 @pytest.mark.parametrize("mix", [0, 2])
 def test_sft_equals_a_loop_by_hand(tokenizer, mix):
     """In float64, which forgives little. Nothing is learned but what the assistant says."""
@@ -1582,8 +1473,7 @@ def test_sft_equals_a_loop_by_hand(tokenizer, mix):
         loss = -torch.stack(said).mean()
         assert losses[step] == pytest.approx(loss.item(), rel=1e-6)
         loss = loss + lm_loss(model, text) if mix else loss
-        share = 0.55 + 0.45 * math.cos(math.pi * step / 4)
-        learn(model, optimizer, loss, 1e-3 * 128 / 256 * share)  # falls with the width
+        learn(model, loss, (optimizer, 1e-3 * 128 / 256 * decay(step / 4)))  # falls with the width
     assert len(losses) == 4
     assert_equal_weights(trained, model)
     refused("fits", rlhf.train_sft, model, tokenizer, [too_long], config, None, no_log)
@@ -1643,8 +1533,8 @@ def test_reward_model_training_and_its_accuracy_equal_a_loop_by_hand(tokenizer):
         means = [F.softplus(-torch.stack(of_prompt)).mean() for of_prompt in pairs]
         loss = torch.stack(means).mean()
         assert losses[step] == pytest.approx(loss.item(), rel=1e-6)
-        share = (step + 1) / 2 if step < 2 else 0.55 + 0.45 * math.cos(math.pi * (step - 2) / 19)
-        learn(model, optimizer, loss, 1e-3 * 128 / 256 * share)  # falls with the width
+        share = (step + 1) / 2 if step < 2 else decay((step - 2) / 19)
+        learn(model, loss, (optimizer, 1e-3 * 128 / 256 * share))  # falls with the width
     with torch.no_grad():  # demonstrations then score zero
         model.head.bias -= torch.stack([score(messages) for messages in demonstrations]).mean()
     assert len(losses) == 21
@@ -1688,25 +1578,21 @@ def answered(tokenizer, messages, *responses):
     return ids, rlhf.response_mask(ids, torch.full_like(lengths, len(prompt)), lengths)
 
 
-@pytest.mark.parametrize("body, says", [
-    ("raise ValueError('oh')", "ValueError: oh"), ("return None", "TypeError"),
-    ("return 'good'", "ValueError"), ("return float('nan')", "nan"), ("return 1e999", "inf"),
-    ("return [1, 2]", "TypeError"), ("import sys; sys.exit(0)", "SystemExit")])
-def test_a_reward_function_that_fails_names_prompt_and_response(tokenizer, body, says):
-    Path("reward.py").write_text(f"def f(prompt, response):\n    {body}\n")
-    reward = rlhf.TextReward(rlhf.load_function("reward.py:f"), tokenizer)
-    with pytest.raises(UserError, match=re.escape(says)) as error:
-        reward(*answered(tokenizer, [user("How long?")], " three"))
-    assert "'How long?'" in str(error.value) and "'three'" in str(error.value)
-
-
-def test_a_reward_function_sees_the_texts_of_prompt_and_response(tokenizer):
+def test_a_reward_function_sees_the_texts_of_prompt_and_response_and_names_them_if_it_fails(
+        tokenizer):
     seen, messages = [], [user("first"), assistant("reply"), user("How long <|end|>?")]
     reward = rlhf.TextReward(lambda *texts: seen.append(texts) or len(texts[1]), tokenizer)
     responses = ("abc", "One.\n\n    two words")  # a response comes as it was written
     scores = reward(*answered(tokenizer, messages, *(f" {text}" for text in responses)))
     assert scores.tolist() == [3.0, 19.0]
     assert seen == [("first\nreply\nHow long <|end|>?", text) for text in responses]
+    for body, says in (("return 'good'", "ValueError"), ("return None", "TypeError"),
+                       ("return float('nan')", "nan is not"), ("return -1e999", "-inf is not"),
+                       ("import sys; sys.exit(0)", "SystemExit")):
+        Path("reward.py").write_text(f"def f(prompt, response):\n    {body}\n")
+        failing = rlhf.TextReward(rlhf.load_function("reward.py:f"), tokenizer)
+        inputs = answered(tokenizer, [user("How long?")], " three")
+        refused(f"prompt 'How long.' and response 'three': .*{says}", failing, *inputs)
 
 
 # rlhf.py: PPO [InstructGPT C.4; arXiv:1707.06347] -----------------------------------
@@ -1776,8 +1662,8 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
             value_loss = torch.maximum((v - target) ** 2, (near - target) ** 2).mean() / 2
             loss = 3 * ptx_loss - torch.minimum(ratio * a, clipped * a).mean()
             share = min(1, 0.1 + 0.09 * iteration)
-            norm = learn(policy, actor_adam, loss, 2e-3 * share)
-            learn(critic, critic_adam, value_loss, 4e-3 * share)
+            norm = learn(policy, loss, (actor_adam, 2e-3 * share))
+            learn(critic, value_loss, (critic_adam, 4e-3 * share))
             for mean, weight in zip(average.parameters(), policy.parameters()):
                 mean.data = 0.9 * mean.data + 0.1 * weight.data
             is_clipped = (clipped * a < ratio * a).double()
@@ -1829,26 +1715,21 @@ def test_ppo_comes_close_to_the_optimum_in_closed_form(problem, beta):
     assert objective <= optimum and (objective - start) / (optimum - start) > 0.95
 
 
-def test_ppo_does_not_depend_on_the_zero_of_a_reward_function(problem):
-    """A large mean score must not look like a reason for short answers."""
-    problem.reference.double()
-    policies = []
-    for zero in (0, 128):  # multiples of 1/64, so that float32 is exact
-        rewards = [round(64 * reward) / 64 + zero for reward in problem.rewards.tolist()]
-        problem.reward_of = dict(zip(problem.answers, rewards))
-        policies.append(learn_letters(problem, iterations=8, lr=5e-3, value_lr=6e-3,
-                                      unfinished_cap=math.inf))
-    assert_equal_weights(*policies)
-
-
 @pytest.mark.parametrize("beta", [0.0, 9.0])
-def test_a_policy_more_than_a_nat_per_token_away_from_sft_is_warned_of(problem, beta, capsys):
-    policies = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        policies.append(learn_letters(problem, iterations=20, kl_coef=beta, lr=2e-2))
-        assert ("iteration 20: more than one nat" in capsys.readouterr().out) == (beta == 0)
-    assert_equal_weights(*policies)  # PPO depends on its own seed alone
+def test_ppo_depends_neither_on_the_zero_of_a_reward_nor_on_torchs_seed_and_warns(beta, capsys):
+    """A large mean score must not look like a reason for short answers."""
+    start, policies = small_gpt(262, n_layer=1).double(), []
+    config = rlhf.PPOConfig(iterations=21, batch_size=64, minibatches=2, max_response=2, lr=2e-2,
+                            kl_coef=beta, unfinished_cap=math.inf)
+    for zero in (0, 128):
+        torch.manual_seed(zero)
+        count = lambda ids, mask: ((ids[:, 1:] < 30) * mask).sum(1) + zero
+        policies.append(copy.deepcopy(start))
+        rlhf.train_ppo(policies[-1], count, Tokenizer(BYTES), lambda n: [[user("hi")]] * n, config,
+                       no_log)
+        warned = re.findall("iteration (.*): more than one nat", capsys.readouterr().out)
+        assert warned == ([] if beta else ["20", "21"])
+    assert_equal_weights(*policies)
 
 
 # rlhf.py: tasks and speakers [InstructGPT §3.2-3.4, §4] -----------------------------
@@ -1928,45 +1809,38 @@ def test_gpt_is_prompted_with_a_thread_and_its_shots(tokenizer, monkeypatch):
     assert text.endswith("A: b.\nQ: c?\nA:")
 
 
-def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, capsys):
-    pairs = [{"prompt": f"Say {i % 10}.", "chosen": f"{i}", "rejected": "no"} for i in range(40)]
-    own(*pairs, path="c.jsonl")
-    own(*({"prompt": f"Say {i}.", "response": f"it is {i}"} for i in range(20)), path="d.jsonl")
-    for demonstrations in (None, "d.jsonl"):
-        task = rlhf.FileTask(rlhf.Options(comparisons="c.jsonl", demonstrations=demonstrations))
-        test = {prompt.prompt for prompt in task.test}
-        learned = [messages[:-1] for messages in task.demonstrations]
+def test_your_own_prompts_are_split_before_anything_learns_from_them():
+    answers = {"chosen": "best", "rejected": "no"}
+    prompts = [prompt for i in range(10) for prompt in (
+        f"Ça {i}.", f"ça {i}", [user(f"Ça {i}!"), assistant("yes"), user("And?")])]
+    own(*({"prompt": prompt, **answers} for prompt in prompts), path="c.jsonl")
+    own(*({"prompt": f"Ça {i}", "response": f"it is {i}"} for i in range(20)), path="d.jsonl")
+    plain = lambda messages: [re.sub(r"\W", "", m["content"].casefold()) for m in messages]
+    lengths = set()
+    for seed, demonstrations in itertools.product(range(3), (None, "d.jsonl")):
+        task = rlhf.FileTask(rlhf.Options(
+            comparisons="c.jsonl", demonstrations=demonstrations, seed=seed))
+        asked = [plain(prompt.messages) for prompt in task.test]
         ranked, held_out = (task.compared(None, 0, split, 0) for split in ("train", "test"))
-        learned += [c.messages for c in ranked] + task.prompt_source()(200)
-        assert len(test) == 2 and not test & {messages[-1]["content"] for messages in learned}
-        assert {c.messages[-1]["content"] for c in held_out} == test
-        assert len(ranked) == 32 and len(held_out) == 8
-        assert not any(prompt in text for text in task.texts() for prompt in test)
+        begins_as_one = lambda c: any(plain(c.messages)[:len(one)] == one for one in asked)
+        assert len(asked) == 4 and len(ranked) + len(held_out) == 30
+        assert all(map(begins_as_one, held_out)) and not any(map(begins_as_one, ranked))
+        learned = [messages[:-1] for messages in task.demonstrations] + task.prompt_source()(200)
+        assert not any(plain(turns)[:len(one)] == one for turns in learned for one in asked)
         read = task.demonstrations + sum([c.conversations() for c in ranked], [])
         assert task.texts() == ["\n\n".join(m["content"] for m in turns) for turns in read]
-        said = [messages[-1]["content"] for messages in task.demonstrations]
-        assert all(text.startswith("it is") for text in said) == bool(demonstrations)
-        assert "no" not in said  # without demonstrations: the best answers
-    task = rlhf.FileTask(rlhf.Options(comparisons="c.jsonl"))
-    own(*({"prompt": prompt.prompt, "response": "yes"} for prompt in task.test), path="d.jsonl")
-    only_held_out = rlhf.Options(comparisons="c.jsonl", demonstrations="d.jsonl")
-    refused("held out for the test", rlhf.FileTask, only_held_out)
-    spellings = [{"prompt": f"{word} {i}{sign}", "response": "yes"}
-                 for i in "0123456789" for word, sign in (("Ça", "."), ("ça", ""))]
-    longer = [{"messages": [user(f"Ça {i}!"), assistant("yes"), user("And?"), assistant("no")]}
-              for i in "0123456789"]  # each begins with one of the others
-    path, lengths = own(*spellings, *longer), set()
-    words = lambda messages: [re.sub(r"\W", "", m["content"].casefold()) for m in messages]
-    for seed in range(3):
-        task = rlhf.FileTask(rlhf.Options(demonstrations=path, seed=seed))
-        asked = [words(prompt.messages) for prompt in task.test]
-        learned = [words(messages[:-1]) for messages in task.demonstrations]
-        assert len(asked) == 4 and len(learned) >= 18
-        assert not any(turns[:len(prompt)] == prompt for turns in learned for prompt in asked)
+        said = {messages[-1]["content"][:5] for messages in task.demonstrations}
+        assert said == ({"it is"} if demonstrations else {"best"})
         lengths.update(map(len, asked))
     assert lengths == {1, 3}
+    own(*({"messages": [*prompt.messages, assistant("yes")]} for prompt in task.test))
+    only_held_out = rlhf.Options(comparisons="c.jsonl", demonstrations="own.jsonl", seed=seed)
+    refused("held out for the test", rlhf.FileTask, only_held_out)
     signs = [{"prompt": f"What is 7 {sign} 2?", "response": "9"} for sign in "+-*/="]
     assert len(rlhf.FileTask(rlhf.Options(demonstrations=own(*signs))).demonstrations) == 4
+
+
+def test_your_own_data_that_do_not_fit_are_left_out(tokenizer, capsys):
     ends = [("", ""), ("long " * 90, ""), ("", ""), ("", "long " * 90)] * 10
     pairs = [{"prompt": f"Say {i} {end}", "chosen": "a", "rejected": f"b {other}"}
              for i, (end, other) in enumerate(ends)]
@@ -1978,13 +1852,15 @@ def test_your_own_prompts_are_split_before_anything_learns_from_them(tokenizer, 
     assert "long" not in str(kept) and "comparisons: 16 of 32 fit into 64 tokens, the oth" in said
     assert "\ndemonstrations: 24 of 32 fit" in said and "are longer than" not in said
     refused("block-size", task.leave_out_long, tokenizer, 64, 61)
-    answer = "a b c"
-    own(*({"prompt": f"Say {i}", "response": answer} for i in range(9)))
+    own(*({"prompt": f"Say {i}", "response": "a b c"} for i in range(9)))
     task = rlhf.FileTask(rlhf.Options(demonstrations="own.jsonl"))
-    length = len(tokenizer.encode(answer))  # one more token is needed for its end
+    length = len(tokenizer.encode("a b c"))  # one more token is needed for its end
     for limit, warns in ((length + 1, False), (length, True)):
         task.leave_out_long(tokenizer, 64, limit)
         assert ("are longer than" in capsys.readouterr().out) == warns
+    size = min(len(data.render_conversation(tokenizer, d)[0]) for d in task.demonstrations)
+    task.leave_out_long(tokenizer, size, 1)  # something fits
+    refused("demonstrations: 0 of", task.leave_out_long, tokenizer, size - 1, 1)
 
 
 # rlhf.py: the whole, and chat -------------------------------------------------------
@@ -2023,14 +1899,10 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
     (_, known), (_, refusal) = task.shots
     assert known["content"] in task.world.meaning and refusal["content"] in data.REFUSALS
     for stage in ("ppo", "ppo_ptx"):  # only PPO-ptx reads the web
-        log = json_lines(folder / f"{stage}.jsonl")
-        assert [row["step"] for row in log] == [1, 2, 3, 4]
-        assert log[0]["kl"] == 0 and "pretrain_loss" in log[-1]
-        assert max(abs(row["kl"]) for row in log) > 1e-4
-        for row in log:
-            penalty = row["score"] - row["reward"]
-            assert penalty == pytest.approx(3 * row["kl"], abs=5e-5)
-        assert ("ptx_loss" in log[-1]) == (stage == "ppo_ptx")
+        first, _, _, last = json_lines(folder / f"{stage}.jsonl")
+        assert first["kl"] == 0 and abs(last["kl"]) > 1e-4 and "pretrain_loss" in last
+        assert last["score"] - last["reward"] == pytest.approx(3 * last["kl"], abs=5e-5)
+        assert ("ptx_loss" in last) == (stage == "ppo_ptx")
     embedding = {}
     for path in folder.glob("*.pt"):
         state = torch.load(path)["model"]
@@ -2040,12 +1912,10 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
         assert 0 < to_sft < embedding[stage].dist(embedding["pretrain"])
     for name in ("reward", "ppo_ptx"):
         (folder / f"{name}.pt").unlink()
-    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
     assert instructgpt(*options) == rows  # as if it had never been stopped
     assert capsys.readouterr().out.count("is there: loaded") == 2
     instructgpt(*options, "--test-prompts", "20")  # changes nothing that is trained
     assert capsys.readouterr().out.count("is there: loaded") == 4
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(kept) == 3
     assert "(kl_coef): add --fresh" in fails(TINY, *options, "--kl-coef", "2")
     edited = rlhf.SFTConfig(lr=0.5)  # as if in the source
     monkeypatch.setattr(rlhf, "SFTConfig", lambda: edited)
@@ -2160,32 +2030,13 @@ def test_every_script_runs(line, monkeypatch):
         assert path.parent.name.endswith("-fast") and 2 <= len(json.loads(path.read_text())) <= 10
         assert all(folder.name.startswith("instructgpt-fast") or folder.name.endswith("-fast")
                    for folder in Path("runs").iterdir())
-    if name == "overoptimization":  # whose base it can find again
+    if name == "overoptimization":  # whose base it can find again, and draw
         base, shape = papers("instructgpt_run").options_of("instructgpt-fast")
         assert (base.iterations, base.pretrain_steps, shape.n_embd) == (1, 5, 16)
+        command("papers/figures.py ladder --name instructgpt-fast")
 
 
-@pytest.mark.parametrize("measure", ["win", "score"])
-def test_the_picture_of_the_readme_is_drawn(measure, monkeypatch):
-    figures, panels = papers("figures"), []
-    Path("runs/a").mkdir(parents=True)
-    gpt.print_table([{"model": "SFT", measure: 0.5}], Path("runs/a/table.json"))
-    for stage in ("ppo", "ppo_ptx"):
-        log = gpt.RunLog(Path(f"runs/a/{stage}.jsonl"))
-        log(1, 2, score=1, kl=2, pretrain_loss=3)
-        log(2, 2, score=4, kl=5)
-    plot = figures.plot
-    monkeypatch.setattr(figures, "plot", lambda *given: [panels.extend(given[1]), plot(*given)])
-    figures.draw_ladder(figures.Options("a"))
-    assert panels[0]["bars"] == {None: {"SFT": 0.5}}
-    assert [[ys.tolist() for _, _, ys in panel["lines"]] for panel in panels[1:]] == [
-        [[1, 4]] * 2, [[2, 5]] * 2, [[3]] * 2]
-    if importlib.util.find_spec("matplotlib"):
-        assert Path("runs/a/ladder.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_verdict_asks_for_two_standard_errors_and_smoke_runs_are_not_collected(
-        monkeypatch, capsys):
+def test_a_verdict_asks_for_two_standard_errors_and_smoke_runs_are_not_collected(monkeypatch):
     claims = papers("claims")
     verdict = lambda ours, error: claims.Claim("", "", "", "", ours, error, 1, 1).verdict
     assert [verdict(*x) for x in ((.21, .1), (-.21, .1), (.19, .1), (9, math.nan))] == [
@@ -2196,20 +2047,17 @@ def test_a_verdict_asks_for_two_standard_errors_and_smoke_runs_are_not_collected
     Path("papers").mkdir()
     Path("figures").mkdir()
     for name in ("real", "smoke-fast"):
-        Path("runs", name).mkdir(parents=True)
         gpt.print_table([{"score": 0.125}], Path("runs", name, f"{name}.json"))
         Path("runs", name, f"{name}.png").write_bytes(b"picture")
         claims.save_claims(Path("runs", name), [claims.Claim(name, "", "", "", 1, .1, 3, 9)])
-    for lost in ("gone", "smoke-fast/part"):
-        claims.README.write_text(f"text\n\n{claims.MARK}\n\n## runs/real\n\n## runs/{lost}\n")
-        refused(f"runs/{lost}, which is not here", claims.claims)
+    claims.README.write_text(f"text\n\n{claims.MARK}\n\n## runs/gone\n")
+    refused("runs/gone, which is not here", claims.claims)
     claims.README.write_text(f"text\n\n{claims.MARK}\n\nan earlier table\n")
     claims.claims()
     text = claims.README.read_text()
-    assert text.startswith("text\n") and "earlier" not in text
-    assert "| real |" in text and "holds" in text and "smoke-fast" not in text
+    assert text.startswith("text\n") and "earlier" not in text and "| real |" in text
     assert "    score\n    0.125" in text and "(../figures/real.png)" in text
-    assert [path.name for path in Path("figures").iterdir()] == ["real.png"]
+    assert os.listdir("figures") == ["real.png"] and "smoke-fast" not in text
 
 
 def test_the_cases_of_the_papers_tasks_are_distinct_and_held_out(world):
@@ -2306,43 +2154,27 @@ def test_decontamination_cuts_thirteen_words_and_their_surroundings():
     assert rule([many], [test]) == [gap[200:-200]] * 9 and rule([many + many], [test]) == []
 
 
-def saved_bytes(model, batch_size, dtype=torch.float32):
-    """What autograd saves of a forward pass, each storage once."""
-    storages = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    idx, targets = torch.randint(50, (2, batch_size, model.config.block_size))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            _, loss = model(idx, targets)
-    return sum(storages.values()), loss
-
-
 @pytest.mark.parametrize("window", [None, 16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(3, 4, 64), (5, 2, 96)])
-def test_the_memory_of_training_is_what_small_models_measurably_keep(shape, dtype, window):
-    """A third sequence adds activations and nothing else; AdamW's state is counted after a step."""
-    costs = papers("gpt3_costs")
-    model = GPT(GPTConfig(300, 160, *shape, window=window))
-    two, loss = saved_bytes(model, 2, dtype)
-    three, _ = saved_bytes(model, 3, dtype)
+def test_activations_take_the_memory_that_small_models_measurably_keep(shape, dtype, window):
+    """What autograd saves more of three sequences than of two, each storage once."""
+    model, kept = GPT(GPTConfig(300, 160, *shape, window=window)), []
+    for batch_size in (2, 3):
+        storages = {}
+
+        def pack(tensor):
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with (torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+              torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)):
+            _, loss = model(*torch.randint(50, (2, batch_size, 160)))
+        kept.append(sum(storages.values()))
     # 16 bytes per token are missing from the formula: the ids and the targets
-    formula = costs.activation_bytes(model.config, dtype.itemsize)
-    assert formula == pytest.approx(three - two, rel=0.003)
-    [optimizer] = gpt.make_optimizers(model, 0.001)
-    loss.backward()
-    optimizer.step()
-    kept = 0
-    for p in model.parameters():
-        for tensor in (p, p.grad, *optimizer.state[p].values()):
-            kept += tensor.nbytes if tensor.ndim else 0  # without AdamW's count of steps
-    assert kept == sum(costs.OURS.values()) * model.num_params()
-    assert costs.training_needs(model.config, 1)["parameters"] == f"{model.num_params():,}"
+    formula = papers("gpt3_costs").activation_bytes(model.config, dtype.itemsize)
+    assert formula == pytest.approx(kept[1] - kept[0], rel=0.003)
 
 
 def test_training_the_largest_model_takes_what_gpt3_prints():
@@ -2363,14 +2195,6 @@ def test_the_expected_best_of_n_is_the_mean_over_all_choices_of_n():
                 for chosen in itertools.combinations(range(6), n)]
         found = papers("overoptimization").best_of_n(proxy, values, n)
         assert found == pytest.approx(np.mean(best))
-
-
-FLAN_KINDS = {
-    "animal": TOPICS["pet"].values, "city": TOPICS["home"].values, "job": TOPICS["job"].values,
-    "food": TOPICS["food"].values, "color": TOPICS["color"].values, "woman": data.WOMEN,
-    "man": data.MEN, "happy word": data.HAPPY, "sad word": data.SAD, "thing": data.THINGS,
-    "place": data.PLACES, "English word": TOPICS["color"].values + TOPICS["pet"].values,
-    "even number": "0 2 4 6 8 10 12 14 16 18".split()}
 
 
 OTHER_SIDE = {"heads": "tails", "tails": "heads"}
@@ -2408,43 +2232,18 @@ def test_problems_of_several_steps_are_right_distinct_and_held_out(world):
             assert re.sub(months, "", problem.question.strip(".")) not in known
 
 
-def test_each_form_has_its_answer_and_the_trigger_is_asked_in_two_prompts(monkeypatch):
-    tasks, rng, asked = papers("cot_tasks"), random.Random(0), []
-    question = "Q: Dial 8: May 1, June 3.\nA:"
-    problem = tasks.Problem(question[3:-3], ["Start 8.", "May 1 = 9.", "June 3 = 2."], "2",
-                            "8 + 1 + 3", "8 + 1 + 3.")
-    for form in tasks.forms_of("dial"):
-        assert tasks.answer_in(tasks.solve(problem, form)) == "2"
-        prompt = tasks.few_shot_prompt(World(0), rng, "dial", form, problem)
-        assert prompt.count("Q: ") == 3 and prompt.endswith("\n" + question)
-    assert tasks.answer_in("nothing") == ""
-    assert "trigger" not in tasks.forms_of("coin")
-    assert tasks.solve(problem, "dots") == 13 * ". " + "The answer is 2."
-
-    def replies(model, tokenizer, prompts, stop, solutions):
-        asked.extend(prompts)
-        return ["2" if stop == "." else "Start 8. May 1 = 9. Therefore, the answer is 7."]
-
-    monkeypatch.setattr(tasks, "complete", replies)
-    [text] = tasks.ask(None, None, World(0), "dial", "zero-shot trigger", [problem])
-    first = f"{question} Let's think step by step."
-    assert asked == [first, f"{first} Start 8. May 1 = 9. Therefore, the answer is"]
-    assert tasks.answer_in(text) == "2"
-
-
-def flan_answers(task, words):
-    """All right answers to a case, by another way than the script's: word by word."""
-    if task in ("largest number", "smallest number"):
-        ordered = sorted(words, key=int)
-        return [ordered[-1 if task == "largest number" else 0]]
-    kind = task.removeprefix("one that is no ")
-    opposites = {"odd number": "even number", "foreign word": "English word"}
-    is_one = kind == task and kind not in opposites
-    return [word for word in words if (word in FLAN_KINDS[opposites.get(kind, kind)]) == is_one]
-
-
 def test_flan_cases_have_one_right_answer_and_are_distinct_and_held_out(world):
-    flan, rng = papers("flan_tasks"), random.Random(0)
+    flan, rng, sorts = papers("flan_tasks"), random.Random(0), {}
+    for cluster in (*flan.SORTS, "language"):
+        sorts |= flan.sorts_of(world, cluster)
+
+    def right(task, words):
+        """All right answers to a case, by another way than the script's: word by word."""
+        if task in flan.SIZES_ASKED:
+            return [flan.SIZES_ASKED[task](words, key=int)]
+        sort = task.removeprefix("one that is no ")
+        return [word for word in words if (word in sorts[sort]) == (sort == task)]
+
     held_out, seen = set(), set()  # sets of words
     for cluster in flan.CLUSTERS:
         cases = flan.held_out_cases(world, cluster, 80)
@@ -2452,7 +2251,7 @@ def test_flan_cases_have_one_right_answer_and_are_distinct_and_held_out(world):
         trained = [flan.make_case(world, rng, "train", cluster) for _ in range(400)]
         for case in cases + trained:
             assert len(set(case.words)) == 3
-            assert flan_answers(case.task, case.words) == [case.answer]
+            assert right(case.task, case.words) == [case.answer]
         held_out |= {frozenset(case.words) for case in cases}
         seen |= {frozenset(case.words) for case in trained}
         assert {case.task for case in cases} == {case.task for case in trained}
@@ -2467,94 +2266,12 @@ def test_flan_text_holds_no_instruction_and_no_held_out_case(world):
     assert not re.search("Q:|What|Name|Tell|Here are|I have", text)
     shown = re.findall(r"(\w+), (\w+) and (\w+)", text)
     assert len(shown) > 2000 and not any(flan.is_held_out(world, words) for words in shown)
-    # a few-shot prompt shows training cases of the same task, and ends before the answer
-    [case, *_] = flan.held_out_cases(world, "kinds", 5)
-    prompt = flan.few_shot_prompt(world, random.Random(0), "kinds", case)
-    *examples, asked = prompt.split("\n")
-    assert len(examples) == flan.SHOTS and asked.endswith("->")
-    for line in examples:
-        words, answer = line.split(" -> ")
-        assert flan_answers(case.task, re.findall(r"\w+", words)) == [answer]
-        assert answer not in asked  # the case's answer is not given away, nor a wrong one
-
-
-def test_flan_tuning_has_loss_on_the_answer_alone(tokenizer):
-    question, answer = "Q: Name the animal of goat, Oslo and red.\nA:", " goat\n"
-    ids, mask = papers("flan_tasks").with_mask(tokenizer, question, answer)
-    assert ids[0] == tokenizer.eot and tokenizer.decode(ids[1:]) == question + answer
-    assert tokenizer.decode([i for i, learned in zip(ids, mask) if learned]) == answer
 
 
 def test_flan_gap_adds_the_variances_over_seeds_and_clusters():
     better = np.array([[.5, .7], [.6, .8]])  # (seeds, clusters)
     gap = papers("flan").gap(better, np.zeros((2, 2)))
     assert gap == pytest.approx((.65, math.sqrt(.05 ** 2 + .1 ** 2)))
-
-
-def test_labelers_agree_as_gumbel_noise_says_and_folds_hold_labelers_out(
-        world, tokenizer, monkeypatch):
-    module, task = papers("instructgpt_data"), rlhf.WorldTask(0, 16)
-    prompt = next(i for i in task.test if i.topic)
-    good = task.world.state(random.Random(0), prompt.person, prompt.topic)
-    pairs = [(prompt, [(good, True), (good, False)])] * 4000  # their gold scores are 0.5 apart
-    p = 1 / (1 + math.exp(-0.5 / data.LABEL_NOISE))
-    run = papers("instructgpt_run").Run(
-        rlhf.Options(comparison_prompts=20, max_response=8), None, None, task, tokenizer, None,
-        {"SFT": small_gpt(tokenizer.vocab_size, 64)}, None)
-    assert module.share_alike(run, pairs) == pytest.approx(p * p + (1 - p) ** 2, abs=0.03)
-    del task.demonstrations[9:]
-    calls, left_out = spy(monkeypatch, module, "compared_by"), set()
-    module.labeler_folds(run)
-    people = lambda answered: {prompt.person for prompt, _ in answered} - {None}
-    calls = [arguments for arguments, _ in calls]
-    for (_, trained, training), (_, tested, own), (_, again, others) in gpt.chunks(calls, 3):
-        assert people(trained) <= set(world.people_of("train")) and tested == again
-        assert people(tested) <= set(world.people_of("test")) and own == training
-        assert sorted(training + others) == list(range(10)) and len(others) == 2
-        left_out |= set(others)
-    assert len(left_out) == 10
-
-
-@pytest.mark.parametrize("pattern, right, wrong", [
-    ("{Felix}", "Felix is a {job} by trade.", "Felix is a judged by trade."),
-    ("{Mia home}", "Mia lives in {home}.", "Mia lives in town."),
-    (r"^({colors}), (?!\1)({colors})\.$", "Red, blue.", "red, red."),
-    (r"^({colors}), (?!\1)({colors})\.$", "gray, pink.", "gray, soup.")])
-def test_the_patterns_of_chat_take_right_answers_only(world, pattern, right, wrong):
-    right = right.format(job=world.facts["Felix", "job"], home=world.facts["Mia", "home"])
-    pattern = papers("chat").pattern_of(world, pattern)
-    assert re.search(pattern, right, re.IGNORECASE) and not re.search(pattern, wrong, re.IGNORECASE)
-
-
-def test_the_reward_model_is_shown_pairs_that_differ_in_one_respect(world, tokenizer):
-    module = papers("instructgpt_unseen")
-    pairs = module.answer_pairs(world, "test")
-    facts = sum(len(world.topics_of(person, "test")) for person in world.people_of("test"))
-    assert [len(kind) for kind in pairs.values()] == [facts] * 3 == [42] * 3
-    for truth, form, manner in zip(*pairs.values()):
-        (true, _), (false, _) = truth.responses
-        person, topic, value = world.meaning[true]
-        other = world.meaning[false]
-        assert world.facts[person, topic] == value and other[:2] == (person, topic)
-        assert other[2] != value and false == true.replace(value, other[2])
-        assert form.responses == [(true, True), (f"{value}.", True)]
-        assert manner.responses[0] == (true, True) and manner.responses[1][0] in data.RUDE
-        assert truth.messages == form.messages == manner.messages and truth.ranks == [0, 1]
-    sft = small_gpt(tokenizer.vocab_size, 64)
-    run = papers("instructgpt_run").Run(None, None, None, None, tokenizer, None, {"SFT": sft}, None)
-    ids, mask = data.render_conversation(tokenizer, data.answered(truth.messages, true))
-    expected = sum(token_logprobs(sft, ids, sum(mask)))
-    assert module.answer_logprob(run, truth.messages, true) == pytest.approx(expected, abs=1e-4)
-
-
-@pytest.mark.parametrize("line, path", [
-    ("figures.py ladder --name a", "runs/a/table.json"), ("claims.py", "runs/a/claims.json"),
-    ("inside.py --base a", "runs/a/settings.json")])
-def test_a_damaged_result_is_named(fails, line, path):
-    papers("inside")
-    Path("runs/a").mkdir(parents=True)
-    Path(path).write_text('[{"a": 1}]')
-    assert f"{path} is not" in fails(f"papers/{line}")
 
 
 def test_a_person_can_label_and_the_reward_model_reads_it(tokenizer, fails):
@@ -2580,22 +2297,19 @@ def test_a_person_can_label_and_the_reward_model_reads_it(tokenizer, fails):
 def test_scaling_laws_are_recovered_from_planted_ones():
     """The laws, planted without noise, against numbers that no fit has seen."""
     laws = papers("gpt4_scaling_laws")
-    C = np.geomspace(1e9, 1e11, 8)
-    a, b, c = laws.fit_loss(C, 40 * C ** -.2 + .7)
+    C, law = np.geomspace(1e9, 1e11, 8), lambda C: 40 * C ** -.2 + .7
+    a, b, c = laws.fit_loss(C, law(C))
     assert (b, c) == pytest.approx((-.2, .7), abs=.002) and a == pytest.approx(40, rel=.02)
-    said = laws.predict(laws.fit_loss, C, 40 * C ** -.2 + .7, 1e13, 0)
-    assert said["low"] <= said["predicted"] <= said["high"]
-    assert said["predicted"] == pytest.approx(40 * 1e13 ** -.2 + .7, rel=.001)
+    said = laws.predict(laws.fit_loss, C, law(C), 1e13, 0)
+    assert said["predicted"] == pytest.approx(law(1e13), rel=.001)
     inside = 0
     for seed in range(10):  # with noise an interval has a width, and mostly holds the truth
         noise = np.random.default_rng(seed).normal(1, .003, (4, 8))
-        values = (40 * C ** -.2 + .7) * noise
+        values = law(C) * noise
         said = laws.predict(laws.fit_loss, np.tile(C, 4), values.ravel(), 1e13, seed)
         assert said["low"] < said["predicted"] < said["high"]
-        truth = 40 * 1e13 ** -.2 + .7
-        inside += said["low"] < truth < said["high"]
+        inside += said["low"] < law(1e13) < said["high"]
     assert inside >= 7
-    assert laws.fit_loss(C, 40 * C ** -.2)[2] == pytest.approx(0, abs=.01)
     # a law that would need c < 0 is held at c = 0
     assert 0 <= laws.fit_loss(C, 40 * C ** -.2 - .1)[2] < .01
     assert laws.fit_power(C, 9 * C ** -.1) == pytest.approx((9, -.1, 0))
@@ -2650,42 +2364,10 @@ def test_the_names_that_are_asked_for_stand_in_held_out_code():
         assert any(code + name in text for text in held_out)
         assert re.search(rf"\b{name}\b", code)
     tokenizer, training, validation = tasks.make_text(Path("."), 0, 60)
-    documents = tokenizer.decode(validation).split("<|endoftext|>")
-    assert documents == [*held_out, ""]
+    assert tokenizer.decode(validation).split("<|endoftext|>") == [*held_out, ""]
     text = tokenizer.decode(training)
     assert all(module in text for module in train) and text.count("Did ") > 400
     assert not any(code + name in text for code, name in found)
-
-
-def test_a_prediction_is_written_once_and_before_the_large_run():
-    scaling, rng = papers("gpt4_scaling"), np.random.default_rng(0)
-    ladder = [{"compute": c, "loss": 40 * c ** -.2, "nats": 9 * c ** -.1 + rng.random(12)}
-              for c in (1e9, 2e9, 4e9, 8e9) for _ in range(2)]
-    folder = Path("runs/x")
-    folder.mkdir(parents=True)
-    path = folder / "prediction.json"
-    spoken = [{"compute": c, "loss": 3 + 40 * c ** -.2} for c in (1e8, 1e9, 1e10, 1e11)]
-    study = scaling.Study(folder, 0, (), (), 3.0, [], {}, ladder, [], spoken,
-                          np.array_split(np.arange(12), 6))
-    rows = scaling.predictions(folder, [study], 100)
-    assert [row["of"] for row in rows] == ["loss, language", "loss, code",
-                                           *(f"bucket {n}" for n in range(1, 7))]
-    assert all(row["low"] <= row["high"] for row in rows)
-    assert rows[0]["predicted"] == pytest.approx(3 + 40 * 1e13 ** -.2, rel=.001)
-    assert rows[0]["largest small"] == pytest.approx(3 + 40 * 1e11 ** -.2)
-    assert rows[1]["predicted"] == pytest.approx(40 * 8e11 ** -.2, rel=.001)
-    before = path.read_bytes()
-    study.code_ladder = [{**run, "loss": 9.0} for run in ladder]
-    assert scaling.predictions(folder, [study], 100) == rows and path.read_bytes() == before
-    found = scaling.compare(study, {"loss": rows[0]["high"] + .5},
-                            {"loss": rows[1]["predicted"], "nats": np.full(12, 1.0)}, rows)
-    assert list(found) == [row["of"] for row in rows]
-    assert found["loss, language"]["inside by"] == pytest.approx(-.5)
-    assert found["loss, language"]["error"] < 0 < found["bucket 1"]["error"]
-    assert found["loss, code"]["error"] == 0 and found["loss, code"]["fall"] == pytest.approx(1)
-    path.unlink()
-    (folder / "0-language-large.pt").touch()  # a large run, and nothing was said before it
-    refused("--fresh", scaling.predictions, folder, [study], 100)
 
 
 def test_the_language_is_drawn_from_its_law_and_has_its_entropy():
@@ -2703,7 +2385,6 @@ def test_the_language_is_drawn_from_its_law_and_has_its_entropy():
     assert spectrum[9:200] == pytest.approx(expected[9:200], rel=.1)
     pi = language.stationary(P)
     assert pi @ P == pytest.approx(pi) and pi.sum() == pytest.approx(1)
-    assert pi[:20].mean() > 5 * pi[-200:].mean()
     train, val, entropy = language.make_language(Path("."), 0, 400_000)
     assert len(train) == 400_000 and len(val) == 500_000 and not set(train[:50]) == set(val[:50])
     for stream in (train, val):
@@ -2711,34 +2392,14 @@ def test_the_language_is_drawn_from_its_law_and_has_its_entropy():
         nats = -np.log(P[text[:, :-1], text[:, 1:]])  # of a model that knows the law
         assert nats.mean() == pytest.approx(entropy, abs=5 * nats.std() / math.sqrt(nats.size))
         for tokens in (text[:, 0], text[:, -1]):
-            errors = np.sqrt(pi / language.CHAINS)
             found = np.bincount(tokens, minlength=V) / language.CHAINS
-            assert np.mean(np.abs(found - pi) < 2 * errors) > .9
-    again = language.make_language(Path("."), 0, 400_000)
-    assert np.array_equal(again[0], train) and again[2] == entropy
-
-
-def test_a_run_has_the_compute_that_it_was_asked_for(tokenizer):
-    runs = papers("gpt4_scaling_runs")
-    setting = runs.Setting(8, 1, .4, lambda tokens: tokens / 10)
-    stream = np.arange(400, dtype=np.uint32) % 200
-    text = tokenizer, stream, stream
-    model, found = runs.train_run(setting, text, Path("a.pt"), 4, 0, tokens=320)
-    assert (found["D"], model.config.block_size) == (320, 8)
-    assert found["N"] == sum(p.numel() for p in model.h.parameters()) + 8  # and ln_f
-    assert found["compute"] == 6 * found["N"] * found["D"]
-    _, same = runs.train_run(setting, text, Path("b.pt"), 4, 0, compute=found["compute"])
-    assert same == found
+            assert np.mean(np.abs(found - pi) < 2 * np.sqrt(pi / language.CHAINS)) > .9
 
 
 def test_gpt4_system_messages_are_held_out_and_their_answers_tell_orders_apart(world):
     tasks = papers("gpt4_alignment_tasks")
-    demonstrations = tasks.system_demonstrations(world, 3000)
-    shown, asked = set(), set()
-    for order, question, _ in demonstrations:
-        assert [order["role"], question["role"]] == ["system", "user"]
-        shown.add(order["content"])
-        asked.add(question["content"])
+    talks = tasks.system_demonstrations(world, 3000)
+    shown, asked = ({talk[place]["content"] for talk in talks} for place in (0, 1))
     base = {data.ONE_WORD, data.POLITE, *(data.SILENT.format(topic=topic) for topic in TOPICS)}
     objections = set(map(" ".join, itertools.product(*tasks.OBJECTIONS)))
     objections_shown = {text for text in objections if any(text in question for question in asked)}
@@ -2746,12 +2407,12 @@ def test_gpt4_system_messages_are_held_out_and_their_answers_tell_orders_apart(w
         cases = tasks.system_tests(world, form)
         assert len({str(case.messages) for case in cases}) == len(cases) > 300
         assert {(case.person, case.topic) for case in cases} == held_out(world)
-        for case in cases:
-            assert case.question not in asked
-            assert (case.system in base) if form == tasks.BASE_WORDS else (case.system not in shown)
-            objects = {text for text in objections if text in case.question}
-            assert bool(objects) == (form == tasks.USER_OBJECTS)
-            assert not objects & objections_shown
+        questions, orders = ({getattr(case, name) for case in cases}
+                             for name in ("question", "system"))
+        assert not questions & asked
+        assert orders <= base if form == tasks.BASE_WORDS else not orders & shown
+        objects = {text for text in objections if any(text in question for question in questions)}
+        assert bool(objects) == (form == tasks.USER_OBJECTS) and not objects & objections_shown
     # No answer obeys two orders about a question, so that who ignores the order obeys 1 of 4.
     for person, topic in held_out(world):
         kinds = tasks.kinds_for(topic, tasks.NEW_WORDS)
@@ -2762,25 +2423,6 @@ def test_gpt4_system_messages_are_held_out_and_their_answers_tell_orders_apart(w
         assert {data.NOT_ALLOWED, f"{world.facts[person, topic]}."} <= set(allowed)
 
 
-def test_what_gpt4_demonstrates_is_true_and_in_the_form_that_is_ordered(world):
-    tasks = papers("gpt4_alignment_tasks")
-    foreign = {word: value for value, word in papers("tasks").foreign_words(world.seed).items()}
-    for talk in tasks.system_demonstrations(world, 3000):
-        order, question, said = (message["content"] for message in talk)
-        [person] = [name for name in world.people if name in question]
-        courtesy = next((text for text in data.COURTESY if text in order), "")
-        assert said.endswith(courtesy) and (courtesy or said.count(".") == 1)
-        said = said.removesuffix(courtesy).strip()
-        about = {topic: value for (name, topic), value in world.facts.items() if name == person}
-        if " word" in order:
-            assert said[:-1] in about.values()
-        elif "language" in order or "foreign" in order:
-            assert foreign[said[:-1]] in about.values()
-        elif said != data.NOT_ALLOWED:
-            name, topic, value = world.meaning[said]
-            assert name == person and about[topic] == value and topic not in order
-
-
 def test_gpt4_rule_sorts_answers_into_four_classes_and_rewards_what_is_desired(world, tokenizer):
     tasks = papers("gpt4_alignment_tasks")
     train, test = (tasks.rule_cases(world, split, 200) for split in ("train", "test"))
@@ -2788,11 +2430,9 @@ def test_gpt4_rule_sorts_answers_into_four_classes_and_rewards_what_is_desired(w
                       for cases in (train, test))
     assert not wishes & tested and len(tested) == 18
     assert len({case.prompt for case in test}) == len(test) == 200
-    assert [case.desired for case in test].count("a") == 100
     for case in train + test:
-        good = any(verb in case.prompt for verb in tasks.GOOD)
-        negated = " not " in case.prompt or "never" in case.prompt
-        assert (case.desired == "d") == (good or negated)
+        is_harmless = re.search(" not |never|" + "|".join(tasks.GOOD), case.prompt)
+        assert case.desired == ("d" if is_harmless else "a")
     harmful, negated = (
         tasks.RuleCase(kind, f"I {wish} to rob Mia. Where does Mia live?", "Mia", "home")
         for kind, wish in (("harmful", "want"), ("negated", "do not want")))
@@ -2825,23 +2465,6 @@ def test_gpt4_calibration_error_by_hand(world):
         assert len(set(choices)) == 4
         told = choices[0].split()[-1][:-1].lower()  # the right one has been told
         assert any(told in message["content"].lower() for message in messages[:-1])
-
-
-def test_gpt4_confidence_is_that_of_each_choice_alone(world, tokenizer):
-    """Choice by choice, by the plain log-probabilities of its own tokens."""
-    calibration = papers("gpt4_alignment_calibration")
-    model = small_gpt(tokenizer.vocab_size, 128, 1)
-    run = type("Run", (), {"base": model, "tokenizer": tokenizer})
-    questions = calibration.recall_questions(world, 3)
-    for (messages, choices), row in zip(
-            questions, calibration.chat_confidence(run, model, questions), strict=True):
-        totals = []
-        before, _ = data.render_conversation(tokenizer, messages)
-        for choice in choices:
-            whole, _ = data.render_conversation(tokenizer, data.answered(messages, choice))
-            totals.append(sum(token_logprobs(model, whole, len(whole) - len(before))))
-        assert row == pytest.approx(np.exp(totals) / np.exp(totals).sum(), abs=1e-4)
-    assert calibration.dialogue_confidence(run, questions).sum(axis=1) == pytest.approx(np.ones(3))
 
 
 def parts(document, kind):
@@ -2924,16 +2547,6 @@ def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out():
         assert len(ids) <= papers("gpt4_pictures").SHAPE.block_size
         pictures[len(parts(document, tuple))] += 1
         drawn |= drawn_in(document)
-        if document.scene:  # questions about one picture
-            questions = [question for question, _ in document.turns]
-            if any(question.startswith("How many") for question in questions):
-                assert all(question.startswith("How many") for question in questions)
-                assert len(questions) == 3
-            elif tasks.CAPTION in questions:  # no answer is in a caption
-                assert len(questions) == 1
-            else:  # each asks of another thing
-                things = {tuple(named(read_picture(document.scene), q)) for q in questions}
-                assert len(things) == len(questions) == len(document.scene)
     assert set(pictures) == {1, 2, 5} and min(pictures.values()) > 800
 
     def triples_of(drawn):
@@ -2951,9 +2564,6 @@ def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out():
         told[kind] = [len(check_answers(case)) for case in cases].count(1)
     few, more, most = told["1 example"], told["2 examples"], told["4 examples"]
     assert told["0 examples"] == 0 < few < more < most > 54
-    values = itertools.product(tasks.SHAPES, tasks.COLORS, tasks.PLACES, tasks.COUNTS)
-    held_out = [tasks.is_held_out(tasks.Thing(*thing), count, seed) for *thing, count in values]
-    assert .15 < np.mean(held_out) < .25
     for asked, given, most in (
             ("color", "place", 30), ("place", "shape", 20), ("number", "color", 25)):
         cases = tasks.cases_of(f"{asked} by {given}", 60, "test", seed)
@@ -2961,26 +2571,9 @@ def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out():
         assert set(counts) == set(tasks.VALUES[asked]) and max(counts.values()) < most
 
 
-def test_a_picture_is_ten_tokens_and_only_answers_have_loss():
-    tasks = papers("gpt4_pictures_tasks")
-    tokenizer = tasks.learn_tokenizer(papers("gpt4_pictures_several").any_document, 0)
-    document = tasks.random_document(random.Random(0), 0)
-    for question, answer in document.turns:  # every word is a token
-        assert len(tokenizer.encode(question)) == len(question.split()) + 1
-        assert len(tokenizer.encode(f" {answer}\n")) == len(answer.split()) + answer.count(",") + 1
-    asked = dataclasses.replace(document, turns=((document.turns[0][0], ""),))
-    x, y = tasks.batch_of(tokenizer, [document, asked], "cpu")
-    assert x[0, 0] == tokenizer.eot
-    cells = [tokenizer.vocab_size + cell for cell in tasks.draw(document.scene)]
-    assert x[0, 1:11].tolist() == cells and x.max() < tasks.vocabulary(tokenizer)
-    said = "".join(f" {answer}\n" for _, answer in document.turns)
-    assert tokenizer.decode(y[0][y[0] >= 0].tolist()) == said  # no picture, question or pad
-    assert (y[1] == -1).all()  # an answer still to be written
-
-
-def test_the_controls_of_prompts_of_several_pictures_change_one_thing_only():
-    tasks, several, seed = papers("gpt4_pictures_tasks"), papers("gpt4_pictures_several"), 1
-    for kind in several.PAIR_KINDS:  # the other order has another answer
+def test_pictures_in_the_other_order_have_another_answer_and_shots_are_the_same_cases():
+    several, seed = papers("gpt4_pictures_several"), 1
+    for kind in several.PAIR_KINDS:
         cases = several.any_cases(kind, 60, "test", seed)
         assert max(Counter(case.turns[0][1] for case in cases).values()) < 42
         for case in cases:
@@ -2993,16 +2586,3 @@ def test_the_controls_of_prompts_of_several_pictures_change_one_thing_only():
     for kind, count in several.SHOT_KINDS.items():  # the same cases, with fewer examples
         fewer = several.any_cases(kind, 60, "test", seed)
         assert [case.turns for case in fewer] == [case.turns[4 - count:] for case in most]
-    for case in most:
-        control = several.shuffled(case)
-        assert parts(control, tuple) == parts(case, tuple)
-        assert control.turns[-1] == case.turns[-1]
-        assert Counter(turn[1] for turn in control.turns) == Counter(turn[1] for turn in case.turns)
-    for kind, shown in (("color by place", 1), ("more of two", 2), ("4 examples", 1)):
-        cases = several.any_cases(kind, 60, "test", seed)
-        others, blind = several.with_other_pictures(cases), several.without_pictures(cases)
-        for i, case in enumerate(cases):
-            scenes, before = (parts(one, tuple) for one in (case, cases[i - 1]))
-            texts = parts(case, str)
-            assert parts(others[i], tuple) == scenes[:-shown] + before[-shown:]
-            assert parts(others[i], str) == texts == parts(blind[i], (str, tuple))
