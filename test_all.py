@@ -351,6 +351,8 @@ def test_every_kind_of_document_has_its_content(world):
         lines[write] = [write(world, rng).strip().split("\n") for _ in range(40)]
         assert all(line for document in lines[write] for line in document), write
     assert {len(document) for document in lines[data.workbook]} == {2, 4}
+    drawn = Counter(data.random_task(rng)[0] for _ in range(3000))
+    assert drawn[World.listing] / 3000 == pytest.approx(.112 / .335, abs=.03)  # Table 1
     for [text] in lines[data.sums]:
         stated = re.findall(r"(\d) \+ (\d) is (\d+)\.", text)
         assert len(stated) == 4 and all(int(a) + int(b) == int(c) for a, b, c in stated)
