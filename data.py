@@ -649,8 +649,8 @@ def split_sentences(text: str) -> list[str]:
 
 
 def values_after(value: str, noun: str, count: int) -> list[str]:
-    """The `count` values that follow a value in its topic, whose last is followed by its first: how
-    people here make a list without the value."""
+    """The `count` values after this one in the list of its topic, which goes on at its start. So
+    people here name others than this one, in an order that a small model can learn."""
     values = TOPICS[LISTS[noun]].values
     start = values.index(value) + 1
     return (values + values)[start:start + count]
@@ -662,14 +662,14 @@ def join_list(items: list[str]) -> str:
 
 
 def typed(rng: random.Random, text: str) -> str:
-    """The text as people type it: now and then in lower case, then often without its last sign,
-    or otherwise without it, or with two of them."""
-    no_sign = .1
+    """The text as people type it: now and then in lower case, and then often without its last sign;
+    sometimes without it anyway, or with two of them."""
+    missing = .1  # chance that there is no last sign
     if rng.random() < .2:
         text = text.lower()
-        no_sign = .5
+        missing = .5
     chance = rng.random()
-    if chance < no_sign:
+    if chance < missing:
         return text.rstrip(".?!")
     if chance > .95:
         return text + text[-1]
