@@ -1747,7 +1747,7 @@ def test_no_training_prompt_of_any_stage_is_in_the_test_set():
     asked = lambda *which: keys(i.messages for i, _ in task.answers(speak, *which))
     stages = {"SFT": keys(messages[:-1] for messages in task.demonstrations),
               "shots": keys(messages[:-1] for messages in task.shots),
-              "ranked": asked(2000, "train", rlhf.RANKED_SEED),
+              "ranked": asked(1500, "train", rlhf.RANKED_SEED),
               "PPO": keys(sum([next_prompts(128) for _ in range(50)], []))}
     test, held_out = keys(i.messages for i in task.test), asked(160, "test", rlhf.HELD_OUT_SEED)
     assert len(test) == 480 and not (test | held_out) & set().union(*stages.values())

@@ -117,7 +117,7 @@ def told_at_first(run: Run, between: int, count: int) -> list[Instruction]:
 
 
 def asks_made_up_name(case: Instruction) -> bool:
-    """Whether the answer is a name made up of syllables, most of which training has not shown."""
+    """Whether the answer is a made-up name; training has not shown most of these."""
     name = re.fullmatch(r"Your name is (\w+)\.", case.say)
     return bool(name) and name[1] not in GUESTS
 
@@ -178,7 +178,7 @@ def answer_logprob(run: Run, messages: list[dict], answer: str) -> float:
 
 def taught_truth(run: Run) -> rlhf.RewardModel:
     """A reward model that learns from pairs of a true sentence and the same sentence with another
-    value, half as many as the prompts of the run's own reward model."""
+    value, about as many as the run's own reward model learns from."""
     lessons = []
     for draw in range(max(1, run.options.comparison_prompts // 180)):  # 130 comparisons each
         lessons += answer_pairs(run.task.world, "train", draw)["truth / falsehood"]
