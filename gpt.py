@@ -1210,10 +1210,14 @@ class ExportOptions:
 def export(options: ExportOptions = ExportOptions()):
     """Write a trained model as a folder that transformers opens."""
     model, tokenizer = load_model(options.model)
+    files = {path.name for path in Path(options.folder).glob("*")}
+    if files - {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+                "tokenizer_config.json"}:
+        raise UserError(f"{options.folder} has other files: export to a --folder of its own")
     tokens = Path(options.folder, "tokenizer.json")  # the first file that an export writes
     is_export = tokens.exists() and '"content": "<|assistant|>"' in tokens.read_text("utf-8")
-    if any(Path(options.folder).glob("*")) and not is_export:
-        raise UserError(f"{options.folder} has other files and is no export: name another --folder")
+    if files and not is_export:
+        raise UserError(f"{options.folder} holds a model that is no export: name another --folder")
     export_pretrained(model, tokenizer, options.folder)
     print(f"{options.folder}: AutoModelForCausalLM.from_pretrained opens it")
 

@@ -1272,6 +1272,7 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
 @pytest.fixture
 def bad_files(in_empty_folder):
     for name, content in {
+            "tokenizer.json": '"content": "<|assistant|>"',  # of some chat model
             "zeros.txt": "t\0e\0x\0t\0" * 90, "text.txt": "some text " * 90,
             "short.txt": "too short", "blank.txt": "  \n ", "bad.jsonl": "{",
             "plain.jsonl": '{"txt": "x"}', "one.jsonl": json.dumps(PAIR), "bad.py": "1 / 0",
