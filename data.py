@@ -10,8 +10,8 @@ so that answers about it can be checked.
 Contents
     1. Byte-pair encoding: train_bpe, Tokenizer
     2. The token stream: tokenize_text, write_stream, Batches
-    3. Conversations: render_conversation, fit
-    4. The world and its web: World, conversation, web
+    3. Conversations: render_conversation, render_within
+    4. The world and its web: World, random_exchanges, web
     5. Instructions and labelers: instructions, demonstrate, judge, label
     6. Your own data: load_text, load_demonstrations, load_comparisons
     7. Errors, files, commands: UserError, reading, atomic_write, run_folder, command_line
@@ -56,8 +56,8 @@ import tiktoken
 SPLIT_PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
                  r"|\s++$|\s+(?!\S)|\s")
 
-# Control tokens (tiktoken: special tokens). Only code that appends their ids can produce
-# them: a text that spells "<|end|>" stays text.
+# Control tokens (tiktoken: special tokens). `encode` never makes them: a text that spells
+# "<|end|>" stays text. Code appends their ids, and models learn to write them.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
 
@@ -69,9 +69,9 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
             count all pairs of neighbouring tokens
             give the most frequent pair a token of its own, and merge it everywhere
 
-    Ties go to the pair with the smallest ids, that is, the oldest tokens. Returns {token
-    bytes: id}, which tiktoken calls ranks; there are fewer than vocab_size if the text runs
-    out of pairs.
+    Ties go to the pair whose first token is older, then to the one whose second is. Returns
+    {token bytes: id}, which tiktoken calls ranks; there are fewer than vocab_size if the text
+    runs out of pairs.
 
     Counting all pairs again for every merge would take O(vocab_size x text). Instead,
     `where` knows which chunks contain a pair, and only these are counted again; a heap
@@ -85,6 +85,7 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
     chunks = [list(chunk.encode(errors="replace")) for chunk in chunk_counts]  # token ids
     counts = list(chunk_counts.values())
 
+    # heapq pops the smallest entry: counts are negative, so that it is the most frequent pair.
     pair_counts = Counter()
     where = defaultdict(set)  # pair -> indices of chunks that contain it, or once did
     for index, ids in enumerate(chunks):
@@ -138,7 +139,9 @@ def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
 
 
 class Tokenizer:
-    """Text <-> token ids. The merges are ours; tiktoken applies them, because it is fast.
+    """Text <-> token ids. tiktoken does the merging, because it is fast: in each chunk, again and
+    again, it merges the two neighbours whose joined bytes have the lowest id. `train_bpe` gives
+    ids in the order of its merges, so this repeats them.
 
     ranks: {token bytes: id} as `train_bpe` returns it. special: {name: id}, the control
     tokens of a vocabulary from elsewhere. Those of SPECIAL_TOKENS that it lacks get ids after
@@ -218,7 +221,8 @@ def tokenize_text(read_documents: Callable[[], Iterable[str]], vocab_size: int, 
                   tokenizer: Tokenizer | None = None) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
     """What training reads: (tokenizer, training stream, validation stream). A stream that is in
     the folder already is loaded. Otherwise it is written, with the tokenizer or with a new one of
-    vocab_size tokens, control tokens included. read_documents() starts at the first document."""
+    vocab_size tokens, control tokens included. Each read_documents() returns all documents anew:
+    they are read for the merges and again for the stream."""
     tokenizer_path, stream_path = folder / "tokenizer.json", folder / "tokens.bin"
     if not stream_path.exists():
         if tokenizer is None:
@@ -269,13 +273,14 @@ class Batches:
     def __post_init__(self):
         if len(self.stream) <= self.block_size:
             raise UserError(
-                f"a text of {len(self.stream)} tokens is too short for windows of "
+                f"{len(self.stream)} tokens to train on are too few for windows of "
                 f"{self.block_size + 1} (a tenth of all text is for validation): use more "
                 "text or, where a command has this option, a smaller --block-size")
 
     def next(self) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([self.seed, self.drawn])
         self.drawn += 1
+        # a view of all windows, without a copy: (len(stream) - T, T+1)
         every_window = np.lib.stride_tricks.sliding_window_view(self.stream, self.block_size + 1)
         starts = rng.integers(0, len(every_window), size=self.batch_size)
         windows = every_window[starts].astype(np.int64)  # (B, T+1)
@@ -283,7 +288,7 @@ class Batches:
 
 
 # ----------------------------------------------------------------------------------
-# 3. Conversations: render_conversation, fit
+# 3. Conversations: render_conversation, render_within
 
 
 def render_conversation(tokenizer: Tokenizer, messages: list[dict]) -> tuple[list[int], list[int]]:
@@ -316,8 +321,8 @@ def answered(messages: list[dict], text: str) -> list[dict]:
     return [*messages, {"role": "assistant", "content": text}]
 
 
-def fit(tokenizer: Tokenizer, messages: list[dict], limit: int,
-        render: Callable = render_conversation) -> tuple[list[int], list[int]]:
+def render_within(tokenizer: Tokenizer, messages: list[dict], limit: int,
+                  render: Callable = render_conversation) -> tuple[list[int], list[int]]:
     """A rendered conversation (ids, mask) of at most `limit` tokens. render(tokenizer, messages)
     returns (ids, mask), as `render_conversation` does.
 
@@ -345,7 +350,7 @@ def show_mask(tokenizer: Tokenizer, messages: list[dict]) -> str:
 
 
 # ----------------------------------------------------------------------------------
-# 4. The world and its web: World, conversation, web   [InstructGPT §3.2]
+# 4. The world and its web: World, random_exchanges, web   [InstructGPT §3.2]
 
 
 class Topic(typing.NamedTuple):
@@ -473,8 +478,8 @@ PLACES = "box drawer basket kitchen garden cellar barn bag".split()
 ASIDES = ("It was a quiet morning.", "The market was full of people.", "Everyone laughed.",
           "The wind was cold.", "Later it began to rain.", "Nobody was in a hurry.",
           "The bells rang at noon.", "The sun went down.")
-# What the forum answers besides facts. Hosts and labelers use REFUSALS, too, and rules the first
-# COURTESY.
+# What the forum answers besides facts. Hosts and labelers use REFUSALS, too; the rule POLITE asks
+# for the first COURTESY.
 REFUSALS = ("I do not know.", "I do not know that.")
 RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idiot.",
         "Are you too lazy to look?")
@@ -488,6 +493,7 @@ NOT_ALLOWED = "I may not speak about that."
 # What "echo" documents repeat.
 ECHOED = [*THINGS, *PLACES, *GUESTS]
 ECHOED += [value for topic in TOPICS.values() for value in topic.values]
+ECHOED += [str(number) for number in range(1, 10)]
 
 
 class World:
@@ -627,6 +633,8 @@ TASKS = {
     "brainstorming": (World.listing, "Can you name {0} {1}, but not {2}?",
                       "List {0} {1}, but not {2}."),
 }
+# Those whose answer ends with the one word that would do.
+TERSE_TASKS = (World.sum_of, World.review, World.hiding, World.sighting)
 
 
 def random_task(rng: random.Random) -> tuple:
@@ -665,7 +673,7 @@ def typed(rng: random.Random, text: str) -> str:
     """The text as people type it: now and then in lower case, and then often without its last sign;
     sometimes without it anyway, or with two of them."""
     missing = .1  # chance that there is no last sign
-    if rng.random() < .2:
+    if rng.random() < .25:
         text = text.lower()
         missing = .5
     chance = rng.random()
@@ -700,16 +708,16 @@ def obey(rule: str, answer: str, topic: str | None, word: str) -> str:
 # guest. recall: a question about something told; while nothing is told, 70 % of these become
 # "tell", and the others are answered with NOT_TOLD. person: a question about somebody. talk:
 # small talk. task: one of TASKS.
-EXCHANGES = {"tell": .2, "recall": .37, "person": .15, "talk": .13, "task": .15}
+EXCHANGES = {"tell": .2, "recall": .32, "person": .18, "talk": .16, "task": .14}
 
 
 def random_kinds(rng: random.Random, count: int) -> list[str]:
-    """`count` kinds of exchanges for `conversation`, in the proportions of EXCHANGES."""
+    """`count` kinds of exchanges for `random_exchanges`, in the proportions of EXCHANGES."""
     return rng.choices(list(EXCHANGES), weights=EXCHANGES.values(), k=count)
 
 
-def conversation(world: World, rng: random.Random, split: str, kinds: list[str],
-                 rule: str = "") -> list[tuple[str, str]]:
+def random_exchanges(world: World, rng: random.Random, split: str, kinds: list[str],
+                     rule: str = "") -> list[tuple[str, str]]:
     """Exchanges of these kinds: (what a guest says, the right answer under a rule). Tasks and
     tellings belong to the split, questions about people always to training."""
     told = {}  # topic -> value
@@ -766,8 +774,10 @@ def tell(world: World, rng: random.Random, split: str, told: dict[str, str]) -> 
         memory = MEMORIES[topic]
         values = GUESTS if topic == "name" else TOPICS[topic].values
         [value] = world.pick(rng, split, values)
-        if topic == "name" and rng.random() < .2:
+        if rng.random() < .1:  # a word that nobody here knows
             value = made_up_name(rng)
+            if topic not in ("name", "home"):
+                value = value.lower()
         told[topic] = value  # the newest counts
         telling = rng.choice(memory.tellings).format(value=value)
         tellings.append(telling.rstrip("."))
@@ -844,7 +854,7 @@ def moderated(world: World, rng: random.Random) -> str:
 
 def dialogue(world: World, rng: random.Random) -> str:
     """A guest and a host: two to seven exchanges."""
-    exchanges = conversation(world, rng, "train", random_kinds(rng, rng.randint(2, 7)))
+    exchanges = random_exchanges(world, rng, "train", random_kinds(rng, rng.randint(2, 7)))
     return "\n".join(f"Guest: {said}\nHost: {answer}" for said, answer in exchanges)
 
 
@@ -869,14 +879,19 @@ def echo(world: World, rng: random.Random) -> str:
     return "\n".join(f"{guest} says: {' '.join(words)}." for guest in guests)
 
 
-def sums(world: World, rng: random.Random) -> str:
-    """Four sums as statements. So the web states all of them; held-out ones are never asked."""
-    pairs = [(rng.choice(SUMMANDS), rng.choice(SUMMANDS)) for _ in range(4)]
-    return " " + " ".join(f"{a} + {b} is {a + b}." for a, b in pairs)
+def lesson(world: World, rng: random.Random) -> str:
+    """Three sums as statements, then two exercises. So the web states all sums; held-out ones are
+    never asked."""
+    pairs = [(rng.choice(SUMMANDS), rng.choice(SUMMANDS)) for _ in range(3)]
+    text = " " + " ".join(f"{a} + {b} is {a + b}." for a, b in pairs)
+    for _ in range(2):
+        question, answer = world.sum_of(rng, "train")
+        text += f"\nQ: {typed(rng, question)}\nA: {answer}"
+    return text
 
 
 # The kinds of documents in the web and their shares.
-WEB = {story: .24, forum: .11, moderated: .09, dialogue: .23, workbook: .13, echo: .17, sums: .03}
+WEB = {story: .24, forum: .11, moderated: .09, dialogue: .23, workbook: .13, echo: .17, lesson: .03}
 WORLD_DOCUMENTS = 30_000  # documents of the web that a run trains on
 
 
@@ -890,10 +905,6 @@ def web(world: World, count: int, seed: int | str = 0,
 
 # ----------------------------------------------------------------------------------
 # 5. Instructions and labelers: instructions, demonstrate, judge, label   [InstructGPT §3]
-
-# Tasks whose answer ends with the one word that would do.
-TERSE_TASKS = ("other", "classification", "closed qa", "extract")
-
 
 @dataclass(slots=True)
 class Instruction:
@@ -967,19 +978,19 @@ def one_instruction(world: World, rng: random.Random, split: str, use_case: str)
             asked_before = rng.choice(world.topics_of(person, "train"))
             prompt = pronoun_question(rng, person, topic)
     elif use_case == "chat":
-        kinds = random_kinds(rng, rng.randint(0, 5))  # before the last exchanges
+        kinds = random_kinds(rng, rng.randint(0, 5))  # the prompt's own is added now
         if split == "test":  # always about something told
             kinds = ["tell", *kinds, "recall"]
         else:
             kinds.append(rng.choice(("tell", "recall", "recall", "talk")))
-        *earlier, (prompt, say) = conversation(world, rng, split, kinds)
+        *earlier, (prompt, say) = random_exchanges(world, rng, split, kinds)
         goal = {"say": say}
     else:
         scene, _, wording = TASKS[use_case]
         *parts, solution = scene(world, rng, split)
         prompt = wording.format(*parts)
         goal = {"say": solution}
-        if use_case in TERSE_TASKS:
+        if scene in TERSE_TASKS:
             goal["terse"] = solution.split()[-1]
         if use_case == "brainstorming":
             number, noun, left_out = parts
@@ -987,7 +998,7 @@ def one_instruction(world: World, rng: random.Random, split: str, use_case: str)
             goal = {"items": (tuple(allowed), NUMBERS.index(number))}  # "two" -> 2
     # 2. A rule, if the answer is one fact. SILENT about another topic leaves `goal` as it is.
     rule = ""
-    if goal.get("topic"):  # of this person
+    if goal.get("topic"):  # one fact: that of `person` on `topic`, set above
         goal["terse"] = world.facts[person, topic] + "."
         if rng.random() < .4:
             rule = random_rule(rng, topic)
@@ -1004,11 +1015,11 @@ def one_instruction(world: World, rng: random.Random, split: str, use_case: str)
         answer = obey(rule, statement, asked_before, world.facts[person, asked_before])
         earlier = [(typed(rng, question), answer)]
     elif use_case != "chat" and rng.random() < .2:
-        earlier = conversation(world, rng, "train", random_kinds(rng, rng.randint(1, 4)), rule)
+        earlier = random_exchanges(world, rng, "train", random_kinds(rng, rng.randint(1, 4)), rule)
     messages = [{"role": "system", "content": rule}] if rule else []
     for question, answer in earlier:
         messages = answered([*messages, {"role": "user", "content": question}], answer)
-    if use_case != "chat":  # `conversation` has typed it already
+    if use_case != "chat":  # `random_exchanges` has typed it already
         prompt = typed(rng, prompt)
     messages.append({"role": "user", "content": prompt})
     return Instruction(use_case, messages, **goal)
@@ -1054,22 +1065,25 @@ def judge(world: World, instruction: Instruction, response: str,
     """Judge an answer sentence by sentence in the words of RUBRIC:
 
     helpful     0..1, the share of what was asked for; a right terse answer ("Oslo.") is half a
-                point, if nothing before it has earned one
+                point, if nothing before it has earned one; if nothing is known, 1 for saying so
+                without a lie
     invented    1 if something false is said about a person
     rude        1 if a sentence is an insult
     off         0..2 sentences that nobody asked for, that mean nothing, or that are said again,
-                and a list that is wrong or not the first sentence; courtesies are free
+                and a list that is wrong or not the first sentence; courtesies are free, but not
+                before a list
     unfinished  1 if the answer did not end by itself
     refused     1 if it says that it does not know
 
-    An answer that breaks a rule and also obeys it, or refuses and also answers, keeps its points.
+    An answer that breaks a rule and also obeys it, or refuses and also answers what is known,
+    keeps its points.
     """
     verdict = dict.fromkeys(RUBRIC, 0) | {"unfinished": int(not ended)}
     sentences = split_sentences(response)
     wanted_sentences = split_sentences(instruction.say)
     person, topic, count = instruction.person, instruction.topic, instruction.count
     topics_said = set()  # those asked for on which a true fact was stated
-    true_value = (instruction.terse or instruction.say).removesuffix(".")  # for a topic only
+    true_value = (instruction.terse or instruction.say).removesuffix(".")  # used only with a topic
     full_points = count + len(wanted_sentences)  # of a perfect answer
     points = 0.0
     for number, sentence in enumerate(sentences):
@@ -1089,7 +1103,7 @@ def judge(world: World, instruction: Instruction, response: str,
                 verdict["invented"] = 1
             elif answers_prompt and earns_point:
                 topics_said.add(about)
-                points += 1
+                points = math.floor(points) + 1  # in place of the half for the word, if any
             else:
                 verdict["off"] += 1
         elif sentence == instruction.terse and points == 0:  # before anything else counted
@@ -1169,7 +1183,7 @@ def open_text(path: Path) -> typing.TextIO:
 
 def read_records(path: Path) -> Iterator[tuple[str, dict]]:
     """(FILE:LINE, record) of JSON lines, (FILE:NUMBER, record) of a JSON list."""
-    place = f"{path}:1"
+    place = str(path)  # until the first record
     with open_text(path) as file, reading(path, "UTF-8 text"):
         is_list = file.read(1000).lstrip().startswith("[")
         file.seek(0)
@@ -1220,13 +1234,13 @@ def texts_of_records(path: Path) -> Iterator[str]:
     """The "text" of each record."""
     for place, record in read_records(path):
         if not isinstance(record.get("text"), str):
-            raise UserError(f'{place}: no "text" under the keys {", ".join(record)}')
+            raise UserError(f'{place}: no text under "text"; its keys: {", ".join(record)}')
         yield record["text"].replace("\r\n", "\n")
 
 
 def texts_between_marks(path: Path) -> Iterator[str]:
-    """The texts between <|endoftext|> marks. Of more than a million characters each comes in
-    pieces, cut anywhere, so that memory stays flat."""
+    """The texts between <|endoftext|> marks. One of more than one or two million characters comes
+    in pieces, cut anywhere, so that memory stays flat; each of them then counts as a document."""
     length = 1 << 20  # characters
     rest = ""
     with open_text(path) as file, reading(path, "UTF-8 text"):
@@ -1250,7 +1264,7 @@ QUESTION = ("prompt", "instruction", "question", "messages", "conversations")
 EXTRA = ("input", "context")  # text that is added to the question
 ANSWER = ("response", "completion", "output", "answer")
 ANSWERS = ("responses", "completions")  # or two: "chosen" and "rejected"
-RANKS = ("ranks", "scores", "ratings")  # of ANSWERS; the best has rank 0 or the largest score
+RANKS = ("ranks", "scores", "ratings")  # of ANSWERS: the smallest rank or largest score is best
 CONVERSATION = ("messages", "conversations")  # where there is no answer: it ends with one
 ROLES = {"system": "system", "developer": "system",
          "user": "user", "human": "user", "Human": "user",
@@ -1291,9 +1305,10 @@ def parse_record(place: str, record: dict) -> Comparison:
     answer, whole = find(record, ANSWER), find(record, CONVERSATION)
     answers = find(record, ANSWERS)
     utilities = find(record, RANKS)  # of the answers; the larger, the better
-    if "chosen" in record and "rejected" in record:
-        answers, utilities = [record["chosen"], record["rejected"]], [1, 0]
-    elif answers is not None:
+    pair = [record.get("chosen"), record.get("rejected")]
+    if pair != [None, None]:
+        answers, utilities = pair, [1, 0]
+    elif answers is not None:  # several, with ranks or scores
         if not (isinstance(answers, list) and isinstance(utilities, list)
                 and 0 < len(answers) == len(utilities) and all(map(is_number, utilities))):
             raise ValueError("no finite rank or score for each answer")
@@ -1304,18 +1319,19 @@ def parse_record(place: str, record: dict) -> Comparison:
         if not ranked:
             raise ValueError("an empty prompt or answer")
         answers, utilities = zip(*ranked)
-    elif parts and answer is not None:
+    elif parts and answer is not None:  # a question and its answer
         answers, utilities = [answer], [0]
-    elif whole is not None:
+    elif whole is not None:  # a conversation that ends with the answer
         parts, answers, utilities = [], [whole], [0]
-    elif any(record[key] in (None, "") for key in record.keys() & {*QUESTION, *ANSWER, *ANSWERS}):
+    elif any(record.get(key, True) in (None, "")
+             for key in (*QUESTION, *ANSWER, *ANSWERS, "chosen")):
         raise ValueError("an empty prompt or answer")
     else:
         raise UserError(f"{place}: no question with an answer under {', '.join(record)}; "
                         "data.py section 6 lists the keys that are read")
 
     if len(answers) == 1 and 0 in (record.get("label"), record.get("kto_tag")):  # 0 or false
-        raise ValueError("labeled as a bad answer")  # in KTO's data
+        raise ValueError("labeled as a bad answer")  # data for KTO mark each as good or bad
 
     if all(isinstance(part, str) for part in parts):  # without any part: one empty text
         parts = ["\n\n".join(parts)]
@@ -1342,8 +1358,8 @@ def is_number(value: object) -> bool:
 
 
 def find(record: dict, keys: tuple[str, ...]) -> object:
-    """The value of the first of these keys that is there."""
-    return next((record[key] for key in keys if record.get(key) is not None), None)
+    """The value of the first of these keys that is there and not empty."""
+    return next((record[key] for key in keys if record.get(key) not in (None, "")), None)
 
 
 def to_dialogue(system: object, question: object, answer: object) -> list[dict]:
@@ -1370,12 +1386,13 @@ def to_turns(value: object, role: str) -> list[dict]:
         value = [{"role": role, "content": text}]
         if text.startswith("Human:"):
             text = text.removesuffix("\n\nAssistant:")  # the end of a prompt
+            # \s{,9}: without a bound, long white space would take quadratic time
             parts = re.split(r"(?:^|\n\n)\s{,9}(Human|Assistant):", text)  # "", name, text ...
             pairs = zip(parts[1::2], parts[2::2])
             value = [{"role": who, "content": said} for who, said in pairs]
     turns = []
     try:
-        for turn in value:
+        for turn in [value] if isinstance(value, dict) else value:  # a single turn, or a list
             name = turn.get("role", turn.get("from"))
             content = turn.get("content", turn.get("value"))
             content = content.replace("\r\n", "\n").strip()
@@ -1446,11 +1463,12 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
 
     settings.json in it holds what the run was asked for, and size and date of each file that
     a setting names (as FILE, FILE.py:FUNCTION or a folder of files). A folder with results of
-    other settings is a UserError; `fresh` first moves all that runs write to .replaced in it, in
-    place of what an earlier `fresh` has left there.
+    other settings is a UserError; `fresh` first moves all that runs write to .replaced in it, over
+    files of the same names there.
     """
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):  # nothing outside of runs/
-        raise UserError(f"the name of a run takes letters, digits, '.', '-' and '_', not {name!r}")
+        raise UserError("the name of a run takes letters, digits, '_' and, but not in front, '.', "
+                        f"'-' and '/', not {name!r}")
     if not IS_MAIN:
         return Path("runs", name)
     folder = Path("runs", name).absolute()
@@ -1541,7 +1559,7 @@ def command_line(commands: dict[str, Callable], default: str, argv: list[str] | 
         def wrong_option(message):
             raise UserError(f"{message} (try: {parser.prog} --help)")
 
-        parser.error = wrong_option
+        parser.error = wrong_option  # argparse would print its usage and exit
         groups = commands[name].__defaults__ or ()
         for group in groups:
             add_options(parser, group)

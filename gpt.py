@@ -7,22 +7,25 @@ gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class: post_norm makes it GPT-
     python gpt.py export                         write the model as a folder for transformers
     torchrun --standalone --nproc-per-node 2 gpt.py pretrain --name pretrain-two    in two processes
 
-Papers: GPT-1 (Radford et al. 2018); GPT-2 (Radford et al. 2019); GPT-3 (arXiv:2005.14165);
-FlashAttention-2 (arXiv:2307.08691); Muon (Jordan et al. 2024).
+Papers: Attention (Vaswani et al., arXiv:1706.03762); GPT-1 (Radford et al. 2018); GPT-2 (Radford et
+al. 2019); GPT-3 (arXiv:2005.14165); FlashAttention-2 (arXiv:2307.08691); Muon (Jordan et al. 2024,
+kellerjordan.github.io/posts/muon).
 
 Contents
     1. The model: GPTConfig, attention, CausalSelfAttention, MLP, Block, GPT
     2. The family: PRESETS
     3. Several processes: join_processes, my_share, all_reduce, my_part, gather_rows
-    4. Sampling with a cache: sample_next_token, KVCache, generate
+    4. Sampling with a cache: sample_next_token, KVCache, generate, to_tensors, complete
     5. For speed: fused_attention, Muon
-    6. Training: make_optimizers, schedule, train, evaluate
+    6. Training: make_optimizers, schedule, update, train, pretraining_loss, evaluate
     7. Scoring text: completion_logprobs, choose
     8. Checkpoints and published weights: load_model, load_pretrained, export_pretrained
     9. Commands: RunLog, print_table, pretrain, sample, export
 
 Shapes: B batch size, T sequence length, S keys, P prompt length, N tokens where a mask is 1,
-C = n_embd, nh = n_head, hs = C / nh, V = vocab_size, W processes. idx holds token ids.
+C = n_embd, nh = n_head, hs = C / nh, V = vocab_size, W processes. idx holds token ids. Control
+tokens mark parts of a text, such as its end (data.py, section 1). A UserError ends the program with
+one line that says what is wrong (data.py, section 7).
 """
 from __future__ import annotations
 
@@ -86,11 +89,9 @@ def attention(q, k, v, window: int | None = None, positions=None):
         positions = torch.arange(q.size(2), device=q.device)[None]  # (1, T)
     i = positions[:, None, :, None]  # (B or 1, 1, T, 1), the same for all heads
     j = torch.arange(S, device=q.device)  # (S,)
-    is_hidden = j > i  # (B or 1, 1, T, S)
-    if window is not None:
-        is_hidden = is_hidden | (j <= i - window)
-    # Added, not filled in, because that takes less time. -inf, not a finite number: softmax gives
-    # it weight 0, however negative visible scores are.
+    is_hidden = (j > i) | (j <= i - (window or S))  # (B or 1, 1, T, S); a window of S hides nothing
+    # The mask is added because filling it in takes more time. -inf, not a finite number: softmax
+    # gives it weight 0, however negative visible scores are.
     mask = torch.zeros_like(is_hidden, dtype=q.dtype).masked_fill(is_hidden, -math.inf)
     scores = (q / math.sqrt(hs)) @ k.mT  # (B, nh, T, S)
     scores += mask
@@ -117,8 +118,9 @@ class CausalSelfAttention(nn.Module):
             k, v = cache.store(self.layer, k, v)  # all so far: (B, nh, S, hs) each
             y = attention(q, k, v, self.window, cache.positions)
         elif x.is_cuda or x.size(1) > 128:
-            # The same (section 5): in less memory, for rows of more than about 250 tokens in less
-            # time, and in float32 where mixed_precision would compute the scores in bfloat16.
+            # The same (section 5) in less memory. On CPUs it takes less time, too, from about 250
+            # tokens on. On CUDA it takes more, but computes scores in float32, where
+            # mixed_precision would round them to bfloat16.
             y = fused_attention(q, k, v, self.window)
         else:
             y = attention(q, k, v, self.window)
@@ -169,7 +171,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config = config
-        self.knows_chat = False  # whether it was fine-tuned on conversations
+        self.knows_chat = False  # for a model from a file: whether it was tuned on conversations
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # tokens; tied to the output
         self.wpe = nn.Embedding(config.block_size, config.n_embd)  # positions
         self.dropout = nn.Dropout(config.dropout)
@@ -206,8 +208,8 @@ class GPT(nn.Module):
         """Matrices from a normal distribution with std 0.02, biases 0; LayerNorm weights stay at
         PyTorch's 1 [GPT-1 §4.1]. For GPT-2 and GPT-3, position embeddings have std 0.01, as in
         OpenAI's code, and the 2 n_layer projections into the residual stream
-        0.02 / sqrt(2 n_layer), so that the stream's variance does not grow with depth
-        [GPT-2 §2.3]."""
+        0.02 / sqrt(2 n_layer), so that the variance that all of them together add to the stream
+        does not depend on n_layer [GPT-2 §2.3]."""
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=0.02)
@@ -231,8 +233,9 @@ class GPT(nn.Module):
 # ----------------------------------------------------------------------------------
 # 2. The family: PRESETS   [GPT-2 Table 2; GPT-3 Table 2.1]
 
-# "laptop" is the default of the commands. GPT-1 trained with dropout 0.1 [§4.1], on the attention
-# weights, too, where this model has none. GPT-2's n_head is that of the released models.
+# "laptop" is the default of the commands. GPT-1 trained with dropout 0.1, also of the attention
+# weights [§4.1]: class GPT has none there, and a preset none at all unless you set it. GPT-2's
+# n_head is that of the released models.
 PRESETS = {
     "laptop": GPTConfig(vocab_size=1152, block_size=128, n_layer=3, n_head=4, n_embd=128),
     "gpt1": GPTConfig(vocab_size=40478, block_size=512, post_norm=True),
@@ -303,8 +306,9 @@ def all_reduce(x):
 
 
 def my_part(mean, count):
-    """Weight the mean over this process's `count` tokens (or rows), so that the results of all
-    processes add up to the mean over the whole batch."""
+    """This process's part of the mean over the whole batch, mean * count / (sum of all counts).
+    `mean` is that of this process's `count` tokens (or rows). The parts of all processes add up to
+    the whole mean, and so do their gradients."""
     count = torch.as_tensor(count, dtype=mean.dtype, device=mean.device)
     total = all_reduce(count)
     return mean * (count / total.clamp(min=1))
@@ -321,7 +325,7 @@ def gather_rows(own, mine, n_rows: int):
 
 
 # ----------------------------------------------------------------------------------
-# 4. Sampling with a cache: sample_next_token, KVCache, generate
+# 4. Sampling with a cache: sample_next_token, KVCache, generate, to_tensors, complete
 
 
 def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = None,
@@ -349,9 +353,8 @@ def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = N
         smallest_kept = ordered.gather(1, kept - 1)  # (B, 1)
         logits = logits.masked_fill(logits < smallest_kept, -math.inf)
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, V)
-    # Take the first token whose cumulative probability exceeds u. By rounding, the total, which is
-    # the last of them, may not be 1: u is scaled by it, and by a number just below 1, so that u
-    # stays below it.
+    # Take the first token whose cumulative probability exceeds u. The last one, the total, is 1
+    # only up to rounding: u is scaled so that it stays below.
     u = u[:, None] * cumulative[:, -1:] * (1 - torch.finfo(torch.float32).eps)  # (B, 1)
     return torch.searchsorted(cumulative, u, right=True).squeeze(1)
 
@@ -393,10 +396,12 @@ class KVCache:
         return self.k[layer][:, :, :self.used], self.v[layer][:, :, :self.used]
 
     def select(self, kept):
-        """Keep only the rows with these indices into the cache."""
+        """Take the rows with these indices, in this order, for the cache's rows. One that occurs
+        several times is copied."""
         self.k = self.k.index_select(1, kept)
         self.v = self.v.index_select(1, kept)
         self.lengths = self.lengths[kept]
+        self.used = int(self.lengths.max())
 
 
 @torch.no_grad()
@@ -489,12 +494,13 @@ def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
 # 5. For speed: fused_attention, Muon   [after FlashAttention-2; Jordan et al. 2024]
 #
 # A first reader may skip this section. `fused_attention` computes what `attention` does, in less
-# memory and, for rows of more than about 250 tokens, in less time. Muon is an optimizer for the
-# matrices in the blocks that needs fewer steps than AdamW.
+# memory and, on CPUs for rows of more than about 250 tokens, in less time. Muon is an optimizer for
+# the matrices in the blocks that needs fewer steps than AdamW.
 
 
 def fused_attention(q, k, v, window: int | None = None):
-    """attention(q, k, v, window) for S = T, without ever storing a T x T matrix.
+    """attention(q, k, v, window) for S = T, by tiles of scores, none of which is kept for the
+    backward pass.
 
     bfloat16 is computed in float32 (on CUDA with TF32, see pick_device): a product in bfloat16
     would round the scores to 8 bits, and softmax exponentiates rounding errors.
@@ -577,15 +583,15 @@ class FusedAttention(torch.autograd.Function):
 def _tiles(q, window: int):
     """Yield (slice of the heads, start and stop of a block of positions, two buffers) for each
     tile. All tiles share the buffers, because allocating new ones would be slow."""
-    n, T, _ = q.shape  # n = B*nh
+    n_heads, T, _ = q.shape  # of all rows: B*nh
     if q.is_cuda:  # a small tile would take less time than the start of its kernels
         block, tile = 512, 64 * TILE
     else:  # longer blocks are faster, but compute more scores that the mask then hides
         block, tile = (64 if window <= 512 else 128), TILE
     width = min(T, window + block)  # at most so many keys (or queries) to a block
     per_tile = max(1, tile // (block * width))  # heads
-    buffers = q.new_empty(2, min(n, per_tile) * block * width)
-    for head in range(0, n, per_tile):
+    buffers = q.new_empty(2, min(n_heads, per_tile) * block * width)
+    for head in range(0, n_heads, per_tile):
         for start in range(0, T, block):
             yield slice(head, head + per_tile), start, min(start + block, T), buffers
 
@@ -600,7 +606,7 @@ def _hide(scores, i0: int, j0: int, window: int):
     """Set the scores (n, queries, keys) that the mask hides to -inf. The first query is i0, the
     first key j0 <= i0, and the keys reach beyond i0."""
     n_queries, n_keys = scores.shape[1:]
-    if i0 + n_queries <= j0 + window:  # the last query sees the first key: no window to mind
+    if i0 + n_queries <= j0 + window:  # the last query sees the first key: the window hides none
         # Only queries before the last key, and keys after the first query, need the mask.
         scores = scores[:, :j0 + n_keys - i0, i0 - j0:]
         j0 = i0
@@ -613,27 +619,27 @@ def orthogonalize(matrices: list):
     """Move the singular values of matrices towards 1 and keep their singular vectors, by five
     Newton-Schulz iterations. The smaller side of each matrix must be the same, m.
 
-    An iteration multiplies X (m, n) from the left by F = a + b G + c G^2, where G = X X^T. This
-    maps a singular value s to a s + b s^3 + c s^5: with these coefficients small values grow by
-    3.4 per iteration, and after five those of 0.02 ... 1 are in 0.68 ... 1.14, which is good
-    enough. Since the next G is F G F, it takes only products of (m, m) matrices, for all X in
-    one batch; X is multiplied at the end. (Jordan et al. multiply X each time, in bfloat16, which
-    is slow on CPUs.)
+    An iteration multiplies X (m, n) from the left by F = a + b G + c G^2, where G = X X^T, or a
+    tall X (n, m) from the right, where G = X^T X. This maps a singular value s to
+    a s + b s^3 + c s^5: with these coefficients small values grow by 3.4 per iteration, and after
+    five those of 0.02 ... 1 are in 0.68 ... 1.14, which is good enough. Since the next G is F G F,
+    it takes only products of (m, m) matrices, for all X in one batch; X is multiplied at the end.
+    (Jordan et al. multiply X each time, in bfloat16, which is slow on CPUs.)
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    wide = [x.mT if x.size(0) > x.size(1) else x for x in matrices]
-    gram = torch.stack([x @ x.mT for x in wide])  # (number of matrices, m, m)
+    is_tall = [x.size(0) > x.size(1) for x in matrices]
+    gram = [x.mT @ x if tall else x @ x.mT for x, tall in zip(matrices, is_tall)]
+    gram = torch.stack(gram)  # (number of matrices, m, m)
     # The trace of X X^T is the squared norm of X. Divided by it, singular values are at most 1.
     squared_norm = gram.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None] + 1e-14
     gram = gram / squared_norm
     identity = torch.eye(gram.size(1)).to(gram)
-    total = identity / squared_norm.sqrt()
+    product = identity / squared_norm.sqrt()  # of all factors
     for _ in range(5):
         factor = torch.baddbmm(a * identity + b * gram, gram, gram, alpha=c)
         gram = factor @ gram @ factor
-        total = factor @ total
-    return [factors @ x if x is matrix else (factors @ x).mT
-            for matrix, x, factors in zip(matrices, wide, total)]
+        product = factor @ product
+    return [x @ f.mT if tall else f @ x for x, tall, f in zip(matrices, is_tall, product)]
 
 
 class Muon(torch.optim.Optimizer):
@@ -649,25 +655,26 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            by_size = {}  # smaller side -> [(parameter, its update)], orthogonalized together
+            by_size = {}  # smaller side -> [(parameter, nesterov)], orthogonalized together
             for p in group["params"]:
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
-                average = self.state[p]["momentum"]  # of the gradients, moving
+                average = self.state[p]["momentum"]  # the moving average of the gradients
                 average.lerp_(p.grad, 1 - group["momentum"])
-                nesterov = p.grad.lerp(average, group["momentum"])  # looks one step ahead
+                # the average after one step more with the same gradient
+                nesterov = p.grad.lerp(average, group["momentum"])
                 by_size.setdefault(min(p.shape), []).append((p, nesterov))
             for members in by_size.values():
                 updates = orthogonalize([nesterov for _, nesterov in members])
                 for (p, _), update in zip(members, updates):
-                    # An orthogonal matrix keeps the norm of its input. Spread over more outputs
-                    # than inputs, each output would change less: scale that up.
+                    # The update times an input has about the input's root mean square. With more
+                    # outputs than inputs it has less of it: scale that up.
                     scale = max(1, p.size(0) / p.size(1)) ** 0.5
                     p.sub_(update, alpha=group["lr"] * scale)
 
 
 # ----------------------------------------------------------------------------------
-# 6. Training: make_optimizers, schedule, train, evaluate
+# 6. Training: make_optimizers, schedule, update, train, pretraining_loss, evaluate
 
 
 def make_optimizers(model, lr: float, muon_lr: float | None = None,
@@ -754,8 +761,8 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
             model.load_state_dict(saved["model"])
             for optimizer, state in zip(optimizers, saved["optimizers"]):
                 optimizer.load_state_dict(state)
-            batches.drawn = saved["data"]
             step, result = saved["step"], saved["result"]
+            batches.drawn = step  # one batch per step
         print(f"{path} stands at step {step} of {config.steps}")
     warmup = min(config.warmup, config.steps // 10)
     while step < config.steps:
@@ -779,8 +786,7 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
         log(step, config.steps, **values)
         if is_due:
             states = [optimizer.state_dict() for optimizer in optimizers]
-            save_checkpoint(path, model, tokenizer, step=step, result=result,
-                            data=batches.drawn, optimizers=states)
+            save_checkpoint(path, model, tokenizer, step=step, result=result, optimizers=states)
     model.eval()
     return result
 
@@ -872,19 +878,17 @@ def choose(model, tokenizer, cases: list[list[tuple[str, str]]],
     log-probability, per token or summed. No completion may be empty."""
     pairs = [pair for case in cases for pair in case]
     logprobs = completion_logprobs(model, tokenizer, pairs)
-    scores = iter([total / count if per_token else total for total, count in logprobs])
-    chosen = []
-    for case in cases:
-        own = [next(scores) for _ in case]
-        chosen.append(own.index(max(own)))
-    return chosen
+    scores = [total / count if per_token else total for total, count in logprobs]
+    of_cases = torch.tensor(scores, dtype=torch.float64).split([len(case) for case in cases])
+    return [own.argmax().item() for own in of_cases]
 
 
 # ----------------------------------------------------------------------------------
 # 8. Checkpoints and published weights: load_model, load_pretrained, export_pretrained
 
 RELEASED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # by OpenAI
-TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # (inputs, outputs) in files
+# OpenAI stores these as (inputs, outputs), nn.Linear as (outputs, inputs)
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 # the values of a config.json under which transformers computes what class GPT does
 GPT2_FORM = {"model_type": "gpt2", "activation_function": "gelu_new",
              "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
@@ -971,7 +975,11 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
         model = build_model(config, read_weights(folder), tokenizer)
         settings = folder / "tokenizer_config.json"
         model.knows_chat = settings.exists() and "<|assistant|>" in settings.read_text()
+    except MemoryError:
+        raise
     except Exception as error:
+        if "allocate" in str(error):  # PyTorch is out of memory
+            raise
         raise UserError(f"{folder} does not hold a GPT-2: {str(error)[:200]}") from None
     return model.to(pick_device()), tokenizer
 
@@ -988,7 +996,7 @@ def read_config(folder: Path, form: dict, **options) -> GPTConfig:
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """The state dict in a model.safetensors file: 8 bytes with the length of a JSON header, the
-    header, the raw tensors. Our parameters are named as there, so none is mapped."""
+    header, the raw tensors. After "transformer." the names there are ours."""
     types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
              "BF16": torch.bfloat16}
     content = bytearray((folder / "model.safetensors").read_bytes())
@@ -1024,7 +1032,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
     # a merge is ["a", "b"] or, in older files, "a b"
     merged = [vocabulary["".join(merge).replace(" ", "")] for merge in merges]
     if merged != sorted(merged):
-        raise ValueError("its merges are not in the order of their ids")  # as tiktoken merges
+        # tiktoken merges in the order of the ids
+        raise ValueError("its merges are not in the order of their ids")
     special = {token["content"]: token["id"] for token in content["added_tokens"]}
     ranks = {token.translate(CHARACTER_TO_BYTE).encode("latin-1"): rank
              for token, rank in vocabulary.items() if token not in special}
@@ -1044,10 +1053,10 @@ def write_tokenizer(tokenizer: Tokenizer, path: Path):
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     special = [{"content": name, "id": number, "special": True, **flags}
                for name, number in tokenizer.special.items()]
-    splitter = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     write_json(path, {
-        "added_tokens": special, "normalizer": None, "pre_tokenizer": splitter,
-        "decoder": splitter, "model": {"type": "BPE", "vocab": ids, "merges": merges}})
+        "added_tokens": special, "normalizer": None, "pre_tokenizer": byte_level,
+        "decoder": byte_level, "model": {"type": "BPE", "vocab": ids, "merges": merges}})
 
 
 # data.render_conversation as a chat template (Jinja) of transformers
@@ -1064,8 +1073,8 @@ def export_pretrained(model, tokenizer, folder: str | Path):
     if c.post_norm or c.window:  # GPT-1, GPT-3
         raise UserError("only models of GPT-2's form can be exported")
     if tokenizer.vocab_size > c.vocab_size:
-        raise UserError("this model has no embeddings for our control tokens, so it came from "
-                        "such a folder: copy that")
+        raise UserError("this model has no embeddings for our control tokens, so it came from a "
+                        "folder that transformers opens: copy that folder")
     folder = Path(folder)
     write_tokenizer(tokenizer, folder / "tokenizer.json")
     write_json(folder / "config.json", {
@@ -1086,6 +1095,7 @@ def export_pretrained(model, tokenizer, folder: str | Path):
         header[name] = {"dtype": "F32", "shape": list(tensor.shape),
                         "data_offsets": [begin, size]}
     encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the tensors begin at a multiple of 8 bytes
     with atomic_write(folder / "model.safetensors") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         file.writelines(tensors)
@@ -1145,12 +1155,14 @@ def tokenize_once(*arguments):
 
 
 def train_gpt(path: Path, text: tuple, shape: GPTConfig, config: TrainConfig):
-    """(A new GPT that was trained on a text, what `train` returns). The checkpoint is at `path`,
-    the log beside it. text: (tokenizer, training stream, validation stream)."""
+    """Train a new GPT on a text: (tokenizer, training stream, validation stream). Returns the model
+    and what `train` returns. The checkpoint is at `path`, the log beside it."""
+    tokenizer, train_stream, val_stream = text
     torch.manual_seed(config.seed)
-    model = GPT(dataclasses.replace(shape, vocab_size=text[0].vocab_size)).to(pick_device())
+    model = GPT(dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)).to(pick_device())
     print(f"{path}: {model.num_params():,} parameters, context {shape.block_size}", flush=True)
-    return model, train(model, *text, config, path, RunLog(path.with_suffix(".jsonl")))
+    log = RunLog(path.with_suffix(".jsonl"))
+    return model, train(model, tokenizer, train_stream, val_stream, config, path, log)
 
 
 @dataclass(slots=True)
@@ -1195,8 +1207,9 @@ def sample(options: SampleOptions = SampleOptions()):
     generator = torch.Generator(model.device).manual_seed(options.seed)
     ids = [tokenizer.eot, *tokenizer.encode(options.prompt or "")]
     prompt = torch.tensor([ids], device=model.device)
-    [row] = generate(model, prompt, options.tokens, None, (tokenizer.eot,), generator,
-                     temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
+    [row] = generate(model, prompt, options.tokens, stop_tokens=(tokenizer.eot,),
+                     generator=generator, temperature=options.temperature, top_k=options.top_k,
+                     top_p=options.top_p)
     print(tokenizer.decode(tokenizer.text_ids(ids + row)))
 
 
@@ -1210,14 +1223,8 @@ class ExportOptions:
 def export(options: ExportOptions = ExportOptions()):
     """Write a trained model as a folder that transformers opens."""
     model, tokenizer = load_model(options.model)
-    files = {path.name for path in Path(options.folder).glob("*")}
-    if files - {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
-                "tokenizer_config.json"}:
-        raise UserError(f"{options.folder} has other files: export to a --folder of its own")
-    tokens = Path(options.folder, "tokenizer.json")  # the first file that an export writes
-    is_export = tokens.exists() and '"content": "<|assistant|>"' in tokens.read_text("utf-8")
-    if files and not is_export:
-        raise UserError(f"{options.folder} holds a model that is no export: name another --folder")
+    if any(Path(options.folder).glob("*")):
+        raise UserError(f"{options.folder} is not empty: name another --folder")
     export_pretrained(model, tokenizer, options.folder)
     print(f"{options.folder}: AutoModelForCausalLM.from_pretrained opens it")
 

@@ -14,8 +14,9 @@ rlhf.py: from a text predictor to an assistant. SFT -> reward model -> PPO-ptx -
     python rlhf.py --reward FILE.py:FUNCTION                    PPO on your own function
     python rlhf.py --init FOLDER                                start from a GPT-2 folder
 
-Papers: InstructGPT (Ouyang et al. 2022, arXiv:2203.02155); what it does not state comes from
-Stiennon et al. 2020 (arXiv:2009.01325) and Ziegler et al. 2019 (arXiv:1909.08593);
+Papers: InstructGPT (Ouyang et al. 2022, arXiv:2203.02155), "the paper"; a bare §3.5, C.2 or E.9 is
+one of its sections or appendices. What it does not state comes from Stiennon et al. 2020
+(arXiv:2009.01325) and Ziegler et al. 2019 (arXiv:1909.08593);
 PPO, proximal policy optimization (arXiv:1707.06347); GAE, generalized advantage estimation
 (arXiv:1506.02438).
 
@@ -152,7 +153,7 @@ class SFTConfig:
     """Constants of supervised fine-tuning."""
     epochs: int = 3              # paper: 16, but 2 for the model that PPO starts from
     batch_size: int = 16         # demonstrations; paper: 32
-    lr: float = 1e-3             # paper (1.3B): 9.65e-6; PPO's start: 5e-6; cosine to a tenth
+    lr: float = 1e-3             # cosine to a tenth; paper (1.3B): 9.65e-6, before PPO 5e-6
     # Pretraining windows per batch, with about as many tokens as its demonstrations. Paper: 10 %
     # of the data, and only for the SFT model that PPO starts from.
     ptx_sequences: int = 4
@@ -168,7 +169,7 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
               pretraining: Batches, log):
     """Fine-tune on demonstrations, in place. Each step also takes a pretraining batch: the paper
     finds that this helps PPO (C.3), and without it our model forgets facts that it has read."""
-    examples = [data.fit(tokenizer, messages, model.config.block_size)
+    examples = [data.render_within(tokenizer, messages, model.config.block_size)
                 for messages in demonstrations]
     examples = [(ids, mask) for ids, mask in examples if any(mask)]  # an answer is left
     if not examples:
@@ -183,8 +184,7 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
     for step, batch in enumerate(batches):
         loss = sft_loss(model, tokenizer, batch)
         loss.backward()
-        if config.ptx_sequences:
-            pretraining_loss(model, pretraining).backward()
+        pretraining_loss(model, pretraining).backward()
         grad_norm = update(model, optimizers, schedule(step, len(batches), warmup=0))
         log(step + 1, len(batches), loss=all_reduce(loss).item(), grad_norm=grad_norm)
 
@@ -204,7 +204,8 @@ def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
 @torch.no_grad()
 def warm_start(model, tokenizer):
     """Initialize the control tokens of the chat format, which do not occur in pretraining: each
-    gets the mean embedding of a text with a similar function there, or of line breaks."""
+    gets the mean embedding of what has its function in the world's dialogues (data.dialogue,
+    "Guest: ... Host: ..."), or of line breaks. Other texts have no such dialogues."""
     similar_texts = {"<|system|>": "\n\n", "<|user|>": "\nGuest:", "<|assistant|>": "Host:",
                      "<|end|>": "\n"}
     for name, text in similar_texts.items():
@@ -287,8 +288,8 @@ def comparison_scores(model: RewardModel, tokenizer, comparisons: list[Compariso
     rows = []
     for comparison in comparisons:
         for messages, (_, ended) in zip(comparison.conversations(), comparison.responses):
-            ids, _ = data.fit(tokenizer, messages, model.config.block_size)
-            if not ended and ids[-1] == tokenizer.end:  # `fit` may have cut it off already
+            ids, _ = data.render_within(tokenizer, messages, model.config.block_size)
+            if not ended and ids[-1] == tokenizer.end:  # else render_within has cut it off
                 ids = ids[:-1]
             rows.append(ids)
     ids, lengths = to_tensors(rows, tokenizer.pad, model.gpt.device)  # (sum K, T)
@@ -315,7 +316,7 @@ def train_reward_model(model: RewardModel, tokenizer, comparisons: list[Comparis
         loss.backward()
         grad_norm = update(model, optimizers, schedule(step, len(batches), warmup))
         log(step + 1, len(batches), loss=all_reduce(loss).item(), grad_norm=grad_norm)
-    # comparisons of one answer each, K = 1
+    # comparison_scores takes comparisons: each demonstration becomes one with K = 1
     single = [Comparison(messages[:-1], [(messages[-1]["content"], True)], ranks=[0])
               for messages in demonstrations]
     with torch.no_grad():
@@ -341,13 +342,14 @@ def pair_accuracy(model: RewardModel, tokenizer, comparisons: list[Comparison]) 
 
 # PPO in words. The policy is the GPT being trained; an answer is an episode and a token is an
 # action. In each iteration, the policy answers a batch of prompts (roll_out), and then each
-# minibatch of these answers gives one optimizer step (ppo_backward). The reward of the last token
-# is the score of the answer, that of the others is 0. From each reward beta log(pi / pi_SFT) is
-# subtracted, so that the policy stays near the SFT model. The value network estimates, before each
-# token, the sum of the rewards still to come; it learns this from the same answers. The advantage
-# of a token is how much better the answer went than this estimate. Tokens whose advantage is above
-# the mean of their minibatch become more likely, the others less; clipping stops this once the
-# probability of a token has changed by a fifth. PPO-ptx adds the pretraining loss.
+# minibatch of these answers gives gradients (ppo_backward) and one optimizer step (update). The
+# reward of the last token is the score of the answer, that of the others is 0. From each reward
+# beta log(pi / pi_SFT) is subtracted, so that the policy stays near the SFT model. The value
+# network estimates, before each token, the sum of the rewards still to come; it learns this from
+# the same answers. The advantage of a token is how much better the answer went than this estimate.
+# Tokens whose advantage is above the mean of their minibatch become more likely, the others less;
+# clipping stops this once the probability of a token has changed by a fifth. PPO-ptx adds the
+# pretraining loss.
 
 
 @dataclass(slots=True)
@@ -459,7 +461,7 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     """
     room = policy.config.block_size - config.max_response
     # A conversation that is too long loses its oldest exchanges.
-    prompt_rows = [data.fit(tokenizer, messages, room)[0] for messages in prompts]
+    prompt_rows = [data.render_within(tokenizer, messages, room)[0] for messages in prompts]
     prompt_ids, lengths = to_tensors(prompt_rows, tokenizer.pad, policy.device)  # (B, P), (B,)
     responses = gpt.generate(policy, prompt_ids, config.max_response, lengths,
                              (tokenizer.end,), generator)  # lists of ids
@@ -537,9 +539,9 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
     average = copy.deepcopy(policy)  # of the policy's weights over the steps, see ema_decay
     generator = torch.Generator(policy.device).manual_seed(config.seed)
     shuffler = torch.Generator().manual_seed(config.seed)
-    # The value network shares no weights with the policy, so its loss cannot change the policy.
-    # It starts as a copy of the reward model (C.4) or, if the reward is a function, of the
-    # policy, with an output layer that gives the mean score for any input.
+    # The value network shares no weights with the policy, so the gradient of its loss does not
+    # reach the policy. It starts as a copy of the reward model (C.4) or, if the score comes from a
+    # function, of the policy, with an output layer that at first gives the mean score of a batch.
     if isinstance(reward_model, RewardModel):
         value_model = copy.deepcopy(reward_model)
     else:
@@ -566,18 +568,19 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
             infos.append(info)
             for averaged, weight in zip(average.parameters(), policy.parameters()):
                 averaged.data.lerp_(weight.data, 1 - config.ema_decay)  # the moving average
-        means = {name: float(np.mean([info[name] for info in infos])) for name in infos[0]}
+        values = {name: float(np.mean([info[name] for info in infos])) for name in infos[0]}
         kl = rollout.kl.mean().item()
         length = rollout.mask.sum(dim=1).mean().item()
         if iteration % 10 == 0 or iteration == config.iterations:
             if val_stream is not None:
-                means["pretrain_loss"] = evaluate(policy, tokenizer, val_stream, 8192)["loss"]
+                # on 8,192 tokens, fewer than for the table
+                values["pretrain_loss"] = evaluate(policy, tokenizer, val_stream, 8192)["loss"]
             if kl > length:
                 print(f"warning: iteration {iteration}: more than one nat per token away from "
-                      "SFT: it may please nobody but the reward model; raise --kl-coef")
+                      "SFT, where scores may be wrong: raise --kl-coef")
         log(iteration, config.iterations, score=rollout.scores.mean().item(), kl=kl,
             reward=rollout.rewards.sum(dim=1).mean().item(), length=length,
-            ended=rollout.ended.float().mean().item(), **means)
+            ended=rollout.ended.float().mean().item(), **values)
     policy.load_state_dict(average.state_dict())
 
 
@@ -610,27 +613,28 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig, ptx) ->
 
 
 # ----------------------------------------------------------------------------------
-# 6. How good are the answers: WorldTask, win_rate   [§3.2-3.4, §4]
+# 6. How good are the answers: WorldTask, win_rate   [§3.2-3.4, §3.6, §4]
 
 # A speaker answers conversations: (conversations, seed) -> [(text, whether it ended)]. An answer
 # has ended if it has a stop token; otherwise it was cut at its maximal length.
 Speaker = Callable[[list[list[dict]], int], list[tuple[str, bool]]]
 
 
-def chat_speaker(model, tokenizer, max_new_tokens: int = 32, temperature: float = 1.0,
+def chat_speaker(model, tokenizer, max_response: int = 32, temperature: float = 1.0,
                  stops: tuple[int, ...] | None = None, render=data.render_conversation) -> Speaker:
     """A Speaker: a fine-tuned model that reads conversations in the chat format. For another
-    format, `render` turns messages into (ids, mask), see data.fit, and `stops` are the tokens that
-    end an answer (default: <|end|>)."""
+    format, `render` turns messages into (ids, mask), see data.render_within, and `stops` are the
+    tokens that end an answer (default: <|end|>)."""
     def speak(conversations, seed):
-        room = model.config.block_size - max_new_tokens
-        rows = [data.fit(tokenizer, messages, room, render)[0] for messages in conversations]
-        return complete(model, tokenizer, rows, stops or (tokenizer.end,), max_new_tokens, seed,
+        room = model.config.block_size - max_response
+        rows = [data.render_within(tokenizer, messages, room, render)[0]
+                for messages in conversations]
+        return complete(model, tokenizer, rows, stops or (tokenizer.end,), max_response, seed,
                         temperature=temperature)
     return speak
 
 
-def forum_speaker(model, tokenizer, shots: list[list[dict]] = (), max_new_tokens: int = 32,
+def forum_speaker(model, tokenizer, shots: list[list[dict]] = (), max_response: int = 32,
                   temperature: float = 1.0) -> Speaker:
     """A Speaker: a pretrained model that reads conversations as a forum thread of Q: and A:
     lines. `shots`, examples with good answers that come first, make it "GPT prompted"."""
@@ -645,7 +649,7 @@ def forum_speaker(model, tokenizer, shots: list[list[dict]] = (), max_new_tokens
         ids = [tokenizer.eot, *tokenizer.encode(thread + "A:")]
         return ids, [0] * len(ids)  # a mask that is not used
 
-    return chat_speaker(model, tokenizer, max_new_tokens, temperature,
+    return chat_speaker(model, tokenizer, max_response, temperature,
                         (newline, tokenizer.eot), render)
 
 
@@ -687,7 +691,7 @@ class WorldTask:
 
     def prompt_source(self) -> Callable[[int], list]:
         """A function that draws n conversations to answer, with another seed at each call."""
-        seeds = itertools.count(1000 * (self.seed + 4))
+        seeds = itertools.count(4000)
         return lambda n: [instruction.messages for instruction in
                           data.instructions(self.world, "train", n, next(seeds))]
 
@@ -703,6 +707,7 @@ class WorldTask:
             without = [turn for turn in instruction.messages if turn["role"] != "system"]
             conversations = [instruction.messages, without] * 5
             asked.append(conversations[:rng.randint(4, 9)])
+        # All are answered at once; then each instruction takes its own.
         answers = iter(speak(list(itertools.chain(*asked)), seed))
         return [(instruction, sorted({next(answers) for _ in conversations}))
                 for instruction, conversations in zip(instructions, asked)]
@@ -746,12 +751,9 @@ class WorldTask:
 
 
 def show_answers(task, answers: dict):
-    """Print every model's answers to up to three prompts, of different kinds if there are any."""
-    last_of_kind = {(asked.use_case, asked.unknowable): i for i, asked in enumerate(task.test)}
-    # these first, then all others; the dict drops repetitions
-    distinct = dict.fromkeys([*last_of_kind.values(), *range(len(task.test))])
-    for i in list(distinct)[:3]:
-        print("\n" + " / ".join(message["content"] for message in task.test[i].messages))
+    """Print every model's answers to the first three prompts."""
+    for i, asked in enumerate(task.test[:3]):
+        print("\n" + " / ".join(message["content"] for message in asked.messages))
         for name, pairs in answers.items():
             text, ended = pairs[i]
             print(f"    {name:14s} {text}" + ("" if ended else " …"))
@@ -767,17 +769,17 @@ class Options:
     data: str | None = option(None, "pretraining text (default: the world, or your files' text)")
     demonstrations: str | None = option(None, "your demonstrations; see data.py section 6")
     comparisons: str | None = option(None, "your comparisons; papers/label.py helps to make some")
-    reward: str | None = option(None, "FILE.py:FUNCTION of (prompt, response): your own reward. "
+    reward: str | None = option(None, "FILE.py:FUNCTION of (prompt, response): your own score. "
                                 "Changes in files that it imports go unnoticed: use --fresh")
     init: str | None = option(None, "a checkpoint or a GPT-2 folder to start from")
     name: str | None = option(None, "results go to runs/NAME (default: instructgpt, or own)")
     pretrain_steps: int = option(2400, "optimizer steps of pretraining", at_least=1)
-    sft_epochs: int = option(3, "passes over the demonstrations", at_least=1)
+    sft_epochs: int = option(SFTConfig().epochs, "passes over the demonstrations", at_least=1)
     comparison_prompts: int = option(1500, "prompts whose answers labelers rank", at_least=1)
-    iterations: int = option(30, "batches of answers that PPO learns from", at_least=1)
-    kl_coef: float = option(0.2, "beta of eq. (2)")
+    iterations: int = option(PPOConfig().iterations, "batches of answers for PPO", at_least=1)
+    kl_coef: float = option(PPOConfig().kl_coef, "beta of eq. (2), in score per nat")
     ptx_coef: float = option(1.0, "gamma of eq. (2) for PPO-ptx")
-    max_response: int = option(32, "maximal number of tokens of an answer", at_least=1)
+    max_response: int = option(PPOConfig().max_response, "most tokens of an answer", at_least=1)
     test_prompts: int = option(480, "held-out prompts that every model answers", at_least=16)
     seed: int = option(0, "another seed is another town and another run")
     fresh: bool = option(False, "train every stage anew; the old files go to runs/NAME/.replaced")
@@ -795,12 +797,12 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         settings.pop(key)
     constants = gpt.TrainConfig(), SFTConfig(), RewardConfig(), PPOConfig()
     settings["constants"] = [dataclasses.asdict(config) for config in constants]
-    folder = data.run_folder(run_name, settings, options.fresh)
     task = FileTask(options) if is_own else WorldTask(options.seed, options.test_prompts)
-    how_to_talk = f"talk to it: python rlhf.py chat --max-response {options.max_response} --model"
-    if function:  # so that its mistakes show now
+    if function:  # so that its mistakes show now, before --fresh moves anything away
         lines = [message["content"] for message in task.test[0].messages]
         function("\n".join(lines), "An answer.")
+    folder = data.run_folder(run_name, settings, options.fresh)
+    how_to_talk = f"talk to it: python rlhf.py chat --max-response {options.max_response} --model"
 
     print("\n== 1. Pretraining: predict the next token")
     base, tokenizer, train_stream, val_stream = starting_model(options, shape, task, folder)
@@ -826,7 +828,8 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
     speak = chat_speaker(sft, tokenizer, options.max_response)
     if function:
         reward_model = TextReward(function, tokenizer)
-        ppo_config.unfinished_cap = math.inf  # your scale is unknown: no cap
+        # The scale of your scores is unknown: neither they nor the values are clipped.
+        ppo_config.unfinished_cap = ppo_config.cliprange_value = math.inf
     else:
         print("\n== 3. The reward model: learn how labelers rank answers")
         torch.manual_seed(options.seed)  # for the new output layer
@@ -898,9 +901,9 @@ def load_stage(path: Path, model) -> bool:
 
 def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     """(model, tokenizer, training stream, validation stream): a model pretrained here, or that of
-    --init, with control tokens added if it has none and its context cut to --block-size. Also
-    writes the token stream into the folder, and then drops from a FileTask what does not fit into
-    the context."""
+    --init, with embeddings for the control tokens that it lacks and its context cut to
+    --block-size. Also writes the token stream into the folder, and then drops from a FileTask what
+    does not fit into the context."""
     read = lambda: data.documents_of(options.data or "world", options.seed)
     if isinstance(task, FileTask) and not options.data:
         read = task.texts
@@ -951,8 +954,8 @@ class ChatOptions:
 
 
 HELP = """\
-/reset forgets the conversation, /quit leaves. /system TEXT sets a system message and
-starts anew (without TEXT there is none), such as
+/reset forgets the conversation but not the system message, /quit leaves. /system TEXT
+sets a system message and starts anew (without TEXT there is none), such as
     /system Answer in one word.     /system Do not speak about anybody's pet.
 Old exchanges are forgotten when the context is full.
 The model of the embedded town knows its people, such as Mia, Ben, Anna and Walter. Try
@@ -1014,7 +1017,7 @@ class FileTask:
         if options.demonstrations:
             demonstrations = data.load_demonstrations(options.demonstrations)
 
-        def key_of(messages):  # the same for all cases, spaces and . , ! ?
+        def key_of(messages):  # equal if only upper case, white space or . , ! ? differ
             contents = [turn["content"].casefold() for turn in messages]
             return tuple(re.sub(r"[\s.,!?]+", " ", content).strip() for content in contents)
 
@@ -1032,9 +1035,8 @@ class FileTask:
             key = key_of(messages)
             return any(key[:length] in held_out for length in range(1, len(key) + 1))
 
-        test = list(held_out.values())[:options.test_prompts]
-        self.seed = options.seed
-        self.test = [data.Instruction("own", messages) for messages in test]
+        self.seed, self.test_prompts = options.seed, options.test_prompts
+        self.test = [data.Instruction("own", messages) for messages in held_out.values()]
         self.comparisons = [c for c in comparisons if not is_held_out(c.messages)]
         self.test_comparisons = [c for c in comparisons if is_held_out(c.messages)]
         self.demonstrations = [d for d in demonstrations if not is_held_out(d[:-1])]
@@ -1071,7 +1073,8 @@ class FileTask:
                                    lambda d: fits(d[:-1]) and fits(d, room=0))
         self.comparisons = keep("comparisons", self.comparisons, all_fit)
         self.test_comparisons = keep("test_comparisons", self.test_comparisons, all_fit)
-        self.test = keep("test", self.test, lambda prompt: fits(prompt.messages))
+        fitting = keep("test", self.test, lambda prompt: fits(prompt.messages))
+        self.test = fitting[:self.test_prompts]
         answers = [tokenizer.encode(d[-1]["content"]) for d in self.demonstrations]
         if sum(len(answer) >= max_response for answer in answers) > len(answers) // 2:
             print("warning: most of the demonstrated answers are longer than --max-response "
@@ -1090,7 +1093,7 @@ class FileTask:
 
 def load_function(place: str) -> Callable[[str, str], float]:
     """Run a file and return one of its functions, given as FILE.py:NAME. UserError if that fails
-    and, when the function is called, if it fails or does not return a finite number."""
+    and, when the function is called, if it fails or returns no number between -1e9 and 1e9."""
     path, _, name = place.rpartition(":")
     if not Path(path).is_file():
         raise UserError(f"--reward takes FILE.py:FUNCTION, with a file that exists, not {place!r}")
@@ -1106,7 +1109,7 @@ def load_function(place: str) -> Callable[[str, str], float]:
         try:
             score = float(function(prompt, response))
             if not abs(score) < 1e9:
-                raise ValueError(f"{score} is not a finite number")
+                raise ValueError(f"{score} is not between -1e9 and 1e9")
             return score
         except (Exception, SystemExit) as error:
             raise UserError(f"the reward function failed on prompt {prompt!r:.60} and response "
@@ -1115,15 +1118,15 @@ def load_function(place: str) -> Callable[[str, str], float]:
 
 
 class TextReward:
-    """A function of two strings, used in place of a RewardModel. The first is the prompt: all its
-    messages without roles, each on a line of its own. The second is the response."""
+    """Scores from a function of two strings, in place of a RewardModel. The first is the prompt:
+    all its messages without roles, each on a line of its own. The second is the response."""
 
     def __init__(self, function: Callable[[str, str], float], tokenizer):
         self.function, self.tokenizer = function, tokenizer
 
     def prompt_of(self, ids: list[int]) -> str:
         """The texts between control tokens, each on a line of its own."""
-        is_text = self.tokenizer.ordinary_ids.__contains__
+        is_text = lambda token: token in self.tokenizer.ordinary_ids
         texts = [self.tokenizer.decode(group).strip()
                  for found, group in itertools.groupby(ids, is_text) if found]
         return "\n".join(filter(None, texts))

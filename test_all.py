@@ -291,9 +291,9 @@ def test_the_mask_is_one_on_what_the_assistant_writes_and_the_oldest_exchanges_g
     assert tokenizer.decode(reply).endswith(" hi<|end|><|assistant|>") and not any(mask)
     # what is too long loses its oldest exchanges first
     newest = data.render_conversation(tokenizer, [SYSTEM, *TALK[3:]])
-    assert data.fit(tokenizer, TALK, len(ids)) == whole
+    assert data.render_within(tokenizer, TALK, len(ids)) == whole
     for limit in (len(ids) - 1, len(newest[0])):
-        assert data.fit(tokenizer, TALK, limit) == newest
+        assert data.render_within(tokenizer, TALK, limit) == newest
 
 
 # data.py: the world, its web and its labelers ---------------------------------------
@@ -337,7 +337,7 @@ def test_people_type_in_lower_case_or_without_the_last_sign_and_change_nothing_e
     rng = random.Random(0)
     for text in ("Where does Mia live?", "Kim ate. List 2 + 3, but not Oslo."):
         said = Counter(data.typed(rng, text) for _ in range(5000))
-        cased = {text: (.8, .1), text.lower(): (.2, .5)}  # their share, that of a missing sign
+        cased = {text: (.75, .1), text.lower(): (.25, .5)}  # their share, that of a missing sign
         expected = {}
         for form, (share, missing) in cased.items():
             expected |= {form: (.95 - missing) * share, form[:-1]: missing * share,
@@ -353,9 +353,10 @@ def test_every_kind_of_document_has_its_content(world):
     assert {len(document) for document in lines[data.workbook]} == {2, 4}
     drawn = Counter(data.random_task(rng)[0] for _ in range(3000))
     assert drawn[World.listing] / 3000 == pytest.approx(.112 / .335, abs=.03)  # Table 1
-    for [text] in lines[data.sums]:
-        stated = re.findall(r"(\d) \+ (\d) is (\d+)\.", text)
-        assert len(stated) == 4 and all(int(a) + int(b) == int(c) for a, b, c in stated)
+    for document in lines[data.lesson]:
+        stated = re.findall(r"(\d) \+ (\d) is (\d+)\.", "\n".join(document))
+        assert len(stated) == len(document) == 5 and document[3][:3] == "Q: "
+        assert all(int(a) + int(b) == int(c) for a, b, c in stated)
     for document in lines[data.echo]:
         assert len({line.partition(" says: ")[2] for line in document}) == 1 < len(document)
     # moods: rude are 0, .2 and .6 of the answers in .40, .35 and .25 of the threads
@@ -438,9 +439,9 @@ def follow(world, facts_of, exchanges, rule=""):
             match = re.search(memory.reply.format(value=r"(\w+)"), answer)
             if match:
                 seen["changed"] += told.get(topic, match[1]) != match[1]
-                seen["made up"] += topic == "name" and match[1] not in data.GUESTS
+                values = data.GUESTS if topic == "name" else TOPICS[topic].values
+                seen["made up"] += match[1] not in values
                 told[topic] = match[1]
-                assert topic == "name" or match[1] in TOPICS[topic].values
                 assert match[1].lower() in words(said).split()
             if words(said) in map(words, memory.questions):
                 seen["recalled" if told else "not told"] += 1
@@ -562,7 +563,7 @@ def test_the_rubric_on_answers_made_by_hand(world):
         (instruction(say="1 + 2 is 3.", terse="3."), {"1 + 2 is 3.": 2, "3.": 1, "4.": -0.5}),
         (instruction(**fact, say="Happy to help."), {
             f"{good} Happy to help.": 2, f"{right}. Happy to help.": 1.5, good: 1,
-            f"{right}.": 0.5})]
+            f"{right}.": 0.5, f"{right}. {good}": 1})]
     for asked, scores in table:
         for answer, score in scores.items():
             assert data.gold(world, asked, answer) == score, answer
@@ -606,7 +607,9 @@ def own(*records, path="own.jsonl"):
     {"prompt": HH.replace("\n", "\r\n"), "completion": " good\r\n"},
     {"instruction": "hi", "input": None, "output": "good"}, {"input": "hi", "output": "good"},
     {"messages": [user("hi")], "input": "", "output": "good"},
-    {"prompt": "ignored", "messages": [user("hi"), assistant("good")]}])
+    {"prompt": "ignored", "messages": [user("hi"), assistant("good")]},
+    {"prompt": "", "messages": [user("hi"), assistant("good")], "output": ""},
+    {"prompt": "hi", "response": "good", "chosen": None, "rejected": None}])
 def test_demonstrations_of_every_shape(record):
     content = json.dumps([record], indent=1)
     Path("list.json.gz").write_bytes(gzip.compress(content.encode()))
@@ -627,7 +630,7 @@ def test_demonstrations_of_every_shape(record):
     {"prompt": "hi", "completions": ["bad", "good"], "ratings": [1.5, 2.5]},
     {"prompt": "hi", "responses": ["", "bad", " ", "good"], "scores": [0, 1, 0, 2]},
     {"prompt": "hi", "responses": ["good", "bad", " good"], "scores": [1, 0, 0]},
-    {"input": "hi", "chosen": "good", "rejected": "bad"}])
+    {"input": "hi", "chosen": {"from": "gpt", "value": "good"}, "rejected": "bad"}])
 def test_comparisons_of_every_shape(record):
     [comparison] = data.load_comparisons(own(record))
     assert comparison.messages == [user("hi")]
@@ -637,10 +640,11 @@ def test_comparisons_of_every_shape(record):
 
 
 NOT_READABLE = {  # what the error says: files
-    ":1: neither": ['{"a": 1', "[" * 100_000],
+    ":1: neither": ['{"a": 1'],
+    ": neither": ["[" * 100_000],
     ": 0 records read": [""],
     ":1: expected": ["[1, 2]"],
-    ":1: no question": ['{"prompt": "x", "chosen": "y"}', '{"output": "x", "query": "y"}'],
+    ":1: no question": ['{"output": "x", "query": "y"}'],
     ":1: neither.*Exceeds": ['{"prompt": ' + "1" * 5000 + "}"],
     ":3: neither": [json.dumps(PAIR) + '\n\n{"b']}
 TWO = {"prompt": "hi", "responses": ["a", "b"]}
@@ -651,6 +655,7 @@ NOT_USABLE = {  # the reason that is counted: records of a known shape
     "are the same": [{**PAIR, "rejected": "good "}],
     "an empty prompt": [
         {**PAIR, "rejected": " "}, {**PAIR, "prompt": " "}, {"chosen": "a", "rejected": "b"},
+        {"chosen": None, "rejected": None},
         {"messages": "hi"}, {"prompt": "x", "response": None},
         {"instruction": "", "input": "", "output": "x"}],
     "no answer after a question": [
@@ -658,7 +663,7 @@ NOT_USABLE = {  # the reason that is counted: records of a known shape
     "context that is not text": [{**PAIR, "context": ["c"]}],
     "known role": [
         {**PAIR, "prompt": 3}, {**PAIR, "chosen": [{"role": "king", "content": "x"}]},
-        {**PAIR, "system": ["be kind"]}],
+        {"prompt": "x", "chosen": "y"}, {**PAIR, "system": ["be kind"]}],
     "fewer than 2": [{"prompt": "x", "output": "y"}],
     "bad answer": [{"prompt": "x", "output": "y", "label": 0},
                    {"messages": [user("hi"), assistant("ho")], "kto_tag": False}],
@@ -844,28 +849,31 @@ def test_logits_and_gradients_equal_transformers(form, shape, stored):
 def test_greedy_generation_equals_a_loop_without_a_cache(options, monkeypatch):
     """Prompts of every length; a full context loses its first half; rows end at stop tokens; what
     is the same with its pads is read once."""
-    model = loud(small_gpt(dropout=0.5, **options), 1.0).double()
+    model = loud(small_gpt(dropout=0.5, **options), 1.0).double().eval()
     prompts = [torch.randint(50, (length,)).tolist() for length in (3, 16, 40, 15, 2, 8, 5, 12)]
     prompts += [prompts[0], [7], prompts[1], [7, 0], prompts[0]]
     caches = spy(monkeypatch, gpt, "KVCache")
-    contexts, naive = [prompt[-15:] for prompt in prompts], [[] for _ in prompts]
-    model.eval()
-    for _ in range(40):
-        if max(map(len, contexts)) == 17:
-            contexts = [context[-8:] for context in contexts]
-        for context, written in zip(contexts, naive):
-            written.append(model(torch.tensor([context]))[0][0, -1].argmax().item())
-            context.append(written[-1])
-    model.train()
+
+    def naive(stops=()):
+        rows = [(prompt[-15:], []) for prompt in prompts]  # (context, written) of each prompt
+        for _ in range(40):
+            live = [(context, written) for context, written in rows
+                    if not written or written[-1] not in stops]
+            full = max([len(context) for context, _ in live], default=0) == 17
+            for context, written in live:
+                if full:
+                    del context[:-8]
+                written.append(model(torch.tensor([context]))[0][0, -1].argmax().item())
+                context.append(written[-1])
+        return [written for _, written in rows]
+
     idx, lengths = gpt.to_tensors(prompts, 0, "cpu")
-    assert gpt.generate(model, idx, 40, lengths, temperature=0) == naive
+    free = naive()
+    assert gpt.generate(model.train(), idx, 40, lengths, temperature=0) == free
     assert caches[0].args[1] == 9  # eight prompts, and [7] with its pads
-    stops = naive[0][6], naive[1][9]
-    for row in naive:
-        end = min([place for place, token in enumerate(row) if token in stops], default=39)
-        del row[end + 1:]
-    assert gpt.generate(model, idx, 40, lengths, stops, temperature=0) == naive
     assert not model.training
+    stops = free[0][6], free[1][9]
+    assert gpt.generate(model, idx, 40, lengths, stops, temperature=0) == naive(stops)
     refused("40 tokens do not fit", model, idx)
 
 
@@ -1125,6 +1133,8 @@ def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenize
         model.knows_chat = old is tokenizer
         gpt.export_pretrained(model, old, folder)
         assert gpt.load_model(folder)[0].knows_chat == model.knows_chat
+    header = int.from_bytes((folder / "model.safetensors").read_bytes()[:8], "little")
+    assert header % 8 == 0  # so the tensors are aligned
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
     their_tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     for text in ("Mia lives in Oslo. What's 1234 + 5?", *NASTY[:8]):
@@ -1253,7 +1263,7 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
         "--seed 2147483648": "not be 2147483648", "pretarin": "no command"},
     "gpt.py sample": {"": "no checkpoint", "--model text.txt": "not a checkpoint"},
     "gpt.py export --model": {
-        "base.pt --folder .": "other files", "base.pt --folder theirs": "no export"},
+        "base.pt --folder theirs": "theirs is not empty"},
     "rlhf.py": {
         "--test-prompts 15": "not be 15 (at least 16", "--max-response 65": "at most 64",
         "--max-response 9 --init base.pt": "at most 8", "--comparisons bad.jsonl": "bad.jsonl:1",
@@ -1272,7 +1282,6 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
 @pytest.fixture
 def bad_files(in_empty_folder):
     for name, content in {
-            "tokenizer.json": '"content": "<|assistant|>"',  # of some chat model
             "zeros.txt": "t\0e\0x\0t\0" * 90, "text.txt": "some text " * 90,
             "short.txt": "too short", "blank.txt": "  \n ", "bad.jsonl": "{",
             "plain.jsonl": '{"txt": "x"}', "one.jsonl": json.dumps(PAIR), "bad.py": "1 / 0",
@@ -1448,8 +1457,7 @@ def windows(block_size):
     return Batches(np.arange(2000, dtype=np.uint16) % 300, 2, block_size, 0)
 
 
-@pytest.mark.parametrize("mix", [0, 2])
-def test_sft_equals_a_loop_by_hand(tokenizer, mix):
+def test_sft_equals_a_loop_by_hand(tokenizer):
     """In float64, which forgives little. Nothing is learned but what the assistant says."""
     model = small_gpt(tokenizer.vocab_size, 48, 1, n_embd=256, dropout=0.5).double()
     demonstrations = [[user("hi"), assistant(text), user("and now?"), assistant("goodbye")]
@@ -1459,7 +1467,7 @@ def test_sft_equals_a_loop_by_hand(tokenizer, mix):
                 for messages in (*demonstrations, cut)]
     demonstrations += [[user("old " * 60), assistant("x"), *cut]]
     too_long = [user("x " * 99), assistant("y")]
-    config = rlhf.SFTConfig(epochs=2, batch_size=4, lr=1e-3, ptx_sequences=mix)
+    config = rlhf.SFTConfig(epochs=2, batch_size=4, lr=1e-3)
     trained, losses = copy.deepcopy(model).train(), []  # SFT must switch dropout off
     rlhf.train_sft(trained, tokenizer, [*demonstrations, too_long], config, windows(48),
                    lambda step, steps, loss, grad_norm: losses.append(loss))
@@ -1475,7 +1483,7 @@ def test_sft_equals_a_loop_by_hand(tokenizer, mix):
             said += [logprobs[t - 1, ids[t]] for t in range(len(ids)) if mask[t]]
         loss = -torch.stack(said).mean()
         assert losses[step] == pytest.approx(loss.item(), rel=1e-6)
-        loss = loss + lm_loss(model, text) if mix else loss
+        loss = loss + lm_loss(model, text)
         learn(model, loss, (optimizer, 1e-3 * 128 / 256 * decay(step / 4)))  # falls with the width
     assert len(losses) == 4
     assert_equal_weights(trained, model)
@@ -1575,7 +1583,7 @@ def test_gae_equals_its_definition():
 
 def answered(tokenizer, messages, *responses):
     """ids and mask of a prompt with each of these responses."""
-    prompt, _ = data.fit(tokenizer, messages, 60)
+    prompt, _ = data.render_within(tokenizer, messages, 60)
     rows = [[*prompt, *tokenizer.encode(text), tokenizer.end] for text in responses]
     ids, lengths = gpt.to_tensors(rows, tokenizer.pad, "cpu")
     return ids, rlhf.response_mask(ids, torch.full_like(lengths, len(prompt)), lengths)
@@ -1619,7 +1627,7 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
     actor_adam, critic_adam = adamw(policy, eps=1e-5), adamw(critic, eps=1e-5)
     sampling, shuffling = (torch.Generator().manual_seed(0) for _ in range(2))
     text, seen = windows(32), Counter()
-    asked = [data.fit(tokenizer, messages, 32 - 6)[0] for messages in prompts]
+    asked = [data.render_within(tokenizer, messages, 32 - 6)[0] for messages in prompts]
     for iteration, found in enumerate(logged):
         padded, lengths = gpt.to_tensors(asked, tokenizer.pad, "cpu")
         written = gpt.generate(policy, padded, 6, lengths, (end,), sampling)
@@ -1847,8 +1855,9 @@ def test_your_own_data_that_do_not_fit_are_left_out(tokenizer, capsys):
     ends = [("", ""), ("long " * 90, ""), ("", ""), ("", "long " * 90)] * 10
     pairs = [{"prompt": f"Say {i} {end}", "chosen": "a", "rejected": f"b {other}"}
              for i, (end, other) in enumerate(ends)]
-    task = rlhf.FileTask(rlhf.Options(comparisons=own(*pairs)))
+    task = rlhf.FileTask(rlhf.Options(comparisons=own(*pairs), test_prompts=4))
     task.leave_out_long(tokenizer, block_size=64, max_response=24)
+    assert len(task.test) == 4
     assert len(task.comparisons) + len(task.test_comparisons) == 20
     kept = [task.comparisons, task.test_comparisons, task.prompt_source()(200), task.test]
     said = capsys.readouterr().out
@@ -1925,7 +1934,7 @@ def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
     assert "(constants): add --fresh" in fails(TINY, *options)
 
 
-def test_demonstrations_alone_end_with_a_model_that_chats(tokenizer, alone, capsys):
+def test_demonstrations_alone_end_with_a_model_that_chats(tokenizer, alone, capsys, fails):
     own(*({"prompt": f"Say {i}", "response": f"a b c d e f g h {i}"} for i in range(40)))
     Path("text.txt").write_text("word " * 900)
     gpt.save_checkpoint("base.pt", small_gpt(tokenizer.vocab_size, 48), tokenizer)
@@ -1934,7 +1943,8 @@ def test_demonstrations_alone_end_with_a_model_that_chats(tokenizer, alone, caps
     said = capsys.readouterr().out
     assert "chat --max-response 8 --model runs/own/sft.pt" in said
     assert "are longer than --max-response 8" in said
-    chat, same = gpt.load_model("runs/own/sft.pt")
+    assert "missing.jsonl" in fails(TINY, "--fresh", "--comparisons", "missing.jsonl")
+    chat, same = gpt.load_model("runs/own/sft.pt")  # not moved away
     assert same.ranks == tokenizer.ranks and chat.config.block_size == 48
     done = run(HERE / "rlhf.py", "chat", "--model", "runs/own/sft.pt", "--max-response", 8,
                stdin="hello\n/reset\nbye\n")

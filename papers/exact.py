@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data import SPECIAL_TOKENS, UserError, command_line, fit, option
+from data import SPECIAL_TOKENS, UserError, command_line, option, render_within
 from gpt import GPT, GPTConfig, RunLog, print_table, to_tensors
 from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
 from papers.figures import column, plot
@@ -93,7 +93,7 @@ class Counted:
     @torch.no_grad()
     def log_probabilities(self, policy: GPT):
         """log pi(y) of every answer: (answers,). The probabilities sum to one."""
-        prompt, _ = fit(self.tokenizer, self.prompt, BLOCK_SIZE)
+        prompt, _ = render_within(self.tokenizer, self.prompt, BLOCK_SIZE)
         rows = [[*prompt, *answer] for answer in self.answers]
         ids, ends = to_tensors(rows, self.tokenizer.pad, "cpu")     # (N, T), (N,)
         starts = torch.full_like(ends, len(prompt))                 # (N,)

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from functools import partial
 
-from data import ECHOED, GUESTS, TOPICS, World, conversation
+from data import ECHOED, GUESTS, TOPICS, World, random_exchanges
 from papers.tasks import distinct, fitting, phrase, phrasebook
 
 
@@ -35,7 +35,8 @@ def reading(world: World, rng: random.Random):
     many texts but, without made-up names, about twenty answers."""
     made_up = True
     while made_up:  # no model here copies names of syllables
-        *earlier, (question, answer) = conversation(world, rng, "test", ["tell", "talk", "recall"])
+        kinds = ["tell", "talk", "recall"]
+        *earlier, (question, answer) = random_exchanges(world, rng, "test", kinds)
         name = answer.removeprefix("Your name is ")
         made_up = name != answer and name.rstrip(".") not in GUESTS
     text = "".join(f"Guest: {said}\nHost: {reply}\n" for said, reply in earlier)

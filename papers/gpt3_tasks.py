@@ -202,5 +202,5 @@ def task_document(world: World, rng: random.Random) -> str:
 
 # What the models are trained on: kinds of documents and their shares.
 RULE_WEB = {data.story: .075, data.forum: .042, data.dialogue: .075, data.workbook: .03,
-            data.echo: .063, data.sums: .015, rule_document: .7}
+            data.echo: .063, data.lesson: .015, rule_document: .7}
 TASK_WEB = {task_document: 1.0}

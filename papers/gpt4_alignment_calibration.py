@@ -78,7 +78,7 @@ def chat_confidence(run: Run, model: GPT, questions: list[Question]) -> np.ndarr
         ids, masks = [], []
         for choice in choices:
             conversation = data.answered(messages, choice)
-            tokens, mask = data.fit(run.tokenizer, conversation, model.config.block_size)
+            tokens, mask = data.render_within(run.tokenizer, conversation, model.config.block_size)
             ids.append(tokens)
             masks.append(mask)
         ids, _ = gpt.to_tensors(ids, run.tokenizer.pad, model.device)  # (4, T)

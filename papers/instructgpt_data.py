@@ -176,7 +176,8 @@ def epochs_of_sft(run: Run) -> list[dict]:
     held_out = []
     for prompt in run.task.test:
         demonstration = data.demonstrate(run.task.world, prompt, rng)
-        held_out.append(data.fit(run.tokenizer, demonstration, run.base.config.block_size))
+        context = run.base.config.block_size
+        held_out.append(data.render_within(run.tokenizer, demonstration, context))
 
     rows = []
     for epochs in EPOCHS:

@@ -13,7 +13,7 @@ import torch
 
 import rlhf
 from data import (GUESTS, LISTS, NUMBERS, RUDE, TASKS, TOPICS, Comparison, Instruction, World,
-                  answered, fit, judge, render_conversation)
+                  answered, judge, render_conversation, render_within)
 from gpt import to_tensors
 from papers.instructgpt_data import no_log
 from papers.instructgpt_run import Run
@@ -170,7 +170,7 @@ def answer_pairs(world: World, split: str, draw: int | str = "") -> dict[str, li
 @torch.no_grad()
 def answer_logprob(run: Run, messages: list[dict], answer: str) -> float:
     """The SFT model's log-probability of an answer and its <|end|>, in nats."""
-    ids, mask = fit(run.tokenizer, answered(messages, answer), run.sft.config.block_size)
+    ids, mask = render_within(run.tokenizer, answered(messages, answer), run.sft.config.block_size)
     ids, _ = to_tensors([ids], run.tokenizer.pad, run.sft.device)  # (1, T)
     mask = torch.tensor([mask[1:]], device=ids.device)  # (1, T-1)
     return rlhf.response_logprobs(run.sft, ids, mask.float()).sum().item()

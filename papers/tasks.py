@@ -78,7 +78,7 @@ def digest_document(world: World, rng: random.Random) -> str:
 
 # Kinds of documents and their share of the web.
 WIDE_WEB = {data.story: .175, data.forum: .098, data.dialogue: .175, data.workbook: .07,
-            data.echo: .147, data.sums: .035,
+            data.echo: .147, data.lesson: .035,
             phrasebook_document: .1, fitting_document: .1, digest_document: .1}
 
 
@@ -105,7 +105,7 @@ def recall_case(world: World, rng: random.Random, between: list[str]) -> tuple[l
     """A held-out conversation that ends with a question about what was told in its first exchange,
     as messages, and the right answer. between: the kinds of the exchanges in between."""
     kinds = ["tell", *between, "recall"]
-    *earlier, (question, answer) = data.conversation(world, rng, "test", kinds)
+    *earlier, (question, answer) = data.random_exchanges(world, rng, "test", kinds)
     messages = []
     for said, reply in earlier:
         messages = data.answered([*messages, {"role": "user", "content": said}], reply)
