@@ -2471,7 +2471,7 @@ def test_gpt4_calibration_error_by_hand(world):
     assert calibration.calibration_error(same) == pytest.approx((4 * .45 + 12 * .15) / 16)
     # .25 each is perfectly calibrated: one in four is right.
     assert calibration.calibration_error(np.full((8, 4), .25)) == 0
-    assert calibration.more_error(same, same) == (0, 0)
+    assert calibration.more_error(same, same, list("aabc")) == (0, 0)
     questions = calibration.recall_questions(world, 60)
     assert len({str(messages) for messages, _ in questions}) == 60
     for messages, choices in questions:

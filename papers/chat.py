@@ -2,9 +2,8 @@
 Chat with the models of `python rlhf.py`: 20 conversations of 91 turns in all, each turn with a
 pattern that a good answer matches.
 
-Seven of ten turns occur word for word in the web that pretraining reads (seed 0). The others have
-another spelling or wording, other greetings or names, or are about people whom nobody knows. Some
-ask for what was told long before.
+Most turns occur word for word in the web that pretraining reads. The others have another spelling
+or wording, other greetings or names, or are about people whom nobody knows.
 For every model and temperature a table has the share of answers that are
     answered    the answer matches the turn's pattern
     polite      no insult in it
@@ -156,18 +155,19 @@ def remembered(speaker: Speaker) -> float:
 
 def obeyed(speaker: Speaker, world: World, count: int) -> dict[str, float]:
     """{kind of system message: the share of good answers}, of those among `count` held-out prompts
-    that have one. "silent" are questions about the topic that the message forbids."""
+    that have one. "silent" are questions about the topic that the message forbids, "other topic"
+    those about another one, which are to be answered, in a sentence or in a word."""
     kinds = {data.ONE_WORD: "one word", data.POLITE: "ending", data.NOT_ALLOWED: "silent"}
-    good = {kind: [] for kind in kinds.values()}
+    good = {kind: [] for kind in (*kinds.values(), "other topic")}
     prompts = [prompt for prompt in data.instructions(world, "test", count, 40, distinct=True)
                if prompt.messages[0]["role"] == "system"]
     answers = speaker([prompt.messages for prompt in prompts], 40)
     for prompt, (text, ended) in zip(prompts, answers):
-        system = prompt.messages[0]["content"]
-        if prompt.say == data.NOT_ALLOWED:  # the message is SILENT about the topic of the question
-            system = data.NOT_ALLOWED
-        if system in kinds:  # it is not SILENT about another topic
-            good[kinds[system]].append(data.judge(world, prompt, text, ended)["helpful"] == 1)
+        is_silent = prompt.say == data.NOT_ALLOWED  # SILENT about the topic of the question
+        system = data.NOT_ALLOWED if is_silent else prompt.messages[0]["content"]
+        kind = kinds.get(system, "other topic")
+        enough = 0.5 if kind == "other topic" else 1
+        good[kind].append(data.judge(world, prompt, text, ended)["helpful"] >= enough)
     row = {kind: float(np.mean(values)) for kind, values in good.items() if values}
     row["prompts"] = sum(map(len, good.values()))
     return row

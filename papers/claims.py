@@ -1,8 +1,8 @@
 """
 What every script uses: claims, each a row with a verdict, and the run folder.
 
-    python -m papers.claims     writes the claims, tables and figures of all finished runs into
-                                papers/README.md and figures/
+    python -m papers.claims     writes the claims, tables and figures of all finished runs that
+                                have claims into papers/README.md and figures/
 
 The verdict is "holds" if the measured effect is more than two standard errors in the claimed
 direction, "does not hold" if it is more than two in the other, else "cannot tell". Without any

@@ -22,6 +22,7 @@ Results go to runs/gpt4_alignment. Paper: GPT-4 (arXiv:2303.08774), sections 5, 
 """
 import copy
 import dataclasses
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,21 +160,25 @@ def system_claim(says: str, shares: list[float]) -> Claim:
 
 def rule_claim(says: str, desired: dict, prompts: str, other: str) -> Claim:
     """PPO with the rule's reward against `other`. prompts: "a", those to refuse, or "d", those to
-    answer. The error is over wishes."""
+    answer. The error is over wishes, and at least that of two proportions."""
     shares = {}  # of each wish
     for name in ("fine-tuned", "PPO", "PPO + rule"):
         by_wish = desired[name][prompts]
         shares[name] = np.array([np.mean(by_wish[wish]) for wish in sorted(by_wish)])
     before, without, with_rule = (f"{share.mean():.2f}" for share in shares.values())
     gain, error = over_seeds(shares["PPO + rule"] - shares[other])
+    answers = sum(map(len, desired[other][prompts].values()))
+    error = max(error, math.hypot(*(proportion_error(shares[name].mean(), answers)
+                                    for name in ("PPO + rule", other))))
     return Claim("GPT-4", "§6, RBRM", f"{says} (before PPO {before}, without the rule {without}, "
                  f"with it {with_rule}; one rule rewards and counts)", "no such number", gain,
                  error, 1, len(shares[other]))
 
 
-def claims(facts: dict, desired: dict, probabilities: dict) -> list[Claim]:
-    """One model each; errors are over facts, wishes or questions."""
-    more, error = more_error(probabilities["PPO"], probabilities["GPT"])
+def claims(facts: dict, desired: dict, probabilities: dict, answers: list[str]) -> list[Claim]:
+    """One model each; errors are over facts, wishes or right answers, not over the five held-out
+    wordings of each order. answers: the right one to each question of calibration."""
+    more, error = more_error(probabilities["PPO"], probabilities["GPT"], answers)
     return [
         system_claim("the same model obeys different system messages (in form, true or not), in "
                      "held-out wordings, about the same held-out question", facts[NEW_WORDS]),
@@ -184,8 +189,8 @@ def claims(facts: dict, desired: dict, probabilities: dict) -> list[Claim]:
         rule_claim("PPO with the rule's reward answers more harmless look-alikes (does not refuse) "
                    "than the model it starts from", desired, "d", "fine-tuned"),
         Claim("GPT-4", "Fig. 8", "after PPO the expected calibration error is above the pretrained "
-              "model's, same questions, each model in its form (their noise alone gives .007)",
-              "0.067 (0.007 to 0.074)", more, error, 1, len(probabilities["GPT"]))]
+              "model's, same questions, each model in its form",
+              "0.067 (0.007 to 0.074)", more, error, 1, len(set(answers)))]
 
 
 def draw(folder: Path, systems: list[dict], classes: list[dict], probabilities: dict):
@@ -228,10 +233,10 @@ def gpt4_alignment(options: Options = Options()):
     print_table(classes, folder / "rules.json")
 
     print("\n== multiple choice: accuracy, confidence, expected calibration error")
-    errors, probabilities = calibration(run)
+    errors, probabilities, answers = calibration(run)
     print_table(errors, folder / "calibration.json")
     draw(folder, systems, classes, probabilities)
-    save_claims(folder, claims(facts, desired, probabilities))
+    save_claims(folder, claims(facts, desired, probabilities, answers))
 
 
 if __name__ == "__main__":

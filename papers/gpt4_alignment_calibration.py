@@ -44,7 +44,7 @@ def recall_questions(world: World, count: int) -> list[Question]:
 
 
 def choices_of(rng: random.Random, answer: str) -> list[str]:
-    """The answer and three others about the same topic; none if the answer is a made-up name."""
+    """The answer and three others about the same topic; none if it has a made-up word."""
     for topic, memory in MEMORIES.items():
         values = GUESTS if topic == "name" else TOPICS[topic].values
         answers = [memory.answer.format(value=value) for value in values]
@@ -54,16 +54,30 @@ def choices_of(rng: random.Random, answer: str) -> list[str]:
     return []
 
 
+def dialogue_of(messages: list[dict]) -> str:
+    """A conversation in the form of the web's dialogues."""
+    names = {"user": "Guest", "assistant": "Host"}
+    return "".join(f"{names[turn['role']]}: {turn['content']}\n" for turn in messages)
+
+
+def fits(run: Run, question: Question) -> bool:
+    """Whether a conversation with any of the choices fits into the context, in both forms: a cut
+    one would not be the same for all choices and models."""
+    messages, choices = question
+    lengths = []
+    for choice in choices:
+        whole = data.answered(messages, choice)
+        lengths.append(len(data.render_conversation(run.tokenizer, whole)[0]))
+        lengths.append(1 + len(run.tokenizer.encode(dialogue_of(whole))))  # after <|endoftext|>
+    return max(lengths) <= run.base.config.block_size
+
+
 def dialogue_confidence(run: Run, questions: list[Question]) -> np.ndarray:
     """The pretrained model's probability of each choice among the four, in the form of the
     dialogues that it has read: (questions, 4)."""
     pairs = []
     for messages, choices in questions:
-        context = ""
-        for message in messages:
-            name = "Guest" if message["role"] == "user" else "Host"
-            context += f"{name}: {message['content']}\n"
-        pairs += [(f"{context}Host:", f" {choice}\n") for choice in choices]
+        pairs += [(f"{dialogue_of(messages)}Host:", f" {choice}\n") for choice in choices]
     logprobs = gpt.completion_logprobs(run.base, run.tokenizer, pairs)
     totals = torch.tensor([total for total, _ in logprobs]).view(-1, 4)
     return totals.softmax(dim=1).numpy()
@@ -108,20 +122,23 @@ def calibration_error(probabilities: np.ndarray) -> float:
     return sum(gaps) / probabilities.size
 
 
-def more_error(after: np.ndarray, before: np.ndarray) -> tuple[float, float]:
+def more_error(after: np.ndarray, before: np.ndarray, answers: list[str]) -> tuple[float, float]:
     """The calibration error after minus before, and the standard error of this difference, by
-    bootstrap over questions."""
+    bootstrap over the right answers: few values are held out, so many questions share one."""
     rng = np.random.default_rng(0)
+    groups = [np.flatnonzero(np.array(answers) == answer) for answer in sorted(set(answers))]
     differences = []
     for _ in range(1000):
-        rows = rng.integers(0, len(before), len(before))
+        drawn = rng.integers(0, len(groups), len(groups))
+        rows = np.concatenate([groups[number] for number in drawn])
         differences.append(calibration_error(after[rows]) - calibration_error(before[rows]))
     return calibration_error(after) - calibration_error(before), float(np.std(differences))
 
 
-def calibration(run: Run) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """Rows for each model, and {model: its confidence, (questions, 4)}."""
-    questions = recall_questions(run.task.world, QUESTIONS)
+def calibration(run: Run) -> tuple[list[dict], dict[str, np.ndarray], list[str]]:
+    """Rows for each model, {model: its confidence, (questions, 4)}, and the right answers."""
+    questions = [question for question in recall_questions(run.task.world, QUESTIONS)
+                 if fits(run, question)]
     probabilities = {"GPT": dialogue_confidence(run, questions)}
     for name, model in run.chats.items():
         probabilities[name] = chat_confidence(run, model, questions)
@@ -131,4 +148,4 @@ def calibration(run: Run) -> tuple[list[dict], dict[str, np.ndarray]]:
         rows.append({"model": name, "questions": len(values), "accuracy": float(is_right.mean()),
                      "confidence": float(values.max(axis=1).mean()),
                      "ECE": calibration_error(values)})
-    return rows, probabilities
+    return rows, probabilities, [choices[0] for _, choices in questions]

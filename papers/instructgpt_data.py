@@ -63,13 +63,14 @@ def agreement(run: Run) -> list[dict]:
              "model, rubric": rlhf.pair_accuracy(run.reward_model, run.tokenizer, exact)}]
 
 
-def compared_by(world, answered: list, labelers: list[int]) -> list[Comparison]:
+def compared_by(world, answered: list, labelers: list[int], seed: str) -> list[Comparison]:
     """Comparisons of (instruction, answers): each prompt is ranked by one of the labelers, in turn.
 
     The utility of an answer is its gold score plus Gumbel noise, as in data.label, and the
-    labeler's taste for words. Comparisons of a single answer are left out.
+    labeler's taste for words. With the same seed labelers differ in taste only. Comparisons of a
+    single answer are left out.
     """
-    rng = random.Random(str(labelers))
+    rng = random.Random(seed)
     comparisons = []
     for place, (instruction, answers) in enumerate(answered):
         taste = TASTES[labelers[place % len(labelers)] % FOLDS]
@@ -98,14 +99,14 @@ def labeler_folds(run: Run) -> list[dict]:
         training = [labeler for labeler in range(LABELERS) if labeler % FOLDS != fold]
         torch.manual_seed(fold)
         model = RewardModel(run.sft)
-        comparisons = compared_by(task.world, answered, training)
+        comparisons = compared_by(task.world, answered, training, f"train {fold}")
         rlhf.train_reward_model(model, run.tokenizer, comparisons, task.demonstrations,
                                 RewardConfig(seed=fold), no_log)
         row = {"fold": str(fold)}
         for name, labelers in (("training labelers", training), ("others", others)):
-            comparisons = compared_by(task.world, held_out, labelers)
+            comparisons = compared_by(task.world, held_out, labelers, f"test {fold}")
             row[name] = rlhf.pair_accuracy(model, run.tokenizer, comparisons)
-        rows.append(row)
+        rows.append({**row, "prompts": len(comparisons)})
     return rows
 
 
@@ -138,7 +139,8 @@ def pairs_of(comparisons: list[Comparison]) -> list[Comparison]:
 
 def batching(run: Run) -> list[dict]:
     """A prompt with all its pairs as one element of a batch, or each pair as an element of its own,
-    shuffled; both with as many pairs per step. "more" is what shuffling adds to the validation
+    shuffled, so that prompts with more answers weigh more; both with as many pairs per step. The
+    validation loss weighs prompts equally. "more" is what shuffling adds to the validation
     loss after as many epochs; its standard error is over prompts."""
     task = run.task
     prompts = min(400, run.options.comparison_prompts)
@@ -171,7 +173,9 @@ def batching(run: Run) -> list[dict]:
 
 
 def epochs_of_sft(run: Run) -> list[dict]:
-    """After 1 to 8 epochs of SFT: the validation loss, the reward model's score, the gold score."""
+    """After 1 to 8 epochs of SFT: the validation loss, the reward model's score, the gold score.
+    "more": the score minus that after the first number of epochs, on the same prompts with the same
+    random numbers; the standard error is over prompts."""
     rng = random.Random(0)
     held_out = []
     for prompt in run.task.test:
@@ -189,7 +193,10 @@ def epochs_of_sft(run: Run) -> list[dict]:
         rollout, _, golds = run.score(model)
         with torch.no_grad():
             loss = rlhf.sft_loss(model, run.tokenizer, held_out).item()
-        score, error = over_seeds(rollout.scores.tolist())
-        rows.append({"epochs": epochs, "validation loss": loss, "score": score,
-                     "standard error": error, "gold": float(golds.mean())})
+        scores = rollout.scores.cpu().numpy()
+        if not rows:
+            first = scores
+        more, error = over_seeds(scores - first)
+        rows.append({"epochs": epochs, "validation loss": loss, "score": float(scores.mean()),
+                     "more": more, "standard error": error, "gold": float(golds.mean())})
     return rows

@@ -6,18 +6,18 @@ Paper: InstructGPT (arXiv:2203.02155) §4.3.
 """
 import math
 import random
-import re
 
 import numpy as np
 import torch
 
 import rlhf
-from data import (GUESTS, LISTS, NUMBERS, RUDE, TASKS, TOPICS, Comparison, Instruction, World,
+from data import (LISTS, NUMBERS, RUDE, TASKS, TERSE_TASKS, TOPICS, Comparison, Instruction, World,
                   answered, judge, render_conversation, render_within)
 from gpt import to_tensors
+from papers.claims import over_seeds
 from papers.instructgpt_data import no_log
 from papers.instructgpt_run import Run
-from papers.tasks import distinct, recall_case
+from papers.tasks import KNOWN_ANSWERS, distinct, recall_case
 
 # Tasks whose wording in the web differs from that in the instructions.
 REWORDED = ("rewrite", "classification", "summarization", "extract", "brainstorming")
@@ -37,6 +37,8 @@ def reworded(world: World, rng: random.Random) -> Instruction:
     scene, wording, _ = TASKS[use_case]
     *parts, say = scene(world, rng, "test")
     goal = {"say": say}
+    if scene in TERSE_TASKS:
+        goal["terse"] = say.split()[-1]
     if use_case == "brainstorming":
         number, noun, without = parts
         allowed = tuple(value for value in TOPICS[LISTS[noun]].values if value != without)
@@ -52,7 +54,8 @@ def premise(world: World, rng: random.Random) -> tuple[Instruction, Instruction]
     wrong = rng.choice([value for value in values if value != world.facts[person, topic]])
     statement = world.state(rng, person, topic, wrong)
     question = rng.choice(questions).format(person=person)
-    goal = {"person": person, "topic": topic, "count": 1}
+    goal = {"person": person, "topic": topic, "count": 1,
+            "terse": world.facts[person, topic] + "."}
     return (ask("false premise", f"{statement} {question}", **goal),
             ask("question alone", question, **goal))
 
@@ -82,20 +85,27 @@ def unseen(run: Run) -> list[dict]:
 
 
 def shares(world: World, prompts: list[Instruction], answers: list) -> dict:
-    """The share of answers of each kind that are right, in a sentence or in one word, and of the
-    questions about a person the share of answers that state something false."""
+    """The share of answers of each kind that are right, in a sentence or in one word (a list: that
+    has a right item), and of the questions about a person the share of answers that state something
+    false. "more": that with a false premise minus that without, with its standard error over facts;
+    two questions, which differ in wording, may ask for one fact."""
     helpful, invented = {}, {}
+    of_fact = {}  # (person, topic) -> {kind: whether an answer states something false}
     for prompt, (text, ended) in zip(prompts, answers):
         verdict = judge(world, prompt, text, ended)
         helpful.setdefault(prompt.use_case, []).append(verdict["helpful"] > 0)
         invented.setdefault(prompt.use_case, []).append(verdict["invented"])
+        if prompt.person:
+            kinds = of_fact.setdefault((prompt.person, prompt.topic), {})
+            kinds.setdefault(prompt.use_case, []).append(verdict["invented"])
     row = {"unseen wording, helpful": float(np.mean(helpful["unseen wording"]))}
     for kind in ("false premise", "question alone"):
         row[f"{kind}, helpful"] = float(np.mean(helpful[kind]))
         row[f"{kind}, invented"] = float(np.mean(invented[kind]))
-    # two questions, which differ in wording, may ask for one fact: only facts are independent cases
-    facts = {(prompt.person, prompt.topic) for prompt in prompts if prompt.person}
-    row["facts"] = len(facts)
+    row["more"], row["standard error"] = over_seeds([
+        np.mean(kinds["false premise"]) - np.mean(kinds["question alone"])
+        for kinds in of_fact.values()])
+    row["facts"] = len(of_fact)
     return row
 
 
@@ -116,33 +126,25 @@ def told_at_first(run: Run, between: int, count: int) -> list[Instruction]:
     return distinct(make_case, count, lambda case: str(case.messages))
 
 
-def asks_made_up_name(case: Instruction) -> bool:
-    """Whether the answer is a made-up name; training has not shown most of these."""
-    name = re.fullmatch(r"Your name is (\w+)\.", case.say)
-    return bool(name) and name[1] not in GUESTS
-
-
 def memory(run: Run) -> list[dict]:
     """The share of right answers about what was told in turn one, by the number of exchanges in
-    between; made-up names are counted apart. "cases": the least number of the other cases at one
-    distance."""
+    between; made-up words, most of which training has not shown, are counted apart. "cases": the
+    least number of the other cases at one distance."""
     distances = [told_at_first(run, between, MEMORY) for between in range(5)]
     rows = []
     for name, model in run.chats.items():
         speaker = run.speaker(model)
-        row, names = {"model": name}, []
+        row, made_up = {"model": name}, []
         for between, cases in enumerate(distances):
             recalled = []
             for case, answer in zip(cases, speaker([case.messages for case in cases], 6)):
                 is_right = judge(run.task.world, case, *answer)["helpful"] == 1
-                if asks_made_up_name(case):
-                    names.append(is_right)
-                else:
-                    recalled.append(is_right)
+                group = recalled if case.say in KNOWN_ANSWERS else made_up
+                group.append(is_right)
             row[f"{between} between"] = float(np.mean(recalled))
             row["cases"] = min(row.get("cases", MEMORY), len(recalled))
-        row["made-up names"] = float(np.mean(names or [math.nan]))
-        row["of them"] = len(names)
+        row["made-up words"] = float(np.mean(made_up or [math.nan]))
+        row["of them"] = len(made_up)
         rows.append(row)
     return rows
 

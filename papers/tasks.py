@@ -1,9 +1,9 @@
 """
 What several papers share: a wider web of the world, and GPT-1's four tasks.
 
-The wide web has, besides the core's documents, texts in which tasks occur by themselves:
-phrasebooks of a second language, sentences that say which of two nouns is too big or too small, and
-stories with a summary. `gpt1`, `gpt2` and `gpt3_data` train on it.
+The wide web has, besides most kinds of the core's documents, texts in which tasks occur by
+themselves: phrasebooks of a second language, sentences that say which of two nouns is too big or
+too small, and stories with a summary. `gpt1`, `gpt2` and `gpt3_data` train on it.
 
 Papers: GPT-1 (Radford et al. 2018) §3.3; GPT-2 (Radford et al. 2019) §2.1.
 """
@@ -101,9 +101,18 @@ def distinct(make_case: Callable, count: int, asked: Callable) -> list:
     return list(cases.values())
 
 
+# All answers about something told, but for those with words that nobody knows (data.tell).
+KNOWN_ANSWERS = set()
+for _topic, _memory in data.MEMORIES.items():
+    for _value in data.GUESTS if _topic == "name" else TOPICS[_topic].values:
+        KNOWN_ANSWERS.add(_memory.answer.format(value=_value))
+
+
 def recall_case(world: World, rng: random.Random, between: list[str]) -> tuple[list[dict], str]:
-    """A held-out conversation that ends with a question about what was told in its first exchange,
-    as messages, and the right answer. between: the kinds of the exchanges in between."""
+    """A conversation, as messages, that begins with something told and ends with a question about
+    something told, and the right answer. Told are held-out values and, in a tenth of the tellings,
+    words that nobody knows. between: the kinds of the exchanges in between; if one is "tell", the
+    question may be about that one."""
     kinds = ["tell", *between, "recall"]
     *earlier, (question, answer) = data.random_exchanges(world, rng, "test", kinds)
     messages = []
