@@ -151,13 +151,12 @@ def summary(prompts: int, method: str, points: list) -> dict:
     d, proxy, gold = np.array(points).T
     _, middle, late = [part.mean(axis=0) for part in np.array_split(points, 3)]  # d, proxy, gold
     far = d > 0.2  # below, d is mostly noise
-    other = "best of n" if method == "PPO" else "PPO"
     alpha, beta, error = fit_gold(d[far], gold[far], method)
-    _, _, other_error = fit_gold(d[far], gold[far], other)
+    _, _, other_error = fit_gold(d[far], gold[far], "best of n" if method == "PPO" else "PPO")
     return {"prompts": prompts, "method": method,
             "alpha": alpha, "beta": beta, "fit error": error, "other form's": other_error,
             "gold peaks at": float(d[gold.argmax()]), "gold there": float(gold.max()),
-            "fall": float(middle[2] - late[2]), "proxy's rise": float(late[1] - middle[1]),
+            "fall": float(middle[2] - late[2]), "proxy rises": float(late[1] - middle[1]),
             "last d": float(d[-1]), "last gold": float(gold[-1]), "last proxy": float(proxy[-1])}
 
 
@@ -172,11 +171,10 @@ def claims(rows: list[dict], prompts: int) -> list[Claim]:
             "comparisons, one seed; the proxy rises meanwhile by at least")
     falls = []
     for name, curves in (("best of n", best), ("PPO", ppo)):
-        rise = column(curves, "proxy's rise").min()
-        falls.append(Claim(paper, "Fig. 1", f"{name}: {says} {rise:.2f})", "chart",
-                           *over_seeds(column(curves, "fall")), 1, prompts))
-    return [
-        *falls,
+        says_all = f"{name}: {says} {column(curves, 'proxy rises').min():.2f})"
+        fall, error = over_seeds(column(curves, "fall"))
+        falls.append(Claim(paper, "Fig. 1", says_all, "chart", fall, error, 1, prompts))
+    return falls + [
         Claim(paper, "§3.1", "PPO follows d (alpha - beta log d) better than d (alpha - beta d): "
               "error of the second fit minus that of the first", "no number",
               *over_seeds(better), 1, prompts),
