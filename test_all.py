@@ -143,8 +143,7 @@ def commands_of(script):
 def command(line, *more):
     """What `python LINE` does, in this process: command("gpt.py sample", "--seed", "1")."""
     script, *argv = [*line.split(), *more]
-    commands, default = commands_of(script)
-    data.command_line(commands, default, argv)
+    data.command_line(*commands_of(script), argv)
 
 
 @pytest.fixture
@@ -155,8 +154,7 @@ def fails(capsys):
         with pytest.raises(SystemExit) as error:
             command(line, *more)
         message = capsys.readouterr().err
-        assert error.value.code == 2 and message.startswith("error: ")
-        assert message.count("\n") == 1, message
+        assert error.value.code == 2 and re.fullmatch("error: .*\n", message), message
         return message
     return fails
 
@@ -173,23 +171,19 @@ def test_imports_run_one_way_and_large_packages_wait_until_they_are_needed():
 
 def naive_bpe(documents, vocab_size):
     """Count all pairs anew for every merge; the highest count wins, then the smallest ids."""
-    chunks = [list(chunk.encode()) for document in documents
+    chunks = [chunk.encode().decode("latin-1") for document in documents  # a token is chr(its id)
               for chunk in regex.findall(data.SPLIT_PATTERN, document)]
-    vocabulary = [bytes([byte]) for byte in range(256)]
-    while len(vocabulary) < vocab_size:
+    tokens = {chr(byte): bytes([byte]) for byte in range(256)}
+    while len(tokens) < vocab_size:
         counts = Counter(pair for chunk in chunks for pair in zip(chunk, chunk[1:])
-                         if vocabulary[pair[0]] + vocabulary[pair[1]] not in vocabulary)
+                         if tokens[pair[0]] + tokens[pair[1]] not in tokens.values())
         if not counts:
             break
-        pair = min(counts, key=lambda pair: (-counts[pair], pair))
-        vocabulary.append(vocabulary[pair[0]] + vocabulary[pair[1]])
-        for chunk in chunks:
-            i = 0
-            while i < len(chunk) - 1:
-                if (chunk[i], chunk[i + 1]) == pair:
-                    chunk[i:i + 2] = [len(vocabulary) - 1]
-                i += 1
-    return {token: i for i, token in enumerate(vocabulary)}
+        first, second = min(counts, key=lambda pair: (-counts[pair], pair))
+        new = chr(len(tokens))
+        tokens[new] = tokens[first] + tokens[second]
+        chunks = [chunk.replace(first + second, new) for chunk in chunks]
+    return {token: ord(character) for character, token in tokens.items()}
 
 
 @pytest.mark.parametrize("alphabet", ["ab ", "aab", "abcde  \n", "aé日 1!'s"])
@@ -241,7 +235,6 @@ def test_documents_are_packed_and_a_tenth_is_for_validation():
     packed = [document + "<|endoftext|>" for document in documents]
     assert tokenizer.decode([*train, *val]) == "".join(packed)
     assert len(val) == (len(train) + len(val)) // 10 and tokenizer.eot == 70_001
-    assert tokenizer.vocab_size == 70_007
     for content in (b"", b"abc", np.array([3, 70_007], np.uint32).tobytes()):
         Path("damaged.bin").write_bytes(content)
         refused("damaged.bin is not a token stream", data.open_stream, Path("damaged.bin"), 70_007)
@@ -394,8 +387,7 @@ def test_the_web_asks_nothing_that_the_test_asks(world, asked_in_the_web):
     assert min(known["train"].values()) > 0 and not any(known["test"].values())
 
 
-def test_facts_of_the_test_are_told_in_true_stories_and_asked_for_nowhere(
-        world, asked_in_the_web, facts_of):
+def test_facts_of_the_test_are_told_but_asked_for_nowhere(world, asked_in_the_web, facts_of):
     asked = set(map(facts_of.get, asked_in_the_web)) & set(world.facts)
     assert len(held_out(world)) == 14 * 3 and asked == set(world.facts) - held_out(world)
     rng = random.Random(0)
@@ -451,19 +443,17 @@ def follow(world, facts_of, exchanges, rule=""):
 
 
 def test_instructions_are_distinct_and_in_one_split_only(world, monkeypatch):
-    def keys(instructions):
+    def key(i):
         """What is asked, however it is spelled, and whatever was said before, unless it is needed
         to understand "she" or "he"."""
-        keys = set()
-        for i in instructions:
-            asked = words(i.prompt)
-            before = i.messages[-3]["content"] if PRONOUNS & set(asked.split()) else ""
-            keys.add((asked, words(before), i.say, i.person, i.topic))
-        return keys
+        asked = words(i.prompt)
+        before = i.messages[-3]["content"] if PRONOUNS & set(asked.split()) else ""
+        return asked, words(before), i.say, i.person, i.topic
 
     train = data.instructions(world, "train", 4000, seed=0)
     test = data.instructions(world, "test", 480, seed=1, distinct=True)
-    assert len(keys(test)) == 480 and not keys(test) & keys(train)
+    keys = set(map(key, test))
+    assert len(keys) == 480 and not keys & set(map(key, train))
     assert {prompt.person for prompt in test if prompt.person} == set(world.people_of("test"))
     for town in map(World, range(10)):
         for names, some, every in ((town.people_of, 14, 40), (town.strangers_of, 48, 144)):
@@ -476,8 +466,7 @@ def test_instructions_are_distinct_and_in_one_split_only(world, monkeypatch):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_demonstrations_are_good_after_right_turns_and_in_the_shares_of_table_1(
-        world, facts_of, split):
+def test_demonstrations_are_good_after_right_turns_in_table_1s_shares(world, facts_of, split):
     rng = random.Random(0)
     scores, shares, obeyed, talks = [], Counter(), Counter(), Counter()
     for prompt in data.instructions(world, split, 12_000, seed=0):
@@ -579,9 +568,8 @@ def test_labelers_rank_by_gold_score_with_gumbel_noise(world):
     rng = random.Random(0)
     counts = Counter(tuple(data.label(world, asked, answers, rng).ranks) for _ in range(5000))
     for order in itertools.permutations(range(3)):  # best, second, worst
-        probability = 1
-        for place, answer in enumerate(order):
-            probability *= weights[answer] / sum(weights[other] for other in order[place:])
+        probability = math.prod(weights[answer] / sum(weights[other] for other in order[place:])
+                                for place, answer in enumerate(order))
         ranks = tuple(order.index(answer) for answer in range(3))
         assert abs(counts[ranks] - 5000 * probability) < 4.5 * math.sqrt(5000 * probability) + 1
     assert data.compare([user("?")], list("abcd"), [-1, 2, 2, 0]).ranks == [3, 0, 0, 2]  # ties
@@ -649,8 +637,7 @@ NOT_READABLE = {  # what the error says: files
     ":3: neither": [json.dumps(PAIR) + '\n\n{"b']}
 TWO = {"prompt": "hi", "responses": ["a", "b"]}
 NOT_USABLE = {  # the reason that is counted: records of a known shape
-    "differ before the last": [
-        {"chosen": HH + " a", "rejected": "\n\nHuman: ho\n\nAssistant: b"}],
+    "differ before the last": [{"chosen": HH + " a", "rejected": "\n\nHuman: ho\n\nAssistant: b"}],
     "ranked the same": [{**TWO, "scores": [3, 3]}],
     "are the same": [{**PAIR, "rejected": "good "}],
     "an empty prompt": [
@@ -756,12 +743,11 @@ def test_parameter_counts_are_those_of_the_released_models_and_of_table_2_1(name
     (False, 0.01, 0.02 / math.sqrt(2 * 8)), (True, 0.02, 0.02)])
 def test_initialization_is_as_published(post_norm, wpe, into_stream):
     model = GPT(GPTConfig(1000, 256, n_layer=8, n_head=2, n_embd=128, post_norm=post_norm))
-    expected = [(model.wte, 0.02), (model.wpe, wpe)]
-    for block in model.h:
-        expected += [(block.attn.c_attn, 0.02), (block.mlp.c_fc, 0.02),
-                     (block.attn.c_proj, into_stream), (block.mlp.c_proj, into_stream)]
-    for layer, std in expected:
-        assert layer.weight.std().item() == pytest.approx(std, rel=0.05)
+    stds = {"wpe": wpe, "c_proj": into_stream}  # all other matrices: 0.02
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            std = stds.get(name.split(".")[-2], 0.02)
+            assert parameter.std().item() == pytest.approx(std, rel=0.05), name
 
 
 def with_gradients(function, q, k, v, grad):
@@ -811,8 +797,7 @@ def test_every_other_layer_of_gpt3_sees_only_its_band(T):
 
 
 @pytest.mark.parametrize("form", ["gpt2", "openai-gpt"])
-@pytest.mark.parametrize("shape", [{}, {"n_layer": 1, "n_head": 4, "n_embd": 24},
-                                   {"n_head": 1, "n_positions": 150}])  # for the fused kernel
+@pytest.mark.parametrize("shape", [{}, {"n_head": 1, "n_positions": 150}])  # for the fused kernel
 @pytest.mark.parametrize("stored", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_logits_and_gradients_equal_transformers(form, shape, stored):
     transformers = optional("transformers")
@@ -917,10 +902,8 @@ def test_answers_are_texts_up_to_a_stop_token(tokenizer):
     written = [gpt.generate(model, torch.tensor([prompt]), 6, temperature=0)[0]
                for prompt in prompts[:3]]
     stop = written[0][3]
-    expected = []
-    for row in written:
-        text = tokenizer.decode(row[:row.index(stop)] if stop in row else row)
-        expected.append((text.strip(), stop in row))
+    cut = [row[:row.index(stop)] if stop in row else row for row in written]
+    expected = [(tokenizer.decode(ids).strip(), ids != row) for ids, row in zip(cut, written)]
     assert gpt.complete(model, tokenizer, prompts, (stop,), 6, temperature=0) == expected * 100
     idx, _ = gpt.to_tensors(prompts[:1] * 4, tokenizer.pad, "cpu")
     sampled = gpt.generate(model, idx, 6, generator=torch.Generator().manual_seed(5))
@@ -1165,7 +1148,6 @@ def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenize
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     again, same = gpt.load_model("gpt2")
     assert again.config == model.config and same.ranks == tokenizer.ranks
-    assert all(same.special[name] == token for name, token in tokenizer.special.items())
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters()))
     refused("gpt2-xl could not be downloaded", gpt.load_model, "gpt2-xl")
     for options in ({"post_norm": True}, {"window": 3}):
@@ -1262,8 +1244,7 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
         "--steps 0": "not be 0", "--lr nan": "not be nan", "--lr=-1": "not be -1",
         "--seed 2147483648": "not be 2147483648", "pretarin": "no command"},
     "gpt.py sample": {"": "no checkpoint", "--model text.txt": "not a checkpoint"},
-    "gpt.py export --model": {
-        "base.pt --folder theirs": "theirs is not empty"},
+    "gpt.py export --model": {"base.pt --folder theirs": "theirs is not empty"},
     "rlhf.py": {
         "--test-prompts 15": "not be 15 (at least 16", "--max-response 65": "at most 64",
         "--max-response 9 --init base.pt": "at most 8", "--comparisons bad.jsonl": "bad.jsonl:1",
@@ -1279,8 +1260,8 @@ WRONG = {  # {the beginning of a command: {its end: what the error says}}
         "": "no checkpoint", "--model base.pt": "cannot chat", "--model chat.pt": "at most 8"}}
 
 
-@pytest.fixture
-def bad_files(in_empty_folder):
+@pytest.mark.parametrize("start, end", rows_of(WRONG))
+def test_wrong_input_is_one_clear_line_before_anything_is_trained(start, end, fails):
     for name, content in {
             "zeros.txt": "t\0e\0x\0t\0" * 90, "text.txt": "some text " * 90,
             "short.txt": "too short", "blank.txt": "  \n ", "bad.jsonl": "{",
@@ -1294,10 +1275,6 @@ def bad_files(in_empty_folder):
         gpt.save_checkpoint(name, small_gpt(262), Tokenizer(BYTES), chat=knows_chat)
     Path("theirs").mkdir()
     Path("theirs/config.json").touch()
-
-
-@pytest.mark.parametrize("start, end", rows_of(WRONG))
-def test_wrong_input_is_one_clear_line_before_anything_is_trained(start, end, fails, bad_files):
     assert WRONG[start][end] in fails(f"{start} {end}")
     assert not list(Path().glob("runs/*/*.pt"))
 
@@ -1410,29 +1387,26 @@ def test_processes_of_torchrun_train_like_one():
 
 
 SHARDED = """
-import os, torch, torch.distributed as dist, gpt
+import copy, os, torch, gpt
 from torch.distributed.fsdp import fully_shard
 gpt.join_processes()
-world_size = dist.get_world_size() if dist.is_initialized() else 1
 torch.manual_seed(0)
-model = gpt.GPT(gpt.GPTConfig(50, 16, 2, 2, 16))
-if world_size > 1:
-    for module in (*model.h, model):
-        fully_shard(module)
-[optimizer] = gpt.make_optimizers(model, 0.01)
-for step in range(8):
-    ids = gpt.my_share(torch.randint(50, (4, 17), generator=torch.Generator().manual_seed(step)))
-    _, loss = model(ids[:, :-1], ids[:, 1:])
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
-    mean = gpt.all_reduce(loss) / world_size
-    if gpt.IS_MAIN:
-        print(mean.item())
-size = sum(getattr(p, "to_local", lambda: p)().numel() for p in model.parameters())
-if gpt.IS_MAIN:
-    print(size, flush=True)
+whole = gpt.GPT(gpt.GPTConfig(50, 16, 2, 2, 16))
+halved, losses = copy.deepcopy(whole), []
+for module in (*halved.h, halved):
+    fully_shard(module)
+for model, share in ((whole, lambda ids: ids), (halved, gpt.my_share)):
+    [optimizer] = gpt.make_optimizers(model, 0.01)
+    for step in range(8):
+        ids = share(torch.randint(50, (4, 17), generator=torch.Generator().manual_seed(step)))
+        _, loss = model(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(gpt.all_reduce(loss).item() / 2)
+assert max(abs(a - b) for a, b in zip(losses[:8], losses[8:])) < 1e-5, losses
+assert sum(p.to_local().numel() for p in halved.parameters()) == whole.num_params() / 2
 # fully_shard keeps the process group's threads alive until Python has ended, and one that then
 # asks for Python's lock aborts the process: end without that.
 os._exit(0)
@@ -1442,12 +1416,8 @@ os._exit(0)
 def test_a_model_sharded_by_fsdp_trains_like_a_whole_one():
     """torch's fully_shard on our class as it is; each of two processes holds half of it."""
     Path("sharded.py").write_text(SHARDED)
-    whole, halves = run("sharded.py"), run(*TORCHRUN, 2, "sharded.py")
-    assert whole.returncode == halves.returncode == 0, halves.stderr
-    *losses, size = map(float, whole.stdout.split())
-    *sharded_losses, sharded_size = map(float, halves.stdout.split())
-    assert len(losses) == 8 and sharded_losses == pytest.approx(losses, abs=1e-5)
-    assert sharded_size == size / 2
+    done = run(*TORCHRUN, 2, "sharded.py")
+    assert done.returncode == 0, done.stderr
 
 
 # rlhf.py: SFT [InstructGPT §3.5, C.1] -----------------------------------------------
@@ -1562,11 +1532,8 @@ def gae_by_definition(rewards, values, discount, lam):
     """Of one response, as lists: sums of the deltas ahead."""
     values = [*values, 0.0]
     deltas = [r + discount * values[t + 1] - values[t] for t, r in enumerate(rewards)]
-    advantages = []
-    for t in range(len(deltas)):
-        ahead = enumerate(deltas[t:])
-        advantages.append(sum((discount * lam) ** steps * delta for steps, delta in ahead))
-    return advantages
+    return [sum((discount * lam) ** steps * delta for steps, delta in enumerate(deltas[t:]))
+            for t in range(len(deltas))]
 
 
 def test_gae_equals_its_definition():
@@ -1589,8 +1556,7 @@ def answered(tokenizer, messages, *responses):
     return ids, rlhf.response_mask(ids, torch.full_like(lengths, len(prompt)), lengths)
 
 
-def test_a_reward_function_sees_the_texts_of_prompt_and_response_and_names_them_if_it_fails(
-        tokenizer):
+def test_a_reward_function_sees_prompt_and_response_and_names_them_if_it_fails(tokenizer):
     seen, messages = [], [user("first"), assistant("reply"), user("How long <|end|>?")]
     reward = rlhf.TextReward(lambda *texts: seen.append(texts) or len(texts[1]), tokenizer)
     responses = ("abc", "One.\n\n    two words")  # a response comes as it was written
@@ -1694,30 +1660,19 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
     assert 0 < np.mean([row["ended"] for row in logged]) < 1
 
 
-@pytest.fixture
-def problem():
-    """One prompt whose answers are two of nine tokens, or <|end|> at once: all are counted."""
+@pytest.mark.parametrize("beta", [0.5, 1.5])
+def test_ppo_comes_close_to_the_optimum_in_closed_form(beta):
+    """The maximum of E r - beta KL is beta log Z, where Z is the sum of rho exp(r / beta) over all
+    answers, here two of nine tokens, or <|end|> at once. [Ziegler et al. 2019 §2]"""
     problem = papers("exact").Counted(2, seed=1)
     problem.reference = small_gpt(problem.tokenizer.vocab_size, n_layer=1)
     for p in problem.reference.parameters():
         p.data.mul_(12 if p.ndim == 2 else 1)  # not all equally likely
-    return problem
-
-
-def learn_letters(problem, **options):
     policy = copy.deepcopy(problem.reference)
-    config = rlhf.PPOConfig(minibatches=2, max_response=2, **options)
+    config = rlhf.PPOConfig(iterations=60, minibatches=2, max_response=2, kl_coef=beta, lr=5e-3,
+                            value_lr=6e-3, unfinished_cap=math.inf)
     rlhf.train_ppo(policy, problem, problem.tokenizer, lambda n: [problem.prompt] * n, config,
                    no_log)
-    return policy
-
-
-@pytest.mark.parametrize("beta", [0.5, 1.5])
-def test_ppo_comes_close_to_the_optimum_in_closed_form(problem, beta):
-    """The maximum of E r - beta KL is beta log Z, where Z is the sum of rho exp(r / beta) over
-    all answers. [Ziegler et al. 2019 §2]"""
-    policy = learn_letters(problem, iterations=60, kl_coef=beta, lr=5e-3, value_lr=6e-3,
-                           unfinished_cap=math.inf)
     log_rho, log_pi = map(problem.log_probabilities, (problem.reference, policy))
     rho, pi, r = log_rho.exp(), log_pi.exp(), problem.rewards.double()
     assert rho.sum().item() == pytest.approx(1)
@@ -1896,8 +1851,7 @@ def alone(monkeypatch):
     monkeypatch.setattr(data, "WORLD_DOCUMENTS", 1000)
 
 
-def test_the_whole_of_instructgpt_runs_and_goes_on_where_a_file_is_missing(
-        alone, fails, capsys, monkeypatch):
+def test_instructgpt_runs_and_goes_on_where_a_file_is_missing(alone, fails, capsys, monkeypatch):
     speakers = spy(monkeypatch, rlhf, "forum_speaker")
     options = "--comparison-prompts 24 --iterations 4 --kl-coef 3 --dropout 0.2".split()
     rows, folder, task = instructgpt(*options), Path("runs/instructgpt"), rlhf.WorldTask(0, 48)
@@ -1973,8 +1927,7 @@ def test_new_tokens_of_a_model_from_elsewhere_start_as_the_mean_of_the_others(to
     torch.testing.assert_close(new, known.mean(dim=0).expand_as(new))
 
 
-def test_chat_keeps_the_conversation_and_control_tokens_that_are_typed_stay_text(
-        tokenizer, monkeypatch, capsys):
+def test_chat_keeps_the_conversation_and_what_is_typed_stays_text(tokenizer, monkeypatch, capsys):
     gpt.save_checkpoint("chat.pt", small_gpt(tokenizer.vocab_size, 96), tokenizer, chat=True)
     calls = spy(monkeypatch, gpt, "generate")
     typed = ["hello <|end|><|system|>", "", "bye", "/reset", "again", "/system be kind",
@@ -2033,10 +1986,8 @@ def test_every_script_runs(line, monkeypatch):
     name, *argv = line.split()
     papers(name)
     monkeypatch.setattr(data, "WORLD_DOCUMENTS", 1000)
-    commands, default = commands_of(f"papers/{name}.py")
-    data.command_line(commands, default, argv)
-    tables = [json.loads(path.read_text()) for path in Path("runs").rglob("*.json")
-              if path.name in ("table.json", "memory.json")]
+    command(f"papers/{name}.py", *argv)
+    tables = [json.loads(path.read_text()) for path in Path("runs").rglob("table.json")]
     assert tables and all(table and table[0] for table in tables)
     if "--fast" in argv:  # a folder of its own, and 2 to 10 claims
         [path] = Path("runs").glob("*/claims.json")
@@ -2084,22 +2035,18 @@ def test_the_cases_of_the_papers_tasks_are_distinct_and_held_out(world):
         assert len({str(case) for case in cases}) == len(cases) >= 25
     told = ("Ben works as a", ["cook", "judge"], ".", 1), ("Mia has a", ["cat", "dog"], ".", 0)
     assert gpt2_tasks.unseen(told, "Ben works as a judge. Mia has a dog.") == [told[1]]
-    phrases, pairs = {}, {}
-    for split in ("train", "test"):
-        rng = random.Random(split)
-        phrases[split] = {tasks.phrase(world, rng, split) for _ in range(500)}
-        pairs[split] = {frozenset(gpt3_tasks.operands(world, rng, split, range(10), range(10)))
-                        for _ in range(500)}
-    assert not phrases["train"] & phrases["test"]
-    assert not pairs["train"] & pairs["test"] and len(pairs["test"]) > 8
-    # A1 and A2 scramble some words alike: neither may show what the other holds out
-    anagrams = {"train": set(), "test": set()}
-    for split, task in itertools.product(anagrams, ("A1", "A2")):
-        for _ in range(1000):
-            scrambled, word = gpt3_tasks.word_task(world, rng, split, task)
-            assert scrambled != f"\n{word.strip()} ="
-            anagrams[split].add(word)
-    assert not anagrams["train"] & anagrams["test"] and len(anagrams["test"]) > 8
+    rng = random.Random(0)
+
+    def anagram(split):
+        """A1 and A2 scramble some words alike: neither may show what the other holds out."""
+        scrambled, word = gpt3_tasks.word_task(world, rng, split, rng.choice(("A1", "A2")))
+        assert scrambled != f"\n{word.strip()} ="
+        return word
+
+    for draw in (anagram, lambda split: tasks.phrase(world, rng, split), lambda split: frozenset(
+            gpt3_tasks.operands(world, rng, split, range(10), range(10)))):
+        train, test = ({draw(split) for _ in range(2000)} for split in ("train", "test"))
+        assert not train & test and len(test) > 8
 
 
 def test_gpt1s_inputs_are_those_of_figure_1(tokenizer):
@@ -2139,14 +2086,11 @@ def test_near_duplicates_are_those_whose_triples_overlap():
     """Of 100 hashes, about as many agree as the Jaccard similarity of the triples says."""
     deduplicate = papers("gpt3_filters").deduplicate
     words = [f"w{i}" for i in range(202)]
-    for changed in (50, 0, 101):
+    for changed, similarity in ((50, 148 / 252), (0, 1), (101, 99 / 301)):
         other = words[:101 - changed] + [f"v{i}" for i in range(changed)] + words[101:]
-        triples, others = (set(zip(t, t[1:], t[2:])) for t in (words, other))
-        similarity = len(triples & others) / len(triples | others)
+        texts = [" ".join(words), " ".join(other)]
         for threshold, left in ((similarity - 0.15, 1), (similarity + 0.15, 2)):
-            if threshold < 1:
-                texts = [" ".join(words), " ".join(other)]
-                assert len(list(deduplicate(texts, hashes=100, threshold=threshold))) == left
+            assert len(list(deduplicate(texts, hashes=100, threshold=threshold))) == left
     assert list(deduplicate(["", "!?", "a b", "A, b.", "a b c d"])) == ["a b", "a b c d"]
 
 
@@ -2174,16 +2118,12 @@ def test_activations_take_the_memory_that_small_models_measurably_keep(shape, dt
     """What autograd saves more of three sequences than of two, each storage once."""
     model, kept = GPT(GPTConfig(300, 160, *shape, window=window)), []
     for batch_size in (2, 3):
-        storages = {}
-
-        def pack(tensor):
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
+        saved = []
+        pack = lambda tensor: saved.append(tensor) or tensor
         with (torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
               torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)):
             _, loss = model(*torch.randint(50, (2, batch_size, 160)))
+        storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in saved}
         kept.append(sum(storages.values()))
     # 16 bytes per token are missing from the formula: the ids and the targets
     formula = papers("gpt3_costs").activation_bytes(model.config, dtype.itemsize)
@@ -2210,10 +2150,9 @@ def test_the_expected_best_of_n_is_the_mean_over_all_choices_of_n():
         assert found == pytest.approx(np.mean(best))
 
 
-OTHER_SIDE = {"heads": "tails", "tails": "heads"}
 NEXT_STATE = {
     "dial": lambda state, event: str((int(state) + int(event)) % 10),
-    "coin": lambda state, event: OTHER_SIDE[state] if event == "flip" else state,
+    "coin": lambda state, event: "heads" if (state == "heads") == (event == "wait") else "tails",
     "letters": lambda state, event: event[-1]}
 
 
@@ -2229,8 +2168,7 @@ def test_problems_of_several_steps_are_right_distinct_and_held_out(world):
         known = set()  # with the beginnings of two steps and more
         for question in read:
             events = re.sub(months, "", question.strip(".")).split(",")
-            known.add(",".join(events))
-            known.update(",".join(events[:count]) for count in range(2, len(events)))
+            known.update(",".join(events[:n]) for n in {len(events), *range(2, len(events))})
         problems = cot.test_problems(world, task, steps, 20)
         assert len({problem.asked for problem in problems}) == len(problems) > 0
         for problem in problems:
