@@ -11,8 +11,8 @@ The claims:
 Built in: the base obeys three orders in one wording each; fine-tuning shows four orders in these
 and other wordings, and users who object. Wordings (about five of each order), questions and
 objections of the test are held out. Before PPO, demonstrations refuse .45 of all prompts with a
-wish, harmful or not; the model then refuses .56 of the test's prompts, after PPO without the rule
-.82. The paper's classifier is GPT-4 with a rubric; ours is a function, which also measures the
+wish, harmful or not; the model then refuses .61 of the test's prompts, after PPO without the rule
+.88. The paper's classifier is GPT-4 with a rubric; ours is a function, which also measures the
 result. Chosen after looking at results: 20,000 demonstrations (12,000 were too few), the rule's
 weight, and what is asked for calibration.
 
