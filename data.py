@@ -1415,16 +1415,21 @@ class UserError(Exception):
 IS_MAIN = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Python has an error of its own for this; PyTorch raises a RuntimeError."""
+    return isinstance(error, MemoryError) or "allocate" in str(error)
+
+
 @contextlib.contextmanager
 def reading(path: str | Path, kind: str) -> Iterator[None]:
     """Turn an error while `path` is read into a UserError that names the file, unless the error
     names what is wrong already."""
     try:
         yield
-    except (UserError, FileNotFoundError, PermissionError, MemoryError):
+    except (UserError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:
-        if "allocate" in str(error):  # PyTorch is out of memory
+        if is_out_of_memory(error):
             raise
         raise UserError(f"{path} is not {kind}, or it is damaged") from None
 
@@ -1570,10 +1575,8 @@ def command_line(commands: dict[str, Callable], default: str, argv: list[str] | 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (UserError, OSError, MemoryError, RuntimeError) as error:
-        # PyTorch reports that it cannot allocate memory as a RuntimeError; any other one is a
-        # fault of ours.
-        if isinstance(error, RuntimeError) and "allocate" not in str(error):
-            raise
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise  # a fault of ours
         text = str(error) or "out of memory"  # Python's own MemoryError says nothing
         print("error: " + printable(" ".join(text.split())), file=sys.stderr)
         sys.exit(2)

@@ -50,7 +50,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from data import (IS_MAIN, Batches, Tokenizer, UserError, atomic_write, command_line, documents_of,
-                  option, reading, run_folder, tokenize_text, write_json)
+                  is_out_of_memory, option, reading, run_folder, tokenize_text, write_json)
 
 # ----------------------------------------------------------------------------------
 # 1. The model: GPTConfig, attention, CausalSelfAttention, MLP, Block, GPT
@@ -975,10 +975,8 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
         model = build_model(config, read_weights(folder), tokenizer)
         settings = folder / "tokenizer_config.json"
         model.knows_chat = settings.exists() and "<|assistant|>" in settings.read_text()
-    except MemoryError:
-        raise
     except Exception as error:
-        if "allocate" in str(error):  # PyTorch is out of memory
+        if is_out_of_memory(error):
             raise
         raise UserError(f"{folder} does not hold a GPT-2: {str(error)[:200]}") from None
     return model.to(pick_device()), tokenizer

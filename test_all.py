@@ -1155,7 +1155,7 @@ def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenize
         refused("GPT-2's form", gpt.export_pretrained, other, tokenizer, "m")
 
 
-def test_a_folder_that_is_no_gpt2_is_a_clear_message(tokenizer):
+def test_a_folder_that_is_no_gpt2_is_a_clear_message(tokenizer, monkeypatch):
     folder = Path("peer")
     gpt.export_pretrained(small_gpt(tokenizer.vocab_size), tokenizer, folder)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -1187,6 +1187,9 @@ def test_a_folder_that_is_no_gpt2_is_a_clear_message(tokenizer):
     (folder / "tokenizer.json").write_bytes(older)
     _, same = gpt.load_pretrained(folder)
     assert same.ranks == tokenizer.ranks and same.special == tokenizer.special
+    monkeypatch.setattr(gpt, "read_weights", lambda folder: bytearray(2 ** 62))
+    with pytest.raises(MemoryError):  # which does not mean that it is no GPT-2
+        gpt.load_pretrained(folder)
 
 
 # commands, and wrong input ----------------------------------------------------------
