@@ -3,7 +3,7 @@ InstructGPT: the paper's further claims, as far as a laptop can test them.
 
 `python rlhf.py` compares GPT, GPT prompted, SFT, PPO and PPO-ptx. Each table here tests a further
 claim of the paper:
-    sizes       a small aligned model is preferred to a large one that is not aligned (§4.1)
+    sizes       a small aligned model is preferred to a large one that is not aligned (Fig. 1)
     tax         PPO makes the pretraining loss worse; gamma repairs this, no beta does, even with
                 the pretrained model as the KL reference (App. E.6)
     folds       reward models predict training labelers better than others (§4.1); we gave our
