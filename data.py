@@ -633,7 +633,7 @@ TASKS = {
     "brainstorming": (World.listing, "Can you name {0} {1}, but not {2}?",
                       "List {0} {1}, but not {2}."),
 }
-# Those whose answer ends with the one word that would do.
+# Tasks whose answer ends with the one word that would do.
 TERSE_TASKS = (World.sum_of, World.review, World.hiding, World.sighting)
 
 
@@ -774,7 +774,7 @@ def tell(world: World, rng: random.Random, split: str, told: dict[str, str]) -> 
         memory = MEMORIES[topic]
         values = GUESTS if topic == "name" else TOPICS[topic].values
         [value] = world.pick(rng, split, values)
-        if rng.random() < .1:  # a word that nobody here knows
+        if rng.random() < .1:  # a word that nobody knows: it teaches a model to copy, not to choose
             value = made_up_name(rng)
             if topic not in ("name", "home"):
                 value = value.lower()
