@@ -402,10 +402,11 @@ Quill Zane Orla Fritz Thora Igor Wanda Yuri Selma Boris Greta Milo Petra Silas N
 Cyrus Linus Odette Basil Tilda Magnus Freya""".split()  # asked about, but no story knows them
 # Guests talk and act; no facts are known of them.
 GUESTS = "Kim Leo Amy Roy Joy Ned Pam Guy Sue Ted Meg Art Dot Jim Liz Ron Peg Hal Fay Gus".split()
-# A syllable of a made-up name is one of each; what stands here several times is more frequent.
-ONSETS = ["", *"b c ch d f g h j k l m n p r s sh st t th v w z br dr".split()]
-VOWELS = "a e i o u a e i o y ai ee ia ie".split()
-CODAS = [*"n r s l m d t ck".split(), *[""] * 12]
+# A syllable (see made_up_name) is one of each; what stands here several times is more frequent.
+ONSETS = ("b c d f g h j k l m n p r s t v w z " * 2
+          + "ch sh th st br dr gr tr pr kr ph qu x y fl sl bl kl").split() + [""] * 6
+VOWELS = "a e i o u a e i o a e y ai ee ia ie ea ou au oo".split()
+CODAS = ("n r l s n r l s m d t th nd rn ck v p b g k c x ss tt ll ne rd rl st").split() + [""] * 10
 
 
 class Memory(typing.NamedTuple):
@@ -490,10 +491,9 @@ ONE_WORD = "Answer in one word."
 POLITE = f"End every answer with: {COURTESY[0]}"
 SILENT = "Do not speak about anybody's {topic}."
 NOT_ALLOWED = "I may not speak about that."
-# What "echo" documents repeat.
-ECHOED = [*THINGS, *PLACES, *GUESTS]
-ECHOED += [value for topic in TOPICS.values() for value in topic.values]
-ECHOED += [str(number) for number in range(1, 10)]
+WORDS = [*THINGS, *PLACES, *GUESTS]
+WORDS += [value for topic in TOPICS.values() for value in topic.values]
+ECHOED = [*WORDS, *map(str, range(1, 10))]  # what "echo" documents repeat
 
 
 class World:
@@ -644,11 +644,18 @@ def random_task(rng: random.Random) -> tuple:
 
 
 def made_up_name(rng: random.Random) -> str:
-    """A name of two or three syllables, such as "Kilthia" or "Zetja"."""
-    name = ""
-    for _ in range(rng.choice((2, 2, 3))):
-        name += rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS)
-    return name.capitalize()
+    """A name such as "Rosam" or "Hedkey": a syllable or the beginning of a known name; in a third
+    of the names another syllable; a syllable or the end of a known word.
+
+    A model copies a name token by token, and only tokens that it has often read. Names of
+    syllables alone have few of the tokens that a user's name consists of.
+    """
+    syllables = [rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(3)]
+    names = WOMEN + MEN + STRANGERS
+    beginning = rng.choice((syllables[0], rng.choice(names)[:rng.randint(1, 3)]))
+    middle = rng.choice((syllables[1], "", ""))
+    end = rng.choice((syllables[2], rng.choice(names + WORDS)[-rng.randint(2, 4):]))
+    return (beginning + middle + end).capitalize()
 
 
 def split_sentences(text: str) -> list[str]:
@@ -704,11 +711,10 @@ def obey(rule: str, answer: str, topic: str | None, word: str) -> str:
     return answer
 
 
-# Kinds of exchanges in a conversation and their share. tell: one or two things about the
-# guest. recall: a question about something told; while nothing is told, 70 % of these become
-# "tell", and the others are answered with NOT_TOLD. person: a question about somebody. talk:
-# small talk. task: one of TASKS.
-EXCHANGES = {"tell": .2, "recall": .32, "person": .18, "talk": .16, "task": .14}
+# Kinds of exchanges in a conversation and their share. tell: one or two things about the guest.
+# recall: a question about something told ("tell" while nothing is told). not told: a question
+# about something else. person: a question about somebody. talk: small talk. task: one of TASKS.
+EXCHANGES = {"tell": .19, "recall": .27, "not told": .06, "person": .18, "talk": .16, "task": .14}
 
 
 def random_kinds(rng: random.Random, count: int) -> list[str]:
@@ -727,21 +733,22 @@ def random_exchanges(world: World, rng: random.Random, split: str, kinds: list[s
         # For `obey`: the topic of a fact about a person (SILENT does not cover what guests tell of
         # themselves), and the one word that would do.
         about, word = None, ""
-        if kind == "recall" and not told and rng.random() < .7:
+        if kind == "recall" and not told:
             kind = "tell"
         if kind == "tell":
             said, answer = tell(world, rng, split, told)
-        elif kind == "recall":
-            topic = rng.choice(list(told or MEMORIES))
+        elif kind in ("recall", "not told"):
+            topics = [topic for topic in MEMORIES if (topic in told) == (kind == "recall")]
+            topic = rng.choice(topics or list(MEMORIES))  # in the end everything may be told
             memory = MEMORIES[topic]
             said = rng.choice(memory.questions)
             word = told.get(topic, "")
-            answer = memory.answer.format(value=word) if told else NOT_TOLD
+            answer = memory.answer.format(value=word) if word else NOT_TOLD
         elif kind == "person":
             said, answer, person, about = ask_about_person(world, rng, person)
             word = world.facts.get((person, about), "")
         elif kind == "talk":
-            answer = rng.choice(list(SMALL_TALK))
+            answer = rng.choices(list(SMALL_TALK), weights=map(len, SMALL_TALK.values()))[0]
             said = rng.choice(SMALL_TALK[answer])
         else:
             scene, _, wording = random_task(rng)
@@ -774,7 +781,7 @@ def tell(world: World, rng: random.Random, split: str, told: dict[str, str]) -> 
         memory = MEMORIES[topic]
         values = GUESTS if topic == "name" else TOPICS[topic].values
         [value] = world.pick(rng, split, values)
-        if rng.random() < .1:  # a word that nobody knows: it teaches a model to copy, not to choose
+        if rng.random() < .2:  # a word that nobody knows: it teaches a model to copy, not to choose
             value = made_up_name(rng)
             if topic not in ("name", "home"):
                 value = value.lower()
@@ -1620,7 +1627,7 @@ def show():
     """Show documents and their tokens, and how the world's labelers answer and judge."""
     world, rng = World(), random.Random(0)
     documents = list(web(world, 4000))
-    tokenizer = Tokenizer(train_bpe(documents, 1152 - len(SPECIAL_TOKENS)))
+    tokenizer = Tokenizer(train_bpe(documents, 1024 - len(SPECIAL_TOKENS)))
     for document in documents[:5]:
         pieces = [tokenizer.decode([token]) for token in tokenizer.encode(document)]
         print("|".join(pieces) + "\n---")

@@ -237,7 +237,7 @@ class GPT(nn.Module):
 # weights [§4.1]: class GPT has none there, and a preset none at all unless you set it. GPT-2's
 # n_head is that of the released models.
 PRESETS = {
-    "laptop": GPTConfig(vocab_size=1152, block_size=128, n_layer=3, n_head=4, n_embd=128),
+    "laptop": GPTConfig(vocab_size=1024, block_size=128, n_layer=3, n_head=4, n_embd=128),
     "gpt1": GPTConfig(vocab_size=40478, block_size=512, post_norm=True),
     "gpt2": GPTConfig(),
     "gpt2-medium": GPTConfig(n_layer=24, n_head=16, n_embd=1024),

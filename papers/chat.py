@@ -91,7 +91,7 @@ CONVERSATIONS = [
 # None of these occurs in the web (seeds 0 to 4).
 NAMES = """\
 Jonathan Emily David Sarah Daniel Michael Robert Hannah Sophia Oliver Charlotte Jessica Kevin Brian
-Sandra Thomas Patrick Rebecca Stephen Vanessa Ahmed Priya Chen Fatima Dmitri Yuki Ingrid Lars Bjorn
+Sandra Thomas Patrick Rebecca Stephen Vanessa Ahmed Priya Sanjay Fatima Dmitri Yuki Ingrid Lars Bjorn
 Chloe""".split()
 TRACES = re.compile(r"\b[QA]:|Guest:|Host:|<\|| says:")
 
