@@ -17,8 +17,8 @@ Contents
     7. Errors, files, commands: UserError, reading, atomic_write, run_folder, command_line
 
 Used everywhere, explained in section 7: a UserError ends the program with one line that says
-what is wrong; `reading` makes one of an error while a file is read; `atomic_write` writes a file
-that appears whole or not at all.
+what is wrong; `reading` turns an error while a file is read into a UserError; `atomic_write` writes
+a file that appears whole or not at all.
 
 Shapes: B batch size, T sequence length.
 """
@@ -49,10 +49,9 @@ import tiktoken
 # ----------------------------------------------------------------------------------
 # 1. Byte-pair encoding: train_bpe, Tokenizer   [GPT-2 §2.2]
 
-# A text is cut into chunks, and no token crosses their borders: contractions | letters
-# | digits | other signs | white space. One leading space belongs to the word after it,
-# so a run of spaces is cut before its last one. The possessive quantifiers (++) keep
-# the regex from backtracking.
+# A text is cut into chunks, and no token crosses their borders: contractions | letters | digits |
+# other signs | white space. One leading space belongs to the word after it, so a run of spaces is
+# cut before its last one. The possessive quantifiers (++) keep the regex from backtracking.
 SPLIT_PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
                  r"|\s++$|\s+(?!\S)|\s")
 
@@ -95,18 +94,15 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
     heap = [(-count, pair) for pair, count in pair_counts.items()]
     heapq.heapify(heap)
 
-    vocabulary = [bytes([byte]) for byte in range(256)]
-    ranks = {token: i for i, token in enumerate(vocabulary)}
-    while heap and len(ranks) < vocab_size:
+    vocabulary = [bytes([byte]) for byte in range(256)]  # id -> the token's bytes
+    while heap and len(vocabulary) < vocab_size:
         negative_count, pair = heapq.heappop(heap)
         if pair_counts[pair] < -negative_count:  # other merges have used up some of these
             if pair_counts[pair] > 0:
                 heapq.heappush(heap, (-pair_counts[pair], pair))
             continue
-        token = vocabulary[pair[0]] + vocabulary[pair[1]]
-        new_id = len(ranks)
-        ranks[token] = new_id
-        vocabulary.append(token)
+        new_id = len(vocabulary)
+        vocabulary.append(vocabulary[pair[0]] + vocabulary[pair[1]])
 
         # Merge the pair wherever it occurs. Only pairs with the new token become
         # more frequent, so only these enter the heap.
@@ -124,7 +120,7 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
             chunks[index] = new
         for neighbours in new_pairs:
             heapq.heappush(heap, (-pair_counts[neighbours], neighbours))
-    return ranks
+    return {token: i for i, token in enumerate(vocabulary)}
 
 
 def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
@@ -143,9 +139,8 @@ class Tokenizer:
     again, it merges the two neighbours whose joined bytes have the lowest id. `train_bpe` gives
     ids in the order of its merges, so this repeats them.
 
-    ranks: {token bytes: id} as `train_bpe` returns it. special: {name: id}, the control
-    tokens of a vocabulary from elsewhere. Those of SPECIAL_TOKENS that it lacks get ids after
-    all others.
+    ranks: {token bytes: id} as `train_bpe` returns it. special: {name: id}, the control tokens of a
+    vocabulary from elsewhere. Those of SPECIAL_TOKENS that it lacks get ids after all others.
     """
 
     def __init__(self, ranks: dict[bytes, int], special: dict[str, int] | None = None):
@@ -170,7 +165,8 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text. Never a special id, whatever the text spells."""
         ids = []
-        # Long white space overflows the stack of tiktoken's regex engine: cut it.
+        # Long white space overflows the stack of tiktoken's regex engine: cut it. (The parentheses
+        # make re.split keep what it cuts at.)
         for piece in re.split(r"(\s{50000})", text):
             ids += self.encoding.encode_ordinary(piece)
         return ids
@@ -366,8 +362,7 @@ TOPICS = {
         ("{person} lives in {value}.", "{person}'s home is in {value}."),
         ("Where does {person} live?", "In which city does {person} live?")),
     "job": Topic(
-        "baker doctor teacher painter farmer singer sailor tailor miller cook guard "
-        "judge".split(),
+        "baker doctor teacher painter farmer singer sailor tailor miller cook guard judge".split(),
         ("{person} works as a {value}.", "{person} is a {value} by trade."),
         ("What does {person} do for a living?", "What is {person}'s job?")),
     "food": Topic(
@@ -467,8 +462,7 @@ SMALL_TALK = {  # answer -> what a guest says before it
 }
 # The plural in a request for a list -> the topic that it lists.
 LISTS = {"cities": "home", "jobs": "job", "foods": "food", "animals": "pet", "colors": "color"}
-# What the tasks (World.sum_of ... World.listing) are made of. ASIDES also stand in stories and in
-# the forum.
+# What the tasks (World.sum_of ... World.listing) are made of. ASIDES stand in other texts, too.
 NUMBERS = ("zero", "one", "two", "three", "four")
 HAPPY = "wonderful lovely great perfect excellent tasty charming superb".split()
 SAD = "awful terrible horrible dreadful boring nasty dull bad".split()
@@ -574,10 +568,10 @@ class World:
     # wordings (sum_of returns its whole question).
 
     def sum_of(self, rng, split):
-        pair = self.pick(rng, split, SUMMANDS, SUMMANDS)
-        while pair != sorted(pair):  # a + b is b + a: only the pair in order decides the split
-            pair = self.pick(rng, split, SUMMANDS, SUMMANDS)
-        a, b = rng.sample(pair, 2)
+        a, b = self.pick(rng, split, SUMMANDS, SUMMANDS)
+        while a > b:  # a + b is b + a: only the pair in order decides the split
+            a, b = self.pick(rng, split, SUMMANDS, SUMMANDS)
+        a, b = rng.sample([a, b], 2)
         wording = rng.choice(("What is {a} + {b}?", "{a} + {b}?", "How much is {a} + {b}?"))
         return wording.format(a=a, b=b), f"{a} + {b} is {a + b}."
 
@@ -613,7 +607,7 @@ class World:
     def listing(self, rng, split):
         noun, count, index = self.pick(rng, split, list(LISTS), (2, 3, 4), range(12))
         left_out = TOPICS[LISTS[noun]].values[index]
-        answer = join_list(values_after(left_out, noun, count)) + "."
+        answer = join_list(values_after(left_out, noun)[:count]) + "."
         return NUMBERS[count], noun, left_out, answer
 
 
@@ -663,12 +657,12 @@ def split_sentences(text: str) -> list[str]:
     return re.findall(r"\S[^.?!]*[.?!]*", text)
 
 
-def values_after(value: str, noun: str, count: int) -> list[str]:
-    """The `count` values after this one in the list of its topic, which goes on at its start. So
-    people here name others than this one, in an order that a small model can learn."""
+def values_after(value: str, noun: str) -> list[str]:
+    """The eleven other values of a topic, those after this one first. Lists here name the first of
+    them: never this one, and in an order that a small model can learn."""
     values = TOPICS[LISTS[noun]].values
-    start = values.index(value) + 1
-    return (values + values)[start:start + count]
+    place = values.index(value)
+    return values[place + 1:] + values[:place]
 
 
 def join_list(items: list[str]) -> str:
@@ -712,8 +706,8 @@ def obey(rule: str, answer: str, topic: str | None, word: str) -> str:
 
 
 # Kinds of exchanges in a conversation and their share. tell: one or two things about the guest.
-# recall: a question about something told ("tell" while nothing is told). not told: a question
-# about something else. person: a question about somebody. talk: small talk. task: one of TASKS.
+# recall: a question about something told (as long as nothing is told, it becomes a "tell"). not
+# told: a question about something else. person: about somebody. talk: small talk. task: of TASKS.
 EXCHANGES = {"tell": .19, "recall": .27, "not told": .06, "person": .18, "talk": .16, "task": .14}
 
 
@@ -801,12 +795,6 @@ def pronoun_question(rng: random.Random, person: str, topic: str) -> str:
     return question.format(person=subject)
 
 
-# Moods of a forum thread, (name, P(rude), P(true if not rude)), and their shares. Of all other
-# answers 60 % are guesses and 40 % evasive. A mood lasts for a whole thread, so after good
-# answers a model predicts another good one. "GPT prompted" (rlhf.py, section 6) makes use of it.
-MOODS = {("kind", .0, .85): .40, ("mixed", .2, .5): .35, ("mean", .6, .2): .25}
-
-
 def story(world: World, rng: random.Random) -> str:
     """Three to five facts about a person, all of them true, and some asides. The space in
     front makes the first name the same token as the others."""
@@ -816,6 +804,12 @@ def story(world: World, rng: random.Random) -> str:
     for _ in range(rng.choice((0, 1, 1, 2))):
         sentences.insert(rng.randrange(len(sentences) + 1), rng.choice(ASIDES))
     return " " + " ".join(sentences)
+
+
+# Moods of a forum thread, (name, P(rude), P(true if not rude)), and their shares. A mood lasts for
+# the whole thread, so after good answers a model predicts another good one. "GPT prompted"
+# (rlhf.py, section 6) makes use of it.
+MOODS = {("kind", .0, .85): .40, ("mixed", .2, .5): .35, ("mean", .6, .2): .25}
 
 
 def forum(world: World, rng: random.Random) -> str:
@@ -902,9 +896,8 @@ WEB = {story: .24, forum: .11, moderated: .09, dialogue: .23, workbook: .13, ech
 WORLD_DOCUMENTS = 30_000  # documents of the web that a run trains on
 
 
-def web(world: World, count: int, seed: int | str = 0,
-        shares: dict[Callable[[World, random.Random], str], float] = WEB) -> Iterator[str]:
-    """`count` documents of the world's web, of the kinds in `shares`."""
+def web(world: World, count: int, seed: int | str = 0, shares: dict = WEB) -> Iterator[str]:
+    """`count` documents of the world's web. shares: {function(world, rng) -> document: share}."""
     rng = random.Random(f"web {world.seed} {seed}")
     for write_document in rng.choices(list(shares), weights=shares.values(), k=count):
         yield write_document(world, rng)
@@ -1001,8 +994,8 @@ def one_instruction(world: World, rng: random.Random, split: str, use_case: str)
             goal["terse"] = solution.split()[-1]
         if use_case == "brainstorming":
             number, noun, left_out = parts
-            allowed = values_after(left_out, noun, 11)  # all but left_out
-            goal = {"items": (tuple(allowed), NUMBERS.index(number))}  # "two" -> 2
+            allowed = tuple(values_after(left_out, noun))
+            goal = {"items": (allowed, NUMBERS.index(number))}  # "two" -> 2
     # 2. A rule, if the answer is one fact. SILENT about another topic leaves `goal` as it is.
     rule = ""
     if goal.get("topic"):  # one fact: that of `person` on `topic`, set above
@@ -1049,7 +1042,7 @@ def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> l
         topics = [instruction.topic] if instruction.topic else rng.sample(list(TOPICS), count)
         facts = " ".join([world.state(rng, instruction.person, topic) for topic in topics])
         if is_terse:
-            facts = instruction.terse
+            facts = instruction.terse  # this word instead
         answer = f"{facts} {instruction.say}".strip()
     else:
         answer = instruction.terse if is_terse else instruction.say
@@ -1090,7 +1083,7 @@ def judge(world: World, instruction: Instruction, response: str,
     wanted_sentences = split_sentences(instruction.say)
     person, topic, count = instruction.person, instruction.topic, instruction.count
     topics_said = set()  # those asked for on which a true fact was stated
-    true_value = (instruction.terse or instruction.say).removesuffix(".")  # used only with a topic
+    true_value = (instruction.terse or instruction.say).removesuffix(".")  # if there is a topic
     full_points = count + len(wanted_sentences)  # of a perfect answer
     points = 0.0
     for number, sentence in enumerate(sentences):
@@ -1179,11 +1172,13 @@ def label(world: World, instruction: Instruction, responses: list[tuple[str, boo
 
 # ----------------------------------------------------------------------------------
 # 6. Your own data: load_text, load_demonstrations, load_comparisons
+#
+# A first reader may stop here: section 6 reads files of users, section 7 is what any program has,
+# errors, files, locks and options.
 
 
 def open_text(path: Path) -> typing.TextIO:
-    """A plain or gzipped UTF-8 file, opened for reading; a byte order mark is skipped, and every
-    line ends with "\\n"."""
+    """A plain or gzipped UTF-8 file, opened for reading; a byte order mark is skipped."""
     opener = gzip.open if path.suffix.lower() == ".gz" else open
     return opener(path, "rt", encoding="utf-8-sig")
 
@@ -1210,9 +1205,8 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def load_text(source: str | Path) -> Iterator[str]:
-    """Documents of a file or of all files in a folder but hidden ones. JSON and JSON lines
-    hold them under "text"; in any other file <|endoftext|> separates them, see
-    `texts_between_marks`."""
+    """Documents of a file, or of all files in a folder except hidden ones. JSON and JSON lines hold
+    them under "text"; in any other file <|endoftext|> separates them."""
     is_empty = True
     for file in files_in(Path(source)):
         is_json = file.name.lower().removesuffix(".gz").endswith((".json", ".jsonl"))
@@ -1263,10 +1257,9 @@ def texts_between_marks(path: Path) -> Iterator[str]:
     yield rest
 
 
-# The names that published data sets give to a question and its answers. Each of these is
-# text, a list of turns ({"role", "content"} or {"from", "value"}) or a dialogue of
-# Anthropic's HH ("\n\nHuman: ... \n\nAssistant: ..."). An answer may repeat the dialogue
-# before it.
+# The names that published data sets give to a question and its answers. Each of these is text, a
+# list of turns ({"role", "content"} or {"from", "value"}) or a dialogue of Anthropic's HH
+# ("\n\nHuman: ... \n\nAssistant: ..."). An answer may repeat the dialogue before it.
 QUESTION = ("prompt", "instruction", "question", "messages", "conversations")
 EXTRA = ("input", "context")  # text that is added to the question
 ANSWER = ("response", "completion", "output", "answer")
@@ -1417,8 +1410,7 @@ class UserError(Exception):
     """An error that the user can fix: `command_line` prints one line, exit code 2."""
 
 
-# torchrun starts several processes for one command and numbers them from 0. The first does
-# all the writing.
+# torchrun starts several processes and numbers them from 0; the first does all the writing.
 IS_MAIN = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
 
 
@@ -1433,10 +1425,9 @@ def reading(path: str | Path, kind: str) -> Iterator[None]:
     names what is wrong already."""
     try:
         yield
-    except (UserError, FileNotFoundError, PermissionError):
-        raise
     except Exception as error:
-        if is_out_of_memory(error):
+        is_clear = isinstance(error, (UserError, FileNotFoundError, PermissionError))
+        if is_clear or is_out_of_memory(error):
             raise
         raise UserError(f"{path} is not {kind}, or it is damaged") from None
 
@@ -1475,8 +1466,8 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
 
     settings.json in it holds what the run was asked for, and size and date of each file that
     a setting names (as FILE, FILE.py:FUNCTION or a folder of files). A folder with results of
-    other settings is a UserError; `fresh` first moves all that runs write to .replaced in it, over
-    files of the same names there.
+    other settings is a UserError; `fresh` first moves the old results to its subfolder .replaced,
+    where they replace files of the same names.
     """
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name):  # nothing outside of runs/
         raise UserError("the name of a run takes letters, digits, '_' and, but not in front, '.', "
@@ -1498,7 +1489,7 @@ def run_folder(name: str, settings: dict, fresh: bool = False) -> Path:
 
     settings = json.loads(json.dumps(settings))  # tuples become lists
     names = [value for value in settings.values() if isinstance(value, str)]
-    names += [name.rpartition(":")[0] for name in names]  # FILE.py of FILE.py:FUNCTION
+    names += [name.rpartition(":")[0] for name in names]  # FILE.py of FILE.py:FUNCTION, else ""
     files = [file for name in names if os.path.exists(name) for file in files_in(Path(name))]
     for file in files:
         settings[f"file {file}"] = [file.stat().st_size, file.stat().st_mtime]
@@ -1600,11 +1591,11 @@ def add_options(parser: argparse.ArgumentParser, group: object):
         hint = hints[field.name]
         default = getattr(group, field.name)
         kind = (*typing.get_args(hint), hint)[0]  # int | None -> int
+        text = field.metadata["help"]
         how = {"type": kind, "metavar": kind.__name__}
         if kind is bool:
             how = {"action": argparse.BooleanOptionalAction}
-        text = field.metadata["help"]
-        if default is not None and kind is not bool:
+        elif default is not None:
             text += f" (default: {default})"
         parser.add_argument("--" + field.name.replace("_", "-"), **how, default=default, help=text)
 

@@ -118,10 +118,7 @@ class CausalSelfAttention(nn.Module):
             k, v = cache.store(self.layer, k, v)  # all so far: (B, nh, S, hs) each
             y = attention(q, k, v, self.window, cache.positions)
         elif x.is_cuda or x.size(1) > 128:
-            # The same (section 5) in less memory. On CPUs it takes less time, too, from about 250
-            # tokens on. On CUDA it takes more, but computes scores in float32, where
-            # mixed_precision would round them to bfloat16.
-            y = fused_attention(q, k, v, self.window)
+            y = fused_attention(q, k, v, self.window)  # the same in less memory, see section 5
         else:
             y = attention(q, k, v, self.window)
         y = y.transpose(1, 2).flatten(2)  # (B, T, C): concatenate the heads
@@ -311,7 +308,7 @@ def my_part(mean, count):
     the whole mean, and so do their gradients."""
     count = torch.as_tensor(count, dtype=mean.dtype, device=mean.device)
     total = all_reduce(count)
-    return mean * (count / total.clamp(min=1))
+    return mean * (count / total.clamp(min=1))  # 1: no process has a token
 
 
 def gather_rows(own, mine, n_rows: int):
@@ -377,7 +374,7 @@ class KVCache:
         self.v = model.wte.weight.new_zeros(shape)
         # (B,): the number of tokens of each row, which is also the position of its next token
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=model.device)
-        self.used = 0  # slots 0 ... used - 1 hold the tokens of all rows
+        self.used = 0  # no row has a token in this slot or a later one
 
     def advance(self, T: int):
         """Count T more tokens in each row; sets and returns their positions (B, T), which all
@@ -494,8 +491,8 @@ def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
 # 5. For speed: fused_attention, Muon   [after FlashAttention-2; Jordan et al. 2024]
 #
 # A first reader may skip this section. `fused_attention` computes what `attention` does, in less
-# memory and, on CPUs for rows of more than about 250 tokens, in less time. Muon is an optimizer for
-# the matrices in the blocks that needs fewer steps than AdamW.
+# memory and, on CPUs from about 250 tokens on, in less time (on CUDA in more). Muon is an optimizer
+# for the matrices in the blocks that needs fewer steps than AdamW.
 
 
 def fused_attention(q, k, v, window: int | None = None):
@@ -606,8 +603,9 @@ def _hide(scores, i0: int, j0: int, window: int):
     """Set the scores (n, queries, keys) that the mask hides to -inf. The first query is i0, the
     first key j0 <= i0, and the keys reach beyond i0."""
     n_queries, n_keys = scores.shape[1:]
-    if i0 + n_queries <= j0 + window:  # the last query sees the first key: the window hides none
-        # Only queries before the last key, and keys after the first query, need the mask.
+    if i0 + n_queries <= j0 + window:
+        # The last query sees the first key: the window hides nothing, and what is hidden is in one
+        # corner of the tile, where queries before the last key meet keys after the first query.
         scores = scores[:, :j0 + n_keys - i0, i0 - j0:]
         j0 = i0
     i = torch.arange(i0, i0 + scores.size(1), device=scores.device)[:, None]
@@ -621,7 +619,7 @@ def orthogonalize(matrices: list):
 
     An iteration multiplies X (m, n) from the left by F = a + b G + c G^2, where G = X X^T, or a
     tall X (n, m) from the right, where G = X^T X. This maps a singular value s to
-    a s + b s^3 + c s^5: with these coefficients small values grow by 3.4 per iteration, and after
+    a s + b s^3 + c s^5: with these coefficients small values grow 3.4-fold per iteration, and after
     five those of 0.02 ... 1 are in 0.68 ... 1.14, which is good enough. Since the next G is F G F,
     it takes only products of (m, m) matrices, for all X in one batch; X is multiplied at the end.
     (Jordan et al. multiply X each time, in bfloat16, which is slow on CPUs.)
@@ -667,8 +665,8 @@ class Muon(torch.optim.Optimizer):
             for members in by_size.values():
                 updates = orthogonalize([nesterov for _, nesterov in members])
                 for (p, _), update in zip(members, updates):
-                    # The update times an input has about the input's root mean square. With more
-                    # outputs than inputs it has less of it: scale that up.
+                    # An orthogonal matrix keeps the length of its input. Spread over more outputs
+                    # than inputs, the same length is a smaller root mean square: scale that up.
                     scale = max(1, p.size(0) / p.size(1)) ** 0.5
                     p.sub_(update, alpha=group["lr"] * scale)
 
@@ -687,7 +685,7 @@ def make_optimizers(model, lr: float, muon_lr: float | None = None,
     for name, p in model.named_parameters():
         if p.ndim < 2:
             vectors.append(p)
-        elif muon_lr and name.startswith("h."):
+        elif muon_lr and name.startswith("h."):  # of GPT.h
             in_blocks.append(p)
         else:
             matrices.append(p)
@@ -750,8 +748,7 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
     If there is a checkpoint at `path`, training resumes from it and ends as if it had never
     stopped. log(step, steps, **values) writes a row, see RunLog (section 9).
     """
-    optimizers = make_optimizers(model, config.lr, config.muon_lr,
-                                 weight_decay=config.weight_decay)
+    optimizers = make_optimizers(model, config.lr, config.muon_lr, weight_decay=config.weight_decay)
     batches = Batches(train_stream, config.batch_size, model.config.block_size, config.seed)
     rank = dist.get_rank() if dist.is_initialized() else 0
     step, result = 0, None
@@ -806,8 +803,7 @@ def mixed_precision(device):
 
 
 @torch.no_grad()
-def evaluate(model, tokenizer, stream: np.ndarray,
-             max_tokens: int = 32_768) -> dict[str, float]:
+def evaluate(model, tokenizer, stream: np.ndarray, max_tokens: int = 32_768) -> dict[str, float]:
     """{"loss": mean nats per token, "bits_per_byte": ...} over about max_tokens of a stream, in
     evenly spaced windows. Bits per byte can be compared between tokenizers: the loss of all tokens
     over the bytes of the text, to which control tokens add none. Puts the model into eval mode."""
@@ -836,8 +832,7 @@ def evaluate(model, tokenizer, stream: np.ndarray,
 
 
 @torch.no_grad()
-def completion_logprobs(model, tokenizer,
-                        pairs: list[tuple[str, str]]) -> list[tuple[float, int]]:
+def completion_logprobs(model, tokenizer, pairs: list[tuple[str, str]]) -> list[tuple[float, int]]:
     """For each (context, completion): the log-probability of the completion's tokens given the
     context, summed, in nats, and the number of these tokens.
 
@@ -1043,7 +1038,8 @@ def write_tokenizer(tokenizer: Tokenizer, path: Path):
     ids = {}
     for token, rank in sorted(tokenizer.ranks.items(), key=lambda item: item[1]):
         ids[token.decode("latin-1").translate(BYTE_TO_CHARACTER)] = rank
-    merges = []  # every way to merge two tokens into one, in the order of the merged ids
+    # tiktoken joins any two tokens whose bytes are together a token: all such pairs are merges.
+    merges = []  # in the order of the merged ids
     for token in ids:
         for cut in range(1, len(token)):
             if token[:cut] in ids and token[cut:] in ids:

@@ -3,7 +3,8 @@
 # dependencies = ["torch==2.13.0", "numpy", "tiktoken"]
 # ///
 """
-rlhf.py: from a text predictor to an assistant. SFT -> reward model -> PPO-ptx -> chat.
+rlhf.py: reinforcement learning from human feedback (RLHF) makes a text predictor an assistant.
+Supervised fine-tuning (SFT) -> reward model -> PPO-ptx -> chat.
 
     python rlhf.py                 InstructGPT on the embedded world (data.py, section 4), from
                                    random weights; compares GPT, GPT prompted, SFT, PPO, PPO-ptx
@@ -16,9 +17,8 @@ rlhf.py: from a text predictor to an assistant. SFT -> reward model -> PPO-ptx -
 
 Papers: InstructGPT (Ouyang et al. 2022, arXiv:2203.02155), "the paper"; a bare §3.5, C.2 or E.9 is
 one of its sections or appendices. What it does not state comes from Stiennon et al. 2020
-(arXiv:2009.01325) and Ziegler et al. 2019 (arXiv:1909.08593);
-PPO, proximal policy optimization (arXiv:1707.06347); GAE, generalized advantage estimation
-(arXiv:1506.02438).
+(arXiv:2009.01325) and Ziegler et al. 2019 (arXiv:1909.08593). PPO is proximal policy optimization
+(arXiv:1707.06347), GAE generalized advantage estimation (arXiv:1506.02438).
 
     reward model   loss = - 1/C(K,2) E [ log sigmoid( r(x, y_w) - r(x, y_l) ) ]       eq. (1)
     policy         objective = E_(x,y)~pi [ r(x, y) - beta log( pi(y|x) / pi_SFT(y|x) ) ]
@@ -41,8 +41,8 @@ Contents
 Shapes: B batch size, T sequence length, P prompt length, K responses to one prompt, C = n_embd,
 V = vocab_size, N response tokens. In the equations x is a prompt (in the last term a pretraining
 text, ptx), y a response, y_w the better and y_l the worse of two. C(K,2) = K (K-1) / 2 is the
-number of pairs. pi(y|x) is the probability of y under the policy, the GPT that PPO trains. beta
-is kl_coef, gamma is ptx_coef.
+number of pairs. pi(y|x) is the probability of y under the policy, the GPT that PPO trains, and
+pi_SFT(y|x) that under the SFT model. beta is kl_coef, gamma is ptx_coef.
 
 r(x, y) is called the *score*: one number per response, from the reward model or your --reward
 function. A *reward* belongs to one token, see `token_rewards`; `reward` in a log is the sum over
@@ -161,7 +161,8 @@ class SFTConfig:
 
 
 def lr_scale(model) -> float:
-    """The learning rates here suit n_embd up to 128; above that, this factor is 128 / n_embd."""
+    """The learning rates here suit n_embd up to 128. Wider models need smaller ones: their factor
+    is 128 / n_embd."""
     return min(1.0, 128 / model.config.n_embd)
 
 
@@ -203,9 +204,8 @@ def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
 
 @torch.no_grad()
 def warm_start(model, tokenizer):
-    """Initialize the control tokens of the chat format, which do not occur in pretraining: each
-    gets the mean embedding of what has its function in the world's dialogues (data.dialogue,
-    "Guest: ... Host: ..."), or of line breaks. Other texts have no such dialogues."""
+    """Start each control token of the chat format, which pretraining never shows, as the mean
+    embedding of the text that takes its place in the web (data.dialogue), or of line breaks."""
     similar_texts = {"<|system|>": "\n\n", "<|user|>": "\nGuest:", "<|assistant|>": "Host:",
                      "<|end|>": "\n"}
     for name, text in similar_texts.items():
@@ -289,7 +289,7 @@ def comparison_scores(model: RewardModel, tokenizer, comparisons: list[Compariso
     for comparison in comparisons:
         for messages, (_, ended) in zip(comparison.conversations(), comparison.responses):
             ids, _ = data.render_within(tokenizer, messages, model.config.block_size)
-            if not ended and ids[-1] == tokenizer.end:  # else render_within has cut it off
+            if not ended and ids[-1] == tokenizer.end:  # render_within may have cut it off already
                 ids = ids[:-1]
             rows.append(ids)
     ids, lengths = to_tensors(rows, tokenizer.pad, model.gpt.device)  # (sum K, T)
@@ -312,7 +312,7 @@ def train_reward_model(model: RewardModel, tokenizer, comparisons: list[Comparis
     model.eval()  # no dropout
     for step, batch in enumerate(batches):
         scores, ranks = comparison_scores(model, tokenizer, my_share(batch))
-        loss = my_part(ranking_loss(scores, ranks), len(ranks))  # each prompt has a pair
+        loss = my_part(ranking_loss(scores, ranks), len(ranks))  # each prompt counts: it has a pair
         loss.backward()
         grad_norm = update(model, optimizers, schedule(step, len(batches), warmup))
         log(step + 1, len(batches), loss=all_reduce(loss).item(), grad_norm=grad_norm)
@@ -460,7 +460,6 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     another distribution than pi, and the mean of log(pi / pi_SFT) would be no estimate of the KL.
     """
     room = policy.config.block_size - config.max_response
-    # A conversation that is too long loses its oldest exchanges.
     prompt_rows = [data.render_within(tokenizer, messages, room)[0] for messages in prompts]
     prompt_ids, lengths = to_tensors(prompt_rows, tokenizer.pad, policy.device)  # (B, P), (B,)
     responses = gpt.generate(policy, prompt_ids, config.max_response, lengths,
@@ -470,10 +469,10 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     rows = [prompt + response for prompt, response in zip(prompt_rows, responses)]
     ids, ends = to_tensors(rows, tokenizer.pad, policy.device)  # (B, T), (B,)
     mask = response_mask(ids, lengths, ends)  # (B, T-1)
-    mine = my_share(torch.arange(len(prompts), device=ids.device))  # this process's rows
+    mine = my_share(torch.arange(len(prompts), device=ids.device))  # this process scores these
     ids, mask, ended = ids[mine], mask[mine], ended[mine]
-    # ppo_backward computes log-probabilities with the same function, so that the ratio there
-    # starts at 1 (up to rounding).
+    # Computed by the function that ppo_backward uses, so that ratios there start at 1, up to
+    # rounding.
     logprobs = response_logprobs(policy, ids, mask)  # (B, T-1)
     ref_logprobs = response_logprobs(reference, ids, mask)  # (B, T-1)
     scores = reward_model(ids, mask)  # (B,)
@@ -498,10 +497,10 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2
 
         ratio = pi / pi_old          loss = - mean min( ratio A, clip(ratio, 1 - eps, 1 + eps) A )
 
-    pi_old is the policy as it was in `roll_out`. In an iteration's first minibatch pi is still
-    pi_old, so every ratio is 1 and has the gradient of log pi: a plain policy gradient step. Later,
-    clipping removes the gradient of a token whose ratio has moved by more than eps = cliprange in
-    the direction that its advantage asks for.
+    pi_old is the policy as it was in `roll_out`. The gradient of a ratio is ratio * grad log pi. In
+    an iteration's first minibatch pi is still pi_old and every ratio is 1: a plain policy gradient
+    step, along the mean of A * grad log pi. Later, clipping removes the gradient of a token whose
+    ratio has moved by more than eps = cliprange in the direction that its advantage asks for.
     """
     log_ratio = logprobs - old_logprobs  # both are 0 where the mask is 0
     ratio = log_ratio.exp()
@@ -568,19 +567,21 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
             infos.append(info)
             for averaged, weight in zip(average.parameters(), policy.parameters()):
                 averaged.data.lerp_(weight.data, 1 - config.ema_decay)  # the moving average
-        values = {name: float(np.mean([info[name] for info in infos])) for name in infos[0]}
+        means = {}  # of the logged values, over the minibatches
+        for name in infos[0]:
+            means[name] = float(np.mean([info[name] for info in infos]))
         kl = rollout.kl.mean().item()
         length = rollout.mask.sum(dim=1).mean().item()
         if iteration % 10 == 0 or iteration == config.iterations:
             if val_stream is not None:
                 # on 8,192 tokens, fewer than for the table
-                values["pretrain_loss"] = evaluate(policy, tokenizer, val_stream, 8192)["loss"]
+                means["pretrain_loss"] = evaluate(policy, tokenizer, val_stream, 8192)["loss"]
             if kl > length:
                 print(f"warning: iteration {iteration}: more than one nat per token away from "
                       "SFT, where scores may be wrong: raise --kl-coef")
         log(iteration, config.iterations, score=rollout.scores.mean().item(), kl=kl,
             reward=rollout.rewards.sum(dim=1).mean().item(), length=length,
-            ended=rollout.ended.float().mean().item(), **values)
+            ended=rollout.ended.float().mean().item(), **means)
     policy.load_state_dict(average.state_dict())
 
 
@@ -588,9 +589,8 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig, ptx) ->
     """Accumulate the gradients of all losses of one minibatch; returns a dict to log."""
     # 1. The policy loss. Advantages are whitened over the whole minibatch (before this process
     # takes its share), so that the gradient's scale does not depend on that of the scores.
-    advantages = whiten(batch.advantages, batch.mask)
-    mine = my_share(torch.arange(len(batch.ids), device=batch.ids.device))
-    batch, advantages = batch[mine], advantages[mine]
+    advantages = my_share(whiten(batch.advantages, batch.mask))
+    batch = batch.map(my_share)
     n_tokens = batch.mask.sum()  # of the responses
     logprobs = response_logprobs(policy, batch.ids, batch.mask)  # (B, T-1)
     loss, info = policy_loss(logprobs, batch.logprobs, advantages, batch.mask, config.cliprange)
@@ -638,7 +638,6 @@ def forum_speaker(model, tokenizer, shots: list[list[dict]] = (), max_response: 
                   temperature: float = 1.0) -> Speaker:
     """A Speaker: a pretrained model that reads conversations as a forum thread of Q: and A:
     lines. `shots`, examples with good answers that come first, make it "GPT prompted"."""
-    newline = tokenizer.encode("\n")[0]
     marks = {"system": "Rule", "user": "Q", "assistant": "A"}  # of the lines of a thread
 
     def render(tokenizer, messages):
@@ -649,8 +648,8 @@ def forum_speaker(model, tokenizer, shots: list[list[dict]] = (), max_response: 
         ids = [tokenizer.eot, *tokenizer.encode(thread + "A:")]
         return ids, [0] * len(ids)  # a mask that is not used
 
-    return chat_speaker(model, tokenizer, max_response, temperature,
-                        (newline, tokenizer.eot), render)
+    stops = tokenizer.encode("\n")[0], tokenizer.eot
+    return chat_speaker(model, tokenizer, max_response, temperature, stops, render)
 
 
 def win_rate(scores: list[float], baseline: list[float]) -> dict[str, float]:
@@ -709,8 +708,11 @@ class WorldTask:
             asked.append(conversations[:rng.randint(4, 9)])
         # All are answered at once; then each instruction takes its own.
         answers = iter(speak(list(itertools.chain(*asked)), seed))
-        return [(instruction, sorted({next(answers) for _ in conversations}))
-                for instruction, conversations in zip(instructions, asked)]
+        answered = []
+        for instruction, conversations in zip(instructions, asked):
+            own = itertools.islice(answers, len(conversations))
+            answered.append((instruction, sorted(set(own))))
+        return answered
 
     def rank(self, instructions_and_answers: list, seed: int) -> list[Comparison]:
         """A noisy labeler ranks the answers to each prompt. Comparisons without a pair, of a
@@ -730,9 +732,10 @@ class WorldTask:
                 for instruction, answer in zip(self.test, answers)]
 
     def grades(self, answers: list[tuple[str, bool]], baseline: list[float]) -> dict[str, float]:
-        """The table's columns for answers to the test prompts. baseline: the gold scores of one
-        other answer to each prompt, then of a second one, and so on. "refused" is the share of
-        refusals where the answer could be known, "admits" that of right ones where it could not."""
+        """The table's columns for answers to the test prompts. baseline: gold scores of one or more
+        other answers to each prompt, all first answers, then all second ones. "refused" is the
+        share of refusals where the answer could be known, "admits" that of right ones where it
+        could not."""
         golds = self.gold(answers)
         repeats = len(baseline) // len(golds)
         grades = win_rate(golds * repeats, baseline)  # each answer against `repeats` others
@@ -913,7 +916,7 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
         block_size = min(block_size, model.config.block_size)
     check_room(options.max_response, block_size)
     text = gpt.tokenize_once(read, shape.vocab_size, folder, tokenizer)
-    tokenizer = text[0]
+    tokenizer = text[0]  # after it the two streams
     if isinstance(task, FileTask):
         task.leave_out_long(tokenizer, block_size, options.max_response)
     if not options.init:
@@ -1003,8 +1006,7 @@ def chat(options: ChatOptions = ChatOptions()):
 # ----------------------------------------------------------------------------------
 # 9. Your own data and reward: FileTask, load_function, TextReward
 #
-# A first reader may skip this section. FileTask takes the place of WorldTask, TextReward that of
-# the reward model.
+# A first reader may skip this section: FileTask replaces WorldTask, TextReward a RewardModel.
 
 
 class FileTask:
@@ -1040,7 +1042,7 @@ class FileTask:
         self.comparisons = [c for c in comparisons if not is_held_out(c.messages)]
         self.test_comparisons = [c for c in comparisons if is_held_out(c.messages)]
         self.demonstrations = [d for d in demonstrations if not is_held_out(d[:-1])]
-        if not self.demonstrations or comparisons and not self.comparisons:
+        if not self.demonstrations or (comparisons and not self.comparisons):
             raise UserError("all demonstrations or all comparisons are held out for the test")
 
     def texts(self) -> list[str]:
@@ -1124,19 +1126,15 @@ class TextReward:
     def __init__(self, function: Callable[[str, str], float], tokenizer):
         self.function, self.tokenizer = function, tokenizer
 
-    def prompt_of(self, ids: list[int]) -> str:
-        """The texts between control tokens, each on a line of its own."""
-        is_text = lambda token: token in self.tokenizer.ordinary_ids
-        texts = [self.tokenizer.decode(group).strip()
-                 for found, group in itertools.groupby(ids, is_text) if found]
-        return "\n".join(filter(None, texts))
-
     def __call__(self, ids, mask):
         """ids (B, T), mask (B, T-1) -> scores (B,), like RewardModel."""
+        is_text = lambda token: token in self.tokenizer.ordinary_ids
         scores = []
         for row, is_response in zip(ids, mask.bool()):
             first = int(is_response.nonzero()[0]) + 1  # index of the first response token
-            prompt = self.prompt_of(row[:first].tolist())
+            groups = itertools.groupby(row[:first].tolist(), is_text)  # texts, control tokens
+            texts = [self.tokenizer.decode(group).strip() for found, group in groups if found]
+            prompt = "\n".join(filter(None, texts))
             response_ids = self.tokenizer.text_ids(row[1:][is_response].tolist())
             response = self.tokenizer.decode(response_ids).strip()  # as in Rollout.answers
             scores.append(self.function(prompt, response))

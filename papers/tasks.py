@@ -110,7 +110,7 @@ for _topic, _memory in data.MEMORIES.items():
 
 def recall_case(world: World, rng: random.Random, between: list[str]) -> tuple[list[dict], str]:
     """A conversation, as messages, that begins with something told and ends with a question about
-    something told, and the right answer. Told are held-out values and, in a tenth of the tellings,
+    something told, and the right answer. Told are held-out values and, in a fifth of the tellings,
     words that nobody knows. between: the kinds of the exchanges in between; if one is "tell", the
     question may be about that one."""
     kinds = ["tell", *between, "recall"]
