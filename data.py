@@ -56,7 +56,7 @@ SPLIT_PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
                  r"|\s++$|\s+(?!\S)|\s")
 
 # Control tokens (tiktoken: special tokens). `encode` never makes them: a text that spells
-# "<|end|>" stays text. Code appends their ids, and models learn to write them.
+# "<|end|>" stays text. Code appends their ids; models learn to write <|endoftext|> and <|end|>.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
 
@@ -320,7 +320,8 @@ def answered(messages: list[dict], text: str) -> list[dict]:
 def render_within(tokenizer: Tokenizer, messages: list[dict], limit: int,
                   render: Callable = render_conversation) -> tuple[list[int], list[int]]:
     """A rendered conversation (ids, mask) of at most `limit` tokens. render(tokenizer, messages)
-    returns (ids, mask), as `render_conversation` does.
+    returns (ids, mask), as `render_conversation` does; pretrained models, which do not know the
+    control tokens of turns, need another one (rlhf.py, section 6).
 
     The oldest exchanges are dropped first; the system message and the last question stay.
     If that is not enough, tokens are cut: at the end if the conversation ends with an answer,

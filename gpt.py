@@ -1,7 +1,7 @@
 """
 gpt.py: the model. GPT-1, GPT-2 and GPT-3 are one class: post_norm makes it GPT-1, window GPT-3.
 
-    python gpt.py                                train on the embedded world (data.py, section 4)
+    python gpt.py                                train on the town's web (data.py, section 4)
     python gpt.py pretrain --data my.txt         the same on a file or a folder
     python gpt.py sample --prompt "Mia lives"    continue a text; --model gpt2: OpenAI's weights
     python gpt.py export                         write the model as a folder for transformers
@@ -25,7 +25,8 @@ Contents
 Shapes: B batch size, T sequence length, S keys, P prompt length, N tokens where a mask is 1,
 C = n_embd, nh = n_head, hs = C / nh, V = vocab_size, W processes. idx holds token ids. Control
 tokens mark parts of a text, such as its end (data.py, section 1). A UserError ends the program with
-one line that says what is wrong (data.py, section 7).
+one line that says what is wrong (data.py, section 7). my_share, my_part, all_reduce and gather_rows
+divide work between processes (section 3); in one process, each returns its first argument.
 """
 from __future__ import annotations
 
@@ -58,8 +59,9 @@ from data import (IS_MAIN, Batches, Tokenizer, UserError, atomic_write, command_
 
 @dataclass(slots=True)
 class GPTConfig:
-    """The shape of a model; the defaults are GPT-2's smallest. Each option(default, help) is a
-    field and a command-line option (data.py, section 7)."""
+    """The shape of a model; the defaults are GPT-2's smallest, the runs here train
+    PRESETS["laptop"] (section 2). Each option(default, help) is a field and a command-line option
+    (data.py, section 7)."""
     vocab_size: int = option(50257, "number of tokens, control tokens included", at_least=1)
     block_size: int = option(1024, "context length in tokens", at_least=2)
     n_layer: int = option(12, "number of blocks", at_least=1)
@@ -90,7 +92,7 @@ def attention(q, k, v, window: int | None = None, positions=None):
     i = positions[:, None, :, None]  # (B or 1, 1, T, 1), the same for all heads
     j = torch.arange(S, device=q.device)  # (S,)
     is_hidden = (j > i) | (j <= i - (window or S))  # (B or 1, 1, T, S); a window of S hides nothing
-    # The mask is added because filling it in takes more time. -inf, not a finite number: softmax
+    # Adding a mask takes less time than scores.masked_fill. -inf, not a finite number: softmax
     # gives it weight 0, however negative visible scores are.
     mask = torch.zeros_like(is_hidden, dtype=q.dtype).masked_fill(is_hidden, -math.inf)
     scores = (q / math.sqrt(hs)) @ k.mT  # (B, nh, T, S)
@@ -350,8 +352,8 @@ def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = N
         smallest_kept = ordered.gather(1, kept - 1)  # (B, 1)
         logits = logits.masked_fill(logits < smallest_kept, -math.inf)
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, V)
-    # Take the first token whose cumulative probability exceeds u. The last one, the total, is 1
-    # only up to rounding: u is scaled so that it stays below.
+    # Take the first token whose cumulative probability exceeds u. The last sum, the total, is 1
+    # only up to rounding: u is scaled so that it stays below the total.
     u = u[:, None] * cumulative[:, -1:] * (1 - torch.finfo(torch.float32).eps)  # (B, 1)
     return torch.searchsorted(cumulative, u, right=True).squeeze(1)
 
@@ -410,9 +412,10 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     lengths (B,) are the prompts' lengths without pads (default: P). `sampling`: temperature,
     top_k and top_p of `sample_next_token`.
 
-    Position embeddings are absolute, so a full cache cannot drop its oldest token. Instead, all
-    rows that have not ended are cut to their last block_size // 2 tokens and read again. Of a
-    prompt the last block_size - 1 tokens are read, which leaves one slot for a new token.
+    Position embeddings are absolute, so a full cache cannot drop its oldest token: the positions of
+    all others would change, and with them their keys and values. Instead, all rows that have not
+    ended are cut to their last block_size // 2 tokens and read again. Of a prompt the last
+    block_size - 1 tokens are read, which leaves one slot for a new token.
 
     Puts the model into eval mode.
     """
@@ -678,9 +681,9 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(model, lr: float, muon_lr: float | None = None,
                     betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.0,
                     eps: float = 1e-8) -> list[torch.optim.Optimizer]:
-    """A list: AdamW and, if there is a muon_lr, Muon, which then trains the matrices in the
-    blocks. Weight decay applies to AdamW's matrices only. Each group stores its peak_lr for
-    `update`, which sets the learning rate. [betas: GPT-3 App. B]"""
+    """A list: AdamW and, if there is a muon_lr, Muon (orthogonalized momentum, section 5), which
+    then trains the matrices in the blocks. Weight decay applies to AdamW's matrices only. Each
+    group stores its peak_lr for `update`, which sets the learning rate. [betas: GPT-3 App. B]"""
     matrices, vectors, in_blocks = [], [], []
     for name, p in model.named_parameters():
         if p.ndim < 2:

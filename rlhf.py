@@ -6,7 +6,7 @@
 rlhf.py: reinforcement learning from human feedback (RLHF) makes a text predictor an assistant.
 Supervised fine-tuning (SFT) -> reward model -> PPO-ptx -> chat.
 
-    python rlhf.py                 InstructGPT on the embedded world (data.py, section 4), from
+    python rlhf.py                 InstructGPT on the town's web (data.py, section 4), from
                                    random weights; compares GPT, GPT prompted, SFT, PPO, PPO-ptx
     python rlhf.py chat            talk to the result
     torchrun --standalone --nproc-per-node 2 rlhf.py --name two     in two processes
@@ -153,7 +153,7 @@ class SFTConfig:
     """Constants of supervised fine-tuning."""
     epochs: int = 3              # paper: 16, but 2 for the model that PPO starts from
     batch_size: int = 16         # demonstrations; paper: 32
-    lr: float = 1e-3             # cosine to a tenth; paper (1.3B): 9.65e-6, before PPO 5e-6
+    lr: float = 1e-3             # cosine to a tenth; paper (1.3B): 9.65e-6 (PPO's start: 5e-6)
     # Pretraining windows per batch, with about as many tokens as its demonstrations. Paper: 10 %
     # of the data, and only for the SFT model that PPO starts from.
     ptx_sequences: int = 4
@@ -168,8 +168,9 @@ def lr_scale(model) -> float:
 
 def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTConfig,
               pretraining: Batches, log):
-    """Fine-tune on demonstrations, in place. Each step also takes a pretraining batch: the paper
-    finds that this helps PPO (C.3), and without it our model forgets facts that it has read."""
+    """Fine-tune on demonstrations, in place. Each step also takes a batch of `pretraining`, with
+    ptx_sequences windows: the paper finds that this helps PPO (C.3), and without it our model
+    forgets facts that it has read."""
     examples = [data.render_within(tokenizer, messages, model.config.block_size)
                 for messages in demonstrations]
     examples = [(ids, mask) for ids, mask in examples if any(mask)]  # an answer is left
@@ -205,7 +206,8 @@ def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
 @torch.no_grad()
 def warm_start(model, tokenizer):
     """Start each control token of the chat format, which pretraining never shows, as the mean
-    embedding of the text that takes its place in the web (data.dialogue), or of line breaks."""
+    embedding of the text that takes its place in the web's dialogues ("Guest: ... Host: ...",
+    data.dialogue), or of line breaks."""
     similar_texts = {"<|system|>": "\n\n", "<|user|>": "\nGuest:", "<|assistant|>": "Host:",
                      "<|end|>": "\n"}
     for name, text in similar_texts.items():
@@ -253,12 +255,14 @@ class RewardModel(nn.Module):
 
 def ranking_loss(scores, ranks=None):
     """InstructGPT eq. (1): scores (B, K) and ranks (B, K) -> scalar, see `better_pairs`.
-    Without ranks, each row of scores has the best answer first.
+    Without ranks, each row of scores has the best answer first. sigmoid(r_w - r_l) is the
+    probability, by the reward model, that a labeler prefers y_w.
 
-    All C(K,2) pairs of a prompt are one batch element, and each pair has weight 1/C(K,2); ties are
-    dropped (C.2), and the others then weigh more. Pairs shuffled into separate elements would give
-    each answer K - 1 gradient updates per epoch; trained so, the paper's reward model overfitted in
-    one epoch (§3.5). One element also takes K forward passes, not C(K,2).
+    All C(K,2) pairs of a prompt are one batch element, and each pair has weight 1/C(K,2). Ties are
+    dropped (C.2), and the pairs that are left weigh one by their number. Pairs shuffled into
+    separate elements would give each answer K - 1 gradient updates per epoch; trained so, the
+    paper's reward model overfitted in one epoch (§3.5). One element also takes K forward passes,
+    not C(K,2).
     """
     if ranks is None:
         ranks = torch.arange(scores.size(1), device=scores.device).expand_as(scores)
@@ -283,8 +287,10 @@ def better_pairs(ranks):
 
 
 def comparison_scores(model: RewardModel, tokenizer, comparisons: list[Comparison]):
-    """(scores, ranks), both (B, K), of comparisons; padding has rank -1. An answer that stopped
-    at the length limit is scored without <|end|>, since the model did not write one."""
+    """(scores, ranks), both (B, K), of comparisons; padding has rank -1. A Comparison (data.py,
+    section 5) has a prompt, `responses` [(text, whether it ended by itself)] and their `ranks`;
+    conversations() is the prompt with each of them. An answer that stopped at the length limit is
+    scored without <|end|>, since the model did not write one."""
     rows = []
     for comparison in comparisons:
         for messages, (_, ended) in zip(comparison.conversations(), comparison.responses):
@@ -304,7 +310,7 @@ def train_reward_model(model: RewardModel, tokenizer, comparisons: list[Comparis
                        demonstrations: list[list[dict]], config: RewardConfig, log):
     """Train for one epoch, in place. The loss depends on differences of scores only, so at the
     end the bias is set such that demonstrations score 0 on average (§3.5). PPO's unfinished_cap
-    is relative to this zero."""
+    (section 4) is relative to this zero."""
     shuffled = random.Random(config.seed).sample(comparisons, len(comparisons))
     batches = chunks(shuffled, config.batch_size)
     optimizers = make_optimizers(model, config.lr * lr_scale(model))
@@ -312,7 +318,8 @@ def train_reward_model(model: RewardModel, tokenizer, comparisons: list[Comparis
     model.eval()  # no dropout
     for step, batch in enumerate(batches):
         scores, ranks = comparison_scores(model, tokenizer, my_share(batch))
-        loss = my_part(ranking_loss(scores, ranks), len(ranks))  # each prompt counts: it has a pair
+        # Comparisons without a pair were dropped before: this is a mean over len(ranks) prompts.
+        loss = my_part(ranking_loss(scores, ranks), len(ranks))
         loss.backward()
         grad_norm = update(model, optimizers, schedule(step, len(batches), warmup))
         log(step + 1, len(batches), loss=all_reduce(loss).item(), grad_norm=grad_norm)
@@ -381,11 +388,11 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
         r_t = - beta log( pi(y_t|...) / pi_SFT(y_t|...) )          at every token
               + score                                              at the last one
 
-    Summed over an answer, the log-ratio is an estimate of KL(pi || pi_SFT): that is its mean over
-    answers sampled from pi, although it may be negative for one of them. Schulman's note
-    "Approximating KL Divergence" (2020) calls it k1. The note's k3, ratio - 1 - log(ratio) with
-    ratio = pi_SFT / pi, varies less near pi_SFT, but used as a reward it would not give the
-    gradient of beta KL.
+    Summed over an answer, the log-ratio is an estimate of KL(pi || pi_SFT): the KL is the mean of
+    this sum over answers sampled from pi, although the sum may be negative for one of them.
+    Schulman's note "Approximating KL Divergence" (2020) calls it k1. The note's k3, ratio - 1 -
+    log(ratio) with ratio = pi_SFT / pi, varies less near pi_SFT, but used as a reward it would not
+    give the gradient of beta KL.
     """
     penalties = -kl_coef * (logprobs - ref_logprobs)  # (B, T-1)
     is_last = F.one_hot(last_index(mask), mask.size(1))  # (B, T-1)
@@ -529,9 +536,9 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
     """Train by PPO, or by PPO-ptx if ptx_coef is not 0, in place. At the end, the policy gets the
     exponential moving average of its weights.
 
-    next_prompts(n) returns n conversations to answer; ptx supplies pretraining windows for
-    PPO-ptx. log is called once per iteration; every tenth and the last time it also gets the
-    pretraining loss on `val_stream`. papers/README.md explains the logged values.
+    next_prompts(n) returns n conversations to answer, other ones at each call; ptx supplies
+    pretraining windows for PPO-ptx. log is called once per iteration; every tenth and the last time
+    it also gets the pretraining loss on `val_stream`. papers/README.md explains the logged values.
     """
     policy.eval()  # with dropout the ratio would not start at 1
     reference = copy.deepcopy(policy)  # pi_SFT
@@ -696,7 +703,8 @@ class WorldTask:
 
     def answers(self, speak: Speaker, count: int, split: str, seed: int) -> list[tuple]:
         """[(instruction, its different answers)] for `count` prompts, each answered 4 to 9 times.
-        No two prompts of the test are the same."""
+        No two prompts of the test are the same. A tenth get a refusal, too: the SFT model refuses
+        where nothing is known, and from that alone a reward model learns to like all refusals."""
         rng = random.Random(f"answers {self.seed} {seed}")
         instructions = data.instructions(self.world, split, count, seed, distinct=split == "test")
         asked = []  # for each instruction the conversations to answer
@@ -710,8 +718,10 @@ class WorldTask:
         answers = iter(speak(list(itertools.chain(*asked)), seed))
         answered = []
         for instruction, conversations in zip(instructions, asked):
-            own = itertools.islice(answers, len(conversations))
-            answered.append((instruction, sorted(set(own))))
+            own = set(itertools.islice(answers, len(conversations)))
+            if rng.random() < .1:
+                own.add((data.REFUSALS[0], True))
+            answered.append((instruction, sorted(own)))
         return answered
 
     def rank(self, instructions_and_answers: list, seed: int) -> list[Comparison]:

@@ -1713,16 +1713,19 @@ def test_labelers_see_four_to_nine_different_answers_and_half_do_not_know_the_sy
     task, sizes, seen = rlhf.WorldTask(0, 16), Counter(), Counter()
     knows = lambda messages: messages[0]["role"] == "system"
     speak = lambda conversations, seed: [(str(knows(c)), i) for i, c in enumerate(conversations)]
+    refusal = (data.REFUSALS[0], True)
     for prompt, answers in task.answers(speak, 600, "train", 5):
-        sizes[len(answers)] += 1
-        knowing = sum(text == "True" for text, _ in answers)
-        assert knowing == (math.ceil(len(answers) / 2) if knows(prompt.messages) else 0)
+        own = [answer for answer in answers if answer != refusal]
+        sizes[len(own)] += 1
+        knowing = sum(text == "True" for text, _ in own)
+        assert knowing == (math.ceil(len(own) / 2) if knows(prompt.messages) else 0)
         seen[knows(prompt.messages)] += 1
+        seen["refusals"] += len(answers) - len(own)
     assert set(sizes) == {4, 5, 6, 7, 8, 9} and min(sizes.values()) > 50
-    assert min(seen.values()) > 40
-    yes = lambda conversations, seed: [("yes.", True)] * len(conversations)
-    same = task.answers(yes, 20, "train", 5)
-    assert all(answers == [("yes.", True)] for _, answers in same) and task.rank(same, 5) == []
+    assert seen[True] > 40 and 35 < seen["refusals"] < 90  # of 600
+    say = lambda conversations, seed: [refusal] * len(conversations)
+    same = task.answers(say, 20, "train", 5)
+    assert all(answers == [refusal] for _, answers in same) and task.rank(same, 5) == []
 
 
 def test_verdicts_of_a_speaker_that_refuses_everything():
