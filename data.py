@@ -402,7 +402,7 @@ GUESTS = "Kim Leo Amy Roy Joy Ned Pam Guy Sue Ted Meg Art Dot Jim Liz Ron Peg Ha
 ONSETS = ("b c d f g h j k l m n p r s t v w z " * 2
           + "ch sh th st br dr gr tr pr kr ph qu x y fl sl bl kl").split() + [""] * 6
 VOWELS = "a e i o u a e i o a e y ai ee ia ie ea ou au oo".split()
-CODAS = ("n r l s n r l s m d t th nd rn ck v p b g k c x ss tt ll ne rd rl st").split() + [""] * 10
+CODAS = "n r l s n r l s m d t th nd rn ck v p b g k c x ss tt ll ne rd rl st".split() + [""] * 10
 
 
 class Memory(typing.NamedTuple):
