@@ -259,8 +259,8 @@ def ranking_loss(scores, ranks=None):
     probability, by the reward model, that a labeler prefers y_w.
 
     All C(K,2) pairs of a prompt are one batch element, and each pair has weight 1/C(K,2). Ties are
-    dropped (C.2), and the pairs that are left weigh one by their number. Pairs shuffled into
-    separate elements would give each answer K - 1 gradient updates per epoch; trained so, the
+    dropped (C.2); each pair that is left then has weight 1 / (number of pairs left). Pairs shuffled
+    into separate elements would give each answer K - 1 gradient updates per epoch; trained so, the
     paper's reward model overfitted in one epoch (§3.5). One element also takes K forward passes,
     not C(K,2).
     """
