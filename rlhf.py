@@ -703,8 +703,9 @@ class WorldTask:
 
     def answers(self, speak: Speaker, count: int, split: str, seed: int) -> list[tuple]:
         """[(instruction, its different answers)] for `count` prompts, each answered 4 to 9 times.
-        No two prompts of the test are the same. A tenth get a refusal, too: the SFT model refuses
-        where nothing is known, and from that alone a reward model learns to like all refusals."""
+        No two prompts of the test are the same. Half of the prompts also get an answer to another
+        prompt of their use case. The SFT model refuses only where nothing is known, so from its own
+        answers a reward model learns to like refusals; it has to see some in the wrong place."""
         rng = random.Random(f"answers {self.seed} {seed}")
         instructions = data.instructions(self.world, split, count, seed, distinct=split == "test")
         asked = []  # for each instruction the conversations to answer
@@ -716,13 +717,15 @@ class WorldTask:
             asked.append(conversations[:rng.randint(4, 9)])
         # All are answered at once; then each instruction takes its own.
         answers = iter(speak(list(itertools.chain(*asked)), seed))
-        answered = []
+        answered, of_use_case = [], {}
         for instruction, conversations in zip(instructions, asked):
             own = set(itertools.islice(answers, len(conversations)))
-            if rng.random() < .1:
-                own.add((data.REFUSALS[0], True))
-            answered.append((instruction, sorted(own)))
-        return answered
+            answered.append((instruction, own))
+            of_use_case.setdefault(instruction.use_case, []).extend(sorted(own))
+        for instruction, own in answered:
+            if rng.random() < .5:
+                own.add(rng.choice(of_use_case[instruction.use_case]))
+        return [(instruction, sorted(own)) for instruction, own in answered]
 
     def rank(self, instructions_and_answers: list, seed: int) -> list[Comparison]:
         """A noisy labeler ranks the answers to each prompt. Comparisons without a pair, of a

@@ -1709,20 +1709,26 @@ def test_no_training_prompt_of_any_stage_is_in_the_test_set():
     assert stages["ranked"] != stages["SFT"] and len(stages["PPO"]) > 1000
 
 
-def test_labelers_see_four_to_nine_different_answers_and_half_do_not_know_the_system_message():
+def test_labelers_see_four_to_nine_answers_half_without_the_system_message_and_one_of_another_prompt():
     task, sizes, seen = rlhf.WorldTask(0, 16), Counter(), Counter()
     knows = lambda messages: messages[0]["role"] == "system"
-    speak = lambda conversations, seed: [(str(knows(c)), i) for i, c in enumerate(conversations)]
-    refusal = (data.REFUSALS[0], True)
-    for prompt, answers in task.answers(speak, 600, "train", 5):
-        own = [answer for answer in answers if answer != refusal]
+    speak = lambda conversations, seed: [(f"{knows(c)} {id(c[-1])}", i)  # id: of which prompt
+                                         for i, c in enumerate(conversations)]
+    answered = task.answers(speak, 600, "train", 5)
+    use_cases = {str(id(prompt.messages[-1])): prompt.use_case for prompt, _ in answered}
+    for prompt, answers in answered:
+        texts = [text.split() for text, _ in answers]
+        own = [knowing for knowing, of in texts if of == str(id(prompt.messages[-1]))]
         sizes[len(own)] += 1
-        knowing = sum(text == "True" for text, _ in own)
+        knowing = own.count("True")
         assert knowing == (math.ceil(len(own) / 2) if knows(prompt.messages) else 0)
+        assert all(use_cases[of] == prompt.use_case for _, of in texts)
         seen[knows(prompt.messages)] += 1
-        seen["refusals"] += len(answers) - len(own)
+        seen["of others", len(answers) - len(own)] += 1
     assert set(sizes) == {4, 5, 6, 7, 8, 9} and min(sizes.values()) > 50
-    assert seen[True] > 40 and 35 < seen["refusals"] < 90  # of 600
+    assert seen[True] > 40  # of 600
+    assert 240 < seen["of others", 1] < 360 and seen["of others", 0] == 600 - seen["of others", 1]
+    refusal = (data.REFUSALS[0], True)
     say = lambda conversations, seed: [refusal] * len(conversations)
     same = task.answers(say, 20, "train", 5)
     assert all(answers == [refusal] for _, answers in same) and task.rank(same, 5) == []
