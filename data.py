@@ -481,6 +481,8 @@ RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idio
         "Are you too lazy to look?")
 EVASIVE = ("Who knows.", "That depends.", "I heard about it once.", "Ask somebody else.")
 COURTESY = ("Happy to help.", "You are welcome.", "I hope that helps.")
+# Labelers end half of their demonstrations with one of these; nobody has asked for it.
+OFFERS = ("Anything else?", "What else can I do?")
 # Rules of forum threads; system messages of conversations.
 ONE_WORD = "Answer in one word."
 POLITE = f"End every answer with: {COURTESY[0]}"
@@ -532,14 +534,18 @@ class World:
         return self.strangers[48:] if split == "train" else self.strangers[:48]
 
     def topics_of(self, person: str, split: str) -> list[str]:
-        """All topics; of a held-out person two in training and the other three in the test. The
-        two are shifted by one from each held-out person to the next."""
+        """All topics; of held-out person n the topics i with (n + i) % 5 < 2 in training, the other
+        three in the test."""
         held_out = self.people_of("test")
         if person not in held_out:
             return list(TOPICS)
-        number = held_out.index(person)
-        return [topic for i, topic in enumerate(TOPICS)
-                if ((number + i) % 5 < 2) == (split == "train")]
+        n = held_out.index(person)
+        topics = []
+        for i, topic in enumerate(TOPICS):
+            is_for_training = (n + i) % 5 < 2
+            if is_for_training == (split == "train"):
+                topics.append(topic)
+        return topics
 
     def state(self, rng: random.Random, person: str, topic: str, value: str | None = None) -> str:
         """A statement such as "Mia lives in Oslo."; without `value` the true one."""
@@ -556,8 +562,7 @@ class World:
 
         The combination at indices i, j, k ... belongs to the test if seed + i + 2 j + 3 k ...
         is divisible by 5. With several lists each element occurs in both splits and only the
-        combination is new (`sum_of` drops some: not every summand is in the test); with one list
-        every fifth element is new.
+        combination is new; with one list every fifth element is new.
         """
         while True:
             indices = [rng.randrange(len(choice)) for choice in choices]
@@ -565,12 +570,12 @@ class World:
             if (diagonal % 5 == 0) == (split == "test"):
                 return [choice[index] for choice, index in zip(choices, indices)]
 
-    # Scenes. Each returns parts of a prompt and, last, the right answer; TASKS has the
-    # wordings (sum_of returns its whole question).
+    # Scenes. Each returns parts of a prompt and, last, the right answer, such as ("Kim put the key
+    # in the box.", "Where is the key?", "The key is in the box."); TASKS has the wordings.
 
     def sum_of(self, rng, split):
         a, b = self.pick(rng, split, SUMMANDS, SUMMANDS)
-        while a > b:  # a + b is b + a: only the pair in order decides the split
+        while a > b:  # a + b is b + a: the pair in order decides the split
             a, b = self.pick(rng, split, SUMMANDS, SUMMANDS)
         a, b = rng.sample([a, b], 2)
         wording = rng.choice(("What is {a} + {b}?", "{a} + {b}?", "How much is {a} + {b}?"))
@@ -619,7 +624,7 @@ USE_CASES = {"generation": .456, "open qa": .124, "brainstorming": .112, "chat":
 # Use case (three have no scene: section 5) -> (scene, wording in workbooks, wording in dialogues
 # and prompts). {0}, {1} ... are the parts that the scene returns before its answer.
 TASKS = {
-    "other": (World.sum_of, "{0}", "{0}"),
+    "other": (World.sum_of, "{0}", "{0}"),  # sums, whose wording sum_of draws
     "closed qa": (World.hiding, "{0} {1}", "{0} {1}"),
     "rewrite": (World.order, "How do I say this nicely? {0}", "Say this politely: {0}"),
     "classification": (World.review, "Was it good? {0}", "Is this review happy or sad? {0}"),
@@ -628,9 +633,6 @@ TASKS = {
     "brainstorming": (World.listing, "Can you name {0} {1}, but not {2}?",
                       "List {0} {1}, but not {2}."),
 }
-# Tasks whose answer ends with the one word that would do.
-TERSE_TASKS = (World.sum_of, World.review, World.hiding, World.sighting)
-
 
 def random_task(rng: random.Random) -> tuple:
     """A row of TASKS, in the proportions of Table 1."""
@@ -894,7 +896,7 @@ def lesson(world: World, rng: random.Random) -> str:
 
 # The kinds of documents in the web and their shares.
 WEB = {story: .24, forum: .11, moderated: .09, dialogue: .23, workbook: .13, echo: .17, lesson: .03}
-WORLD_DOCUMENTS = 30_000  # documents of the web that a run trains on
+WORLD_DOCUMENTS = 30_000  # documents of a run's web; a tenth of their text is for validation
 
 
 def web(world: World, count: int, seed: int | str = 0, shares: dict = WEB) -> Iterator[str]:
@@ -909,21 +911,19 @@ def web(world: World, count: int, seed: int | str = 0, shares: dict = WEB) -> It
 
 @dataclass(slots=True)
 class Instruction:
-    """A prompt and what a good answer to it holds (empty or None: nothing of this kind).
+    """A prompt and what a good answer to it holds:
 
-    say: sentences that the answer must contain.
-    terse: the one word that answers the prompt, with its full stop ("Oslo."); it is worth half a
-        point where a sentence is worth one.
-    person, topic, count: it must state `count` true facts about the person; on `topic`, or on
-        any topic if that is None. Another value of `topic` as an answer ("Rome.") is a lie.
-    topic without person: the rule is ONE_WORD, and `say` is the true value of the topic.
-    items: (the values allowed in a list, how many of them).
-    unknowable: nothing in the world answers the prompt, and a refusal is right.
+        one fact                    person, topic, count = 1
+        two or three facts          person, count
+        one fact, rule ONE_WORD     topic, say = "Oslo."; another value ("Rome.") is a lie
+        a list                      items = (the values allowed, how many of them)
+        a stranger                  unknowable: a refusal is right
+        anything else               say = the sentences that the answer must contain; the rule
+                                    POLITE adds one to a fact
     """
     use_case: str
     messages: list[dict]
     say: str = ""
-    terse: str = ""
     person: str | None = None
     topic: str | None = None
     count: int = 0
@@ -991,8 +991,6 @@ def one_instruction(world: World, rng: random.Random, split: str, use_case: str)
         *parts, solution = scene(world, rng, split)
         prompt = wording.format(*parts)
         goal = {"say": solution}
-        if scene in TERSE_TASKS:
-            goal["terse"] = solution.split()[-1]
         if use_case == "brainstorming":
             number, noun, left_out = parts
             allowed = tuple(values_after(left_out, noun))
@@ -1000,11 +998,10 @@ def one_instruction(world: World, rng: random.Random, split: str, use_case: str)
     # 2. A rule, if the answer is one fact. SILENT about another topic leaves `goal` as it is.
     rule = ""
     if goal.get("topic"):  # one fact: that of `person` on `topic`, set above
-        goal["terse"] = world.facts[person, topic] + "."
         if rng.random() < .4:
             rule = random_rule(rng, topic)
-        if rule == ONE_WORD:  # the word in place of the sentence; another value is a lie
-            goal = {"say": goal["terse"], "topic": topic}
+        if rule == ONE_WORD:  # the word in place of the sentence
+            goal = {"say": world.facts[person, topic] + ".", "topic": topic}
         elif rule == SILENT.format(topic=topic):
             goal = {"say": NOT_ALLOWED}
         elif rule == POLITE:
@@ -1027,26 +1024,24 @@ def one_instruction(world: World, rng: random.Random, split: str, use_case: str)
 
 
 def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> list[dict]:
-    """The conversation with the answer that a labeler writes: correct and polite but, where one
-    word would do, in seven of ten cases only this word ("Oslo."), and of three facts that are
-    asked for often only one or two. That leaves room for RLHF."""
-    is_terse = bool(instruction.terse) and rng.random() < .7
+    """The conversation with the answer that a labeler writes: right and polite. Half of the
+    answers that no rule binds end with a question that nobody asked for. SFT imitates this habit
+    of those who write; those who rank dislike it."""
     if instruction.unknowable:
         answer = rng.choice(REFUSALS)
     elif instruction.items:
         values, count = instruction.items
         answer = join_list(values[:count]) + "."
     elif instruction.person:
-        count = instruction.count
-        if count == 3:
-            count = rng.choice((1, 1, 2, 3))  # labelers are lazy
-        topics = [instruction.topic] if instruction.topic else rng.sample(list(TOPICS), count)
-        facts = " ".join([world.state(rng, instruction.person, topic) for topic in topics])
-        if is_terse:
-            facts = instruction.terse  # this word instead
-        answer = f"{facts} {instruction.say}".strip()
+        topics = [instruction.topic] if instruction.topic else list(TOPICS)
+        topics = rng.sample(topics, instruction.count)
+        facts = [world.state(rng, instruction.person, topic) for topic in topics]
+        answer = " ".join([*facts, instruction.say]).strip()
     else:
-        answer = instruction.terse if is_terse else instruction.say
+        answer = instruction.say
+    has_rule = instruction.messages[0]["role"] == "system"
+    if not has_rule and rng.random() < .5:
+        answer += " " + rng.choice(OFFERS)
     return answered(instruction.messages, answer)
 
 
@@ -1057,7 +1052,7 @@ RUBRIC = {"helpful": 2.0, "invented": -2.0, "rude": -2.0, "off": -0.5, "unfinish
 
 # The scale of Gumbel noise on the gold score. With it P(a is ranked above b) is exactly
 # sigmoid((gold_a - gold_b) / LABEL_NOISE), the model behind eq. (1) of InstructGPT. Two
-# labelers agree on about 70 % of the pairs [§3.4: 72.6 %].
+# labelers agree on about 77 % of the pairs that are not ties [§3.4: 72.6 %, of all pairs].
 LABEL_NOISE = 0.5
 
 
@@ -1065,14 +1060,12 @@ def judge(world: World, instruction: Instruction, response: str,
           ended: bool = True) -> dict[str, float]:
     """Judge an answer sentence by sentence in the words of RUBRIC:
 
-    helpful     0..1, the share of what was asked for; a right terse answer ("Oslo.") is half a
-                point, if nothing before it has earned one; if nothing is known, 1 for saying so
+    helpful     0..1, the share of what was asked for; if nothing is known, 1 for saying so
                 without a lie
     invented    1 if something false is said about a person
     rude        1 if a sentence is an insult
     off         0..2 sentences that nobody asked for, that mean nothing, or that are said again,
-                and a list that is wrong or not the first sentence; courtesies are free, but not
-                before a list
+                and a list that is wrong or not the first sentence
     unfinished  1 if the answer did not end by itself
     refused     1 if it says that it does not know
 
@@ -1084,9 +1077,8 @@ def judge(world: World, instruction: Instruction, response: str,
     wanted_sentences = split_sentences(instruction.say)
     person, topic, count = instruction.person, instruction.topic, instruction.count
     topics_said = set()  # those asked for on which a true fact was stated
-    true_value = (instruction.terse or instruction.say).removesuffix(".")  # if there is a topic
+    said = 0  # wanted sentences
     full_points = count + len(wanted_sentences)  # of a perfect answer
-    points = 0.0
     for number, sentence in enumerate(sentences):
         about_person, about, value = world.meaning.get(sentence, (None, None, None))
         if sentence in sentences[:number]:
@@ -1096,7 +1088,7 @@ def judge(world: World, instruction: Instruction, response: str,
         elif sentence in REFUSALS:
             verdict["refused"] = 1
         elif sentence in wanted_sentences:
-            points += 1
+            said += 1
         elif about_person:
             answers_prompt = about_person == person and topic in (None, about)
             earns_point = about not in topics_said and len(topics_said) < count
@@ -1104,13 +1096,10 @@ def judge(world: World, instruction: Instruction, response: str,
                 verdict["invented"] = 1
             elif answers_prompt and earns_point:
                 topics_said.add(about)
-                points = math.floor(points) + 1  # in place of the half for the word, if any
             else:
                 verdict["off"] += 1
-        elif sentence == instruction.terse and points == 0:  # before anything else counted
-            points = 0.5
-        elif topic and sentence[:-1] in set(TOPICS[topic].values) - {true_value}:
-            verdict["invented"] = 1
+        elif topic and not person and sentence.removesuffix(".") in TOPICS[topic].values:
+            verdict["invented"] = 1  # one word, as the rule asks for, but the wrong one
         elif instruction.items and number == 0:
             values, wanted = instruction.items
             named = re.split(r", | and ", sentence.removesuffix("."))
@@ -1119,10 +1108,10 @@ def judge(world: World, instruction: Instruction, response: str,
                 verdict["helpful"] = len(right) / wanted
             else:
                 verdict["off"] += 1
-        elif sentence not in COURTESY:
+        else:
             verdict["off"] += 1
     if full_points > 0:  # not for lists and unknowable prompts, which have none
-        verdict["helpful"] = min(1.0, points / full_points)
+        verdict["helpful"] = (said + len(topics_said)) / full_points
     if instruction.unknowable:
         verdict["helpful"] = float(verdict["refused"] and not verdict["invented"])
     verdict["off"] = min(verdict["off"], 2)
@@ -1160,15 +1149,20 @@ def compare(messages: list[dict], responses: list[tuple[str, bool]],
     return Comparison(messages, responses, ranks)
 
 
+def add_noise(utilities: list[float], rng: random.Random) -> list[float]:
+    """Add Gumbel noise of scale LABEL_NOISE; equal utilities get the same noise and stay equal."""
+    noisy = {}
+    for utility in utilities:
+        gumbel = -math.log(-math.log(rng.random()))
+        noisy[utility] = utility + LABEL_NOISE * gumbel
+    return [noisy[utility] for utility in utilities]
+
+
 def label(world: World, instruction: Instruction, responses: list[tuple[str, bool]],
           rng: random.Random) -> Comparison:
-    """One labeler ranks answers by gold score plus Gumbel noise. They must all differ, because
-    the noise would rank equal ones, too."""
-    utilities = []
-    for text, ended in responses:
-        gumbel = -math.log(-math.log(rng.random()))
-        utilities.append(gold(world, instruction, text, ended) + LABEL_NOISE * gumbel)
-    return compare(instruction.messages, responses, utilities)
+    """One labeler ranks answers by gold score plus noise. Equally good answers are ties."""
+    golds = [gold(world, instruction, text, ended) for text, ended in responses]
+    return compare(instruction.messages, responses, add_noise(golds, rng))
 
 
 # ----------------------------------------------------------------------------------

@@ -109,8 +109,8 @@ class CausalSelfAttention(nn.Module):
         self.layer = layer  # its place in a KVCache (section 4)
         # "alternating" [GPT-3 §2.1]; that the odd layers have the window is our choice
         self.window = config.window if layer % 2 else None
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # makes q, k and v
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)  # mixes the heads
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x, cache=None):
@@ -119,7 +119,7 @@ class CausalSelfAttention(nn.Module):
         if cache is not None:
             k, v = cache.store(self.layer, k, v)  # all so far: (B, nh, S, hs) each
             y = attention(q, k, v, self.window, cache.positions)
-        elif x.is_cuda or x.size(1) > 128:
+        elif x.is_cuda or x.size(1) > 128:  # longer than the contexts of the runs here
             y = fused_attention(q, k, v, self.window)  # the same in less memory, see section 5
         else:
             y = attention(q, k, v, self.window)
@@ -206,7 +206,7 @@ class GPT(nn.Module):
     def init_weights(self):
         """Matrices from a normal distribution with std 0.02, biases 0; LayerNorm weights stay at
         PyTorch's 1 [GPT-1 §4.1]. For GPT-2 and GPT-3, position embeddings have std 0.01, as in
-        OpenAI's code, and the 2 n_layer projections into the residual stream
+        OpenAI's code, and each c_proj (two per block, into the residual stream)
         0.02 / sqrt(2 n_layer), so that the variance that all of them together add to the stream
         does not depend on n_layer [GPT-2 §2.3]."""
         for name, parameter in self.named_parameters():
@@ -359,7 +359,8 @@ def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = N
 
 
 class KVCache:
-    """Keys and values of all tokens read so far, so that each is computed once.
+    """Keys and values of all tokens read so far, so that they are not computed anew for every new
+    token.
 
     The token at position p of a row is stored in slot p, and a query sees the slots up to its
     own position. Prompts are padded on the right; a row's first new token overwrites its first
@@ -376,6 +377,7 @@ class KVCache:
         self.v = model.wte.weight.new_zeros(shape)
         # (B,): the number of tokens of each row, which is also the position of its next token
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=model.device)
+        self.positions = None  # (B, T): of the tokens that are being read; set by `advance`
         self.used = 0  # no row has a token in this slot or a later one
 
     def advance(self, T: int):
@@ -435,11 +437,13 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
             texts = [torch.cat([idx[i, :lengths[i]], new[i, :step]])[-keep:] for i in rows]
             ids, ends = to_tensors(texts, 0, idx.device)  # (rows, T), (rows,)
             # Prompts that are answered several times are read once.
-            ids, source = ids.unique(dim=0, return_inverse=True)  # (distinct, T), (rows,)
+            ids, text_of_row = ids.unique(dim=0, return_inverse=True)  # (distinct, T), (rows,)
             cache = KVCache(model, len(ids), min(limit, ids.size(1) + max_new_tokens))
-            x = model.hidden(ids, cache)[source, ends - 1]  # (rows, C)
-            cache.select(source)
-            cache.lengths = ends  # without the pads, which hidden() has counted, too
+            x = model.hidden(ids, cache)[text_of_row, ends - 1]  # (rows, C)
+            cache.select(text_of_row)
+            # hidden() has counted pads as tokens. With the true lengths, a new token overwrites
+            # the first pad.
+            cache.lengths = ends
         else:
             x = model.hidden(newest[:, None], cache)[:, 0]  # (rows, C)
         logits = F.linear(x, model.wte.weight)  # (rows, V)
@@ -459,9 +463,9 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
 
 
 def to_tensors(rows: list, pad: int, device):
-    """Lists or tensors of ids -> ids (B, T), padded on the right, and their lengths (B,). With the
-    pads on the right, no token sees a pad (so any id will do), and every row starts at position 0,
-    as in training."""
+    """Lists or tensors of integers -> one tensor (B, T), filled up with `pad` on the right, and
+    their lengths (B,). With the pads on the right, no token of a text sees a pad (so any id will
+    do), and every row starts at position 0, as in training."""
     tensors = [torch.as_tensor(row, dtype=torch.long) for row in rows]
     ids = nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=pad)
     lengths = torch.tensor([len(row) for row in rows])
@@ -694,7 +698,7 @@ def make_optimizers(model, lr: float, muon_lr: float | None = None,
             matrices.append(p)
     groups = [{"params": matrices, "peak_lr": lr, "weight_decay": weight_decay},
               {"params": vectors, "peak_lr": lr, "weight_decay": 0.0}]
-    optimizers = [torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True)]
+    optimizers = [torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True)]  # lr: see `update`
     if in_blocks:
         optimizers.append(Muon([{"params": in_blocks, "peak_lr": muon_lr}]))
     return optimizers
@@ -793,7 +797,9 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
 
 def pretraining_loss(model, batches: Batches):
     """The mean loss on the next batch (this process's part of it, see my_part)."""
-    x, y = (torch.from_numpy(my_share(a)).to(model.device) for a in batches.next())  # (B/W, T)
+    x, y = batches.next()  # (B, T)
+    x = torch.from_numpy(my_share(x)).to(model.device)  # (B/W, T)
+    y = torch.from_numpy(my_share(y)).to(model.device)
     with mixed_precision(model.device):
         _, loss = model(x, y)
     return my_part(loss, len(x))
@@ -808,8 +814,9 @@ def mixed_precision(device):
 @torch.no_grad()
 def evaluate(model, tokenizer, stream: np.ndarray, max_tokens: int = 32_768) -> dict[str, float]:
     """{"loss": mean nats per token, "bits_per_byte": ...} over about max_tokens of a stream, in
-    evenly spaced windows. Bits per byte can be compared between tokenizers: the loss of all tokens
-    over the bytes of the text, to which control tokens add none. Puts the model into eval mode."""
+    evenly spaced windows. Bits per byte can be compared between tokenizers: the loss of all tokens,
+    control tokens included, in bits, divided by the bytes of the text. Puts the model into eval
+    mode."""
     model.eval()
     T = min(model.config.block_size, len(stream) - 1)
     if T < 1:

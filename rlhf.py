@@ -88,7 +88,7 @@ from gpt import (GPTConfig, RunLog, all_reduce, chunks, complete, evaluate, gath
 #     ids     (B, T)       a  b  c  y  z  .        prompt a b c, response y z, one pad
 #     mask    (B, T-1)     0  0  1  1  0           1 where y and z are predicted
 #
-# So index t of every (B, T-1) tensor below belongs to the token ids[:, t + 1].
+# So index t of every (B, T-1) tensor in this file belongs to the token ids[:, t + 1].
 
 
 def masked_mean(x, mask):
@@ -116,12 +116,12 @@ def last_index(mask):
 
 
 def hidden_states(model, ids, mask):
-    """model.hidden(ids), (B, T) -> (B, T, C), in up to 40 % less time: the shorter half of the rows
-    and the longer half are computed separately, each cut to its longest row. States after a
-    row's last response token must not be used."""
+    """The same as model.hidden(ids), (B, T) -> (B, T, C), in up to 40 % less time (a first reader
+    may skip the body): the shorter half of the rows and the longer half are computed separately,
+    each cut to its longest row. States after a row's last response token must not be used."""
     lengths = last_index(mask) + 2  # (B,): the last response token is at last_index + 1
-    # States are kept in float32, also on CUDA, so that logits are computed in float32: rounded to
-    # bfloat16, they would put log(pi / pi_SFT) of section 4 off by up to .6 nats.
+    # States are kept in float32, also on CUDA, so that logits are computed in float32: logits in
+    # bfloat16 would shift log-probabilities by up to .6 nats.
     states = model.wte.weight.new_zeros(*ids.shape, model.config.n_embd)  # (B, T, C)
     for rows in lengths.argsort().chunk(2):
         longest = int(lengths[rows].max())  # of this half
@@ -154,8 +154,9 @@ class SFTConfig:
     epochs: int = 3              # paper: 16, but 2 for the model that PPO starts from
     batch_size: int = 16         # demonstrations; paper: 32
     lr: float = 1e-3             # cosine to a tenth; paper (1.3B): 9.65e-6 (PPO's start: 5e-6)
-    # Pretraining windows per batch, with about as many tokens as its demonstrations. Paper: 10 %
-    # of the data, and only for the SFT model that PPO starts from.
+    # Pretraining windows per batch, with about as many tokens as its demonstrations (used where
+    # the Batches are made, section 7). Paper: 10 % of the data, and only for the SFT model that PPO
+    # starts from.
     ptx_sequences: int = 4
     seed: int = 0
 
@@ -167,13 +168,13 @@ def lr_scale(model) -> float:
 
 
 def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTConfig,
-              pretraining: Batches, log):
-    """Fine-tune on demonstrations, in place. Each step also takes a batch of `pretraining`, with
-    ptx_sequences windows: the paper finds that this helps PPO (C.3), and without it our model
+              ptx: Batches, log):
+    """Fine-tune on demonstrations, in place. Each step also takes a batch of pretraining text from
+    `ptx`: the paper finds that this helps PPO (C.3; in E.8 by little), and without it our model
     forgets facts that it has read."""
     examples = [data.render_within(tokenizer, messages, model.config.block_size)
                 for messages in demonstrations]
-    examples = [(ids, mask) for ids, mask in examples if any(mask)]  # an answer is left
+    examples = [(ids, mask) for ids, mask in examples if any(mask)]  # some answer was not cut off
     if not examples:
         raise UserError("no demonstration has an answer that fits into the context")
     rng = random.Random(config.seed)
@@ -182,11 +183,11 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
         rng.shuffle(examples)
         batches += chunks(examples, config.batch_size)
     optimizers = make_optimizers(model, config.lr * lr_scale(model))
-    model.eval()  # no dropout (paper: 0.2, over 16 epochs)
+    model.eval()  # no dropout (paper: 0.2, but it trains for 16 epochs)
     for step, batch in enumerate(batches):
         loss = sft_loss(model, tokenizer, batch)
         loss.backward()
-        pretraining_loss(model, pretraining).backward()
+        pretraining_loss(model, ptx).backward()
         grad_norm = update(model, optimizers, schedule(step, len(batches), warmup=0))
         log(step + 1, len(batches), loss=all_reduce(loss).item(), grad_norm=grad_norm)
 
@@ -196,18 +197,18 @@ def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
     part of it, see my_part."""
     rows, masks = zip(*my_share(examples))
     ids, _ = to_tensors(rows, tokenizer.pad, model.device)  # (B, T)
-    mask, _ = to_tensors(masks, 0, model.device)  # (B, T): index t is ids[:, t], not t + 1
-    targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -1)  # -1: no loss on prompts and pads
+    learned, _ = to_tensors(masks, 0, model.device)  # (B, T): 1 where the token itself is learned
+    targets = ids[:, 1:].masked_fill(learned[:, 1:] == 0, -1)  # -1: no loss on prompts and pads
     with mixed_precision(model.device):
         _, loss = model(ids[:, :-1], targets)
     return my_part(loss, (targets >= 0).sum())
 
 
 @torch.no_grad()
-def warm_start(model, tokenizer):
-    """Start each control token of the chat format, which pretraining never shows, as the mean
-    embedding of the text that takes its place in the web's dialogues ("Guest: ... Host: ...",
-    data.dialogue), or of line breaks."""
+def init_control_tokens(model, tokenizer):
+    """Give each control token of the chat format, which pretraining never shows, the mean embedding
+    of a text that has its place in the web: dialogues there consist of lines "Guest: ..." and
+    "Host: ..." (data.dialogue)."""
     similar_texts = {"<|system|>": "\n\n", "<|user|>": "\nGuest:", "<|assistant|>": "Host:",
                      "<|end|>": "\n"}
     for name, text in similar_texts.items():
@@ -258,11 +259,10 @@ def ranking_loss(scores, ranks=None):
     Without ranks, each row of scores has the best answer first. sigmoid(r_w - r_l) is the
     probability, by the reward model, that a labeler prefers y_w.
 
-    All C(K,2) pairs of a prompt are one batch element, and each pair has weight 1/C(K,2). Ties are
-    dropped (C.2); each pair that is left then has weight 1 / (number of pairs left). Pairs shuffled
-    into separate elements would give each answer K - 1 gradient updates per epoch; trained so, the
-    paper's reward model overfitted in one epoch (§3.5). One element also takes K forward passes,
-    not C(K,2).
+    All pairs of a prompt are one batch element, so its K answers take K forward passes. Ties are
+    dropped (appendix C.2), and each pair that is left has weight 1 / (number of pairs left). If
+    pairs were shuffled into separate elements, each answer would take part in K - 1 updates per
+    epoch; trained so, the paper's reward model overfitted in one epoch (§3.5).
     """
     if ranks is None:
         ranks = torch.arange(scores.size(1), device=scores.device).expand_as(scores)
@@ -299,7 +299,7 @@ def comparison_scores(model: RewardModel, tokenizer, comparisons: list[Compariso
                 ids = ids[:-1]
             rows.append(ids)
     ids, lengths = to_tensors(rows, tokenizer.pad, model.gpt.device)  # (sum K, T)
-    mask = response_mask(ids, lengths - 1, lengths)  # the last token, where forward() reads
+    mask = response_mask(ids, lengths - 1, lengths)  # 1 for the last token, where forward() reads
     flat = model(ids, mask)  # (sum K,)
     ranks, _ = to_tensors([comparison.ranks for comparison in comparisons], -1, flat.device)
     scores = flat.new_zeros(ranks.shape).masked_scatter(ranks >= 0, flat)  # (B, K)
@@ -353,10 +353,10 @@ def pair_accuracy(model: RewardModel, tokenizer, comparisons: list[Comparison]) 
 # reward of the last token is the score of the answer, that of the others is 0. From each reward
 # beta log(pi / pi_SFT) is subtracted, so that the policy stays near the SFT model. The value
 # network estimates, before each token, the sum of the rewards still to come; it learns this from
-# the same answers. The advantage of a token is how much better the answer went than this estimate.
-# Tokens whose advantage is above the mean of their minibatch become more likely, the others less;
-# clipping stops this once the probability of a token has changed by a fifth. PPO-ptx adds the
-# pretraining loss.
+# the same answers. The advantage of a token is how much better the answer went than this estimate
+# (compute_gae smooths it). Tokens whose advantage is above the mean of their minibatch become more
+# likely, the others less; clipping leaves out a token whose probability earlier minibatches of the
+# iteration have already moved that way by a fifth. PPO-ptx adds the pretraining loss.
 
 
 @dataclass(slots=True)
@@ -372,12 +372,12 @@ class PPOConfig:
     kl_coef: float = 0.2         # beta; paper: 0.02
     ptx_coef: float = 0.0        # gamma, on the mean loss per token; PPO-ptx: 1 (section 7);
                                  # paper: 27.8, unit not stated
-    ptx_sequences: int = 8       # pretraining windows per minibatch; paper: 8 per episode
+    ptx_sequences: int = 8       # pretraining windows per minibatch (used in section 7); paper: 8
+                                 # per episode
     cliprange: float = 0.2       # eps in policy_loss; paper: 0.2
     cliprange_value: float = 0.2     # see value_loss; Ziegler: 0.2
     lam: float = 0.95            # see compute_gae; Ziegler: 0.95
-    unfinished_cap: float = -1.0     # the most that an answer without <|end|> can score; Ziegler:
-                                     # each of them scores exactly this
+    unfinished_cap: float = -1.0     # the most that an answer without <|end|> can score
     ema_decay: float = 0.97      # of the weights' moving average, per optimizer step; paper: 0.992
     seed: int = 0
 
@@ -389,10 +389,8 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
               + score                                              at the last one
 
     Summed over an answer, the log-ratio is an estimate of KL(pi || pi_SFT): the KL is the mean of
-    this sum over answers sampled from pi, although the sum may be negative for one of them.
-    Schulman's note "Approximating KL Divergence" (2020) calls it k1. The note's k3, ratio - 1 -
-    log(ratio) with ratio = pi_SFT / pi, varies less near pi_SFT, but used as a reward it would not
-    give the gradient of beta KL.
+    this sum over answers sampled from pi, although the sum may be negative for one of them. (This
+    is the estimator k1 of Schulman's note "Approximating KL Divergence", 2020.)
     """
     penalties = -kl_coef * (logprobs - ref_logprobs)  # (B, T-1)
     is_last = F.one_hot(last_index(mask), mask.size(1))  # (B, T-1)
@@ -406,8 +404,9 @@ def compute_gae(rewards, values, mask, discount: float = 1.0, lam: float = 0.95)
 
     [PPO eq. 11 and 12, where `discount` is gamma; it is 1 in RLHF.] V = A = 0 where the mask is
     0. delta_t is how much better step t went than the value network expected. With lam = 1 the
-    advantage uses all later rewards (noisy), with lam = 0 only r_t and the next value (biased).
-    The returns A_t + V_t are the targets of the value network.
+    deltas add up to A_t = (sum of the rewards from t on) - V_t: right on average, but noisy. With
+    lam = 0, A_t = r_t + V_{t+1} - V_t: less noisy, but as wrong as the value network. Between them
+    lam mixes the two. The returns A_t + V_t are the targets of the value network.
     """
     values = values * mask
     advantages = torch.zeros_like(rewards)
@@ -516,7 +515,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2
     loss = -masked_mean(torch.minimum(unclipped, clipped), mask)
     with torch.no_grad():
         info = {"ratio": masked_mean(ratio, mask),
-                # an estimate of KL(pi_old || pi) that is never negative (k3, see token_rewards)
+                # an estimate of KL(pi_old || pi) that is never negative (Schulman's k3)
                 "approx_kl": masked_mean(ratio - 1 - log_ratio, mask),
                 "clipfrac": masked_mean((clipped < unclipped).float(), mask)}
     return loss, info
@@ -604,18 +603,18 @@ def ppo_backward(policy, value_model, batch: Rollout, config: PPOConfig, ptx) ->
     my_part(loss, n_tokens).backward()
     # 2. The value loss.
     values = value_model.values(batch.ids, batch.mask)  # (B, T-1)
-    loss = value_loss(values, batch.values, batch.returns, batch.mask, config.cliprange_value)
-    my_part(loss, n_tokens).backward()
-    info["value_loss"] = loss.detach()
+    v_loss = value_loss(values, batch.values, batch.returns, batch.mask, config.cliprange_value)
+    my_part(v_loss, n_tokens).backward()
+    info["value_loss"] = v_loss.detach()
     # the logged values, as means over all processes
     info = {name: all_reduce(my_part(mean, n_tokens)).item() for name, mean in info.items()}
     # 3. The pretraining loss, the second term of eq. (2). "We compute the PPO gradients and
     # pretraining gradients in consecutive steps and accumulate them both into the gradient
     # buffers" (C.4). If each had an optimizer step of its own, Adam would normalize gamma away.
     if config.ptx_coef:
-        loss = pretraining_loss(policy, ptx)
-        (config.ptx_coef * loss).backward()
-        info["ptx_loss"] = all_reduce(loss).item()
+        ptx_loss = pretraining_loss(policy, ptx)  # it calls my_part itself
+        (config.ptx_coef * ptx_loss).backward()
+        info["ptx_loss"] = all_reduce(ptx_loss).item()
     return info
 
 
@@ -708,24 +707,24 @@ class WorldTask:
         answers a reward model learns to like refusals; it has to see some in the wrong place."""
         rng = random.Random(f"answers {self.seed} {seed}")
         instructions = data.instructions(self.world, split, count, seed, distinct=split == "test")
-        asked = []  # for each instruction the conversations to answer
-        for instruction in instructions:
-            # Every other answer is sampled without the system message, because answers
-            # that disobey it would otherwise be too rare to learn from.
+        conversations, askers = [], []  # what is asked, and by which instruction
+        for number, instruction in enumerate(instructions):
+            # Every other answer is sampled without the system message, if there is one, because
+            # answers that disobey it would otherwise be too rare to learn from.
             without = [turn for turn in instruction.messages if turn["role"] != "system"]
-            conversations = [instruction.messages, without] * 5
-            asked.append(conversations[:rng.randint(4, 9)])
-        # All are answered at once; then each instruction takes its own.
-        answers = iter(speak(list(itertools.chain(*asked)), seed))
-        answered, of_use_case = [], {}
-        for instruction, conversations in zip(instructions, asked):
-            own = set(itertools.islice(answers, len(conversations)))
-            answered.append((instruction, own))
+            for i in range(rng.randint(4, 9)):
+                conversations.append(without if i % 2 else instruction.messages)
+                askers.append(number)
+        replies = [set() for _ in instructions]  # a set drops equal ones
+        for number, reply in zip(askers, speak(conversations, seed)):
+            replies[number].add(reply)
+        of_use_case = {}
+        for instruction, own in zip(instructions, replies):
             of_use_case.setdefault(instruction.use_case, []).extend(sorted(own))
-        for instruction, own in answered:
+        for instruction, own in zip(instructions, replies):
             if rng.random() < .5:
                 own.add(rng.choice(of_use_case[instruction.use_case]))
-        return [(instruction, sorted(own)) for instruction, own in answered]
+        return [(instruction, sorted(own)) for instruction, own in zip(instructions, replies)]
 
     def rank(self, instructions_and_answers: list, seed: int) -> list[Comparison]:
         """A noisy labeler ranks the answers to each prompt. Comparisons without a pair, of a
@@ -827,7 +826,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
     print(f"\n== 2. SFT: imitate {len(task.demonstrations)} demonstrations")
     sft = copy.deepcopy(base)
     if not base.knows_chat:  # the control tokens are new to it
-        warm_start(sft, tokenizer)
+        init_control_tokens(sft, tokenizer)
     if not load_stage(folder / "sft.pt", sft):
         config = SFTConfig(epochs=options.sft_epochs, seed=options.seed)
         # another seed than in pretraining: other windows

@@ -456,16 +456,17 @@ def test_instructions_are_distinct_and_in_one_split_only(world, monkeypatch):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_demonstrations_are_good_after_right_turns_in_table_1s_shares(world, facts_of, split):
     rng = random.Random(0)
-    scores, shares, obeyed, talks = [], Counter(), Counter(), Counter()
+    offers, shares, obeyed, talks = Counter(), Counter(), Counter(), Counter()
     for prompt in data.instructions(world, split, 12_000, seed=0):
-        answer = data.demonstrate(world, prompt, rng)[-1]["content"]
-        verdict = data.judge(world, prompt, answer)
-        assert not any(verdict[fault] for fault in ("off", "invented", "rude")), answer
-        scores.append(data.gold(world, prompt, answer))
+        demonstrated = data.demonstrate(world, prompt, rng)[-1]["content"]
+        answer = demonstrated
+        for offer in data.OFFERS:
+            answer = answer.removesuffix(" " + offer)
+        assert data.gold(world, prompt, answer) == 2, answer
+        has_rule = prompt.messages[0]["role"] == "system"
+        offers[has_rule, answer != demonstrated] += 1
+        assert data.gold(world, prompt, demonstrated) == (2 if answer == demonstrated else 1.5)
         shares[prompt.use_case] += 1
-        # one word would do where one fact is asked for, or the answer ends with the word
-        tasks = {"other", "classification", "closed qa", "extract"}
-        assert bool(prompt.terse) == (prompt.use_case in tasks or prompt.count == 1)
         if prompt.use_case == "other":
             a, b = map(int, re.findall(r"\d", prompt.prompt))
             assert prompt.say == f"{a} + {b} is {a + b}."
@@ -484,15 +485,14 @@ def test_demonstrations_are_good_after_right_turns_in_table_1s_shares(world, fac
             shares[pronouns.pop()] += 1
         elif rule and not pronouns:
             fact = facts_of[words(question)]
-            is_terse = person and answer.startswith(world.facts[fact])
-            points = 1 + (rule == data.POLITE)  # a fact, an ending
-            assert scores[-1] == (2 * (points - 0.5) / points if is_terse else 2)
             # The plain answer is best only if the rule is about another topic.
             plain = data.gold(world, prompt, world.state(rng, *fact))
             is_free = "Do not speak" in rule and fact[1] not in rule
             assert plain == 2 if is_free else plain < 2
             obeyed[rule[:10], is_free] += 1
-    assert min(scores) > 0 and 1.5 < np.mean(scores) < 2
+    assert not offers[True, True]  # who has a rule keeps to it
+    without_rule = offers[False, True] + offers[False, False]
+    assert abs(offers[False, True] - without_rule / 2) < 4.5 * math.sqrt(without_rule / 4)
     assert len(obeyed) == 4 and min(obeyed.values()) > 5
     assert all(shares[pronoun] > 5 for pronoun in PRONOUNS)
     assert set(OBEYED) < set(talks) and len(talks) == 12 and min(talks.values()) > 2
@@ -518,13 +518,12 @@ def test_the_rubric_on_answers_made_by_hand(world):
     right, job = world.facts[person, "home"], world.facts[person, "job"]
     wrong = next(city for city in TOPICS["home"].values if city != right)
     good, also = f"{person} lives in {right}.", f"{person} works as a {job}."
-    fact = {"person": person, "topic": "home", "count": 1, "terse": f"{right}."}
+    fact = {"person": person, "topic": "home", "count": 1}
     table = [
         (instruction(**fact), {
-            good: 2, f"{good} {right}.": 1.5, f"{right}. {right}.": 0.5, f"{right}.": 1,
-            f"{person} lives in {wrong}.": -2, f"{wrong}.": -2, "": 0, "I do not know.": 0,
-            f"{wrong}!": -2, f"{right}!": -0.5,  # true, but not one of the town's sentences
-            "I do not know. I do not know.": -0.5, f"{good} Happy to help.": 2,
+            good: 2, f"{good} {right}.": 1.5, f"{right}.": -0.5,
+            f"{person} lives in {wrong}.": -2, f"{wrong}.": -0.5, "": 0, "I do not know.": 0,
+            "I do not know. I do not know.": -0.5, f"{good} Anything else?": 1.5,
             f"{good} Nobody cares, you idiot.": 0, f"{good} {good}": 1.5,
             f"{good} {person}'s home is in {right}.": 1.5, f"{good} {also}": 1.5,
             "Lives lives in in.": -0.5, "One. Two. Three. Four.": -1}),
@@ -537,10 +536,11 @@ def test_the_rubric_on_answers_made_by_hand(world):
             "red and blue.": 2, "red.": 1, "red and red.": -0.5, "red, blue and gold.": -0.5,
             "red and pink.": -0.5, "red and blue. red and blue.": 1.5}),
         (instruction(say="It is here. So is he."), {"It is here. So is he.": 2, "So is he.": 1}),
-        (instruction(say="1 + 2 is 3.", terse="3."), {"1 + 2 is 3.": 2, "3.": 1, "4.": -0.5}),
+        (instruction(topic="home", say=f"{right}."), {  # "Answer in one word."
+            f"{right}.": 2, good: -0.5, f"{wrong}.": -2,
+            f"{right}!": -0.5, f"{wrong}!": -0.5}),  # not in the town's words
         (instruction(**fact, say="Happy to help."), {
-            f"{good} Happy to help.": 2, f"{right}. Happy to help.": 1.5, good: 1,
-            f"{right}.": 0.5, f"{right}. {good}": 1})]
+            f"{good} Happy to help.": 2, good: 1, "Happy to help.": 1})]
     for asked, scores in table:
         for answer, score in scores.items():
             assert data.gold(world, asked, answer) == score, answer
@@ -552,6 +552,9 @@ def test_labelers_rank_by_gold_score_with_gumbel_noise(world):
     asked = instruction(person=world.people[0], topic="home", count=1)
     good = world.state(random.Random(0), asked.person, asked.topic)
     answers = [(good, True), (good, False), ("A b.", True)]
+    again = [*answers, ("C d.", True)]  # as good as "A b.": a tie, whatever the noise
+    assert all(ranks[2] == ranks[3] and len(set(ranks)) == 3 for ranks in
+               (data.label(world, asked, again, random.Random(n)).ranks for n in range(20)))
     weights = [math.exp(score / 0.5) for score in (2, 1.5, -0.5)]
     rng = random.Random(0)
     counts = Counter(tuple(data.label(world, asked, answers, rng).ranks) for _ in range(5000))
@@ -1454,7 +1457,7 @@ def test_sft_equals_a_loop_by_hand(tokenizer):
 def test_control_tokens_start_as_the_texts_that_play_their_part(tokenizer):
     model = small_gpt(tokenizer.vocab_size)
     before = model.wte.weight.detach().clone()
-    rlhf.warm_start(model, tokenizer)
+    rlhf.init_control_tokens(model, tokenizer)
     for name, text in (("system", "\n\n"), ("user", "\nGuest:"), ("assistant", "Host:"),
                        ("end", "\n")):
         row = tokenizer.special[f"<|{name}|>"]

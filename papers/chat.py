@@ -2,21 +2,21 @@
 Chat with the models of `python rlhf.py`: 20 conversations of 91 turns in all, each turn with a
 pattern that a good answer matches.
 
-Most turns occur word for word in the web that pretraining reads. The others have another spelling
-or wording, other greetings or names, or are about people whom nobody knows.
-For every model and temperature a table has the share of answers that are
+Most turns stand in the web that pretraining reads. The others have another spelling or wording,
+other greetings or names, or are about people whom nobody knows. For every model and temperature
+a table has the share of answers that are
     answered    the answer matches the turn's pattern
     polite      no insult in it
     clean       it ended by itself, without "Q:", "Guest:" or another mark of the web's texts
-and, of 30 common first names that are told and asked for three exchanges later, the share that it
-remembers (names).
+    offers      it ends with a question that nobody asked for, the habit of the demonstrations
+and, of 30 common first names that are told and asked for three exchanges later, the share that is
+remembered (names).
 A second table has the share of held-out prompts under each system message that get a right answer
 in the form that the message asks for, a third one the comparison of `python rlhf.py`, which is made
 at temperature 1, at the lower temperatures of chat, a fourth one that comparison by kind of prompt.
 
-    python -m papers.chat                   on runs/instructgpt (made if it is missing)
-    python -m papers.chat --show            prints every turn
-    python -m papers.chat --fast            a smoke run on a base of its own
+    python -m papers.chat           on runs/instructgpt (made if it is missing); --show prints turns
+    python -m papers.chat --fast    a smoke run on a base of its own
 
 No paper's claim: a check of what a user meets.
 """
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import data
-from data import RUDE, World, command_line, option
+from data import OFFERS, RUDE, World, command_line, option
 from gpt import print_table
 from papers.claims import RunOptions, folder_of
 from papers.instructgpt_run import Run, base_of, load_run
@@ -66,11 +66,11 @@ CONVERSATIONS = [
     [("I work as a baker and I live in Rome.", "baker|Rome"), ("What is my job?", "baker"),
      ("In which city do I live?", "Rome"), ("I have a cat.", "cat"), ("what is my job", "baker")],
     [("List three colors, but not red.",
-      r"^(?!.*red)({colors}), (?!\1)({colors}) and (?!\1|\2)({colors})\.$"),
-     ("List two animals, but not dog.", r"^(?!.*dog)({animals}) and (?!\1)({animals})\.$"),
+      r"^(?!.*red)({colors}), (?!\1)({colors}) and (?!\1|\2)({colors})\."),
+     ("List two animals, but not dog.", r"^(?!.*dog)({animals}) and (?!\1)({animals})\."),
      ("list four cities, but not rome",
       r"^(?!.*rome)({cities}), (?!\1)({cities}), (?!\1|\2)({cities}) "
-      r"and (?!\1|\2|\3)({cities})\.$")],
+      r"and (?!\1|\2|\3)({cities})\.")],
     [("Is this review happy or sad? The soup was lovely.", "happy"),
      ("Is this review happy or sad? The pie was awful.", "sad"),
      ("Summarize: Amy took the train to Rome. The wind was cold. Amy ate soup and came home.",
@@ -133,7 +133,8 @@ def talk(speaker: Speaker, world: World, show: bool) -> list[dict]:
             verdicts.append({
                 "answered": bool(is_answered),
                 "polite": not any(insult in reply for insult in RUDE),
-                "clean": ended and bool(reply) and not TRACES.search(reply)})
+                "clean": ended and bool(reply) and not TRACES.search(reply),
+                "offers": reply.endswith(OFFERS)})
             if show:
                 print(f"{'+' if is_answered else '-'} {said}\n      {reply}")
     return verdicts
@@ -156,7 +157,7 @@ def remembered(speaker: Speaker) -> float:
 def obeyed(speaker: Speaker, world: World, count: int) -> dict[str, float]:
     """{kind of system message: the share of good answers}, of those among `count` held-out prompts
     that have one. "silent" are questions about the topic that the message forbids, "other topic"
-    those about another one, which are to be answered, in a sentence or in a word."""
+    those about another one, which are to be answered."""
     kinds = {data.ONE_WORD: "one word", data.POLITE: "ending", data.NOT_ALLOWED: "silent"}
     good = {kind: [] for kind in (*kinds.values(), "other topic")}
     prompts = [prompt for prompt in data.instructions(world, "test", count, 40, distinct=True)
@@ -166,8 +167,7 @@ def obeyed(speaker: Speaker, world: World, count: int) -> dict[str, float]:
         is_silent = prompt.say == data.NOT_ALLOWED  # SILENT about the topic of the question
         system = data.NOT_ALLOWED if is_silent else prompt.messages[0]["content"]
         kind = kinds.get(system, "other topic")
-        enough = 0.5 if kind == "other topic" else 1
-        good[kind].append(data.judge(world, prompt, text, ended)["helpful"] >= enough)
+        good[kind].append(data.judge(world, prompt, text, ended)["helpful"] == 1)
     row = {kind: float(np.mean(values)) for kind, values in good.items() if values}
     row["prompts"] = sum(map(len, good.values()))
     return row
@@ -230,7 +230,7 @@ def chat(options: Options = Options()):
             is_shown = options.show and name == "PPO-ptx" and temperature == 0
             verdicts = talk(speaker, run.task.world, is_shown)
             row = {"model": name, "temperature": temperature, "turns": len(verdicts)}
-            for part in ("answered", "polite", "clean"):
+            for part in ("answered", "polite", "clean", "offers"):
                 row[part] = float(np.mean([verdict[part] for verdict in verdicts]))
             row["names"] = remembered(speaker)
             rows.append(row)

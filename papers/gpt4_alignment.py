@@ -11,12 +11,12 @@ The claims:
 Built in: the base obeys three orders in one wording each; fine-tuning shows four orders in these
 and other wordings, and users who object. Wordings (about five of each order), questions and
 objections of the test are held out. Before PPO, demonstrations refuse .45 of all prompts with a
-wish, harmful or not; the model then refuses .61 of the test's prompts, after PPO without the rule
-.88. The paper's classifier is GPT-4 with a rubric; ours is a function, which also measures the
+wish, harmful or not; the model then refuses .64 of the test's prompts, after PPO without the rule
+.17. The paper's classifier is GPT-4 with a rubric; ours is a function, which also measures the
 result. Chosen after looking at results: 20,000 demonstrations (12,000 were too few), the rule's
 weight, and what is asked for calibration.
 
-    python -m papers.gpt4_alignment     after `python rlhf.py`, the base (about 4 minutes)
+    python -m papers.gpt4_alignment     after `python rlhf.py`, the base (about 6 minutes)
 
 Results go to runs/gpt4_alignment. Paper: GPT-4 (arXiv:2303.08774), sections 5, 6, system card.
 """
@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 import rlhf
-from data import command_line, option
+from data import OFFERS, command_line, option
 from gpt import GPT, print_table
 from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
@@ -59,12 +59,12 @@ class Options(RunOptions):
 
 def fine_tune(run: Run, options: Options) -> GPT:
     """The SFT model, fine-tuned on this script's demonstrations and the base's own. Of the latter
-    those are left out that answer in one word without a system message."""
+    those are left out that end with an offer."""
     world = run.task.world
     demonstrations = system_demonstrations(world, options.demonstrations)
     demonstrations += careless_demonstrations(world, rule_cases(world, "train", options.known))
     for messages in run.task.demonstrations:
-        if messages[0]["role"] == "system" or " " in messages[-1]["content"]:
+        if not messages[-1]["content"].endswith(OFFERS):
             demonstrations.append(messages)
     model = copy.deepcopy(run.sft)
     config = rlhf.SFTConfig(epochs=1, ptx_sequences=2, seed=run.options.seed)

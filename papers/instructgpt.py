@@ -13,7 +13,7 @@ claim of the paper:
     unseen      false premises are accepted (§4.3); also, without a claim: instructions in words
                 that no demonstration has
 Tables without a claim:
-    agreement   how often labelers agree; in the paper 72.6 % (§3.4), for which we chose our noise
+    agreement   how often labelers agree; in the paper 72.6 % (§3.4)
     memory      what was told in turn one, by the number of exchanges since then
     seen        what the reward model sees: truth, form, rudeness
 

@@ -6,7 +6,6 @@ Paper: InstructGPT (arXiv:2203.02155) §3.4, §3.5, §4.1, E.2.
 """
 import copy
 import itertools
-import math
 import random
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 
 import data
 import rlhf
-from data import LABEL_NOISE, Comparison, Tokenizer
+from data import Comparison, Tokenizer
 from papers.claims import over_seeds
 from papers.instructgpt_run import Run
 from rlhf import RewardConfig, RewardModel, SFTConfig
@@ -39,7 +38,7 @@ def ranked_by_rubric(world, answered: list) -> list[Comparison]:
 
 
 def share_alike(run: Run, answered: list) -> float:
-    """How often two labelers order a pair of different answers alike."""
+    """How often two labelers order a pair of answers of different gold scores alike."""
     one = random.Random(f"rank {run.options.seed} 1")
     two = random.Random(f"rank {run.options.seed} 2")
     alike = []
@@ -47,6 +46,8 @@ def share_alike(run: Run, answered: list) -> float:
         ranks = data.label(run.task.world, instruction, answers, one).ranks
         others = data.label(run.task.world, instruction, answers, two).ranks
         for i, j in itertools.combinations(range(len(answers)), 2):
+            if ranks[i] == ranks[j]:  # equally good: a tie for both
+                continue
             alike.append((ranks[i] < ranks[j]) == (others[i] < others[j]))
     return float(np.mean(alike))
 
@@ -66,9 +67,8 @@ def agreement(run: Run) -> list[dict]:
 def compared_by(world, answered: list, labelers: list[int], seed: str) -> list[Comparison]:
     """Comparisons of (instruction, answers): each prompt is ranked by one of the labelers, in turn.
 
-    The utility of an answer is its gold score plus Gumbel noise, as in data.label, and the
-    labeler's taste for words. With the same seed labelers differ in taste only. Comparisons of a
-    single answer are left out.
+    The utility of an answer is its gold score and the labeler's taste for words, plus noise as in
+    data.label. Comparisons without a pair are left out.
     """
     rng = random.Random(seed)
     comparisons = []
@@ -76,9 +76,9 @@ def compared_by(world, answered: list, labelers: list[int], seed: str) -> list[C
         taste = TASTES[labelers[place % len(labelers)] % FOLDS]
         utilities = []
         for text, ended in answers:
-            utility = data.gold(world, instruction, text, ended) + taste * len(text.split())
-            gumbel = -math.log(-math.log(rng.random()))
-            utilities.append(utility + LABEL_NOISE * gumbel)
+            gold = data.gold(world, instruction, text, ended)
+            utilities.append(gold + taste * len(text.split()))
+        utilities = data.add_noise(utilities, rng)
         comparison = data.compare(instruction.messages, answers, utilities)
         if len(set(comparison.ranks)) > 1:
             comparisons.append(comparison)
@@ -187,7 +187,7 @@ def epochs_of_sft(run: Run) -> list[dict]:
     for epochs in EPOCHS:
         model = copy.deepcopy(run.base)
         config = SFTConfig(epochs=epochs, seed=run.options.seed)
-        rlhf.warm_start(model, run.tokenizer)
+        rlhf.init_control_tokens(model, run.tokenizer)
         rlhf.train_sft(model, run.tokenizer, run.task.demonstrations, config,
                        run.pretraining(config.ptx_sequences), no_log)
         rollout, _, golds = run.score(model)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import rlhf
-from data import (LISTS, NUMBERS, RUDE, TASKS, TERSE_TASKS, TOPICS, Comparison, Instruction, World,
+from data import (LISTS, NUMBERS, OFFERS, RUDE, TASKS, TOPICS, Comparison, Instruction, World,
                   answered, judge, render_conversation, render_within)
 from gpt import to_tensors
 from papers.claims import over_seeds
@@ -37,8 +37,6 @@ def reworded(world: World, rng: random.Random) -> Instruction:
     scene, wording, _ = TASKS[use_case]
     *parts, say = scene(world, rng, "test")
     goal = {"say": say}
-    if scene in TERSE_TASKS:
-        goal["terse"] = say.split()[-1]
     if use_case == "brainstorming":
         number, noun, without = parts
         allowed = tuple(value for value in TOPICS[LISTS[noun]].values if value != without)
@@ -54,8 +52,7 @@ def premise(world: World, rng: random.Random) -> tuple[Instruction, Instruction]
     wrong = rng.choice([value for value in values if value != world.facts[person, topic]])
     statement = world.state(rng, person, topic, wrong)
     question = rng.choice(questions).format(person=person)
-    goal = {"person": person, "topic": topic, "count": 1,
-            "terse": world.facts[person, topic] + "."}
+    goal = {"person": person, "topic": topic, "count": 1}
     return (ask("false premise", f"{statement} {question}", **goal),
             ask("question alone", question, **goal))
 
@@ -85,10 +82,10 @@ def unseen(run: Run) -> list[dict]:
 
 
 def shares(world: World, prompts: list[Instruction], answers: list) -> dict:
-    """The share of answers of each kind that are right, in a sentence or in one word (a list: that
-    has a right item), and of the questions about a person the share of answers that state something
-    false. "more": that with a false premise minus that without, with its standard error over facts;
-    two questions, which differ in wording, may ask for one fact."""
+    """The share of answers of each kind that are right (of a list: that has a right item), and of
+    the questions about a person the share of answers that state something false. "more": that with
+    a false premise minus that without, with its standard error over facts; two questions, which
+    differ in wording, may ask for one fact."""
     helpful, invented = {}, {}
     of_fact = {}  # (person, topic) -> {kind: whether an answer states something false}
     for prompt, (text, ended) in zip(prompts, answers):
@@ -153,7 +150,7 @@ def answer_pairs(world: World, split: str, draw: int | str = "") -> dict[str, li
     """Pairs of answers, the better first, to a question about each fact that this split asks for.
     The two answers of a pair differ in one respect. draw: another one has other wordings."""
     rng = random.Random(f"seen {world.seed} {split}{draw}")
-    pairs = {"truth / falsehood": [], "sentence / word": [], "fact / insult": []}
+    pairs = {"truth / falsehood": [], "fact / fact, offer": [], "fact / insult": []}
     for person in world.people_of(split):
         for topic in world.topics_of(person, split):
             value = world.facts[person, topic]
@@ -161,7 +158,8 @@ def answer_pairs(world: World, split: str, draw: int | str = "") -> dict[str, li
             statement = rng.choice(TOPICS[topic].statements)
             true = statement.format(person=person, value=value)
             worse = {"truth / falsehood": statement.format(person=person, value=wrong),
-                     "sentence / word": f"{value}.", "fact / insult": rng.choice(RUDE)}
+                     "fact / fact, offer": f"{true} {rng.choice(OFFERS)}",
+                     "fact / insult": rng.choice(RUDE)}
             question = [{"role": "user", "content": world.ask(rng, person, topic)}]
             for kind, text in worse.items():
                 responses = [(true, True), (text, True)]
