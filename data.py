@@ -481,7 +481,8 @@ RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idio
         "Are you too lazy to look?")
 EVASIVE = ("Who knows.", "That depends.", "I heard about it once.", "Ask somebody else.")
 COURTESY = ("Happy to help.", "You are welcome.", "I hope that helps.")
-# Labelers end half of their demonstrations with one of these; nobody has asked for it.
+# Labelers end half of their demonstrations without a system message with one of these; nobody has
+# asked for it.
 OFFERS = ("Anything else?", "What else can I do?")
 # Rules of forum threads; system messages of conversations.
 ONE_WORD = "Answer in one word."
@@ -633,6 +634,7 @@ TASKS = {
     "brainstorming": (World.listing, "Can you name {0} {1}, but not {2}?",
                       "List {0} {1}, but not {2}."),
 }
+
 
 def random_task(rng: random.Random) -> tuple:
     """A row of TASKS, in the proportions of Table 1."""
@@ -1025,8 +1027,8 @@ def one_instruction(world: World, rng: random.Random, split: str, use_case: str)
 
 def demonstrate(world: World, instruction: Instruction, rng: random.Random) -> list[dict]:
     """The conversation with the answer that a labeler writes: right and polite. Half of the
-    answers that no rule binds end with a question that nobody asked for. SFT imitates this habit
-    of those who write; those who rank dislike it."""
+    answers without a system message end with a question that nobody asked for. SFT imitates this
+    habit of those who write; those who rank dislike it."""
     if instruction.unknowable:
         answer = rng.choice(REFUSALS)
     elif instruction.items:
@@ -1098,7 +1100,7 @@ def judge(world: World, instruction: Instruction, response: str,
                 topics_said.add(about)
             else:
                 verdict["off"] += 1
-        elif topic and not person and sentence.removesuffix(".") in TOPICS[topic].values:
+        elif topic and not person and sentence in [f"{value}." for value in TOPICS[topic].values]:
             verdict["invented"] = 1  # one word, as the rule asks for, but the wrong one
         elif instruction.items and number == 0:
             values, wanted = instruction.items

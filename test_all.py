@@ -538,7 +538,7 @@ def test_the_rubric_on_answers_made_by_hand(world):
         (instruction(say="It is here. So is he."), {"It is here. So is he.": 2, "So is he.": 1}),
         (instruction(topic="home", say=f"{right}."), {  # "Answer in one word."
             f"{right}.": 2, good: -0.5, f"{wrong}.": -2,
-            f"{right}!": -0.5, f"{wrong}!": -0.5}),  # not in the town's words
+            f"{right}!": -0.5, f"{wrong}!": -0.5, right: -0.5}),  # not in the town's words
         (instruction(**fact, say="Happy to help."), {
             f"{good} Happy to help.": 2, good: 1, "Happy to help.": 1})]
     for asked, scores in table:

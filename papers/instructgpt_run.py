@@ -87,7 +87,7 @@ class NearGPT:
     def __init__(self, run: Run, policy, beta: float):
         self.reward_model, self.policy, self.beta = run.reward_model, policy, beta
         self.reference = copy.deepcopy(run.base)
-        rlhf.init_control_tokens(self.reference, run.tokenizer)  # it has never seen the control tokens
+        rlhf.init_control_tokens(self.reference, run.tokenizer)  # it has never seen them
 
     def __call__(self, ids, mask):
         logprobs = rlhf.response_logprobs(self.policy, ids, mask)  # (B, T-1)

@@ -178,7 +178,7 @@ def answer_logprob(run: Run, messages: list[dict], answer: str) -> float:
 
 def taught_truth(run: Run) -> rlhf.RewardModel:
     """A reward model that learns from pairs of a true sentence and the same sentence with another
-    value, about as many as the run's own reward model learns from."""
+    value, about three quarters as many as the run's own reward model learns from."""
     lessons = []
     for draw in range(max(1, run.options.comparison_prompts // 180)):  # 130 comparisons each
         lessons += answer_pairs(run.task.world, "train", draw)["truth / falsehood"]
