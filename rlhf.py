@@ -109,17 +109,17 @@ def response_mask(ids, starts, ends):
     return ((index >= starts[:, None]) & (index < ends[:, None])).float()
 
 
-def last_index(mask):
-    """(B, T-1) -> (B,): the last index where the mask is 1."""
-    indices = torch.arange(mask.size(1), device=mask.device)
-    return (mask * indices).amax(dim=1).long()
+def last_token(mask):
+    """mask (B, T-1) -> (B,): the index in ids of each response's last token."""
+    index = torch.arange(1, mask.size(1) + 1, device=mask.device)  # (T-1,), of the next token
+    return (mask * index).amax(dim=1).long()
 
 
 def hidden_states(model, ids, mask):
     """The same as model.hidden(ids), (B, T) -> (B, T, C), in up to 40 % less time (a first reader
     may skip the body): the shorter half of the rows and the longer half are computed separately,
     each cut to its longest row. States after a row's last response token must not be used."""
-    lengths = last_index(mask) + 2  # (B,): the last response token is at last_index + 1
+    lengths = last_token(mask) + 1  # (B,)
     # States are kept in float32, also on CUDA, so that logits are computed in float32: logits in
     # bfloat16 would shift log-probabilities by up to .6 nats.
     states = model.wte.weight.new_zeros(*ids.shape, model.config.n_embd)  # (B, T, C)
@@ -242,9 +242,9 @@ class RewardModel(nn.Module):
 
     def forward(self, ids, mask):
         """ids (B, T), mask (B, T-1) -> scores (B,), from the state at the last token of each
-        response. The mask's last 1 is where that token is predicted, one index earlier."""
+        response."""
         rows = torch.arange(len(ids), device=ids.device)
-        hidden = hidden_states(self.gpt, ids, mask)[rows, last_index(mask) + 1]  # (B, C)
+        hidden = hidden_states(self.gpt, ids, mask)[rows, last_token(mask)]  # (B, C)
         return self.head(hidden).squeeze(-1)
 
     def values(self, ids, mask):
@@ -393,7 +393,7 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
     is the estimator k1 of Schulman's note "Approximating KL Divergence", 2020.)
     """
     penalties = -kl_coef * (logprobs - ref_logprobs)  # (B, T-1)
-    is_last = F.one_hot(last_index(mask), mask.size(1))  # (B, T-1)
+    is_last = F.one_hot(last_token(mask) - 1, mask.size(1))  # (B, T-1), so one index earlier
     return penalties + is_last * scores[:, None]
 
 
