@@ -2,18 +2,17 @@
 Chat with the models of `python rlhf.py`: 20 conversations of 91 turns in all, each turn with a
 pattern that a good answer matches.
 
-Most turns stand in the web that pretraining reads. The others have another spelling or wording,
-other greetings or names, or are about people whom nobody knows. For every model and temperature
-a table has the share of answers that are
+Most turns stand in the web that pretraining reads; the others have another spelling, wording or
+name, or are about people whom nobody knows. A table has the share of answers that are
     answered    the answer matches the turn's pattern
     polite      no insult in it
     clean       it ended by itself, without "Q:", "Guest:" or another mark of the web's texts
     offers      it ends with a question that nobody asked for, the habit of the demonstrations
 and, of 30 common first names that are told and asked for three exchanges later, the share that is
 remembered (names).
-A second table has the share of held-out prompts under each system message that get a right answer
-in the form that the message asks for, a third one the comparison of `python rlhf.py`, which is made
-at temperature 1, at the lower temperatures of chat, a fourth one that comparison by kind of prompt.
+A second table has the shares of held-out prompts under each system message that are answered right,
+and in its form; a third one the comparison of `python rlhf.py`, which is made at temperature 1, at
+the lower temperatures of chat; a fourth one that comparison by kind of prompt.
 
     python -m papers.chat           on runs/instructgpt (made if it is missing); --show prints turns
     python -m papers.chat --fast    a smoke run on a base of its own
@@ -155,11 +154,11 @@ def remembered(speaker: Speaker) -> float:
 
 
 def obeyed(speaker: Speaker, world: World, count: int) -> dict[str, float]:
-    """{kind of system message: the share of good answers}, of those among `count` held-out prompts
-    that have one. "silent" are questions about the topic that the message forbids, "other topic"
-    those about another one, which are to be answered."""
+    """For those of `count` held-out prompts that have a system message, by its kind: the share of
+    answers that are right, and that have the form asked for. "silent" are questions about the topic
+    that the message forbids, "other topic" those about another one, which are to be answered."""
     kinds = {data.ONE_WORD: "one word", data.POLITE: "ending", data.NOT_ALLOWED: "silent"}
-    good = {kind: [] for kind in (*kinds.values(), "other topic")}
+    good = {}
     prompts = [prompt for prompt in data.instructions(world, "test", count, 40, distinct=True)
                if prompt.messages[0]["role"] == "system"]
     answers = speaker([prompt.messages for prompt in prompts], 40)
@@ -167,10 +166,11 @@ def obeyed(speaker: Speaker, world: World, count: int) -> dict[str, float]:
         is_silent = prompt.say == data.NOT_ALLOWED  # SILENT about the topic of the question
         system = data.NOT_ALLOWED if is_silent else prompt.messages[0]["content"]
         kind = kinds.get(system, "other topic")
-        good[kind].append(data.judge(world, prompt, text, ended)["helpful"] == 1)
-    row = {kind: float(np.mean(values)) for kind, values in good.items() if values}
-    row["prompts"] = sum(map(len, good.values()))
-    return row
+        good.setdefault(kind, []).append(data.judge(world, prompt, text, ended)["helpful"] == 1)
+        has_form = {"one word": " " not in text, "ending": text.endswith(data.COURTESY[0]),
+                    "silent": text == data.NOT_ALLOWED, "other topic": text != data.NOT_ALLOWED}
+        good.setdefault(f"{kind}, form", []).append(has_form[kind])
+    return {**{kind: float(np.mean(good[kind])) for kind in sorted(good)}, "prompts": len(prompts)}
 
 
 def by_temperature(run: Run) -> list[dict]:
