@@ -1435,9 +1435,9 @@ def test_sft_equals_a_loop_by_hand(tokenizer):
     demonstrations += [[user("old " * 60), assistant("x"), *cut]]
     too_long = [user("x " * 99), assistant("y")]
     config = rlhf.SFTConfig(epochs=2, batch_size=4, lr=1e-3)
-    trained, losses = copy.deepcopy(model).train(), []  # SFT must switch dropout off
+    trained, losses = copy.deepcopy(model).train(), {}  # SFT must switch dropout off
     rlhf.train_sft(trained, tokenizer, [*demonstrations, too_long], config, windows(48),
-                   lambda step, steps, loss, grad_norm: losses.append(loss))
+                   lambda step, steps, loss, grad_norm: losses.update({step: loss}))
 
     rng, text, optimizer, batches = random.Random(0), windows(48), adamw(model.eval()), []
     for _ in range(2):
@@ -1449,7 +1449,7 @@ def test_sft_equals_a_loop_by_hand(tokenizer):
             logprobs = model(torch.tensor([ids]))[0][0].log_softmax(-1)
             said += [logprobs[t - 1, ids[t]] for t in range(len(ids)) if mask[t]]
         loss = -torch.stack(said).mean()
-        assert losses[step] == pytest.approx(loss.item(), rel=1e-6)
+        assert losses[step + 1] == pytest.approx(loss.item(), rel=1e-6)
         loss = loss + lm_loss(model, text)
         learn(model, loss, (optimizer, 1e-3 * 128 / 256 * decay(step / 4)))  # falls with the width
     assert len(losses) == 4
