@@ -329,6 +329,8 @@ def test_people_type_in_lower_case_or_without_the_last_sign_and_change_nothing_e
 
 
 def test_every_kind_of_document_has_its_content(world):
+    for shares in (data.WEB, data.EXCHANGES, data.MOODS, data.USE_CASES):
+        assert sum(shares.values()) == pytest.approx(1, abs=0.0011)
     rng, lines = random.Random(0), {}
     for write in data.WEB:
         lines[write] = [write(world, rng).strip().split("\n") for _ in range(40)]
