@@ -718,7 +718,7 @@ class WorldTask:
         replies = [set() for _ in instructions]  # a set drops equal ones
         for number, reply in zip(askers, speak(conversations, seed)):
             replies[number].add(reply)
-        of_use_case = {}
+        of_use_case = {}  # use case -> the answers to all of its prompts
         for instruction, own in zip(instructions, replies):
             of_use_case.setdefault(instruction.use_case, []).extend(sorted(own))
         for instruction, own in zip(instructions, replies):
