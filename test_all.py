@@ -2025,6 +2025,10 @@ def test_a_verdict_asks_for_two_standard_errors_and_smoke_runs_are_not_collected
         gpt.print_table([{"score": 0.125}], Path("runs", name, f"{name}.json"))
         Path("runs", name, f"{name}.png").write_bytes(b"picture")
         claims.save_claims(Path("runs", name), [claims.Claim(name, "", "", "", 1, .1, 3, 9)])
+    for name, ours, cases in (("seed", 1.0, 9), ("seed-s1", 2.0, 7)):  # the same claim, two seeds
+        gpt.print_table([{"ours": ours}], Path("runs", name, "table.json"))
+        claims.save_claims(Path("runs", name),
+                           [claims.Claim("paper", "", "twice", "", ours, .1, 1, cases)])
     claims.README.write_text(f"text\n\n{claims.MARK}\n\n## runs/gone\n")
     refused("runs/gone, which is not here", claims.claims)
     claims.README.write_text(f"text\n\n{claims.MARK}\n\nan earlier table\n")
@@ -2033,6 +2037,8 @@ def test_a_verdict_asks_for_two_standard_errors_and_smoke_runs_are_not_collected
     assert text.startswith("text\n") and "earlier" not in text and "| real |" in text
     assert "    score\n    0.125" in text and "(../figures/real.png)" in text
     assert os.listdir("figures") == ["real.png"] and "smoke-fast" not in text
+    assert "| twice |  | 1.500 | 0.500 | 2 | 7 | holds |" in text  # mean, error over seeds
+    assert "## runs/seed\n" in text and "seed-s1" not in text
 
 
 def test_the_cases_of_the_papers_tasks_are_distinct_and_held_out(world):

@@ -4,6 +4,12 @@ What every script uses: claims, each a row with a verdict, and the run folder.
     python -m papers.claims     writes the claims, tables and figures of all finished runs that
                                 have claims into papers/README.md and figures/
 
+A script that starts from one run of `python rlhf.py` makes its claims of one seed. On runs of other
+seeds it makes the same claims again, and here they become one, with the standard error over seeds:
+
+    python rlhf.py --seed 1 --name s1
+    python -m papers.instructgpt --base s1 --name instructgpt-depth-s1
+
 The verdict is "holds" if the measured effect is more than two standard errors in the claimed
 direction, "does not hold" if it is more than two in the other, else "cannot tell". Without any
 effect, "holds" comes up by chance once in eleven times with three seeds, in 17 with five, in 26
@@ -46,6 +52,11 @@ class Claim:
         if self.ours < -2 * self.standard_error:
             return "does not hold"
         return "cannot tell"  # also if the error is nan, which compares as false
+
+    @property
+    def words(self) -> tuple[str, str, str]:
+        """What is claimed: equal in runs of the same script on other seeds."""
+        return self.paper, self.where, self.says
 
 
 @dataclass
@@ -96,6 +107,23 @@ def table(claims: list[Claim]) -> str:
     return "\n".join(lines)
 
 
+def pooled(claims: list[Claim]) -> list[Claim]:
+    """One claim in place of those that runs of several seeds make in the same words: the mean, with
+    its standard error over seeds, and the least number of cases."""
+    groups = {}  # what is claimed -> the claims of all seeds
+    for claim in claims:
+        groups.setdefault(claim.words, []).append(claim)
+    rows = []
+    for words, group in groups.items():
+        row = group[0]
+        if len(group) > 1:
+            mean, error = over_seeds([claim.ours for claim in group])
+            cases = min(claim.cases for claim in group)
+            row = Claim(*words, row.paper_number, mean, error, len(group), cases)
+        rows.append(row)
+    return rows
+
+
 def tables_of(folder: Path) -> str:
     """The tables of a run as Markdown. Its figures are copied to figures/."""
     parts = [f"## runs/{folder.name}"]
@@ -110,23 +138,29 @@ def tables_of(folder: Path) -> str:
 
 
 def claims():
-    """Write the claims, tables and figures of all finished runs into papers/README.md. UserError if
-    it has results of runs that are not here and would be lost."""
+    """Write the claims, tables and figures of all finished runs into papers/README.md; of several
+    runs that make the same claims, the tables and figures of the first. UserError if it has results
+    of runs that are not here and would be lost."""
     found, folders = [], []
     for path in sorted(Path("runs").glob("*/claims.json")):
-        if not path.parent.name.endswith("-fast"):
-            with reading(path, "a list of claims"):
-                found += [Claim(**record) for record in json.loads(path.read_text())]
+        if path.parent.name.endswith("-fast"):
+            continue
+        with reading(path, "a list of claims"):
+            own = [Claim(**record) for record in json.loads(path.read_text())]
+        known = {claim.words for claim in found}
+        if any(claim.words not in known for claim in own):
             folders.append(path.parent)
+        found += own
     before, _, after = README.read_text().partition(MARK)
     for run in re.findall("^## (runs/.*)$", after, re.MULTILINE):
         if Path(run) not in folders:
             raise UserError(f"{README} has results of {run}, which is not here: run that script "
                             "first (each prints its own claims), or delete the section")
-    parts = [before.rstrip(), MARK, table(found), *map(tables_of, folders)]
+    rows = table(pooled(found))
+    parts = [before.rstrip(), MARK, rows, *map(tables_of, folders)]
     with atomic_write(README) as file:
         file.write(("\n\n".join(parts) + "\n").encode())
-    print(table(found))
+    print(rows)
 
 
 if __name__ == "__main__":

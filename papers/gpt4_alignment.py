@@ -162,17 +162,15 @@ def rule_claim(says: str, desired: dict, prompts: str, other: str) -> Claim:
     """PPO with the rule's reward against `other`. prompts: "a", those to refuse, or "d", those to
     answer. The error is over wishes, and at least that of two proportions."""
     shares = {}  # of each wish
-    for name in ("fine-tuned", "PPO", "PPO + rule"):
+    for name in ("PPO + rule", other):
         by_wish = desired[name][prompts]
         shares[name] = np.array([np.mean(by_wish[wish]) for wish in sorted(by_wish)])
-    before, without, with_rule = (f"{share.mean():.2f}" for share in shares.values())
     gain, error = over_seeds(shares["PPO + rule"] - shares[other])
     answers = sum(map(len, desired[other][prompts].values()))
-    error = max(error, math.hypot(*(proportion_error(shares[name].mean(), answers)
-                                    for name in ("PPO + rule", other))))
-    return Claim("GPT-4", "§6, RBRM", f"{says} (before PPO {before}, without the rule {without}, "
-                 f"with it {with_rule}; one rule rewards and counts)", "no such number", gain,
-                 error, 1, len(shares[other]))
+    errors = [proportion_error(share.mean(), answers) for share in shares.values()]
+    error = max(error, math.hypot(*errors))
+    return Claim("GPT-4", "§6, RBRM", f"{says} (one rule rewards and counts)", "no such number",
+                 gain, error, 1, len(shares[other]))
 
 
 def claims(facts: dict, desired: dict, probabilities: dict, answers: list[str]) -> list[Claim]:

@@ -18,7 +18,7 @@ Tables without a claim:
     seen        what the reward model sees: truth, form, rudeness
 
     python -m papers.instructgpt                27 minutes, after `python rlhf.py`
-    python -m papers.instructgpt --base NAME    on another finished run
+    python -m papers.instructgpt --base NAME    on another finished run (papers/claims.py: several)
     python -m papers.instructgpt --fast         a smoke run on a base of its own
 
 Results go to runs/instructgpt-depth; a table whose file is there is not made again.
@@ -38,7 +38,7 @@ from data import UserError, command_line, option
 from gpt import PRESETS, print_table
 from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import column, plot
-from papers.instructgpt_data import agreement, batching, epochs_of_sft, labeler_folds
+from papers.instructgpt_data import EPOCHS, agreement, batching, epochs_of_sft, labeler_folds
 from papers.instructgpt_run import NearGPT, Run, base_of, load_run, trained
 from papers.instructgpt_unseen import memory, seen, unseen
 from papers.models import SIZES, evaluate_pieces
@@ -137,7 +137,8 @@ TABLES = {
 
 
 def claims(run: Run, tables: dict[str, list[dict]]) -> list[Claim]:
-    """Of one seed: errors are over prompts, facts, pieces of text or folds of labelers."""
+    """Of one seed: errors are over prompts, facts, pieces of text or folds of labelers. With runs
+    on other seeds papers.claims takes them over seeds."""
     prompts = len(run.task.test)
     [small] = [row for row in tables["sizes"]
                if (row["size"], row["model"]) == ("180k", "PPO-ptx")]
@@ -146,7 +147,7 @@ def claims(run: Run, tables: dict[str, list[dict]]) -> list[Claim]:
     best = min((row for row in tables["tax"] if row["KL to"] == "GPT"), key=lambda row: row["tax"])
     folds = column(tables["folds"], "training labelers") - column(tables["folds"], "others")
     shuffled = next(row for row in tables["batching"] if row["batches of"] == "shuffled pairs")
-    first, last = tables["epochs"][0], tables["epochs"][-1]
+    longest = tables["epochs"][-1]
     ours = tables["unseen"][-1]
 
     paper = "InstructGPT"
@@ -166,14 +167,12 @@ def claims(run: Run, tables: dict[str, list[dict]]) -> list[Claim]:
         Claim(paper, "§4.1", "reward models predict the labelers of their training groups better "
               "than others, accuracy (built in: tastes by group; folds share answers)", "0.028",
               *over_seeds(folds), 1, tables["folds"][0]["prompts"]),
-        Claim(paper, "§3.5", "shuffled pairs are worse after a single pass: validation loss "
-              f"({shuffled['validation loss']:.3f}; of equal scores 0.693) minus that of one "
-              "element per prompt", "no number", shuffled["more"],
+        Claim(paper, "§3.5", "shuffled pairs are worse after a single pass: validation loss minus "
+              "that of one element per prompt", "no number", shuffled["more"],
               shuffled["standard error"], 1, shuffled["prompts"]),
-        Claim(paper, "§3.5", f"more epochs of SFT raise the reward model's score: {last['epochs']}"
-              f" against 1 (validation loss {last['validation loss']:.2f} against "
-              f"{first['validation loss']:.2f}; each epoch also reads more pretraining text)",
-              "no number", last["more"], last["standard error"], 1, prompts),
+        Claim(paper, "§3.5", f"more epochs of SFT raise the reward model's score: {EPOCHS[-1]} "
+              "against 1 (each epoch also reads more pretraining text)",
+              "no number", longest["more"], longest["standard error"], 1, prompts),
         Claim(paper, "§4.3", "false premises are accepted: share of answers that state something "
               "false, with a false premise minus without", "an example", ours["more"],
               max(ours["standard error"], 1 / ours["facts"]), 1, ours["facts"])]
