@@ -10,7 +10,7 @@ so that answers about it can be checked.
 Contents
     1. Byte-pair encoding: train_bpe, Tokenizer
     2. The token stream: tokenize_text, write_stream, Batches
-    3. Conversations: render_conversation, render_within
+    3. Conversations: render_conversation, render_within, Comparison
     4. The world and its web: World, random_exchanges, web
     5. Instructions and labelers: instructions, demonstrate, judge, label
     6. Your own data: load_text, load_demonstrations, load_comparisons
@@ -84,22 +84,23 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
     chunks = [list(chunk.encode(errors="replace")) for chunk in chunk_counts]  # token ids
     counts = list(chunk_counts.values())
 
-    # heapq pops the smallest entry: counts are negative, so that it is the most frequent pair.
     pair_counts = Counter()
     where = defaultdict(set)  # pair -> indices of chunks that contain it, or once did
     for index, ids in enumerate(chunks):
         for pair in zip(ids, ids[1:]):
             pair_counts[pair] += counts[index]
             where[pair].add(index)
+    # heapq pops the smallest entry: counts are negative, so that it is the most frequent pair.
     heap = [(-count, pair) for pair, count in pair_counts.items()]
     heapq.heapify(heap)
 
     vocabulary = [bytes([byte]) for byte in range(256)]  # id -> the token's bytes
     while heap and len(vocabulary) < vocab_size:
         negative_count, pair = heapq.heappop(heap)
-        if pair_counts[pair] < -negative_count:  # other merges have used up some of these
-            if pair_counts[pair] > 0:
-                heapq.heappush(heap, (-pair_counts[pair], pair))
+        count = pair_counts[pair]
+        if count < -negative_count:  # an old entry: other merges have used up some of these
+            if count > 0:
+                heapq.heappush(heap, (-count, pair))
             continue
         new_id = len(vocabulary)
         vocabulary.append(vocabulary[pair[0]] + vocabulary[pair[1]])
@@ -215,10 +216,10 @@ class Tokenizer:
 
 def tokenize_text(read_documents: Callable[[], Iterable[str]], vocab_size: int, folder: Path,
                   tokenizer: Tokenizer | None = None) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
-    """What training reads: (tokenizer, training stream, validation stream). A stream that is in
-    the folder already is loaded. Otherwise it is written, with the tokenizer or with a new one of
-    vocab_size tokens, control tokens included. Each read_documents() returns all documents anew:
-    they are read for the merges and again for the stream."""
+    """What training reads: (tokenizer, training stream, validation stream), from files in the
+    folder. If they are missing they are made first, without a `tokenizer` by a new one of
+    vocab_size tokens, control tokens included. read_documents() is called for the merges and again
+    for the stream."""
     tokenizer_path, stream_path = folder / "tokenizer.json", folder / "tokens.bin"
     if not stream_path.exists():
         if tokenizer is None:
@@ -284,7 +285,7 @@ class Batches:
 
 
 # ----------------------------------------------------------------------------------
-# 3. Conversations: render_conversation, render_within
+# 3. Conversations: render_conversation, render_within, Comparison
 
 
 def render_conversation(tokenizer: Tokenizer, messages: list[dict]) -> tuple[list[int], list[int]]:
@@ -337,6 +338,31 @@ def render_within(tokenizer: Tokenizer, messages: list[dict], limit: int,
     if messages[-1]["role"] == "assistant":
         return ids[:limit], mask[:limit]
     return ids[-limit:], mask[-limit:]
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Answers to one prompt, ranked by one labeler. responses: (text, whether it ended by
+    itself). ranks: 0 is best, equal ranks are ties."""
+    messages: list[dict]
+    responses: list[tuple[str, bool]]
+    ranks: list[int]
+
+    def conversations(self) -> list[list[dict]]:
+        """The prompt with each of its answers."""
+        return [answered(self.messages, text) for text, _ in self.responses]
+
+    def best(self) -> list[dict]:
+        """The prompt with its best answer, as a demonstration."""
+        return self.conversations()[self.ranks.index(0)]
+
+
+def compare(messages: list[dict], responses: list[tuple[str, bool]],
+            utilities: list[float]) -> Comparison:
+    """Rank the responses by their utility, the largest first; equal utilities are ties."""
+    descending = sorted(utilities, reverse=True)
+    ranks = [descending.index(utility) for utility in utilities]  # how many are better
+    return Comparison(messages, responses, ranks)
 
 
 def show_mask(tokenizer: Tokenizer, messages: list[dict]) -> str:
@@ -481,8 +507,7 @@ RUDE = ("What a stupid question.", "Go away, you fool.", "Nobody cares, you idio
         "Are you too lazy to look?")
 EVASIVE = ("Who knows.", "That depends.", "I heard about it once.", "Ask somebody else.")
 COURTESY = ("Happy to help.", "You are welcome.", "I hope that helps.")
-# Labelers end half of their demonstrations without a system message with one of these; nobody has
-# asked for it.
+# Endings of demonstrations that nobody has asked for, see `demonstrate`.
 OFFERS = ("Anything else?", "What else can I do?")
 # Rules of forum threads; system messages of conversations.
 ONE_WORD = "Answer in one word."
@@ -498,13 +523,11 @@ class World:
     """A town made from a seed: who lives where, does what, eats what, keeps what, wears what.
 
     facts: {(person, topic): value}, everything that is true. meaning: {sentence: (person, topic,
-    value)}, every statement that this English can make about somebody, true or not; so answers
-    in these words can be checked.
+    value)}, every sentence about somebody that TOPICS can form, true or not; so answers in these
+    words can be checked.
 
-    Held out for the test: of fourteen people three of their five facts, which stories state but
-    training never asks for; a third of the strangers, about whom no training prompt asks (no
-    story knows any stranger; the forum asks about all); and a fifth of the combinations in every
-    other kind of task, see `pick`.
+    What is held out for the test: see topics_of (stories state all facts), strangers_of (no story
+    knows any stranger; the forum asks about all) and pick.
     """
 
     def __init__(self, seed: int = 0):
@@ -663,8 +686,8 @@ def split_sentences(text: str) -> list[str]:
 
 
 def values_after(value: str, noun: str) -> list[str]:
-    """The eleven other values of a topic, those after this one first. Lists here name the first of
-    them: never this one, and in an order that a small model can learn."""
+    """The other values of a topic: those that follow `value`, then those before it. The right list
+    "but not `value`" is the first of these, an order that a small model can learn."""
     values = TOPICS[LISTS[noun]].values
     place = values.index(value)
     return values[place + 1:] + values[:place]
@@ -676,8 +699,8 @@ def join_list(items: list[str]) -> str:
 
 
 def typed(rng: random.Random, text: str) -> str:
-    """The text as people type it: now and then in lower case, and then often without its last sign;
-    sometimes without it anyway, or with two of them."""
+    """The text as people type it: a quarter in lower case, half of these without the last sign; of
+    the others a tenth without it; a twentieth with two of them."""
     missing = .1  # chance that there is no last sign
     if rng.random() < .25:
         text = text.lower()
@@ -710,10 +733,14 @@ def obey(rule: str, answer: str, topic: str | None, word: str) -> str:
     return answer
 
 
-# Kinds of exchanges in a conversation and their share. tell: one or two things about the guest.
-# recall: a question about something told (as long as nothing is told, it becomes a "tell"). not
-# told: a question about something else. person: about somebody. talk: small talk. task: of TASKS.
-EXCHANGES = {"tell": .19, "recall": .27, "not told": .06, "person": .18, "talk": .16, "task": .14}
+EXCHANGES = {  # kinds of exchanges in a conversation and their shares
+    "tell": .19,  # one or two things about the guest
+    "recall": .27,  # a question about something told; as long as nothing is told, a "tell"
+    "not told": .06,  # a question about something else
+    "person": .18,  # a question about somebody
+    "talk": .16,  # small talk
+    "task": .14,  # one of TASKS
+}
 
 
 def random_kinds(rng: random.Random, count: int) -> list[str]:
@@ -729,9 +756,9 @@ def random_exchanges(world: World, rng: random.Random, split: str, kinds: list[s
     person = None  # who was asked about last
     exchanges = []
     for kind in kinds:
-        # For `obey`: the topic of a fact about a person (SILENT does not cover what guests tell of
-        # themselves), and the one word that would do.
-        about, word = None, ""
+        # For `obey`. SILENT does not cover what guests tell of themselves.
+        about = None  # the topic, if a fact about a person is asked for
+        word = ""  # the one word that would do
         if kind == "recall" and not told:
             kind = "tell"
         if kind == "tell":
@@ -949,9 +976,12 @@ def instructions(world: World, split: str, count: int, seed: int,
     for number in range(100 * count):
         use_case = rng.choices(list(USE_CASES), weights=USE_CASES.values())[0]
         instruction = one_instruction(world, rng, split, use_case)
-        words = re.sub(r"[^\w+ ]", "", instruction.prompt.lower())
-        key = (words, instruction.say, instruction.person, instruction.topic)
-        drawn.setdefault(key if distinct else number, instruction)
+        key = number  # all count as different
+        if distinct:
+            words = re.sub(r"[^\w+ ]", "", instruction.prompt.lower())
+            key = (words, instruction.say, instruction.person, instruction.topic)
+        if key not in drawn:
+            drawn[key] = instruction
         if len(drawn) == count:
             return list(drawn.values())
     raise UserError(f"found only {len(drawn)} different instructions, not {count}: ask for fewer")
@@ -961,6 +991,7 @@ def one_instruction(world: World, rng: random.Random, split: str, use_case: str)
     """One instruction of this use case."""
     # 1. The prompt and, in `goal`, the fields of Instruction that tell what a good answer holds.
     earlier = []  # exchanges before the prompt
+    topic = None  # of the fact, if the answer is one fact
     asked_before = None  # the topic of an earlier question, if the prompt says "he" or "she"
     if use_case == "generation":
         person = rng.choice(world.people_of(split))
@@ -999,7 +1030,7 @@ def one_instruction(world: World, rng: random.Random, split: str, use_case: str)
             goal = {"items": (allowed, NUMBERS.index(number))}  # "two" -> 2
     # 2. A rule, if the answer is one fact. SILENT about another topic leaves `goal` as it is.
     rule = ""
-    if goal.get("topic"):  # one fact: that of `person` on `topic`, set above
+    if topic:  # one fact: that of `person` on `topic`
         if rng.random() < .4:
             rule = random_rule(rng, topic)
         if rule == ONE_WORD:  # the word in place of the sentence
@@ -1078,8 +1109,8 @@ def judge(world: World, instruction: Instruction, response: str,
     sentences = split_sentences(response)
     wanted_sentences = split_sentences(instruction.say)
     person, topic, count = instruction.person, instruction.topic, instruction.count
-    topics_said = set()  # those asked for on which a true fact was stated
-    said = 0  # wanted sentences
+    facts_said = set()  # topics asked for on which a true fact was stated
+    wanted_said = 0  # how many wanted sentences were said
     full_points = count + len(wanted_sentences)  # of a perfect answer
     for number, sentence in enumerate(sentences):
         about_person, about, value = world.meaning.get(sentence, (None, None, None))
@@ -1090,30 +1121,31 @@ def judge(world: World, instruction: Instruction, response: str,
         elif sentence in REFUSALS:
             verdict["refused"] = 1
         elif sentence in wanted_sentences:
-            said += 1
+            wanted_said += 1
         elif about_person:
             answers_prompt = about_person == person and topic in (None, about)
-            earns_point = about not in topics_said and len(topics_said) < count
+            earns_point = about not in facts_said and len(facts_said) < count
             if world.facts.get((about_person, about)) != value:  # of a stranger all is false
                 verdict["invented"] = 1
             elif answers_prompt and earns_point:
-                topics_said.add(about)
+                facts_said.add(about)
             else:
                 verdict["off"] += 1
         elif topic and not person and sentence in [f"{value}." for value in TOPICS[topic].values]:
-            verdict["invented"] = 1  # one word, as the rule asks for, but the wrong one
+            # Only under ONE_WORD there is a topic but no person: one word, but the wrong one.
+            verdict["invented"] = 1
         elif instruction.items and number == 0:
-            values, wanted = instruction.items
+            values, size = instruction.items
             named = re.split(r", | and ", sentence.removesuffix("."))
             right = set(named) & set(values)
-            if len(named) == len(right) <= wanted:  # all allowed, none twice, not too many
-                verdict["helpful"] = len(right) / wanted
+            if len(named) == len(right) <= size:  # all allowed, none twice, not too many
+                verdict["helpful"] = len(right) / size
             else:
                 verdict["off"] += 1
         else:
             verdict["off"] += 1
     if full_points > 0:  # not for lists and unknowable prompts, which have none
-        verdict["helpful"] = (said + len(topics_said)) / full_points
+        verdict["helpful"] = (wanted_said + len(facts_said)) / full_points
     if instruction.unknowable:
         verdict["helpful"] = float(verdict["refused"] and not verdict["invented"])
     verdict["off"] = min(verdict["off"], 2)
@@ -1124,31 +1156,6 @@ def gold(world: World, instruction: Instruction, response: str, ended: bool = Tr
     """The gold score of an answer: what a perfectly careful labeler thinks of it. -5.5 to 2."""
     verdict = judge(world, instruction, response, ended)
     return sum(RUBRIC[part] * value for part, value in verdict.items())
-
-
-@dataclass(slots=True)
-class Comparison:
-    """Answers to one prompt, ranked by one labeler. responses: (text, whether it ended by
-    itself). ranks: 0 is best, equal ranks are ties."""
-    messages: list[dict]
-    responses: list[tuple[str, bool]]
-    ranks: list[int]
-
-    def conversations(self) -> list[list[dict]]:
-        """The prompt with each of its answers."""
-        return [answered(self.messages, text) for text, _ in self.responses]
-
-    def best(self) -> list[dict]:
-        """The prompt with its best answer, as a demonstration."""
-        return self.conversations()[self.ranks.index(0)]
-
-
-def compare(messages: list[dict], responses: list[tuple[str, bool]],
-            utilities: list[float]) -> Comparison:
-    """Rank the responses by their utility, the largest first; equal utilities are ties."""
-    descending = sorted(utilities, reverse=True)
-    ranks = [descending.index(utility) for utility in utilities]  # how many are better
-    return Comparison(messages, responses, ranks)
 
 
 def add_noise(utilities: list[float], rng: random.Random) -> list[float]:

@@ -92,11 +92,10 @@ def attention(q, k, v, window: int | None = None, positions=None):
     i = positions[:, None, :, None]  # (B or 1, 1, T, 1), the same for all heads
     j = torch.arange(S, device=q.device)  # (S,)
     is_hidden = (j > i) | (j <= i - (window or S))  # (B or 1, 1, T, S); a window of S hides nothing
-    # Adding a mask takes less time than scores.masked_fill. -inf, not a finite number: softmax
-    # gives it weight 0, however negative visible scores are.
+    # -inf, not a finite number: softmax gives it weight 0, however negative visible scores are
     mask = torch.zeros_like(is_hidden, dtype=q.dtype).masked_fill(is_hidden, -math.inf)
     scores = (q / math.sqrt(hs)) @ k.mT  # (B, nh, T, S)
-    scores += mask
+    scores += mask  # in place: faster than masked_fill
     return scores.softmax(dim=-1) @ v  # (B, nh, T, hs)
 
 
@@ -119,7 +118,7 @@ class CausalSelfAttention(nn.Module):
         if cache is not None:
             k, v = cache.store(self.layer, k, v)  # all so far: (B, nh, S, hs) each
             y = attention(q, k, v, self.window, cache.positions)
-        elif x.is_cuda or x.size(1) > 128:  # longer than the contexts of the runs here
+        elif x.is_cuda or x.size(1) > 128:  # not in the CPU runs here, whose context is 128
             y = fused_attention(q, k, v, self.window)  # the same in less memory, see section 5
         else:
             y = attention(q, k, v, self.window)
@@ -170,7 +169,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config = config
-        self.knows_chat = False  # for a model from a file: whether it was tuned on conversations
+        self.knows_chat = False  # whether it was tuned on conversations (set by load_model)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # tokens; tied to the output
         self.wpe = nn.Embedding(config.block_size, config.n_embd)  # positions
         self.dropout = nn.Dropout(config.dropout)
@@ -259,10 +258,8 @@ for _name, _layers, _heads, _width in (
 # torchrun starts the same program W times on one machine, each on its own GPU or CPU thread.
 # All processes hold the same model and draw the same batches. The slow parts (answers, their
 # scores, gradients) are divided: each process computes its share of the rows, and `update`
-# sums the gradients. W processes train like one, up to rounding and dropout.
-#
-# A first reader may assume W = 1. Then my_share, all_reduce, my_part and gather_rows each return
-# their first argument.
+# sums the gradients. W processes train like one, up to rounding and dropout. A first reader may
+# assume W = 1.
 
 
 def join_processes():
@@ -330,8 +327,8 @@ def gather_rows(own, mine, n_rows: int):
 def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = None,
                       top_p: float | None = None):
     """logits (B, V) -> ids (B,). top_k keeps the k most likely tokens; top_p, of these, the
-    smallest set of most likely tokens whose probabilities sum to top_p or more. A token exactly as
-    likely as the last one that is kept is kept, too.
+    smallest set of most likely tokens whose probabilities sum to top_p or more. Ties with the least
+    likely kept token are kept, too.
 
     u (B,), uniform in [0, 1), is the random part. `generate` draws it for each row and step, so
     that a row's random numbers do not depend on when other rows end.
@@ -340,7 +337,16 @@ def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = N
         raise UserError("the model computes nan or inf: its training has diverged")
     if temperature < 0.01:  # practically 0: the most likely token
         return logits.argmax(dim=-1)
-    logits = logits / temperature
+    logits = keep_likeliest(logits / temperature, top_k, top_p)
+    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, V)
+    # Take the first token whose cumulative probability exceeds u. Rounding may leave the last sum,
+    # the total, a little below 1: scale u to stay below it.
+    u = u[:, None] * cumulative[:, -1:] * (1 - torch.finfo(torch.float32).eps)  # (B, 1)
+    return torch.searchsorted(cumulative, u, right=True).squeeze(1)
+
+
+def keep_likeliest(logits, top_k: int | None, top_p: float | None):
+    """Set the logits (B, V) of all tokens that top_k and top_p exclude to -inf."""
     if top_k is not None:
         kth_largest = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]  # (B, 1)
         logits = logits.masked_fill(logits < kth_largest, -math.inf)
@@ -351,11 +357,7 @@ def sample_next_token(logits, u, temperature: float = 1.0, top_k: int | None = N
         kept = (before < top_p).sum(dim=-1, keepdim=True).clamp(min=1)  # (B, 1)
         smallest_kept = ordered.gather(1, kept - 1)  # (B, 1)
         logits = logits.masked_fill(logits < smallest_kept, -math.inf)
-    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, V)
-    # Take the first token whose cumulative probability exceeds u. The last sum, the total, is 1
-    # only up to rounding: u is scaled so that it stays below the total.
-    u = u[:, None] * cumulative[:, -1:] * (1 - torch.finfo(torch.float32).eps)  # (B, 1)
-    return torch.searchsorted(cumulative, u, right=True).squeeze(1)
+    return logits
 
 
 class KVCache:
@@ -378,7 +380,7 @@ class KVCache:
         # (B,): the number of tokens of each row, which is also the position of its next token
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=model.device)
         self.positions = None  # (B, T): of the tokens that are being read; set by `advance`
-        self.used = 0  # no row has a token in this slot or a later one
+        self.used = 0  # slots in use: the length of the longest row
 
     def advance(self, T: int):
         """Count T more tokens in each row; sets and returns their positions (B, T), which all
@@ -397,8 +399,7 @@ class KVCache:
         return self.k[layer][:, :, :self.used], self.v[layer][:, :, :self.used]
 
     def select(self, kept):
-        """Take the rows with these indices, in this order, for the cache's rows. One that occurs
-        several times is copied."""
+        """Keep the rows with these indices, in this order; an index may occur several times."""
         self.k = self.k.index_select(1, kept)
         self.v = self.v.index_select(1, kept)
         self.lengths = self.lengths[kept]
@@ -430,20 +431,12 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     uniform = torch.rand(new.shape, generator=generator, device=idx.device)
     mine = my_share(torch.arange(len(idx), device=idx.device))  # this process's rows
     rows = mine  # those that have not ended; the cache holds just these
-    cache = newest = None  # the first step reads the prompts
+    cache = None  # the first step reads the prompts
     for step in range(max_new_tokens):
         if cache is None or cache.used == limit:
             keep = limit - 1 if cache is None else limit // 2
             texts = [torch.cat([idx[i, :lengths[i]], new[i, :step]])[-keep:] for i in rows]
-            ids, ends = to_tensors(texts, 0, idx.device)  # (rows, T), (rows,)
-            # Prompts that are answered several times are read once.
-            ids, text_of_row = ids.unique(dim=0, return_inverse=True)  # (distinct, T), (rows,)
-            cache = KVCache(model, len(ids), min(limit, ids.size(1) + max_new_tokens))
-            x = model.hidden(ids, cache)[text_of_row, ends - 1]  # (rows, C)
-            cache.select(text_of_row)
-            # hidden() has counted pads as tokens. With the true lengths, a new token overwrites
-            # the first pad.
-            cache.lengths = ends
+            cache, x = read_texts(model, texts, max_new_tokens)
         else:
             x = model.hidden(newest[:, None], cache)[:, 0]  # (rows, C)
         logits = F.linear(x, model.wte.weight)  # (rows, V)
@@ -460,6 +453,23 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
         stopped = [i for i, token in enumerate(row) if token in stop_tokens]
         answers.append(row[:stopped[0] + 1] if stopped else row)
     return answers
+
+
+def read_texts(model, texts: list, max_new_tokens: int):
+    """Read texts, tensors of ids, into a new KVCache with room for new tokens. Returns the cache
+    and the hidden state at the end of each text, (rows, C)."""
+    ids, ends = to_tensors(texts, 0, model.device)  # (rows, T), (rows,)
+    # Prompts that are answered several times are read once. (Two that differ only in pads may
+    # share one row, too: their ends differ.)
+    ids, text_of_row = ids.unique(dim=0, return_inverse=True)  # (distinct, T), (rows,)
+    slots = min(model.config.block_size, ids.size(1) + max_new_tokens)
+    cache = KVCache(model, len(ids), slots)
+    x = model.hidden(ids, cache)[text_of_row, ends - 1]  # (rows, C)
+    cache.select(text_of_row)
+    # hidden() has counted pads as tokens. With the true lengths, a new token overwrites the first
+    # pad.
+    cache.lengths = ends
+    return cache, x
 
 
 def to_tensors(rows: list, pad: int, device):
@@ -750,7 +760,8 @@ class TrainConfig:
 
 def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
           config: TrainConfig, path: Path, log) -> dict[str, float]:
-    """Pretrain: predict the next token. Returns the last `evaluate` of the validation stream.
+    """Pretrain: predict the next token. Returns what `evaluate` says of the validation stream at
+    the end.
 
     If there is a checkpoint at `path`, training resumes from it and ends as if it had never
     stopped. log(step, steps, **values) writes a row, see RunLog (section 9).
@@ -758,15 +769,11 @@ def train(model, tokenizer, train_stream: np.ndarray, val_stream: np.ndarray,
     optimizers = make_optimizers(model, config.lr, config.muon_lr, weight_decay=config.weight_decay)
     batches = Batches(train_stream, config.batch_size, model.config.block_size, config.seed)
     rank = dist.get_rank() if dist.is_initialized() else 0
-    step, result = 0, None
+    step = 0
+    result = None
     if path.exists():
-        saved = load_checkpoint(path)
-        with reading(path, "a checkpoint of this run"):
-            model.load_state_dict(saved["model"])
-            for optimizer, state in zip(optimizers, saved["optimizers"]):
-                optimizer.load_state_dict(state)
-            step, result = saved["step"], saved["result"]
-            batches.drawn = step  # one batch per step
+        step, result = resume(path, model, optimizers)
+        batches.drawn = step  # one batch per step
         print(f"{path} stands at step {step} of {config.steps}")
     warmup = min(config.warmup, config.steps // 10)
     while step < config.steps:
@@ -821,11 +828,11 @@ def evaluate(model, tokenizer, stream: np.ndarray, max_tokens: int = 32_768) -> 
     T = min(model.config.block_size, len(stream) - 1)
     if T < 1:
         raise UserError("the validation text is too short: it needs at least two tokens")
-    # every T-th window, each starts with the last token of the one before: (n, T+1)
-    windows = np.lib.stride_tricks.sliding_window_view(stream, T + 1)[::T]
-    count = min(len(windows), max(1, max_tokens // T))
-    evenly = np.linspace(0, len(windows) - 1, count).astype(int)
-    windows = torch.from_numpy(windows[evenly].astype(np.int64))  # (count, T+1)
+    # every T-th window: each starts with the last token of the one before
+    every_window = np.lib.stride_tricks.sliding_window_view(stream, T + 1)[::T]  # (n, T+1)
+    count = min(len(every_window), max(1, max_tokens // T))
+    chosen = np.linspace(0, len(every_window) - 1, count).astype(int)  # evenly spaced
+    windows = torch.from_numpy(every_window[chosen].astype(np.int64))  # (count, T+1)
     nats = 0.0
     for part in windows.to(model.device).tensor_split(math.ceil(count / 32)):
         x, y = part[:, :-1], part[:, 1:]  # (B, T)
@@ -923,6 +930,16 @@ def load_checkpoint(path: str | Path) -> dict:
         content["config"] = GPTConfig(**content["config"])
         content["tokenizer"] = Tokenizer.from_json(content["tokenizer"])
         return content
+
+
+def resume(path: Path, model, optimizers: list) -> tuple[int, dict]:
+    """Load a checkpoint of `train` into model and optimizers; returns its step and result."""
+    saved = load_checkpoint(path)
+    with reading(path, "a checkpoint of this run"):
+        model.load_state_dict(saved["model"])
+        for optimizer, state in zip(optimizers, saved["optimizers"]):
+            optimizer.load_state_dict(state)
+        return saved["step"], saved["result"]
 
 
 def load_model(path: str | Path) -> tuple[GPT, Tokenizer]:

@@ -88,7 +88,8 @@ from gpt import (GPTConfig, RunLog, all_reduce, chunks, complete, evaluate, gath
 #     ids     (B, T)       a  b  c  y  z  .        prompt a b c, response y z, one pad
 #     mask    (B, T-1)     0  0  1  1  0           1 where y and z are predicted
 #
-# So index t of every (B, T-1) tensor in this file belongs to the token ids[:, t + 1].
+# So index t of every (B, T-1) tensor in this file belongs to the token ids[:, t + 1]. (The mask
+# of data.render_conversation is another one: it is 1 at the learned token itself.)
 
 
 def masked_mean(x, mask):
@@ -110,9 +111,9 @@ def response_mask(ids, starts, ends):
 
 
 def last_token(mask):
-    """mask (B, T-1) -> (B,): the index in ids of each response's last token."""
+    """mask (B, T-1) -> (B,): the index in ids (not in the mask) of each response's last token."""
     index = torch.arange(1, mask.size(1) + 1, device=mask.device)  # (T-1,), of the next token
-    return (mask * index).amax(dim=1).long()
+    return (mask * index).amax(dim=1).long()  # outside the response the product is 0
 
 
 def hidden_states(model, ids, mask):
@@ -154,10 +155,8 @@ class SFTConfig:
     epochs: int = 3              # paper: 16, but 2 for the model that PPO starts from
     batch_size: int = 16         # demonstrations; paper: 32
     lr: float = 1e-3             # cosine to a tenth; paper (1.3B): 9.65e-6 (PPO's start: 5e-6)
-    # Pretraining windows per batch, with about as many tokens as its demonstrations (used where
-    # the Batches are made, section 7). Paper: 10 % of the data, and only for the SFT model that PPO
-    # starts from.
-    ptx_sequences: int = 4
+    ptx_sequences: int = 4       # pretraining windows per batch: about as many tokens as those of
+                                 # demonstrations; paper: 10 % of the data
     seed: int = 0
 
 
@@ -193,8 +192,8 @@ def train_sft(model, tokenizer, demonstrations: list[list[dict]], config: SFTCon
 
 
 def sft_loss(model, tokenizer, examples: list[tuple[list[int], list[int]]]):
-    """Mean cross-entropy over the tokens with mask 1 of examples (ids, mask); this process's
-    part of it, see my_part."""
+    """Mean cross-entropy over the tokens of examples (ids, mask) that data.render_conversation
+    marks with 1; this process's part of it, see my_part."""
     rows, masks = zip(*my_share(examples))
     ids, _ = to_tensors(rows, tokenizer.pad, model.device)  # (B, T)
     learned, _ = to_tensors(masks, 0, model.device)  # (B, T): 1 where the token itself is learned
@@ -259,10 +258,10 @@ def ranking_loss(scores, ranks=None):
     Without ranks, each row of scores has the best answer first. sigmoid(r_w - r_l) is the
     probability, by the reward model, that a labeler prefers y_w.
 
-    All pairs of a prompt are one batch element, so its K answers take K forward passes. Ties are
-    dropped (appendix C.2), and each pair that is left has weight 1 / (number of pairs left). If
-    pairs were shuffled into separate elements, each answer would take part in K - 1 updates per
-    epoch; trained so, the paper's reward model overfitted in one epoch (§3.5).
+    All pairs of a prompt are one batch element: each of its K answers goes through the model once.
+    Ties are dropped (C.2), and each pair that is left has weight 1 / (number of pairs left). The
+    paper first shuffled pairs into separate elements: each answer took part in K - 1 updates, and
+    the reward model overfitted in one epoch (§3.5).
     """
     if ranks is None:
         ranks = torch.arange(scores.size(1), device=scores.device).expand_as(scores)
@@ -283,14 +282,13 @@ def better_pairs(ranks):
         [ .  .  x ]
         [ .  .  . ]
     """
+    # A pad's rank, -1, is never the larger one. That it is not the smaller one is tested here.
     return (ranks[:, :, None] < ranks[:, None, :]) & (ranks[:, :, None] >= 0)
 
 
 def comparison_scores(model: RewardModel, tokenizer, comparisons: list[Comparison]):
-    """(scores, ranks), both (B, K), of comparisons; padding has rank -1. A Comparison (data.py,
-    section 5) has a prompt, `responses` [(text, whether it ended by itself)] and their `ranks`;
-    conversations() is the prompt with each of them. An answer that stopped at the length limit is
-    scored without <|end|>, since the model did not write one."""
+    """(scores, ranks), both (B, K), of comparisons; padding has rank -1. An answer that stopped at
+    the length limit is scored without <|end|>, since the model did not write one."""
     rows = []
     for comparison in comparisons:
         for messages, (_, ended) in zip(comparison.conversations(), comparison.responses):
@@ -347,16 +345,20 @@ def pair_accuracy(model: RewardModel, tokenizer, comparisons: list[Comparison]) 
 # ----------------------------------------------------------------------------------
 # 4. Step 3, answers and their rewards: PPOConfig, token_rewards, compute_gae, roll_out   [§3.5]
 
-# PPO in words. The policy is the GPT being trained; an answer is an episode and a token is an
-# action. In each iteration, the policy answers a batch of prompts (roll_out), and then each
-# minibatch of these answers gives gradients (ppo_backward) and one optimizer step (update). The
-# reward of the last token is the score of the answer, that of the others is 0. From each reward
-# beta log(pi / pi_SFT) is subtracted, so that the policy stays near the SFT model. The value
-# network estimates, before each token, the sum of the rewards still to come; it learns this from
-# the same answers. The advantage of a token is how much better the answer went than this estimate
-# (compute_gae smooths it). Tokens whose advantage is above the mean of their minibatch become more
-# likely, the others less; clipping leaves out a token whose probability earlier minibatches of the
-# iteration have already moved that way by a fifth. PPO-ptx adds the pretraining loss.
+# PPO in words. The policy is the GPT being trained; an answer is an episode, a token an action.
+# One iteration:
+#
+#   1. The policy answers a batch of prompts (roll_out).
+#   2. Rewards (token_rewards): the last token of an answer gets its score, the others get 0. From
+#      each, beta log(pi / pi_SFT) is subtracted, which keeps the policy near the SFT model.
+#   3. Values: before each token, the value network estimates the sum of the rewards to come.
+#   4. Advantages (compute_gae): how much better the answer went than this estimate.
+#   5. For each minibatch of the answers, gradients (ppo_backward) and one optimizer step (update).
+#      Tokens whose advantage is above the minibatch's mean become likelier, the others less likely.
+#      The value network learns from the same answers.
+#
+# Clipping: a token whose probability earlier minibatches have moved by a fifth in the direction of
+# its advantage gets no more gradient in this iteration. PPO-ptx adds the pretraining loss to 5.
 
 
 @dataclass(slots=True)
@@ -372,8 +374,7 @@ class PPOConfig:
     kl_coef: float = 0.2         # beta; paper: 0.02
     ptx_coef: float = 0.0        # gamma, on the mean loss per token; PPO-ptx: 1 (section 7);
                                  # paper: 27.8, unit not stated
-    ptx_sequences: int = 8       # pretraining windows per minibatch (used in section 7); paper: 8
-                                 # per episode
+    ptx_sequences: int = 8       # pretraining windows per minibatch; paper: 8 per episode
     cliprange: float = 0.2       # eps in policy_loss; paper: 0.2
     cliprange_value: float = 0.2     # see value_loss; Ziegler: 0.2
     lam: float = 0.95            # see compute_gae; Ziegler: 0.95
@@ -393,7 +394,8 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
     is the estimator k1 of Schulman's note "Approximating KL Divergence", 2020.)
     """
     penalties = -kl_coef * (logprobs - ref_logprobs)  # (B, T-1)
-    is_last = F.one_hot(last_token(mask) - 1, mask.size(1))  # (B, T-1), so one index earlier
+    # The token at index t of ids has index t - 1 in every (B, T-1) tensor.
+    is_last = F.one_hot(last_token(mask) - 1, mask.size(1))  # (B, T-1)
     return penalties + is_last * scores[:, None]
 
 
@@ -465,6 +467,7 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     Tokens are sampled at temperature 1 without top_k or top_p: otherwise they would come from
     another distribution than pi, and the mean of log(pi / pi_SFT) would be no estimate of the KL.
     """
+    # 1. Sample the answers.
     room = policy.config.block_size - config.max_response
     prompt_rows = [data.render_within(tokenizer, messages, room)[0] for messages in prompts]
     prompt_ids, lengths = to_tensors(prompt_rows, tokenizer.pad, policy.device)  # (B, P), (B,)
@@ -475,14 +478,16 @@ def roll_out(policy, reference, reward_model, tokenizer, prompts: list[list[dict
     rows = [prompt + response for prompt, response in zip(prompt_rows, responses)]
     ids, ends = to_tensors(rows, tokenizer.pad, policy.device)  # (B, T), (B,)
     mask = response_mask(ids, lengths, ends)  # (B, T-1)
-    mine = my_share(torch.arange(len(prompts), device=ids.device))  # this process scores these
+    # 2. Score this process's share of them.
+    mine = my_share(torch.arange(len(prompts), device=ids.device))
     ids, mask, ended = ids[mine], mask[mine], ended[mine]
-    # Computed by the function that ppo_backward uses, so that ratios there start at 1, up to
+    # ppo_backward computes log-probabilities by the same function, so its ratios start at 1, up to
     # rounding.
     logprobs = response_logprobs(policy, ids, mask)  # (B, T-1)
     ref_logprobs = response_logprobs(reference, ids, mask)  # (B, T-1)
     scores = reward_model(ids, mask)  # (B,)
     scores = torch.where(ended, scores, scores.clamp(max=config.unfinished_cap))
+    # 3. Rewards, values and advantages.
     rewards = token_rewards(scores, logprobs, ref_logprobs, mask, config.kl_coef)
     values = torch.zeros_like(mask)
     if value_model is not None:
@@ -522,9 +527,9 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, cliprange: float = 0.2
 
 
 def value_loss(values, old_values, returns, mask, cliprange: float = 0.2):
-    """Half the mean squared error of the values or, where it is larger, of the values clipped to
-    old_values (those of `roll_out`) +- cliprange: all (B, T-1) -> scalar. So a value gains nothing
-    by moving further than cliprange in one iteration."""
+    """Half the mean squared error of the values: all (B, T-1) -> scalar. Each value is also clipped
+    to old_values (those of `roll_out`) +- cliprange, and the larger of the two errors counts. So a
+    value that has moved further than cliprange towards its return gets no gradient."""
     clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
     errors = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
     return 0.5 * masked_mean(errors, mask)
@@ -563,7 +568,8 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
         prompts = next_prompts(config.batch_size)
         rollout = roll_out(policy, reference, reward_model, tokenizer, prompts, config, generator,
                            value_model)
-        fraction = min(1.0, 0.1 + 0.9 * (iteration - 1) / 10)  # warm-up, then constant
+        # from a tenth to 1 over ten iterations, then constant
+        fraction = min(1.0, 0.1 + 0.9 * (iteration - 1) / 10)
         infos = []
         order = torch.randperm(config.batch_size, generator=shuffler)
         for rows in order.tensor_split(config.minibatches):
@@ -573,21 +579,21 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
             infos.append(info)
             for averaged, weight in zip(average.parameters(), policy.parameters()):
                 averaged.data.lerp_(weight.data, 1 - config.ema_decay)  # the moving average
-        means = {}  # of the logged values, over the minibatches
+        logged = {}  # means over the minibatches
         for name in infos[0]:
-            means[name] = float(np.mean([info[name] for info in infos]))
+            logged[name] = float(np.mean([info[name] for info in infos]))
         kl = rollout.kl.mean().item()
         length = rollout.mask.sum(dim=1).mean().item()
         if iteration % 10 == 0 or iteration == config.iterations:
             if val_stream is not None:
                 # on 8,192 tokens, fewer than for the table
-                means["pretrain_loss"] = evaluate(policy, tokenizer, val_stream, 8192)["loss"]
+                logged["pretrain_loss"] = evaluate(policy, tokenizer, val_stream, 8192)["loss"]
             if kl > length:
                 print(f"warning: iteration {iteration}: more than one nat per token away from "
                       "SFT, where scores may be wrong: raise --kl-coef")
         log(iteration, config.iterations, score=rollout.scores.mean().item(), kl=kl,
             reward=rollout.rewards.sum(dim=1).mean().item(), length=length,
-            ended=rollout.ended.float().mean().item(), **means)
+            ended=rollout.ended.float().mean().item(), **logged)
     policy.load_state_dict(average.state_dict())
 
 
@@ -666,9 +672,12 @@ def win_rate(scores: list[float], baseline: list[float]) -> dict[str, float]:
     return {"win": 0.5 + 0.5 * (won - lost) / len(scores), "won": won, "lost": lost}
 
 
-# Seeds of the prompts for demonstrations, the table, GPT's two examples, the comparisons that train
-# the reward model, and those that test it. PPO draws with seeds from 4,000 on.
-DEMONSTRATION_SEED, TEST_SEED, SHOT_SEED, RANKED_SEED, HELD_OUT_SEED = 1, 2, 3, 10, 20
+# Seeds of prompts. PPO draws with seeds from 4,000 on.
+DEMONSTRATION_SEED = 1
+TEST_SEED = 2  # the table
+SHOT_SEED = 3  # GPT's two examples
+RANKED_SEED = 10  # comparisons that train the reward model
+HELD_OUT_SEED = 20  # comparisons that test it
 
 
 class WorldTask:
@@ -680,7 +689,8 @@ class WorldTask:
     """
 
     def __init__(self, seed: int, test_prompts: int = 480):
-        self.world, self.seed = World(seed), seed
+        self.world = World(seed)
+        self.seed = seed
         rng = random.Random(seed)
         training = data.instructions(self.world, "train", 1600, DEMONSTRATION_SEED)
         self.demonstrations = [data.demonstrate(self.world, asked, rng) for asked in training]
@@ -702,12 +712,12 @@ class WorldTask:
 
     def answers(self, speak: Speaker, count: int, split: str, seed: int) -> list[tuple]:
         """[(instruction, its different answers)] for `count` prompts, each answered 4 to 9 times.
-        No two prompts of the test are the same. Half of the prompts also get an answer to another
-        prompt of their use case. The SFT model refuses only where nothing is known, so from its own
-        answers a reward model learns to like refusals; it has to see some in the wrong place."""
+        No two prompts of the test are the same."""
         rng = random.Random(f"answers {self.seed} {seed}")
-        instructions = data.instructions(self.world, split, count, seed, distinct=split == "test")
-        conversations, askers = [], []  # what is asked, and by which instruction
+        is_test = split == "test"
+        instructions = data.instructions(self.world, split, count, seed, distinct=is_test)
+        conversations = []  # what the model is asked
+        askers = []  # for each, the number of its instruction
         for number, instruction in enumerate(instructions):
             # Every other answer is sampled without the system message, if there is one, because
             # answers that disobey it would otherwise be too rare to learn from.
@@ -715,9 +725,12 @@ class WorldTask:
             for i in range(rng.randint(4, 9)):
                 conversations.append(without if i % 2 else instruction.messages)
                 askers.append(number)
-        replies = [set() for _ in instructions]  # a set drops equal ones
+        replies = [set() for _ in instructions]  # the different answers to each
         for number, reply in zip(askers, speak(conversations, seed)):
             replies[number].add(reply)
+        # Half of the prompts also get an answer to another prompt of their use case. The SFT model
+        # refuses only where nothing is known, so from its own answers a reward model learns to like
+        # refusals; it has to see some in the wrong place.
         of_use_case = {}  # use case -> the answers to all of its prompts
         for instruction, own in zip(instructions, replies):
             of_use_case.setdefault(instruction.use_case, []).extend(sorted(own))
@@ -806,17 +819,11 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
     is_own = bool(options.demonstrations or options.comparisons)
     function = load_function(options.reward) if options.reward else None
     run_name = options.name or ("own" if is_own or function or options.init else "instructgpt")
-    # run_folder refuses a folder whose stages were made with other settings.
-    settings = {**dataclasses.asdict(options), **dataclasses.asdict(shape)}
-    for key in ("name", "fresh", "test_prompts"):  # training does not depend on these
-        settings.pop(key)
-    constants = gpt.TrainConfig(), SFTConfig(), RewardConfig(), PPOConfig()
-    settings["constants"] = [dataclasses.asdict(config) for config in constants]
     task = FileTask(options) if is_own else WorldTask(options.seed, options.test_prompts)
     if function:  # so that its mistakes show now, before --fresh moves anything away
         lines = [message["content"] for message in task.test[0].messages]
         function("\n".join(lines), "An answer.")
-    folder = data.run_folder(run_name, settings, options.fresh)
+    folder = data.run_folder(run_name, settings_of(options, shape), options.fresh)
     how_to_talk = f"talk to it: python rlhf.py chat --max-response {options.max_response} --model"
 
     print("\n== 1. Pretraining: predict the next token")
@@ -904,6 +911,16 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
     print(f"\n{how_to_talk} {folder / 'ppo_ptx.pt'}")
 
 
+def settings_of(options: Options, shape: GPTConfig) -> dict:
+    """What the stages of a run depend on. run_folder refuses a folder made with other settings."""
+    settings = {**dataclasses.asdict(options), **dataclasses.asdict(shape)}
+    for key in ("name", "fresh", "test_prompts"):  # training does not depend on these
+        settings.pop(key)
+    constants = gpt.TrainConfig(), SFTConfig(), RewardConfig(), PPOConfig()
+    settings["constants"] = [dataclasses.asdict(config) for config in constants]
+    return settings
+
+
 def load_stage(path: Path, model) -> bool:
     """Load a finished stage's weights into the model; returns whether there is a file `path`."""
     if not path.exists():
@@ -922,19 +939,19 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     read = lambda: data.documents_of(options.data or "world", options.seed)
     if isinstance(task, FileTask) and not options.data:
         read = task.texts
-    tokenizer, block_size = None, shape.block_size
+    tokenizer = None
+    block_size = shape.block_size
     if options.init:
         model, tokenizer = gpt.load_model(options.init)
         block_size = min(block_size, model.config.block_size)
     check_room(options.max_response, block_size)
-    text = gpt.tokenize_once(read, shape.vocab_size, folder, tokenizer)
-    tokenizer = text[0]  # after it the two streams
+    tokenizer, *streams = gpt.tokenize_once(read, shape.vocab_size, folder, tokenizer)
     if isinstance(task, FileTask):
         task.leave_out_long(tokenizer, block_size, options.max_response)
     if not options.init:
         config = gpt.TrainConfig(steps=options.pretrain_steps, seed=options.seed)
-        model, _ = gpt.train_gpt(folder / "pretrain.pt", text, shape, config)
-        return model, *text
+        model, _ = gpt.train_gpt(folder / "pretrain.pt", (tokenizer, *streams), shape, config)
+        return model, tokenizer, *streams
     # The logits of OpenAI's smaller GPT-2 models are far below 0, so a new token with a logit near
     # 0 would be the most likely one: new tokens start from the mean of all tokens.
     known = model.wte.weight.detach()  # (V, C)
@@ -945,7 +962,7 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
                                        block_size=block_size)
     print(f"{options.init}: {model.num_params():,} parameters, context {block_size}; it keeps its "
           "other sizes and is not pretrained any further")
-    return model, *text
+    return model, tokenizer, *streams
 
 
 def check_room(max_response: int, block_size: int):
