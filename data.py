@@ -135,6 +135,13 @@ def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
     return merged
 
 
+# In a tokenizer.json a byte is written as one character: a printable byte as itself, the n-th other
+# byte (such as the space) as chr(256 + n). These tables for str.translate hold the others only.
+_UNPRINTABLE = [byte for byte in range(256) if byte == 32 or not chr(byte).isprintable()]
+BYTE_TO_CHARACTER = {byte: 256 + i for i, byte in enumerate(_UNPRINTABLE)}
+CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.items()}
+
+
 class Tokenizer:
     """Text <-> token ids. tiktoken does the merging, because it is fast: in each chunk, again and
     again, it merges the two neighbours whose joined bytes have the lowest id. `train_bpe` gives
@@ -185,15 +192,42 @@ class Tokenizer:
         return [int(i) for i in ids if int(i) in self.ordinary_ids]
 
     def to_json(self) -> str:
-        """The tokenizer as text; a byte becomes the Latin-1 character of its number."""
-        tokens = {token.decode("latin-1"): i for token, i in self.ranks.items()}
-        return json.dumps({"tokens": tokens, "special": self.special})
+        """The content of a tokenizer.json, which transformers reads, too."""
+        ids = {}
+        for token, i in sorted(self.ranks.items(), key=lambda item: item[1]):
+            ids[token.decode("latin-1").translate(BYTE_TO_CHARACTER)] = i
+        # tiktoken joins any two tokens whose bytes are together a token: all such pairs are merges.
+        merges = []  # in the order of the merged ids
+        for token in ids:
+            for cut in range(1, len(token)):
+                if token[:cut] in ids and token[cut:] in ids:
+                    merges.append([token[:cut], token[cut:]])
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        special = [{"content": name, "id": i, "special": True, **flags}
+                   for name, i in self.special.items()]
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+        return json.dumps({
+            "added_tokens": special, "normalizer": None, "pre_tokenizer": byte_level,
+            "decoder": byte_level, "model": {"type": "BPE", "vocab": ids, "merges": merges}})
 
     @staticmethod
     def from_json(text: str) -> Tokenizer:
+        """The Tokenizer of a tokenizer.json. ValueError if that is no byte-level BPE as transformers
+        writes it."""
         content = json.loads(text)
-        ranks = {token.encode("latin-1"): i for token, i in content["tokens"].items()}
-        return Tokenizer(ranks, content["special"])
+        splitter = content["pre_tokenizer"]
+        if (content["normalizer"] or splitter["type"] != "ByteLevel" or splitter["add_prefix_space"]
+                or not splitter.get("use_regex", True)):
+            raise ValueError("its tokenizer is not a byte-level BPE like GPT-2's")
+        vocabulary, merges = content["model"]["vocab"], content["model"]["merges"]
+        # a merge is ["a", "b"] or, in older files, "a b"
+        merged = [vocabulary["".join(merge).replace(" ", "")] for merge in merges]
+        if merged != sorted(merged):  # tiktoken merges in the order of the ids
+            raise ValueError("its merges are not in the order of their ids")
+        special = {token["content"]: token["id"] for token in content["added_tokens"]}
+        ranks = {token.translate(CHARACTER_TO_BYTE).encode("latin-1"): i
+                 for token, i in vocabulary.items() if token not in special}
+        return Tokenizer(ranks, special)
 
     def save(self, path: str | Path):
         with atomic_write(path) as file:
@@ -201,8 +235,8 @@ class Tokenizer:
 
     @staticmethod
     def load(path: str | Path) -> Tokenizer:
-        with reading(path, "a tokenizer of papergpt"):
-            return Tokenizer.from_json(Path(path).read_text())
+        with reading(path, "a byte-level BPE tokenizer"):
+            return Tokenizer.from_json(Path(path).read_text(encoding="utf-8"))
 
     @staticmethod
     def gpt2() -> Tokenizer:
@@ -440,31 +474,24 @@ class Memory(typing.NamedTuple):
     answer: str
 
 
+def memory_of(topic: str, *tellings: str) -> Memory:
+    """A topic of TOPICS, told by guests of themselves: "I live in Oslo." -> "You live in Oslo." """
+    said = tellings[0].removeprefix("I ")
+    questions = [question.replace("does {person}", "do I").replace("{person}'s", "my")
+                 for question in TOPICS[topic].questions]
+    return Memory(tellings, tuple(questions), f"So you {said}", f"You {said}")
+
+
 MEMORIES = {
     "name": Memory(
         ("My name is {value}.", "I am {value}.", "Call me {value}."),
         ("What is my name?", "Do you know my name?"),
         "Nice to meet you, {value}.", "Your name is {value}."),
-    "home": Memory(
-        ("I live in {value}.", "My home is in {value}."),
-        ("Where do I live?", "In which city do I live?"),
-        "So you live in {value}.", "You live in {value}."),
-    "job": Memory(
-        ("I work as a {value}.", "I am a {value} by trade."),
-        ("What do I do for a living?", "What is my job?"),
-        "So you work as a {value}.", "You work as a {value}."),
-    "food": Memory(
-        ("I like to eat {value}.", "My favorite food is {value}."),
-        ("What do I like to eat?", "What is my favorite food?"),
-        "So you like to eat {value}.", "You like to eat {value}."),
-    "pet": Memory(
-        ("I have a {value}.", "I keep a {value} at home."),
-        ("Which pet do I have?", "What animal do I keep?"),
-        "So you have a {value}.", "You have a {value}."),
-    "color": Memory(
-        ("I always wear {value}.", "My favorite color is {value}."),
-        ("Which color do I wear?", "What is my favorite color?"),
-        "So you always wear {value}.", "You always wear {value}."),
+    "home": memory_of("home", "I live in {value}.", "My home is in {value}."),
+    "job": memory_of("job", "I work as a {value}.", "I am a {value} by trade."),
+    "food": memory_of("food", "I like to eat {value}.", "My favorite food is {value}."),
+    "pet": memory_of("pet", "I have a {value}.", "I keep a {value} at home."),
+    "color": memory_of("color", "I always wear {value}.", "My favorite color is {value}."),
 }
 NOT_TOLD = "You have not told me."
 
@@ -1191,9 +1218,9 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
     """(FILE:LINE, record) of JSON lines, (FILE:NUMBER, record) of a JSON list."""
     place = str(path)  # until the first record
     with open_text(path) as file, reading(path, "UTF-8 text"):
-        is_list = file.read(1000).lstrip().startswith("[")
-        file.seek(0)
         try:
+            is_list = file.read(1000).lstrip().startswith("[")
+            file.seek(0)
             for number, item in enumerate(json.load(file) if is_list else file, start=1):
                 place = f"{path}:{number}"
                 if not is_list and not item.strip():
@@ -1202,8 +1229,6 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
                 if not isinstance(record, dict):
                     raise UserError(f"{place}: expected an object, not {record!r:.40}")
                 yield place, record
-        except UnicodeDecodeError:
-            raise  # `reading` names the file
         except (ValueError, RecursionError) as error:
             raise UserError(f"{place}: neither a JSON list nor JSON lines ({error})") from None
 
@@ -1314,15 +1339,11 @@ def parse_record(place: str, record: dict) -> Comparison:
         answers, utilities = pair, [1, 0]
     elif answers is not None:  # several, with ranks or scores
         if not (isinstance(answers, list) and isinstance(utilities, list)
-                and 0 < len(answers) == len(utilities) and all(map(is_number, utilities))):
+                and 0 < len(answers) == len(utilities)
+                and all(isinstance(u, (int, float)) and abs(u) < math.inf for u in utilities)):
             raise ValueError("no finite rank or score for each answer")
         if record.get("ranks") is not None:
             utilities = [-rank for rank in utilities]
-        ranked = [(answer, utility) for answer, utility in zip(answers, utilities)
-                  if not isinstance(answer, str) or answer.strip()]
-        if not ranked:
-            raise ValueError("an empty prompt or answer")
-        answers, utilities = zip(*ranked)
     elif parts and answer is not None:  # a question and its answer
         answers, utilities = [answer], [0]
     elif whole is not None:  # a conversation that ends with the answer
@@ -1347,18 +1368,9 @@ def parse_record(place: str, record: dict) -> Comparison:
     texts = [turns[-1]["content"] for turns in dialogues]
     if any(turns[:-1] != prompt for turns in dialogues):
         raise ValueError("the dialogues differ before the last turn")
-    utility_of = {}
-    for text, utility in zip(texts, utilities):
-        utility_of.setdefault(text, utility)  # of equal answers the first
-    if len(texts) > 1 and len(set(utility_of.values())) == 1:
+    if len(texts) > 1 and 1 in (len(set(texts)), len(set(utilities))):
         raise ValueError("all answers are the same or ranked the same")
-    responses = [(text, True) for text in utility_of]
-    return compare(prompt, responses, list(utility_of.values()))
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a number that can be ranked; JSON can say NaN or 1e999."""
-    return isinstance(value, (int, float)) and abs(value) < math.inf
+    return compare(prompt, [(text, True) for text in texts], utilities)
 
 
 def find(record: dict, keys: tuple[str, ...]) -> object:

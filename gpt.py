@@ -993,7 +993,7 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
         folder = download(name_or_folder)
     try:
         config = read_config(folder, GPT2_FORM)
-        tokenizer = read_tokenizer(folder / "tokenizer.json")
+        tokenizer = Tokenizer.from_json((folder / "tokenizer.json").read_text(encoding="utf-8"))
         model = build_model(config, read_weights(folder), tokenizer)
         settings = folder / "tokenizer_config.json"
         model.knows_chat = settings.exists() and "<|assistant|>" in settings.read_text()
@@ -1034,52 +1034,6 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-# A tokenizer.json writes each byte as one character: a printable byte as itself, the n-th other
-# byte (such as the space) as chr(256 + n). These tables for str.translate hold the others only.
-_UNPRINTABLE = [byte for byte in range(256) if byte == 32 or not chr(byte).isprintable()]
-BYTE_TO_CHARACTER = {byte: 256 + i for i, byte in enumerate(_UNPRINTABLE)}
-CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.items()}
-
-
-def read_tokenizer(path: Path) -> Tokenizer:
-    """The Tokenizer in a tokenizer.json, if that is a byte-level BPE as transformers writes it."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    splitter = content["pre_tokenizer"]
-    if (content["normalizer"] or splitter["type"] != "ByteLevel" or splitter["add_prefix_space"]
-            or not splitter.get("use_regex", True)):
-        raise ValueError("its tokenizer is not a byte-level BPE like GPT-2's")
-    vocabulary, merges = content["model"]["vocab"], content["model"]["merges"]
-    # a merge is ["a", "b"] or, in older files, "a b"
-    merged = [vocabulary["".join(merge).replace(" ", "")] for merge in merges]
-    if merged != sorted(merged):
-        # tiktoken merges in the order of the ids
-        raise ValueError("its merges are not in the order of their ids")
-    special = {token["content"]: token["id"] for token in content["added_tokens"]}
-    ranks = {token.translate(CHARACTER_TO_BYTE).encode("latin-1"): rank
-             for token, rank in vocabulary.items() if token not in special}
-    return Tokenizer(ranks, special)
-
-
-def write_tokenizer(tokenizer: Tokenizer, path: Path):
-    """Write a tokenizer.json for read_tokenizer and transformers."""
-    ids = {}
-    for token, rank in sorted(tokenizer.ranks.items(), key=lambda item: item[1]):
-        ids[token.decode("latin-1").translate(BYTE_TO_CHARACTER)] = rank
-    # tiktoken joins any two tokens whose bytes are together a token: all such pairs are merges.
-    merges = []  # in the order of the merged ids
-    for token in ids:
-        for cut in range(1, len(token)):
-            if token[:cut] in ids and token[cut:] in ids:
-                merges.append([token[:cut], token[cut:]])
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    special = [{"content": name, "id": number, "special": True, **flags}
-               for name, number in tokenizer.special.items()]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    write_json(path, {
-        "added_tokens": special, "normalizer": None, "pre_tokenizer": byte_level,
-        "decoder": byte_level, "model": {"type": "BPE", "vocab": ids, "merges": merges}})
-
-
 # data.render_conversation as a chat template (Jinja) of transformers
 CHAT_TEMPLATE = (
     "<|endoftext|>"
@@ -1097,7 +1051,7 @@ def export_pretrained(model, tokenizer, folder: str | Path):
         raise UserError("this model has no embeddings for our control tokens, so it came from a "
                         "folder that transformers opens: copy that folder")
     folder = Path(folder)
-    write_tokenizer(tokenizer, folder / "tokenizer.json")
+    tokenizer.save(folder / "tokenizer.json")
     write_json(folder / "config.json", {
         **GPT2_FORM, "vocab_size": c.vocab_size, "n_positions": c.block_size,
         "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd,

@@ -613,8 +613,6 @@ def test_demonstrations_of_every_shape(record):
     {"prompt": [user("hi")], "responses": ["good", "bad"], "ranks": [0, 2]},
     {"messages": [user("hi")], "responses": ["bad", "good"], "ranks": [1, 0]},
     {"prompt": "hi", "completions": ["bad", "good"], "ratings": [1.5, 2.5]},
-    {"prompt": "hi", "responses": ["", "bad", " ", "good"], "scores": [0, 1, 0, 2]},
-    {"prompt": "hi", "responses": ["good", "bad", " good"], "scores": [1, 0, 0]},
     {"input": "hi", "chosen": {"from": "gpt", "value": "good"}, "rejected": "bad"}])
 def test_comparisons_of_every_shape(record):
     [comparison] = data.load_comparisons(own(record))
