@@ -12,8 +12,9 @@ import re
 from collections import Counter
 from functools import partial
 
-from data import ECHOED, GUESTS, TOPICS, World, random_exchanges
-from papers.tasks import KNOWN_ANSWERS, distinct, fitting, phrase, phrasebook
+from data import ECHOED, GUESTS, TOPICS, World
+from papers.tasks import (KNOWN_ANSWERS, dialogue_of, distinct, fitting, phrase, phrasebook,
+                          recall_case)
 
 
 def gpt2_task(world: World, task: str, count: int) -> list[tuple]:
@@ -35,10 +36,9 @@ def reading(world: World, rng: random.Random):
     many texts but, without made-up words, about twenty answers."""
     answer = None
     while answer not in KNOWN_ANSWERS:  # no model here copies made-up words
-        kinds = ["tell", "talk", "recall"]
-        *earlier, (question, answer) = random_exchanges(world, rng, "test", kinds)
-    text = "".join(f"Guest: {said}\nHost: {reply}\n" for said, reply in earlier)
-    return text + question, (f"{text}Guest: {question}\nHost:", f" {answer}")
+        messages, answer = recall_case(world, rng, ["talk"])
+    text = dialogue_of(messages)
+    return text, (f"{text}Host:", f" {answer}")
 
 
 def last_word(world: World, rng: random.Random):

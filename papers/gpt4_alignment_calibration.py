@@ -17,10 +17,10 @@ import torch
 import data
 import gpt
 import rlhf
-from data import GUESTS, MEMORIES, TOPICS, World
+from data import World
 from gpt import GPT
 from papers.instructgpt_run import Run
-from papers.tasks import distinct, recall_case
+from papers.tasks import KNOWN_ANSWERS, dialogue_of, distinct, recall_case
 
 BINS = 10        # of the reliability diagram
 QUESTIONS = 400
@@ -29,35 +29,19 @@ Question = tuple[list[dict], list[str]]  # a conversation, and four answers, the
 
 
 def recall_questions(world: World, count: int) -> list[Question]:
-    """Distinct held-out conversations, of which the last question has one right answer."""
+    """Distinct held-out conversations that end with a question, and four answers about its topic,
+    of which one is right."""
     rng = random.Random(f"calibration {world.seed}")
 
     def make_question():
-        choices = []
-        while not choices:
+        answer = None
+        while answer not in KNOWN_ANSWERS:  # to a made-up word there are no other choices
             between = data.random_kinds(rng, rng.choice((1, 2, 3)))
             messages, answer = recall_case(world, rng, between)
-            choices = choices_of(rng, answer)
-        return messages, choices
+        others = [other for other in KNOWN_ANSWERS[answer] if other != answer]
+        return messages, [answer, *rng.sample(others, 3)]
 
     return distinct(make_question, count, lambda case: str(case[0]))
-
-
-def choices_of(rng: random.Random, answer: str) -> list[str]:
-    """The answer and three others about the same topic; none if it has a made-up word."""
-    for topic, memory in MEMORIES.items():
-        values = GUESTS if topic == "name" else TOPICS[topic].values
-        answers = [memory.answer.format(value=value) for value in values]
-        if answer in answers:
-            answers.remove(answer)
-            return [answer, *rng.sample(answers, 3)]
-    return []
-
-
-def dialogue_of(messages: list[dict]) -> str:
-    """A conversation in the form of the web's dialogues."""
-    names = {"user": "Guest", "assistant": "Host"}
-    return "".join(f"{names[turn['role']]}: {turn['content']}\n" for turn in messages)
 
 
 def fits(run: Run, question: Question) -> bool:

@@ -101,11 +101,13 @@ def distinct(make_case: Callable, count: int, asked: Callable) -> list:
     return list(cases.values())
 
 
-# All answers about something told, but for those with words that nobody knows (data.tell).
-KNOWN_ANSWERS = set()
+# Each answer about something told -> all answers about the same topic. Those with words that nobody
+# knows (data.tell) are not among them.
+KNOWN_ANSWERS = {}
 for _topic, _memory in data.MEMORIES.items():
-    for _value in data.GUESTS if _topic == "name" else TOPICS[_topic].values:
-        KNOWN_ANSWERS.add(_memory.answer.format(value=_value))
+    _values = data.GUESTS if _topic == "name" else TOPICS[_topic].values
+    _answers = [_memory.answer.format(value=_value) for _value in _values]
+    KNOWN_ANSWERS.update(dict.fromkeys(_answers, _answers))
 
 
 def recall_case(world: World, rng: random.Random, between: list[str]) -> tuple[list[dict], str]:
@@ -119,6 +121,12 @@ def recall_case(world: World, rng: random.Random, between: list[str]) -> tuple[l
     for said, reply in earlier:
         messages = data.answered([*messages, {"role": "user", "content": said}], reply)
     return [*messages, {"role": "user", "content": question}], answer
+
+
+def dialogue_of(messages: list[dict]) -> str:
+    """A conversation in the form of the web's dialogues."""
+    names = {"user": "Guest", "assistant": "Host"}
+    return "".join(f"{names[turn['role']]}: {turn['content']}\n" for turn in messages)
 
 
 # --------------------------------------------------------------------------------------------------
