@@ -16,7 +16,6 @@ import torch
 
 import data
 import gpt
-import rlhf
 from data import World
 from gpt import GPT
 from papers.instructgpt_run import Run
@@ -67,22 +66,14 @@ def dialogue_confidence(run: Run, questions: list[Question]) -> np.ndarray:
     return totals.softmax(dim=1).numpy()
 
 
-@torch.no_grad()
 def chat_confidence(run: Run, model: GPT, questions: list[Question]) -> np.ndarray:
     """The same for a fine-tuned model, in the chat format. The log-probabilities include the
     assistant's earlier turns, which are the same for all four choices and so do not matter."""
     rows = []
     for messages, choices in questions:
-        ids, masks = [], []
-        for choice in choices:
-            conversation = data.answered(messages, choice)
-            tokens, mask = data.render_within(run.tokenizer, conversation, model.config.block_size)
-            ids.append(tokens)
-            masks.append(mask)
-        ids, _ = gpt.to_tensors(ids, run.tokenizer.pad, model.device)  # (4, T)
-        mask, _ = gpt.to_tensors(masks, 0, model.device)  # (4, T)
-        logprobs = rlhf.response_logprobs(model, ids, mask[:, 1:].float())  # (4, T-1)
-        rows.append(logprobs.sum(dim=1).softmax(dim=0).tolist())
+        conversations = [data.answered(messages, choice) for choice in choices]
+        logprobs = run.answer_logprobs(model, conversations)  # (4,)
+        rows.append(logprobs.softmax(dim=0).tolist())
     return np.array(rows)
 
 

@@ -15,7 +15,8 @@ import torch
 import data
 import rlhf
 from data import Batches, Tokenizer, UserError, reading
-from gpt import GPT, PRESETS, GPTConfig, RunLog, load_checkpoint, load_model, save_checkpoint
+from gpt import (GPT, PRESETS, GPTConfig, RunLog, load_checkpoint, load_model, save_checkpoint,
+                 to_tensors)
 from rlhf import RewardModel, WorldTask
 
 # The models of a run that answer in the chat format: name in the tables -> name of the file.
@@ -65,6 +66,18 @@ class Run:
         train_stream, _ = self.streams()
         block_size = self.base.config.block_size
         return Batches(train_stream, sequences, block_size, 5000 + self.options.seed)
+
+    @torch.no_grad()
+    def answer_logprobs(self, model: GPT, conversations: list[list[dict]]) -> torch.Tensor:
+        """A model's log-probability of all answers in each conversation, with the <|end|> behind
+        each, in nats: (conversations,)."""
+        limit = model.config.block_size
+        rendered = [data.render_within(self.tokenizer, messages, limit)
+                    for messages in conversations]
+        rows, masks = zip(*rendered)
+        ids, _ = to_tensors(rows, self.tokenizer.pad, model.device)  # (B, T)
+        mask, _ = to_tensors(masks, 0, model.device)  # (B, T)
+        return rlhf.response_logprobs(model, ids, mask[:, 1:].float()).sum(dim=1)
 
     def score(self, model: GPT, reward_model=None, seed: int = 2):
         """One answer to each held-out prompt, at temperature 1: (Rollout with scores and KL,

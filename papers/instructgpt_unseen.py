@@ -12,8 +12,7 @@ import torch
 
 import rlhf
 from data import (LISTS, NUMBERS, OFFERS, RUDE, TASKS, TOPICS, Comparison, Instruction, World,
-                  answered, judge, render_conversation, render_within)
-from gpt import to_tensors
+                  judge, render_conversation)
 from papers.claims import over_seeds
 from papers.instructgpt_data import no_log
 from papers.instructgpt_run import Run
@@ -167,15 +166,6 @@ def answer_pairs(world: World, split: str, draw: int | str = "") -> dict[str, li
     return pairs
 
 
-@torch.no_grad()
-def answer_logprob(run: Run, messages: list[dict], answer: str) -> float:
-    """The SFT model's log-probability of an answer and its <|end|>, in nats."""
-    ids, mask = render_within(run.tokenizer, answered(messages, answer), run.sft.config.block_size)
-    ids, _ = to_tensors([ids], run.tokenizer.pad, run.sft.device)  # (1, T)
-    mask = torch.tensor([mask[1:]], device=ids.device)  # (1, T-1)
-    return rlhf.response_logprobs(run.sft, ids, mask.float()).sum().item()
-
-
 def taught_truth(run: Run) -> rlhf.RewardModel:
     """A reward model that learns from pairs of a true sentence and the same sentence with another
     value, about three quarters as many as the run's own reward model learns from."""
@@ -198,9 +188,8 @@ def seen(run: Run) -> list[dict]:
         for kind, pairs in answer_pairs(run.task.world, split).items():
             likelier = []
             for pair in pairs:
-                (better, _), (worse, _) = pair.responses
-                likelier.append(answer_logprob(run, pair.messages, better)
-                                > answer_logprob(run, pair.messages, worse))
+                better, worse = run.answer_logprobs(run.sft, pair.conversations()).tolist()
+                likelier.append(better > worse)
             rows.append({
                 "better / worse": kind, "facts": facts,
                 "reward model": rlhf.pair_accuracy(run.reward_model, run.tokenizer, pairs),
