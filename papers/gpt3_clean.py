@@ -17,7 +17,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -123,44 +123,34 @@ def world_crawl(world: World, pages: int, folder: Path):
 # The pipeline
 
 
-@dataclass
-class Tally:
-    """What a step takes away."""
-    characters: int = 0
-    pieces: int = 0
-    examples: list[str] = field(default_factory=list)
-
-    def dropped(self, text: str):
-        self.characters += len(text)
-        self.pieces += 1
-        if len(self.examples) < 2:
-            self.examples.append(" ".join(text.split())[:90])
-
-
 def run_step(step: str, path: Path, keep: Callable, *arguments) -> dict:
     """Write the documents that keep(*arguments) yields, and say what it has taken away."""
     started = time.time()
-    tally = Tally()
-    left = 0
-    kept = 0
+    kept, taken = [], []  # characters of each document, and of each piece that is taken away
+    examples = []
+
+    def dropped(text):
+        taken.append(len(text))
+        if len(examples) < 2:
+            examples.append(" ".join(text.split())[:90])
+
     with atomic_write(path) as file:
-        for text in keep(*arguments, dropped=tally.dropped):
+        for text in keep(*arguments, dropped=dropped):
             file.write(json.dumps({"text": text}).encode() + b"\n")
-            left += len(text)
-            kept += 1
+            kept.append(len(text))
     if not kept:
         raise UserError(f"nothing is left of the crawl after this step: {step}")
     print(f"{step}: took away for example")
-    for example in tally.examples:
+    for example in examples:
         print(f"    {example}")
-    total = left + tally.characters
+    total = sum(kept) + sum(taken)
     return {
         "step": step,
         "characters": f"{total:,}",
-        "left": f"{left:,}",
-        "documents left": kept,
-        "taken away": tally.pieces,
-        "share": tally.characters / total,
+        "left": f"{sum(kept):,}",
+        "documents left": len(kept),
+        "taken away": len(taken),
+        "share": sum(taken) / total,
         "MB/s": total / 1e6 / (time.time() - started),
     }
 
