@@ -89,15 +89,6 @@ class GPT1Tokenizer:
         return GPT1Tokenizer(vocabulary, merges)
 
 
-def load_gpt1(name_or_folder: str | Path = "gpt1") -> tuple[gpt.GPT, GPT1Tokenizer]:
-    """The released GPT-1 (downloaded once) or that of a Hugging Face folder, and its tokenizer."""
-    folder = Path(name_or_folder)
-    if name_or_folder == "gpt1" and not folder.exists():
-        folder = gpt.download("openai-gpt")
-    model = load_weights(folder)
-    return model.to(gpt.pick_device()).eval(), GPT1Tokenizer.from_huggingface(folder)
-
-
 def load_weights(folder: Path) -> gpt.GPT:
     """The GPT-1 of a Hugging Face folder. UserError if it holds anything else."""
     try:
@@ -113,25 +104,25 @@ def load_weights(folder: Path) -> gpt.GPT:
 
 
 @dataclass
-class SampleOptions:
-    model: str = option("gpt1", "gpt1, or a Hugging Face folder of GPT-1")
-    prompt: str | None = option(None, "the text to continue")
-    tokens: int = option(100, "how many tokens to write", at_least=1)
-    temperature: float = option(1.0, "0 takes the most likely token")
-    top_k: int | None = option(None, "only the k most likely tokens", at_least=1)
-    seed: int = option(0, "seed of the sampling")
+class SampleOptions(gpt.SampleOptions):
+    model: str = option("gpt1", "gpt1 (downloaded once), or a Hugging Face folder of GPT-1")
 
 
 def sample(options: SampleOptions = SampleOptions()):
     """Continue a text with the released GPT-1."""
     if not options.prompt:
         raise UserError("GPT-1 needs a --prompt to begin with")
-    model, tokenizer = load_gpt1(options.model)
+    folder = Path(options.model)
+    if options.model == "gpt1" and not folder.exists():
+        folder = gpt.download("openai-gpt")
+    model = load_weights(folder).to(gpt.pick_device())
+    tokenizer = GPT1Tokenizer.from_huggingface(folder)
     ids = tokenizer.encode(options.prompt)
     if not ids:
         raise UserError("GPT-1 has no token for anything in this --prompt")
     generator = torch.Generator(model.device).manual_seed(options.seed)
     prompt = torch.tensor([ids], device=model.device)
     written = gpt.generate(model, prompt, options.tokens, generator=generator,
-                           temperature=options.temperature, top_k=options.top_k)
+                           temperature=options.temperature, top_k=options.top_k,
+                           top_p=options.top_p)
     print(tokenizer.decode(ids + written[0]))
