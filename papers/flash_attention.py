@@ -119,21 +119,16 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def added_memory(function, *arguments) -> float:
-    """Megabytes that a call adds to the peak of this process."""
-    if DEVICE == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    before = peak_memory()
-    function(*arguments)
-    return (peak_memory() - before) / 2**20
-
-
 def attention_memory(method: str, shape, window: int | None) -> float:
     """Megabytes that one run adds to the peak of a new process."""
     inputs = random_inputs(shape)
     # what PyTorch loads on first use does not count
     run_attention(method, window, *random_inputs((1, 1, 2, shape[3])))
-    return added_memory(run_attention, method, window, *inputs)
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    before = peak_memory()
+    run_attention(method, window, *inputs)
+    return (peak_memory() - before) / 2**20
 
 
 def in_new_process(function, *arguments):

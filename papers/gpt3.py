@@ -30,9 +30,8 @@ from data import World, command_line, option
 from gpt import TrainConfig, print_table
 from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import plot
-from papers.flash_attention import in_new_process
 from papers.gpt3_answers import comparing, exact_match
-from papers.gpt3_costs import peak_of_training, sizes, speed, training_seconds
+from papers.gpt3_costs import sizes, speed
 from papers.gpt3_tasks import PROMPTS, RULE_WEB, SCRAMBLED, TASK_WEB, rule_cases
 from papers.models import SIZES, choice_accuracy, pretrained
 
@@ -97,23 +96,14 @@ def synthetic(options: Options, folder: Path) -> list[dict]:
 
 
 def bands(options: Options, folder: Path) -> list[dict]:
-    """Dense layers against dense and banded ones in turn: trained alike, and at
-    longer contexts the time and memory of one training step."""
+    """Dense layers against dense and banded ones in turn, trained alike. What a band saves at
+    longer contexts is in the table of papers/flash_attention.py."""
     cases = rule_cases(World(0), 32, options.cases, "examples")
     rows = []
     for layers, window in (("dense", None), ("alternating", 24)):
         model, tokenizer, *_, result = rule_model(options, folder, "180k", window=window)
         accuracy = choice_accuracy(model, tokenizer, cases)
         rows.append({"layers": layers, **result, "K = 32": accuracy})
-
-    lengths = (1024,) if options.fast else (1024, 4096)
-    for T in lengths:
-        dense = dataclasses.replace(model.config, block_size=T, window=None)
-        banded = dataclasses.replace(model.config, block_size=T, window=256)
-        seconds = training_seconds([dense, banded])
-        for row, config, least in zip(rows, (dense, banded), seconds):
-            row[f"ms at {T}"] = 1000 * least
-            row[f"MB at {T}"] = in_new_process(peak_of_training, config)
     return rows
 
 

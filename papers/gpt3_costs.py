@@ -1,12 +1,12 @@
 """
 What models cost: Table 2.1 of GPT-3, what training the largest would take, and
-training steps on this machine: with and without banded layers, and in tokens per second.
+how many tokens per second a training step reads on this machine.
 
     python -m papers.gpt3 sizes     the papers' models; no weight is allocated
     python -m papers.gpt3 speed     GPT-2's smallest; --batch-size 16 --block-size 1024 on a GPU
 
-Papers: GPT-3 (arXiv:2005.14165) §2.1 (bands), Table 2.1, Appendix D (compute); ZeRO
-(arXiv:1910.02054) §3.1 (memory).
+Papers: GPT-3 (arXiv:2005.14165) Table 2.1, Appendix D (compute); ZeRO (arXiv:1910.02054)
+§3.1 (memory).
 """
 import dataclasses
 import math
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import gpt
 from data import Batches, option, run_folder
 from gpt import GPT, PRESETS, GPTConfig, print_table
-from papers.flash_attention import DEVICE, TIMED_DTYPE, added_memory, timed
+from papers.flash_attention import DEVICE, TIMED_DTYPE, timed
 
 # What the papers print: parameters. GPT-3's models all read 300 billion tokens.
 PRINTED = {
@@ -159,34 +159,7 @@ def sizes(options: SizesOptions = SizesOptions()):
 
 
 # ------------------------------------------------------------------------------
-# Measured: time and memory of training steps
-
-
-def train_on(model: GPT, length: int, passes: int = 1):
-    """Forward and backward passes over one text of `length` tokens."""
-    idx = torch.zeros(1, length, dtype=torch.long, device=DEVICE)  # (1, T)
-    for _ in range(passes):
-        _, loss = model(idx, idx)
-        loss.backward()
-
-
-def training_seconds(configs: list[GPTConfig], repeats: int = 5) -> list[float]:
-    """Seconds of a pass over one context, the least of several."""
-    models = [GPT(config).to(DEVICE) for config in configs]
-    least = [math.inf] * len(models)
-    # In turns, so that a slow moment of the machine affects all of them.
-    for _ in range(repeats):
-        for index, model in enumerate(models):
-            seconds = timed(train_on, model, model.config.block_size)
-            least[index] = min(least[index], seconds)
-    return least
-
-
-def peak_of_training(config: GPTConfig) -> float:
-    """Peak MB of two passes over one context. Call it in a fresh process."""
-    model = GPT(config).to(DEVICE)
-    train_on(model, 2)  # what PyTorch loads on first use does not count
-    return added_memory(train_on, model, config.block_size, 2)
+# Measured: the time of a training step
 
 
 @dataclass
