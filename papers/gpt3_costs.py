@@ -167,57 +167,41 @@ class SpeedOptions:
     batch_size: int = option(2, "sequences per step", at_least=1)
     # shorter rows do not use the fused kernel
     block_size: int = option(256, "tokens per sequence", at_least=129)
-    repeats: int = option(5, "timed steps of each; the median counts", at_least=1)
 
 
 def speed(options: SpeedOptions = SpeedOptions()):
-    """Time training steps of GPT-2's smallest model on this machine.
-
-    With our attention and with PyTorch's, and with a vocabulary that is a multiple of 64, which
-    GPUs prefer. A step is that of `gpt.train` with AdamW alone: Muon's work does not grow with
-    the batch and would hide the rest.
-    """
-    peak = matrix_flops(options.repeats)
+    """Time training steps of GPT-2's smallest model on this machine, with our attention and with
+    PyTorch's. A step is that of `gpt.train` with AdamW alone: Muon's work does not grow with the
+    batch and would hide the rest."""
+    config = dataclasses.replace(PRESETS["gpt2"], block_size=options.block_size)
+    tokens = options.batch_size * options.block_size
+    _, flops_per_token = parameters_and_flops(config)
     rows = []
     ours = gpt.fused_attention
     for name, attention in (("ours", ours), ("PyTorch's", pytorch_attention)):
-        for vocab_size in (50257, 50304):
-            config = dataclasses.replace(PRESETS["gpt2"], vocab_size=vocab_size,
-                                         block_size=options.block_size)
-            gpt.fused_attention = attention
-            seconds, flops = seconds_per_step(config, options)
-            gpt.fused_attention = ours
-            rows.append({
-                "attention": name, "vocabulary": vocab_size, "ms": 1000 * seconds,
-                "tokens/s": round(options.batch_size * options.block_size / seconds),
-                "TFLOP/s": flops / seconds / 1e12, "of a matrix product": flops / seconds / peak})
+        gpt.fused_attention = attention
+        seconds = seconds_per_step(config, options.batch_size)
+        gpt.fused_attention = ours
+        rows.append({"attention": name, "ms": 1000 * seconds, "tokens/s": round(tokens / seconds),
+                     "TFLOP/s": flops_per_token * tokens / seconds / 1e12})
+    print(f"matrix products in {TIMED_DTYPE}")
     print_table(rows, run_folder("speed", {}) / "table.json")
-    print(f"{TIMED_DTYPE}; a product of two 8192 x 8192 matrices: {peak / 1e12:.2f} TFLOP/s")
 
 
 def pytorch_attention(q, k, v, window=None):
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def matrix_flops(repeats: int) -> float:
-    """Operations per second of a large matrix product."""
-    a, b = (torch.randn(8192, 8192, dtype=TIMED_DTYPE, device=DEVICE) for _ in range(2))
-    seconds = [timed(torch.matmul, a, b) for _ in range(repeats + 1)]
-    return 2 * 8192**3 / float(np.median(seconds[1:]))
-
-
-def seconds_per_step(config: GPTConfig, options: SpeedOptions) -> tuple[float, float]:
-    """Median seconds of a step, and its operations."""
+def seconds_per_step(config: GPTConfig, batch_size: int) -> float:
+    """The median of five timed steps, in seconds."""
     model = GPT(config).to(DEVICE)
     optimizers = gpt.make_optimizers(model, lr=1e-4)
     stream = np.random.default_rng(0).integers(0, config.vocab_size, 100_000)
-    batches = Batches(stream, options.batch_size, config.block_size, seed=0)
+    batches = Batches(stream, batch_size, config.block_size, seed=0)
 
     def step():
         gpt.pretraining_loss(model, batches).backward()
         gpt.update(model, optimizers, fraction=1.0)
 
-    seconds = [timed(step) for _ in range(options.repeats + 2)]  # two to warm up
-    _, flops_per_token = parameters_and_flops(config)
-    flops = flops_per_token * options.batch_size * options.block_size
-    return float(np.median(seconds[2:])), flops
+    seconds = [timed(step) for _ in range(7)]  # two to warm up
+    return float(np.median(seconds[2:]))
