@@ -44,10 +44,9 @@ GPT2_TOKENS = 40e9 / 4
 
 # Bytes per parameter in training. gpt.py keeps everything in float32 (its default
 # Muon has one moment; autocast on CUDA adds 2 bytes from forward to backward).
-# Usual for large models is bfloat16 beside float32 master weights.
-OURS = {"weights": 4, "gradients": 4, "AdamW's first moments": 4, "second moments": 4}
-MIXED = {"master weights": 4, "bfloat16 weights": 2, "bfloat16 gradients": 2,
-         "AdamW's first moments": 4, "second moments": 4}
+# Usual for large models are weights and gradients in bfloat16 beside float32 master
+# weights, which is as much: 2 + 2 + 4 bytes.
+TRAINING_BYTES = {"weights": 4, "gradients": 4, "AdamW's first moments": 4, "second moments": 4}
 # We assume devices like NVIDIA's H100: memory, and peak rate of bfloat16 (dense).
 # The utilisation counts only what `parameters_and_flops` counts.
 DEVICE_BYTES = 80e9
@@ -73,43 +72,15 @@ def parameters_and_flops(config: GPTConfig) -> tuple[int, float]:
     return model.num_params(), 6 * weights + 12 * config.n_embd * seen
 
 
-def activation_bytes(config: GPTConfig, width: int = 4, checkpointed: bool = False) -> int:
-    """Bytes that one full sequence of more than 128 tokens keeps for the backward pass,
-    without dropout. Matrix products read and write numbers of `width` bytes, 2 under
-    autocast to bfloat16; the stream, the norms, attention and the loss stay float32.
-
-    Per token and layer: the input of each sub-layer and its normalized form; q, k, v
-    and the output of attention, also side by side; the MLP's 4 C twice; a number per
-    head; mean and deviation of each norm. Then the last state, its normalized form
-    and the log-probabilities.
-
-    Checkpointed: only each layer's input, and one layer at a time computed anew.
-    """
-    C = config.n_embd
-    layer = 4 * (6 * C + config.n_head + 4) + width * 11 * C
-    head = 4 * (C + 2 + config.vocab_size) + width * C
-    layers = config.n_layer * layer
-    if checkpointed:
-        layers = config.n_layer * 4 * C + layer
-    return config.block_size * (layers + head)
-
-
 def training_needs(config: GPTConfig, tokens: float) -> dict[str, str]:
     """What training a model with AdamW on so many tokens takes at least."""
     parameters, flops_per_token = parameters_and_flops(config)
     needs = {"parameters": f"{parameters:,}"}
-    for kind, terms in (("float32", OURS), ("mixed", MIXED)):
-        for name, width in terms.items():
-            needs[f"{kind}: {name}, {width} bytes, GB"] = f"{width * parameters / 1e9:,.1f}"
-        width = sum(terms.values())
-        needs[f"{kind}: in all, {width} bytes, GB"] = f"{width * parameters / 1e9:,.1f}"
-    devices = math.ceil(sum(MIXED.values()) * parameters / DEVICE_BYTES)
+    in_all = sum(TRAINING_BYTES.values())
+    for name, width in (TRAINING_BYTES | {"in all": in_all}).items():
+        needs[f"{name}, {width} bytes, GB"] = f"{width * parameters / 1e9:,.1f}"
+    devices = math.ceil(in_all * parameters / DEVICE_BYTES)
     needs[f"devices of {DEVICE_BYTES / 1e9:.0f} GB that hold this"] = str(devices)
-    for name, kept in (
-            ("float32", activation_bytes(config)),
-            ("bfloat16", activation_bytes(config, 2)),
-            ("bfloat16, checkpointed", activation_bytes(config, 2, checkpointed=True))):
-        needs[f"activations of one sequence, {name}, GB"] = f"{kept / 1e9:,.1f}"
     flops = flops_per_token * tokens
     days = flops / (DEVICE_FLOPS * UTILISATION) / (24 * 60 * 60)
     needs["tokens"] = f"{tokens:.1e}"
@@ -119,12 +90,7 @@ def training_needs(config: GPTConfig, tokens: float) -> dict[str, str]:
     return needs
 
 
-@dataclass
-class SizesOptions:
-    batch_size: int = option(1, "sequences per step, for the memory of activations", at_least=1)
-
-
-def sizes(options: SizesOptions = SizesOptions()):
+def sizes():
     """The papers' models in numbers: parameters, memory, compute; and what training
     two of them takes. [GPT-3 Table 2.1, App. D]"""
     rows = []
@@ -135,8 +101,7 @@ def sizes(options: SizesOptions = SizesOptions()):
             "paper": PRINTED.get(name),
             "parameters": f"{parameters:,}",
             "weights GB": 4 * parameters / 1e9,
-            "training GB": sum(OURS.values()) * parameters / 1e9,
-            "activations GB": options.batch_size * activation_bytes(config) / 1e9,
+            "training GB": sum(TRAINING_BYTES.values()) * parameters / 1e9,
             "GFLOP/token": flops / 1e9,
         }
         if name.startswith("gpt3"):
@@ -144,9 +109,7 @@ def sizes(options: SizesOptions = SizesOptions()):
         rows.append(row)
     folder = run_folder("sizes", {})
     print_table(rows, folder / "table.json")
-    print("float32; training: weights, gradients and AdamW's two moments;\n"
-          "activations: what a training step keeps for its backward pass, "
-          f"{options.batch_size} full sequence(s);\n"
+    print("float32; training: weights, gradients and AdamW's two moments, without activations;\n"
           "GFLOP: forward and backward\n")
 
     small = training_needs(PRESETS["gpt2-xl"], GPT2_TOKENS)
