@@ -2448,15 +2448,15 @@ def answer_from(pictures, question):
 def check_answers(document):
     """All answers are right. Returns which ones the last of several examples could have."""
     pictures = [read_picture(scene) for scene in parts(document, tuple)]
-    answers = [answer for _, answer in document.turns]
-    if isinstance(document.turns[-1][0], tuple) and len(document.turns[-1][0]) == 1:  # examples
+    answers = [answer for _, answer in document]
+    last_question, _ = document[-1]
+    if isinstance(last_question[-1], tuple):  # a picture alone, after examples
         known = [[*things[0], *things[-1], COUNTED[len(things)]] for things in pictures]
         # the answers to all pictures of each of the seven tasks: it fits if the examples have them
         possible = {last for *first, last in zip(*known, strict=True) if first == answers[:-1]}
         assert answers[-1] in possible
         return possible
-    questions = [question if isinstance(question, str) else question[-1].strip()
-                 for question, _ in document.turns]
+    questions = [question[-1].strip() for question, _ in document]
     assert answers == [answer_from(pictures, question) for question in questions]
     assert len(set(questions)) == len(questions)
     return set()
@@ -2465,7 +2465,7 @@ def check_answers(document):
 def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out():
     tasks, several, seed = papers("gpt4_pictures_tasks"), papers("gpt4_pictures_several"), 1
     tokenizer = tasks.learn_tokenizer(several.any_document, seed)
-    rng, drawn, pictures, told, turns_of = random.Random(0), set(), Counter(), {}, {}
+    rng, drawn, pictures, told, cases_of = random.Random(0), set(), Counter(), {}, {}
     for _ in range(4000):
         document = several.any_document(rng, seed)
         check_answers(document)
@@ -2484,23 +2484,23 @@ def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out():
     for kind in (*tasks.KINDS, *several.PAIR_KINDS, *several.SHOT_KINDS):
         cases = several.any_cases(kind, 60, "test", seed)
         assert len(set(cases)) == len(cases) == 60
-        assert kind not in tasks.KINDS or all(len(case.turns) == 1 for case in cases)
+        assert kind not in tasks.KINDS or all(len(case) == 1 for case in cases)
         tested = set().union(*(drawn_in(case) for case in cases))
         assert not tested & drawn and triples_of(tested) <= triples
         told[kind] = [len(check_answers(case)) for case in cases].count(1)
-        turns_of[kind] = [case.turns for case in cases]
+        cases_of[kind] = cases
         for case in cases if kind in several.PAIR_KINDS else ():
             other = several.exchanged(case, kind)
             check_answers(other)
             assert parts(other, tuple) == parts(case, tuple)[::-1]
-            [(question, answer)], [(same, another)] = case.turns, other.turns
+            [(question, answer)], [(same, another)] = case, other
             assert question[-1] == same[-1] and answer != another
     few, more, most = told["1 example"], told["2 examples"], told["4 examples"]
     assert told["0 examples"] == 0 < few < more < most > 54
     for kind, count in several.SHOT_KINDS.items():  # the same cases, with fewer examples
-        assert turns_of[kind] == [turns[4 - count:] for turns in turns_of["4 examples"]]
+        assert cases_of[kind] == [case[4 - count:] for case in cases_of["4 examples"]]
     most_of = {"color by place": 30, "place by shape": 20, "number by color": 25}
     for kind, most in (most_of | dict.fromkeys(several.PAIR_KINDS, 42)).items():
-        counts = Counter(answer for [(_, answer)] in turns_of[kind])
+        counts = Counter(answer for [(_, answer)] in cases_of[kind])
         assert max(counts.values()) < most
         assert kind in several.PAIR_KINDS or set(counts) == set(tasks.VALUES[kind.split()[0]])

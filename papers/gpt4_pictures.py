@@ -109,7 +109,7 @@ def write(model: GPT, tokenizer: Tokenizer, cases: list[Document]) -> list[str]:
 
 def right(model: GPT, tokenizer: Tokenizer, cases: list[Document]) -> np.ndarray:
     """Whether each case is answered exactly."""
-    return np.equal(write(model, tokenizer, cases), [case.turns[-1][1] for case in cases])
+    return np.equal(write(model, tokenizer, cases), [case[-1][1] for case in cases])
 
 
 def test(options: Options, folder: Path, seed: int) -> list[dict]:
@@ -120,7 +120,7 @@ def test(options: Options, folder: Path, seed: int) -> list[dict]:
     for kind in ALL_KINDS:
         cases = any_cases(kind, options.cases, "test", seed)
         known = any_cases(kind, options.cases, "train", seed)
-        answers = [case.turns[-1][1] for case in cases]
+        answers = [case[-1][1] for case in cases]
         held_out = right(model, tokenizer, cases)
         row = {
             "kind": kind,

@@ -16,12 +16,11 @@ compared with their pictures (but for places: answers in the north mean the firs
 
 All pictures of a test prompt, examples too, have held-out combinations only. The design is ours.
 """
-import dataclasses
 import random
 
 import gpt
 from papers.gpt4_pictures_tasks import (COLORS, NUMBERS, PLACES, SHAPES, VALUES, Document, Scene,
-                                        cases_of, parts_of, parts_of_question, questions_about,
+                                        about, cases_of, parts_of, questions_about,
                                         random_document, random_scene)
 from papers.tasks import distinct
 
@@ -69,8 +68,8 @@ def questions_about_two(kind: str, pair: tuple[Scene, Scene]) -> dict[str, str]:
 def about_two(pair: tuple[Scene, Scene], turns: list[tuple[str, str]]) -> Document:
     """A document that shows two pictures before the first of several questions."""
     [(question, answer), *others] = turns
-    shown = ("The first picture:", pair[0], "\nThe second picture:", pair[1], f"\n{question}")
-    return Document(None, ((shown, answer), *others))
+    shown = "The first picture:", pair[0], "\nThe second picture:", pair[1]
+    return about(shown, [(f"\n{question}", answer), *others])
 
 
 def random_two(rng: random.Random, split: str, seed: int, kind: str, most: int) -> Document:
@@ -85,7 +84,7 @@ def random_two(rng: random.Random, split: str, seed: int, kind: str, most: int) 
 
 def exchanged(case: Document, kind: str) -> Document:
     """The same question about the same two pictures in the other order: it has another answer."""
-    [((_, first, _, second, question), _)] = case.turns
+    [((_, first, _, second, question), _)] = case
     asked = question.strip()
     answer = questions_about_two(kind, (second, first))[asked]
     return about_two((second, first), [(asked, answer)])
@@ -115,16 +114,15 @@ def random_examples(rng: random.Random, split: str, seed: int) -> Document:
         scenes = [random_scene(rng, split, seed) for _ in range(5)]
         first, last = (answer_of(scenes[-1], asked, end) for end in ("first", "last"))
         if split == "train" or asked == "number" or first != last:
-            turns = [((scene,), answer_of(scene, asked, which)) for scene in scenes]
-            return Document(None, tuple(turns))
+            return tuple(((scene,), answer_of(scene, asked, which)) for scene in scenes)
 
 
 def shuffled(case: Document) -> Document:
     """Each example with the answer of the example before it: a control."""
-    *examples, last = case.turns
-    scenes = [scene for scene, _ in examples]
+    *examples, last = case
+    questions = [question for question, _ in examples]
     answers = [answer for _, answer in examples]
-    return dataclasses.replace(case, turns=(*zip(scenes, answers[-1:] + answers[:-1]), last))
+    return *zip(questions, answers[-1:] + answers[:-1]), last
 
 
 # ------------------------------------------------------------------------------
@@ -152,15 +150,14 @@ def any_cases(kind: str, count: int, split: str, seed: int) -> list[Document]:
     def make_case():
         if kind in PAIR_KINDS:
             return random_two(rng, split, seed, kind, most=1)
-        case = random_examples(rng, split, seed)
-        return dataclasses.replace(case, turns=case.turns[-1 - SHOT_KINDS[kind]:])
-    return distinct(make_case, count, lambda case: case.turns[-1])
+        return random_examples(rng, split, seed)[-1 - SHOT_KINDS[kind]:]
+    return distinct(make_case, count, lambda case: case[-1])
 
 
 def unanswered(case: Document) -> Document:
     """The prompt of a case: all but the last answer."""
-    *turns, (question, _) = case.turns
-    return dataclasses.replace(case, turns=(*turns, (question, "")))
+    *turns, (question, _) = case
+    return *turns, (question, "")
 
 
 def in_words(document: Document) -> str:
@@ -183,10 +180,10 @@ def without_pictures(documents: list[Document]) -> list[Document]:
     blind = []
     for document in documents:
         turns = []
-        for question, answer in document.turns:
-            texts = [part for part in parts_of_question(question) if isinstance(part, str)]
+        for question, answer in document:
+            texts = [part for part in question if isinstance(part, str)]
             turns.append((tuple(texts), answer))
-        blind.append(Document(None, tuple(turns)))
+        blind.append(tuple(turns))
     return blind
 
 
@@ -195,10 +192,10 @@ def with_other_pictures(documents: list[Document]) -> list[Document]:
     question: a control. Examples keep theirs."""
     changed = []
     for document, other in zip(documents, documents[-1:] + documents[:-1]):
-        *examples, (question, answer) = document.turns
-        other_question, _ = other.turns[-1]
+        *examples, (question, answer) = document
+        other_question, _ = other[-1]
         parts = []
-        for own, others in zip(parts_of_question(question), parts_of_question(other_question)):
+        for own, others in zip(question, other_question):
             parts.append(own if isinstance(own, str) else others)
-        changed.append(Document(other.scene, (*examples, (tuple(parts), answer))))
+        changed.append((*examples, (tuple(parts), answer)))
     return changed

@@ -92,7 +92,6 @@ QUESTIONS = {
     "number by color": "How many are {value}?",
     "number by shape": "How many are {value}?",
 }
-CAPTION = "What is there?"
 KINDS = (*QUESTIONS, "caption")
 GROUPS = {
     "caption": ("caption",),
@@ -100,18 +99,16 @@ GROUPS = {
     "by content": ("shape by color", "color by shape", "place by color", "place by shape"),
     "number": ("number by color", "number by shape"),
 }
-Question = str | tuple[str | Scene, ...]  # a text, or texts and pictures in their order
-Turn = tuple[Question, str]  # with the answer
 
 
-def caption(scene: Scene) -> Turn:
-    """All things, in reading order."""
+def caption(scene: Scene) -> tuple[str, str]:
+    """The question what is there, and its answer: all things, in reading order."""
     things = [f"{thing.color} {thing.shape} {thing.place}" for thing in scene]
-    return CAPTION, ", ".join(things)
+    return "What is there?", ", ".join(things)
 
 
-def questions_about(scene: Scene, thing: Thing) -> dict[str, Turn]:
-    """The questions of each kind that name this thing and no other."""
+def questions_about(scene: Scene, thing: Thing) -> dict[str, tuple[str, str]]:
+    """The question of each kind that names this thing and no other, with its answer."""
     turns = {}
     for kind, wording in QUESTIONS.items():
         asked, given = kind.split(" by ")
@@ -122,7 +119,7 @@ def questions_about(scene: Scene, thing: Thing) -> dict[str, Turn]:
     return turns
 
 
-def number_questions(scene: Scene, given: str) -> list[Turn]:
+def number_questions(scene: Scene, given: str) -> list[tuple[str, str]]:
     """How many things have each color, or each shape."""
     turns = []
     for value in VALUES[given]:
@@ -135,12 +132,18 @@ def number_questions(scene: Scene, given: str) -> list[Turn]:
 # ------------------------------------------------------------------------------
 # Training documents
 
+Question = tuple[str | Scene, ...]  # texts and pictures in their order
+Document = tuple[tuple[Question, str], ...]  # questions with their answers
 
-@dataclass(frozen=True)
-class Document:
-    """A picture, or none, and questions with their answers."""
-    scene: Scene | None
-    turns: tuple[Turn, ...]
+
+def about(shown: Question, turns: list[tuple[str, str]]) -> Document:
+    """A document that shows pictures, and texts that name them, before the first of its
+    questions."""
+    document = []
+    for question, answer in turns:
+        document.append(((*shown, question), answer))
+        shown = ()  # the other questions are texts alone
+    return tuple(document)
 
 
 def random_document(rng: random.Random, seed: int) -> Document:
@@ -160,21 +163,14 @@ def random_document(rng: random.Random, seed: int) -> Document:
             wanted = [turn for kind, turn in possible.items() if kind in GROUPS[way]]
             # if other things have its color and its shape, only its place names the thing
             turns.append(rng.choice(wanted or list(possible.values())))
-    return Document(scene, tuple(turns))
-
-
-def parts_of_question(question: Question) -> tuple[str | Scene, ...]:
-    """Its texts and pictures."""
-    return (question,) if isinstance(question, str) else question
+    return about((scene,), turns)
 
 
 def parts_of(document: Document) -> Iterator[tuple[str | Scene, bool]]:
     """Texts and pictures in their order, and whether each is an answer. An empty answer is left
     out: the model is to write it."""
-    if document.scene is not None:
-        yield document.scene, False
-    for question, answer in document.turns:
-        for part in parts_of_question(question):
+    for question, answer in document:
+        for part in question:
             yield part, False
         if answer:
             yield f" {answer}\n", True
@@ -235,7 +231,7 @@ def cases_of(kind: str, count: int, split: str, seed: int) -> list[Document]:
     def make_case():
         if kind == "caption":
             scene = random_scene(rng, split, seed)
-            return Document(scene, (caption(scene),))
+            return about((scene,), [caption(scene)])
         target = rng.choice(VALUES[asked])
         while True:
             scene = random_scene(rng, split, seed)
@@ -245,5 +241,5 @@ def cases_of(kind: str, count: int, split: str, seed: int) -> list[Document]:
                 turns = [questions_about(scene, thing).get(kind) for thing in scene]
             turns = [turn for turn in turns if turn and turn[1] == target]
             if turns:
-                return Document(scene, (rng.choice(turns),))
+                return about((scene,), [rng.choice(turns)])
     return distinct(make_case, count, lambda case: case)
