@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 import gpt
-from data import UserError, World
+from data import World
 from gpt import GPT, KVCache
 from papers.gpt3_tasks import PAPER, PRACTISED, SCRAMBLED, few_shot_prompt, synthetic_task
 from papers.tasks import distinct, gpt1_task
@@ -94,15 +94,10 @@ def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4,
     Each step extends every open hypothesis by every token and keeps the `beams`
     most likely results. One that ends with the stop token is finished and set
     aside. In the end hypotheses of different lengths are compared by log P /
-    length_penalty. Raises UserError if the context is too small.
+    length_penalty. All of them must fit into the context.
     """
-    max_length = len(idx) + max_new_tokens
-    if max_length > model.config.block_size:
-        raise UserError(f"{len(idx)} + {max_new_tokens} tokens do not fit into a context of "
-                        f"{model.config.block_size}")
-
     model.eval()
-    cache = KVCache(model, 1, max_length)
+    cache = KVCache(model, 1, len(idx) + max_new_tokens)
     tokens = idx[None]  # (1, P), later (open, 1)
     open_beams = [(0.0, [])]  # (log P, ids so far)
     finished = []  # (log P / length penalty, ids)
