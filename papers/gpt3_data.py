@@ -66,16 +66,15 @@ def prepare(world: World, folder: Path, options: Options) -> dict:
 
     _, tokens = training_of(options)
     size = 4 * tokens  # characters, about as many as a model will read
-    epochs = {}
     sources = {"cleaned crawl": (cleaned, 0.6), "good texts": (lambda: good[:300], 0.4)}
     texts = {
         "raw": itertools.islice(read(), size // 600),  # a page has about 740 characters
         "cleaned": cleaned(),
-        "mixture": mix(sources, size, epochs),
+        "mixture": mix(sources, size),
     }
     for name, documents in texts.items():
         data.write_stream(documents, tokenizer, folder / f"{name}.bin")
-    return {"report": report, "epochs": epochs, "leaked": leaked, "others": others}
+    return {"report": report, "leaked": leaked, "others": others}
 
 
 def data_effect(world: World, folder: Path, prepared: dict, options: Options):
@@ -164,8 +163,6 @@ def gpt3_data(options: Options = Options()):
 
     print("\n== the pipeline")
     gpt.print_table(prepared["report"], folder / "pipeline.json")
-    for name, epochs in prepared["epochs"].items():
-        print(f"epochs of the mixture's {name}: {epochs:.2f}")
     rows, bits = data_effect(world, folder, prepared, options)
     print("\n== one model, equal tokens")
     gpt.print_table(rows, folder / "table.json")

@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from data import UserError
-
 PUNCTUATION = [code for code in range(0x3100)
                if unicodedata.category(chr(code))[0] in "PS"]
 NO_PUNCTUATION = dict.fromkeys(PUNCTUATION)  # for str.translate: None removes
@@ -224,20 +222,14 @@ def endless(read: Callable[[], Iterable[str]]) -> Iterator[str]:
         yield from read()
 
 
-def mix(sources: dict[str, tuple[Callable[[], Iterable[str]], float]], size: int,
-        epochs: dict[str, float]) -> Iterator[str]:
+def mix(sources: dict[str, tuple[Callable[[], Iterable[str]], float]],
+        size: int) -> Iterator[str]:
     """About `size` characters of documents, each source with its share of them,
     whatever its own size.
 
     A small good source is read several times, a large one not to its end.
-    sources: {name: (a function that starts a pass, weight)}; how often each is
-    read is written into `epochs`.
+    sources: {name: (a function that starts a pass, weight)}, none of them empty.
     """
-    sizes = {}
-    for name, (read, _) in sources.items():
-        sizes[name] = sum(map(len, read()))
-        if not sizes[name]:
-            raise UserError(f"nothing to read in: {name}")
     documents = {name: endless(read) for name, (read, _) in sources.items()}
     given = Counter()
     while given.total() < size:
@@ -246,4 +238,3 @@ def mix(sources: dict[str, tuple[Callable[[], Iterable[str]], float]], size: int
         document = next(documents[name])
         given[name] += len(document)
         yield document
-    epochs.update({name: given[name] / sizes[name] for name in sources})
