@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 import rlhf
-from data import (LISTS, NUMBERS, OFFERS, RUDE, TASKS, TOPICS, Comparison, Instruction, World,
-                  judge, render_conversation)
+from data import (NUMBERS, OFFERS, RUDE, TASKS, TOPICS, Comparison, Instruction, World, judge,
+                  render_conversation, values_after)
 from papers.claims import over_seeds
 from papers.instructgpt_data import no_log
 from papers.instructgpt_run import Run
@@ -38,8 +38,7 @@ def reworded(world: World, rng: random.Random) -> Instruction:
     goal = {"say": say}
     if use_case == "brainstorming":
         number, noun, without = parts
-        allowed = tuple(value for value in TOPICS[LISTS[noun]].values if value != without)
-        goal = {"items": (allowed, NUMBERS.index(number))}
+        goal = {"items": (tuple(values_after(without, noun)), NUMBERS.index(number))}
     return ask("unseen wording", wording.format(*parts), **goal)
 
 
