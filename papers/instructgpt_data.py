@@ -18,20 +18,30 @@ from papers.claims import over_seeds
 from papers.instructgpt_run import Run
 from rlhf import RewardConfig, RewardModel, SFTConfig
 
-LABELERS, FOLDS = 10, 5
-# What one more word in an answer is worth to the two labelers of each fold. The core's labelers
-# are all alike: without these tastes no fold could show an effect.
+# What one more word in an answer is worth to each of five groups of labelers. The core's labelers
+# are all alike: without these tastes no group could show an effect.
 TASTES = (0.15, 0.15, -0.15, -0.15, 0.0)
 EPOCHS = (1, 2, 4, 8)  # of SFT
 
 
-def ranked_by_rubric(world, answered: list) -> list[Comparison]:
-    """Comparisons of (instruction, answers) without noise: the ranks of the gold score. Those in
-    which all answers are equal are left out."""
+def ranked(world, answered: list, tastes: tuple[float, ...] = (0.0,),
+           seed: str | None = None) -> list[Comparison]:
+    """Comparisons of (instruction, answers), ranked by the rubric. Those in which all answers are
+    equal are left out.
+
+    tastes: of the groups of labelers who rank, each one prompt, in turn; the utility of an answer
+    is its gold score and the group's taste for words. With a seed there is noise as in data.label.
+    """
+    rng = random.Random(seed)
     comparisons = []
-    for instruction, answers in answered:
-        golds = [data.gold(world, instruction, *answer) for answer in answers]
-        comparison = data.compare(instruction.messages, answers, golds)
+    for taste, (instruction, answers) in zip(itertools.cycle(tastes), answered):
+        utilities = []
+        for text, ended in answers:
+            gold = data.gold(world, instruction, text, ended)
+            utilities.append(gold + taste * len(text.split()))
+        if seed is not None:
+            utilities = data.add_noise(utilities, rng)
+        comparison = data.compare(instruction.messages, answers, utilities)
         if len(set(comparison.ranks)) > 1:
             comparisons.append(comparison)
     return comparisons
@@ -58,53 +68,31 @@ def agreement(run: Run) -> list[dict]:
     speak = run.speaker(run.sft)
     answered = run.task.answers(speak, run.options.test_prompts // 3, "test", rlhf.HELD_OUT_SEED)
     noisy = run.task.rank(answered, rlhf.HELD_OUT_SEED)
-    exact = ranked_by_rubric(run.task.world, answered)
+    exact = ranked(run.task.world, answered)
     return [{"two labelers": share_alike(run, answered),
              "model, labeler": rlhf.pair_accuracy(run.reward_model, run.tokenizer, noisy),
              "model, rubric": rlhf.pair_accuracy(run.reward_model, run.tokenizer, exact)}]
 
 
-def compared_by(world, answered: list, labelers: list[int], seed: str) -> list[Comparison]:
-    """Comparisons of (instruction, answers): each prompt is ranked by one of the labelers, in turn.
-
-    The utility of an answer is its gold score and the labeler's taste for words, plus noise as in
-    data.label. Comparisons without a pair are left out.
-    """
-    rng = random.Random(seed)
-    comparisons = []
-    for place, (instruction, answers) in enumerate(answered):
-        taste = TASTES[labelers[place % len(labelers)] % FOLDS]
-        utilities = []
-        for text, ended in answers:
-            gold = data.gold(world, instruction, text, ended)
-            utilities.append(gold + taste * len(text.split()))
-        utilities = data.add_noise(utilities, rng)
-        comparison = data.compare(instruction.messages, answers, utilities)
-        if len(set(comparison.ranks)) > 1:
-            comparisons.append(comparison)
-    return comparisons
-
-
 def labeler_folds(run: Run) -> list[dict]:
-    """Ten labelers in five groups, each with a taste: train on the comparisons of four groups, test
-    on those of these and of the fifth."""
+    """Five groups of labelers, each with a taste: train on the comparisons of four groups, test on
+    those of these and of the fifth."""
     task = run.task
     prompts = run.options.comparison_prompts
     answered = task.answers(run.speaker(run.sft), min(800, prompts), "train", 30)
     held_out = task.answers(run.speaker(run.sft), min(200, prompts), "test", 30)
 
     rows = []
-    for fold in range(FOLDS):
-        others = [labeler for labeler in range(LABELERS) if labeler % FOLDS == fold]
-        training = [labeler for labeler in range(LABELERS) if labeler % FOLDS != fold]
+    for fold, taste in enumerate(TASTES):
+        training = TASTES[:fold] + TASTES[fold + 1:]
         torch.manual_seed(fold)
         model = RewardModel(run.sft)
-        comparisons = compared_by(task.world, answered, training, f"train {fold}")
+        comparisons = ranked(task.world, answered, training, f"train {fold}")
         rlhf.train_reward_model(model, run.tokenizer, comparisons, task.demonstrations,
                                 RewardConfig(seed=fold), no_log)
         row = {"fold": str(fold)}
-        for name, labelers in (("training labelers", training), ("others", others)):
-            comparisons = compared_by(task.world, held_out, labelers, f"test {fold}")
+        for name, tastes in (("training labelers", training), ("others", (taste,))):
+            comparisons = ranked(task.world, held_out, tastes, f"test {fold}")
             row[name] = rlhf.pair_accuracy(model, run.tokenizer, comparisons)
         rows.append({**row, "prompts": len(comparisons)})
     return rows

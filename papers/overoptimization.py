@@ -28,7 +28,7 @@ from data import command_line, option
 from gpt import print_table
 from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
 from papers.figures import column, logged, plot
-from papers.instructgpt_data import ranked_by_rubric
+from papers.instructgpt_data import ranked
 from papers.instructgpt_run import Run, base_of, load_run, trained
 from rlhf import PPOConfig, RewardConfig, RewardModel, WorldTask
 
@@ -55,11 +55,11 @@ def train_proxy(run: Run, prompts: int, path: Path) -> RewardModel:
 
     def train(log):
         answered = task.answers(speak, prompts, "train", rlhf.RANKED_SEED)
-        comparisons = ranked_by_rubric(task.world, answered)
+        comparisons = ranked(task.world, answered)
         rlhf.train_reward_model(model, run.tokenizer, comparisons, task.demonstrations,
                                 RewardConfig(seed=run.options.seed), log)
         answered = task.answers(speak, len(task.test) // 3, "test", rlhf.HELD_OUT_SEED)
-        held_out = ranked_by_rubric(task.world, answered)
+        held_out = ranked(task.world, answered)
         accuracy = rlhf.pair_accuracy(model, run.tokenizer, held_out)
         print(f"{len(comparisons)} decided comparisons, held-out accuracy {accuracy:.3f}")
 
