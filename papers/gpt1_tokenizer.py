@@ -8,8 +8,6 @@ GPT-1 has no special token between documents, so a text to continue must not be 
 
 Paper: GPT-1 (Radford et al. 2018) §4.1.
 """
-from __future__ import annotations
-
 import json
 import unicodedata
 from collections.abc import Iterable
@@ -38,11 +36,22 @@ class GPT1Tokenizer:
     are split as in transformers.
     """
 
-    def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]):
-        self.vocabulary = vocabulary
-        self.tokens = {index: token for token, index in vocabulary.items()}
-        self.order = {pair: index for index, pair in enumerate(merges)}
-        self.vocab_size = len(vocabulary)
+    def __init__(self, folder: Path):
+        """Read vocab.json and merges.txt. Raises UserError if they are not those of GPT-1."""
+        try:
+            content = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+            self.vocabulary = {str(token): int(index) for token, index in content.items()}
+            lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+        except (ValueError, TypeError, AttributeError):
+            raise UserError(f"{folder}: vocab.json and merges.txt are not those of GPT-1") from None
+        if "<unk>" not in self.vocabulary:
+            raise UserError(f"{folder}/vocab.json has no <unk>, which GPT-1's vocabulary has")
+        self.tokens = {index: token for token, index in self.vocabulary.items()}
+        self.order = {}  # pair -> when its merge was learned
+        for line in lines:
+            pair = tuple(line.split())
+            if len(pair) == 2 and not line.startswith("#version"):
+                self.order[pair] = len(self.order)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text."""
@@ -68,25 +77,6 @@ class GPT1Tokenizer:
         """Text of token ids, in lower case, words separated by single spaces."""
         text = "".join(self.tokens[int(index)] for index in ids)
         return text.replace("</w>", " ").strip()
-
-    @staticmethod
-    def from_huggingface(folder: str | Path) -> GPT1Tokenizer:
-        """Read vocab.json and merges.txt. Raises UserError if they are not those of GPT-1."""
-        folder = Path(folder)
-        try:
-            content = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-            vocabulary = {str(token): int(index) for token, index in content.items()}
-            lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-        except (ValueError, TypeError, AttributeError):
-            raise UserError(f"{folder}: vocab.json and merges.txt are not those of GPT-1") from None
-        if "<unk>" not in vocabulary:
-            raise UserError(f"{folder}/vocab.json has no <unk>, which GPT-1's vocabulary has")
-        merges = []
-        for line in lines:
-            parts = tuple(line.split())
-            if len(parts) == 2 and not line.startswith("#version"):
-                merges.append(parts)
-        return GPT1Tokenizer(vocabulary, merges)
 
 
 def load_weights(folder: Path) -> gpt.GPT:
@@ -116,7 +106,7 @@ def sample(options: SampleOptions = SampleOptions()):
     if options.model == "gpt1" and not folder.exists():
         folder = gpt.download("openai-gpt")
     model = load_weights(folder).to(gpt.pick_device())
-    tokenizer = GPT1Tokenizer.from_huggingface(folder)
+    tokenizer = GPT1Tokenizer(folder)
     ids = tokenizer.encode(options.prompt)
     if not ids:
         raise UserError("GPT-1 has no token for anything in this --prompt")
