@@ -2105,8 +2105,8 @@ def test_near_duplicates_are_those_whose_triples_overlap():
         other = words[:101 - changed] + [f"v{i}" for i in range(changed)] + words[101:]
         texts = [" ".join(words), " ".join(other)]
         for threshold, left in ((similarity - 0.15, 1), (similarity + 0.15, 2)):
-            assert len(list(deduplicate(texts, hashes=100, threshold=threshold))) == left
-    assert list(deduplicate(["", "!?", "a b", "A, b.", "a b c d"])) == ["a b", "a b c d"]
+            assert len(list(deduplicate(texts, [].append, hashes=100, threshold=threshold))) == left
+    assert list(deduplicate(["", "!?", "a b", "A, b.", "a b c d"], [].append)) == ["a b", "a b c d"]
 
 
 def test_decontamination_cuts_thirteen_words_and_their_surroundings():

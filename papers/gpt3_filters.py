@@ -22,10 +22,6 @@ PUNCTUATION = [code for code in range(0x3100)
 NO_PUNCTUATION = dict.fromkeys(PUNCTUATION)  # for str.translate: None removes
 
 
-def ignore(text: str):
-    """The default for `dropped`: do nothing with a text that was taken away."""
-
-
 # ------------------------------------------------------------------------------
 # Words and n-grams as numbers
 
@@ -100,7 +96,7 @@ class QualityClassifier:
 
 
 def quality_filter(documents: Iterable[str], score: Callable[[str], float],
-                   rng: np.random.Generator, dropped: Callable = ignore,
+                   rng: np.random.Generator, dropped: Callable,
                    alpha: float = 9.0) -> Iterator[str]:
     """Keep a document if pareto(alpha) > 1 - score, so that a little of what looks bad
     stays, too: with numpy's pareto P(keep) = (2 - score)^-alpha.
@@ -116,9 +112,8 @@ def quality_filter(documents: Iterable[str], score: Callable[[str], float],
 # Near-duplicates [App. A]
 
 
-def deduplicate(documents: Iterable[str], dropped: Callable = ignore,
-                hashes: int = 10, threshold: float = 0.5,
-                slots: int = 2 ** 16) -> Iterator[str]:
+def deduplicate(documents: Iterable[str], dropped: Callable, hashes: int = 10,
+                threshold: float = 0.5, slots: int = 2 ** 16) -> Iterator[str]:
     """Keep the first of each group of near-duplicates, by MinHash and
     locality-sensitive hashing.
 
@@ -172,7 +167,7 @@ def cuts_around(document: str, hits: list[int], n: int, around: int) -> list[lis
 
 
 def decontaminate(read: Callable[[], Iterable[str]], tests: list[str],
-                  dropped: Callable = ignore, n: int = 13, around: int = 200,
+                  dropped: Callable, n: int = 13, around: int = 200,
                   shortest: int = 200, most_pieces: int = 10,
                   common: int = 10) -> Iterator[str]:
     """Cut every 13-gram that a test has, too, out of the documents, and 200
