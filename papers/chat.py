@@ -207,7 +207,7 @@ def by_use_case(run: Run) -> list[dict]:
         baseline += run.task.gold(run.speaker(run.chats["SFT"])(prompts, seed))
     kinds = [f"{prompt.use_case}, facts: {prompt.count}" for prompt in test] * 3
     rows = []
-    for kind in sorted(set(kinds), key=kinds.count, reverse=True):
+    for kind in sorted(dict.fromkeys(kinds), key=kinds.count, reverse=True):
         indices = [i for i, other in enumerate(kinds) if other == kind]
         row = {"kind": kind, "prompts": len(indices) // 3}
         for name in run.chats:
