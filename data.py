@@ -212,8 +212,8 @@ class Tokenizer:
 
     @staticmethod
     def from_json(text: str) -> Tokenizer:
-        """The Tokenizer of a tokenizer.json. ValueError if that is no byte-level BPE as transformers
-        writes it."""
+        """The Tokenizer of a tokenizer.json. ValueError if that is not a byte-level BPE, as
+        transformers writes it."""
         content = json.loads(text)
         splitter = content["pre_tokenizer"]
         if (content["normalizer"] or splitter["type"] != "ByteLevel" or splitter["add_prefix_space"]
@@ -804,9 +804,9 @@ def random_exchanges(world: World, rng: random.Random, split: str, kinds: list[s
             answer = rng.choices(list(SMALL_TALK), weights=map(len, SMALL_TALK.values()))[0]
             said = rng.choice(SMALL_TALK[answer])
         else:
-            scene, _, wording = random_task(rng)
+            scene, _, in_dialogue = random_task(rng)
             *parts, answer = scene(world, rng, split)
-            said = wording.format(*parts)
+            said = in_dialogue.format(*parts)
         exchanges.append((typed(rng, said), obey(rule, answer, about, word)))
     return exchanges
 
@@ -920,11 +920,11 @@ def dialogue(world: World, rng: random.Random) -> str:
 
 def workbook(world: World, rng: random.Random) -> str:
     """One or two exercises of one kind with their solutions."""
-    scene, wording, _ = random_task(rng)
+    scene, in_workbook, _ = random_task(rng)
     lines = []
     for _ in range(rng.choice((1, 1, 1, 2))):
         *parts, answer = scene(world, rng, "train")
-        lines.append(f"Q: {wording.format(*parts)}\nA: {answer}")
+        lines.append(f"Q: {in_workbook.format(*parts)}\nA: {answer}")
     return "\n".join(lines)
 
 
@@ -1047,9 +1047,9 @@ def one_instruction(world: World, rng: random.Random, split: str, use_case: str)
         *earlier, (prompt, say) = random_exchanges(world, rng, split, kinds)
         goal = {"say": say}
     else:
-        scene, _, wording = TASKS[use_case]
+        scene, _, in_dialogue = TASKS[use_case]
         *parts, solution = scene(world, rng, split)
-        prompt = wording.format(*parts)
+        prompt = in_dialogue.format(*parts)
         goal = {"say": solution}
         if use_case == "brainstorming":
             number, noun, left_out = parts

@@ -16,7 +16,7 @@ Contents
     2. The family: PRESETS
     3. Several processes: join_processes, my_share, all_reduce, my_part, gather_rows
     4. Sampling with a cache: sample_next_token, KVCache, generate, to_tensors, complete
-    5. For speed: fused_attention, Muon
+    5. For speed: fused_attention, hidden_states, Muon
     6. Training: make_optimizers, schedule, update, train, pretraining_loss, evaluate
     7. Scoring text: completion_logprobs, choose
     8. Checkpoints and published weights: load_model, load_pretrained, export_pretrained
@@ -505,7 +505,7 @@ def complete(model, tokenizer, prompts: list[list[int]], stops: tuple[int, ...],
 
 
 # ----------------------------------------------------------------------------------
-# 5. For speed: fused_attention, Muon   [after FlashAttention-2; Jordan et al. 2024]
+# 5. For speed: fused_attention, hidden_states, Muon   [after FlashAttention-2; Jordan et al. 2024]
 #
 # A first reader may skip this section. `fused_attention` computes what `attention` does, in less
 # memory and, on CPUs from about 250 tokens on, in less time (on CUDA in more). Muon is an optimizer
@@ -628,6 +628,20 @@ def _hide(scores, i0: int, j0: int, window: int):
     i = torch.arange(i0, i0 + scores.size(1), device=scores.device)[:, None]
     j = torch.arange(j0, j0 + scores.size(2), device=scores.device)
     scores.masked_fill_((j > i) | (j <= i - window), -math.inf)
+
+
+def hidden_states(model, ids, lengths):
+    """model.hidden(ids), (B, T) -> (B, T, C), for rows of these lengths (B,), in up to 40 % less
+    time: the shorter half of the rows and the longer half are computed separately, each cut to its
+    longest row. States after a row's end must not be used."""
+    # States are kept in float32, also on CUDA, so that logits are computed in float32: logits in
+    # bfloat16 would shift log-probabilities by up to .6 nats.
+    states = model.wte.weight.new_zeros(*ids.shape, model.config.n_embd)  # (B, T, C)
+    for rows in lengths.argsort().chunk(2):
+        longest = int(lengths[rows].max())  # of this half
+        with mixed_precision(ids.device):
+            states[rows, :longest] = model.hidden(ids[rows, :longest]).to(states.dtype)
+    return states
 
 
 def orthogonalize(matrices: list):

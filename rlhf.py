@@ -36,7 +36,7 @@ Contents
     6. How good are the answers: WorldTask, win_rate
     7. InstructGPT, from random weights: instructgpt
     8. Chat: chat
-    9. Your own data and reward: FileTask, load_function, TextReward
+    9. Your own data, reward and model: FileTask, load_function, TextReward, resize
 
 Shapes: B batch size, T sequence length, P prompt length, K responses to one prompt, C = n_embd,
 V = vocab_size, N response tokens. In the equations x is a prompt (in the last term a pretraining
@@ -48,8 +48,9 @@ r(x, y) is called the *score*: one number per response, from the reward model or
 function. A *reward* belongs to one token, see `token_rewards`; `reward` in a log is the sum over
 an answer. The *gold score* is that of the rubric in data.py, section 5.
 
-my_share, my_part, all_reduce and gather_rows divide work between processes (gpt.py, section 3). In
-one process, each returns its first argument. log(step, steps, **values) writes a row, see
+hidden_states is model.hidden in less time (gpt.py, section 5). my_share, my_part, all_reduce and
+gather_rows divide work between processes (gpt.py, section 3). In one process, each returns its
+first argument. log(step, steps, **values) writes a row, see
 gpt.RunLog.
 """
 from __future__ import annotations
@@ -75,8 +76,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from data import Batches, Comparison, UserError, World, option
 from gpt import (GPTConfig, RunLog, all_reduce, chunks, complete, evaluate, gather_rows,
-                 make_optimizers, mixed_precision, my_part, my_share, pretraining_loss, schedule,
-                 to_tensors, update)
+                 hidden_states, make_optimizers, mixed_precision, my_part, my_share,
+                 pretraining_loss, schedule, to_tensors, update)
 
 # ----------------------------------------------------------------------------------
 # 1. Masks and log-probabilities: masked_mean, whiten, response_logprobs
@@ -116,26 +117,12 @@ def last_token(mask):
     return (mask * index).amax(dim=1).long()  # outside the response the product is 0
 
 
-def hidden_states(model, ids, mask):
-    """The same as model.hidden(ids), (B, T) -> (B, T, C), in up to 40 % less time (a first reader
-    may skip the body): the shorter half of the rows and the longer half are computed separately,
-    each cut to its longest row. States after a row's last response token must not be used."""
-    lengths = last_token(mask) + 1  # (B,)
-    # States are kept in float32, also on CUDA, so that logits are computed in float32: logits in
-    # bfloat16 would shift log-probabilities by up to .6 nats.
-    states = model.wte.weight.new_zeros(*ids.shape, model.config.n_embd)  # (B, T, C)
-    for rows in lengths.argsort().chunk(2):
-        longest = int(lengths[rows].max())  # of this half
-        with mixed_precision(ids.device):
-            states[rows, :longest] = model.hidden(ids[rows, :longest]).to(states.dtype)
-    return states
-
-
 def response_logprobs(model, ids, mask):
     """log pi(y_t | x, y_<t) of the response tokens, at temperature 1: ids (B, T) and
     mask (B, T-1) -> (B, T-1), 0 where the mask is 0."""
     is_response = mask.bool()
-    states = hidden_states(model, ids, mask)[:, :-1][is_response]  # (N, C)
+    lengths = last_token(mask) + 1  # (B,)
+    states = hidden_states(model, ids, lengths)[:, :-1][is_response]  # (N, C)
     targets = ids[:, 1:][is_response]  # (N,)
     parts = []  # in pieces: under no_grad the (N, V) logits are never in memory at once
     for state, target in zip(states.split(4096), targets.split(4096)):
@@ -243,13 +230,14 @@ class RewardModel(nn.Module):
         """ids (B, T), mask (B, T-1) -> scores (B,), from the state at the last token of each
         response."""
         rows = torch.arange(len(ids), device=ids.device)
-        hidden = hidden_states(self.gpt, ids, mask)[rows, last_token(mask)]  # (B, C)
+        last = last_token(mask)  # (B,)
+        hidden = hidden_states(self.gpt, ids, last + 1)[rows, last]  # (B, C)
         return self.head(hidden).squeeze(-1)
 
     def values(self, ids, mask):
         """ids (B, T), mask (B, T-1) -> values (B, T-1): before each response token, an estimate
         of its reward plus all later ones (section 4)."""
-        hidden = hidden_states(self.gpt, ids, mask)[:, :-1]  # (B, T-1, C)
+        hidden = hidden_states(self.gpt, ids, last_token(mask) + 1)[:, :-1]  # (B, T-1, C)
         return self.head(hidden).squeeze(-1)
 
 
@@ -391,7 +379,8 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef: float):
 
     Summed over an answer, the log-ratio is an estimate of KL(pi || pi_SFT): the KL is the mean of
     this sum over answers sampled from pi, although the sum may be negative for one of them. (This
-    is the estimator k1 of Schulman's note "Approximating KL Divergence", 2020.)
+    is the estimator k1 of Schulman's note "Approximating KL Divergence", 2020.) It is a reward, a
+    number without gradient: PPO lowers the KL by making answers with a large ratio less likely.
     """
     penalties = -kl_coef * (logprobs - ref_logprobs)  # (B, T-1)
     # The token at index t of ids has index t - 1 in every (B, T-1) tensor.
@@ -431,7 +420,7 @@ class Rollout:
     ref_logprobs: torch.Tensor   # (B, T-1) under the SFT model
     scores: torch.Tensor         # (B,) at most unfinished_cap where not ended
     rewards: torch.Tensor        # (B, T-1)
-    values: torch.Tensor         # (B, T-1)
+    values: torch.Tensor         # (B, T-1) not 0 outside the response, unlike the others
     advantages: torch.Tensor     # (B, T-1) not yet whitened
     returns: torch.Tensor        # (B, T-1)
 
@@ -550,16 +539,14 @@ def train_ppo(policy, reward_model, tokenizer, next_prompts: Callable[[int], lis
     generator = torch.Generator(policy.device).manual_seed(config.seed)
     shuffler = torch.Generator().manual_seed(config.seed)
     # The value network shares no weights with the policy, so the gradient of its loss does not
-    # reach the policy. It starts as a copy of the reward model (C.4) or, if the score comes from a
-    # function, of the policy, with an output layer that at first gives the mean score of a batch.
+    # reach the policy. It starts as a copy of the reward model (C.4), which knows what scores to
+    # expect, though not yet before the last token; if a function gives the scores, see section 9.
     if isinstance(reward_model, RewardModel):
         value_model = copy.deepcopy(reward_model)
     else:
         first = roll_out(policy, reference, reward_model, tokenizer,
                          next_prompts(config.batch_size), config, generator)
-        value_model = RewardModel(policy)
-        nn.init.zeros_(value_model.head.weight)
-        nn.init.constant_(value_model.head.bias, first.scores.mean().item())
+        value_model = untrained_value_model(policy, first.scores)
     value_model.eval()
     # eps 1e-5: Ziegler's code
     policy_optimizers = make_optimizers(policy, config.lr * lr_scale(policy), eps=1e-5)
@@ -952,14 +939,7 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
         config = gpt.TrainConfig(steps=options.pretrain_steps, seed=options.seed)
         model, _ = gpt.train_gpt(folder / "pretrain.pt", (tokenizer, *streams), shape, config)
         return model, tokenizer, *streams
-    # The logits of OpenAI's smaller GPT-2 models are far below 0, so a new token with a logit near
-    # 0 would be the most likely one: new tokens start from the mean of all tokens.
-    known = model.wte.weight.detach()  # (V, C)
-    new = known.mean(dim=0).expand(max(0, tokenizer.vocab_size - len(known)), -1)
-    model.wte.weight = nn.Parameter(torch.cat([known, new]))
-    model.wpe.weight = nn.Parameter(model.wpe.weight[:block_size].detach().clone())
-    model.config = dataclasses.replace(model.config, vocab_size=len(known) + len(new),
-                                       block_size=block_size)
+    resize(model, tokenizer.vocab_size, block_size)
     print(f"{options.init}: {model.num_params():,} parameters, context {block_size}; it keeps its "
           "other sizes and is not pretrained any further")
     return model, tokenizer, *streams
@@ -1033,7 +1013,7 @@ def chat(options: ChatOptions = ChatOptions()):
 
 
 # ----------------------------------------------------------------------------------
-# 9. Your own data and reward: FileTask, load_function, TextReward
+# 9. Your own data, reward and model: FileTask, load_function, TextReward, resize
 #
 # A first reader may skip this section: FileTask replaces WorldTask, TextReward a RewardModel.
 
@@ -1148,6 +1128,15 @@ def load_function(place: str) -> Callable[[str, str], float]:
     return checked
 
 
+def untrained_value_model(policy, scores) -> RewardModel:
+    """PPO's value network where no reward model exists: a copy of the policy, with an output layer
+    that at first gives the mean of these scores."""
+    value_model = RewardModel(policy)
+    nn.init.zeros_(value_model.head.weight)
+    nn.init.constant_(value_model.head.bias, scores.mean().item())
+    return value_model
+
+
 class TextReward:
     """Scores from a function of two strings, in place of a RewardModel. The first is the prompt:
     all its messages without roles, each on a line of its own. The second is the response."""
@@ -1168,6 +1157,18 @@ class TextReward:
             response = self.tokenizer.decode(response_ids).strip()  # as in Rollout.answers
             scores.append(self.function(prompt, response))
         return torch.tensor(scores, dtype=torch.float32, device=ids.device)
+
+
+def resize(model, vocab_size: int, block_size: int):
+    """Give a model at least vocab_size token embeddings, and cut its context to block_size. The
+    logits of OpenAI's smaller GPT-2 models are far below 0, so a new token with a logit near 0
+    would be the most likely one: new tokens start from the mean of all tokens."""
+    known = model.wte.weight.detach()  # (V, C)
+    new = known.mean(dim=0).expand(max(0, vocab_size - len(known)), -1)
+    model.wte.weight = nn.Parameter(torch.cat([known, new]))
+    model.wpe.weight = nn.Parameter(model.wpe.weight[:block_size].detach().clone())
+    model.config = dataclasses.replace(model.config, vocab_size=len(known) + len(new),
+                                       block_size=block_size)
 
 
 if __name__ == "__main__":
