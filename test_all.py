@@ -209,9 +209,9 @@ def test_a_tokenizer_is_complete_survives_its_file_and_has_one_token_for_each_id
     assert tokenizer.decode_bytes(range(256)) == bytes(range(256))
     control = range(len(tokenizer.ranks), tokenizer.vocab_size)  # behind the merges
     assert sorted(tokenizer.special.values()) == list(control)
-    assert tokenizer.text_ids([97, *control, tokenizer.vocab_size + 3, 98]) == [97, 98]
     gap = Tokenizer(tokenizer.ranks, {"<|added|>": tokenizer.vocab_size + 9})
-    assert gap.text_ids([97, gap.vocab_size - 9, *gap.special.values(), 98]) == [97, 98]
+    unused = gap.vocab_size - 9, gap.vocab_size + 3
+    assert gap.text_ids([97, *unused, *gap.special.values(), 98]) == [97, 98]
     loaded = Tokenizer.from_json(tokenizer.to_json())
     assert loaded.ranks == tokenizer.ranks and loaded.special == tokenizer.special
     assert train_bpe("", 300) == BYTES and b"a" * 65_536 in train_bpe("a" * 100_000, 300)
@@ -316,18 +316,6 @@ def held_out(world):
             for topic in world.topics_of(person, "test")}
 
 
-def test_people_type_in_lower_case_or_without_the_last_sign_and_change_nothing_else():
-    rng = random.Random(0)
-    for text in ("Where does Mia live?", "Kim ate. List 2 + 3, but not Oslo."):
-        said = Counter(data.typed(rng, text) for _ in range(5000))
-        cased = {text: (.75, .1), text.lower(): (.25, .5)}  # their share, that of a missing sign
-        expected = {}
-        for form, (share, missing) in cased.items():
-            expected |= {form: (.95 - missing) * share, form[:-1]: missing * share,
-                         form + form[-1]: .05 * share}
-        assert {form: n / 5000 for form, n in said.items()} == pytest.approx(expected, abs=.02)
-
-
 def test_every_kind_of_document_has_its_content(world):
     for shares in (data.WEB, data.EXCHANGES, data.MOODS, data.USE_CASES):
         assert sum(shares.values()) == pytest.approx(1, abs=0.0011)
@@ -335,12 +323,8 @@ def test_every_kind_of_document_has_its_content(world):
     for write in data.WEB:
         lines[write] = [write(world, rng).strip().split("\n") for _ in range(40)]
         assert all(line for document in lines[write] for line in document), write
-    assert {len(document) for document in lines[data.workbook]} == {2, 4}
     drawn = Counter(data.random_task(rng)[0] for _ in range(3000))
     assert drawn[World.listing] / 3000 == pytest.approx(.112 / .335, abs=.03)  # Table 1
-    asides = [sum(aside in line for aside in data.ASIDES for line in document)
-              for document in lines[data.story]]
-    assert set(asides) == {0, 1, 2}
     for document in lines[data.lesson]:
         stated = re.findall(r"(\d) \+ (\d) is (\d+)\.", "\n".join(document))
         assert len(stated) == len(document) == 5 and document[3][:3] == "Q: "
@@ -473,6 +457,8 @@ def test_demonstrations_are_good_after_right_turns_in_table_1s_shares(world, fac
         offers[has_rule, answer != demonstrated] += 1
         assert data.gold(world, prompt, demonstrated) == (2 if answer == demonstrated else 1.5)
         shares[prompt.use_case] += 1
+        shares["in lower case"] += prompt.prompt.islower()
+        shares["without its last sign"] += prompt.prompt[-1] not in ".?!"
         if prompt.use_case == "other":
             a, b = map(int, re.findall(r"\d", prompt.prompt))
             assert prompt.say == f"{a} + {b} is {a + b}."
@@ -502,8 +488,9 @@ def test_demonstrations_are_good_after_right_turns_in_table_1s_shares(world, fac
     assert len(obeyed) == 4 and min(obeyed.values()) > 5
     assert all(shares[pronoun] > 5 for pronoun in PRONOUNS)
     assert set(OBEYED) < set(talks) and len(talks) == 12 and min(talks.values()) > 2
-    for use_case, share in data.USE_CASES.items():
-        assert abs(shares[use_case] / 12_000 - share) < 4.5 * math.sqrt(share / 12_000)
+    as_typed = {"in lower case": .25, "without its last sign": .75 * .1 + .25 * .5}
+    for name, share in (data.USE_CASES | as_typed).items():
+        assert abs(shares[name] / 12_000 - share) < 4.5 * math.sqrt(share / 12_000)
 
 
 def test_threads_obey_their_rule(world, facts_of):
@@ -576,6 +563,7 @@ def test_labelers_rank_by_gold_score_with_gumbel_noise(world):
 
 HH = "\n\nHuman: hi\n\nAssistant:"
 PAIR = {"prompt": "hi", "chosen": "good", "rejected": "bad"}
+GOOD, BAD = ([user("hi"), assistant(text)] for text in ("good", "bad"))
 
 
 def own(*records, path="own.jsonl"):
@@ -584,22 +572,20 @@ def own(*records, path="own.jsonl"):
 
 
 @pytest.mark.parametrize("record", [
-    {"messages": [user("hi"), assistant("good")]},
+    {"messages": GOOD}, {"messages": [system(""), *GOOD, user("ho")]},
+    {"prompt": "ignored", "messages": GOOD}, {"prompt": "", "messages": GOOD, "output": ""},
     {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "good"}]},
     {"prompt": HH, "completion": " good"}, {"question": "hi", "answer": "good", "context": ""},
     {"prompt": [user("hi")], "response": [assistant("good")], "system": " "},
-    {"messages": [{"role": "system", "content": ""}, user("hi"), assistant("good"), user("ho")]},
     {"prompt": HH.replace("\n", "\r\n"), "completion": " good\r\n"},
     {"instruction": "hi", "input": None, "output": "good"}, {"input": "hi", "output": "good"},
     {"messages": [user("hi")], "input": "", "output": "good"},
-    {"prompt": "ignored", "messages": [user("hi"), assistant("good")]},
-    {"prompt": "", "messages": [user("hi"), assistant("good")], "output": ""},
     {"prompt": "hi", "response": "good", "chosen": None, "rejected": None}])
 def test_demonstrations_of_every_shape(record):
     content = json.dumps([record], indent=1)
     Path("list.json.gz").write_bytes(gzip.compress(content.encode()))
     for path in (own(record, {"prompt": "x", "output": "y", "label": 0}), "list.json.gz"):
-        assert data.load_demonstrations(path) == [[user("hi"), assistant("good")]]
+        assert data.load_demonstrations(path) == [GOOD]
     for more in ({"system": "be kind"}, {"system_prompt": "be kind"},
                  {"system": [{"role": "developer", "content": "be kind"}]}):
         alpaca = {"instruction": "add", "input": "1 2", "output": "3", **more}
@@ -608,8 +594,7 @@ def test_demonstrations_of_every_shape(record):
 
 
 @pytest.mark.parametrize("record", [
-    PAIR, {"chosen": HH + " good", "rejected": HH + " bad"},
-    {"chosen": [user("hi"), assistant("good")], "rejected": [user("hi"), assistant("bad")]},
+    PAIR, {"chosen": HH + " good", "rejected": HH + " bad"}, {"chosen": GOOD, "rejected": BAD},
     {"prompt": [user("hi")], "responses": ["good", "bad"], "ranks": [0, 2]},
     {"messages": [user("hi")], "responses": ["bad", "good"], "ranks": [1, 0]},
     {"prompt": "hi", "completions": ["bad", "good"], "ratings": [1.5, 2.5]},
@@ -619,7 +604,7 @@ def test_comparisons_of_every_shape(record):
     assert comparison.messages == [user("hi")]
     ranked = sorted(zip(comparison.ranks, comparison.responses))
     assert ranked == [(0, ("good", True)), (1, ("bad", True))]
-    assert data.load_demonstrations(own(record)) == [[user("hi"), assistant("good")]]
+    assert data.load_demonstrations(own(record)) == [GOOD]
 
 
 NOT_READABLE = {  # what the error says: files
@@ -678,8 +663,8 @@ def test_a_run_folder_belongs_to_its_settings_and_to_one_process():
     Path("score.py").touch()
     Path("texts").mkdir()
     settings = {"steps": 3, "rates": (0.5, None), "data": "text", "reward": "score.py:f",
-                "init": "texts", "base": {"name": "a" * 300}}
-    folder = data.run_folder("a/b", settings)  # no file can have a name of 300 letters
+                "init": "texts"}
+    folder = data.run_folder("a/b", settings)
     for name in ("x.pt", "x.bin", "notes.txt"):
         (folder / name).touch()
     Path("texts/.hidden").touch()  # not read, so it does not count
@@ -1011,15 +996,10 @@ def test_a_run_that_is_stopped_and_goes_on_equals_one_that_is_not(capsys):
 
     with pytest.raises(KeyboardInterrupt):
         training_run("stopped.pt", stop, dropout=0.1)
-    # the terminal shows evaluations and every fifth; the second time nothing is left to do
-    for place, shown in ((14, [18, 21, 24, 28, 30]), (30, [])):
-        capsys.readouterr()
+    for place in (14, 30):  # the second time nothing is left to do
         again = training_run("stopped.pt", gpt.RunLog(Path("log.jsonl")), dropout=0.1)
-        said = capsys.readouterr().out
-        assert f"stands at step {place} of 30" in said
-        assert [int(n) for n in re.findall(r"step +(\d+)/30  loss \d\.\d{3} ", said)] == shown
-        assert said.count("val_loss") == (3 if shown else 0)
-        assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), again[0].parameters()))
+        assert f"stands at step {place} of 30" in capsys.readouterr().out
+        assert_equal_weights(again[0], whole, atol=0)
         assert again[1] == result
     assert result != training_run("without_dropout.pt")[1]
     rows = json_lines("log.jsonl")
@@ -1087,7 +1067,7 @@ def test_checkpoints_are_checked_and_nothing_in_them_is_executed(tokenizer, recw
     gpt.save_checkpoint("good.pt", model, tokenizer, step=3)
     loaded, its_tokenizer = gpt.load_model("good.pt")
     assert loaded.config == model.config and its_tokenizer.ranks == tokenizer.ranks
-    assert all(torch.equal(p, q) for p, q in zip(loaded.parameters(), model.parameters()))
+    assert_equal_weights(loaded, model, atol=0)
     good = torch.load("good.pt")
     gap = Tokenizer({**tokenizer.ranks, b"xyz": tokenizer.vocab_size}).to_json()
     contents = {"evil": {"config": Evil()}, "other": {"weights": 3},
@@ -1111,8 +1091,6 @@ def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenize
         model.knows_chat = old is tokenizer
         gpt.export_pretrained(model, old, folder)
         assert gpt.load_model(folder)[0].knows_chat == model.knows_chat
-    header = int.from_bytes((folder / "model.safetensors").read_bytes()[:8], "little")
-    assert header % 8 == 0  # so the tensors are aligned
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
     their_tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     for text in ("Mia lives in Oslo. What's 1234 + 5?", *NASTY[:8]):
@@ -1132,10 +1110,6 @@ def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenize
         [(answer, _)] = rlhf.chat_speaker(model, tokenizer, 12, temperature=0)([messages], 0)
         [result] = pipe(messages, max_new_tokens=12, do_sample=False)
         assert result["generated_text"][-1]["content"].strip() == answer
-        text = their_tokenizer.apply_chat_template(messages, tokenize=False,
-                                                   add_generation_prompt=True)
-        ids, _ = data.render_conversation(tokenizer, messages)
-        assert their_tokenizer.encode(text) == ids
     (hub / "refs").mkdir()
     (hub / "refs/main").write_text("abc")
     optional("huggingface_hub")
@@ -1143,7 +1117,7 @@ def test_an_exported_model_says_the_same_in_transformers_and_comes_back(tokenize
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     again, same = gpt.load_model("gpt2")
     assert again.config == model.config and same.ranks == tokenizer.ranks
-    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters()))
+    assert_equal_weights(again, model, atol=0)
     refused("gpt2-xl could not be downloaded", gpt.load_model, "gpt2-xl")
     for options in ({"post_norm": True}, {"window": 3}):
         other = small_gpt(tokenizer.vocab_size, **options)
@@ -1306,9 +1280,6 @@ def test_help_ctrl_c_and_a_reader_that_goes_have_their_exit_codes(capsys):
     twice = torch.zeros(1).expand(3)  # PyTorch: "... refers to a single memory location"
     with pytest.raises(RuntimeError):  # a fault of ours keeps its traceback
         data.command_line({"write": lambda: twice.add_(torch.ones(3))}, "write", [])
-    with pytest.raises(SystemExit):
-        data.command_line({"fill": lambda: torch.empty(2 ** 60)}, "fill", [])
-    assert "error: " in (said := capsys.readouterr().err) and "allocate memory" in said
     with pytest.raises(RuntimeError, match="allocate"), data.reading("x.pt", "a checkpoint"):
         torch.empty(2 ** 60)  # which does not mean that the file is damaged
     for shell, lines in (("| head -1", 1), ("<&- >&-", 0)):  # or whose output is closed
@@ -1390,14 +1361,14 @@ from torch.distributed.fsdp import fully_shard
 gpt.join_processes()
 torch.manual_seed(0)
 whole = gpt.GPT(gpt.GPTConfig(50, 16, 2, 2, 16))
-halved, losses = copy.deepcopy(whole), []
+halved, losses, ids = copy.deepcopy(whole), [], torch.randint(50, (8, 4, 17))
 for module in (*halved.h, halved):
     fully_shard(module)
 for model, share in ((whole, lambda ids: ids), (halved, gpt.my_share)):
     [optimizer] = gpt.make_optimizers(model, 0.01)
     for step in range(8):
-        ids = share(torch.randint(50, (4, 17), generator=torch.Generator().manual_seed(step)))
-        _, loss = model(ids[:, :-1], ids[:, 1:])
+        rows = share(ids[step])
+        _, loss = model(rows[:, :-1], rows[:, 1:])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -1535,15 +1506,15 @@ def gae_by_definition(rewards, values, discount, lam):
 
 
 def test_gae_equals_its_definition():
-    rewards, values, spans = torch.randn(3, 7), torch.randn(3, 7), [(0, 7), (3, 4), (2, 6)]
-    mask = torch.tensor([[float(start <= t < end) for t in range(7)] for start, end in spans])
+    rewards, values = torch.randn(2, 3, 7)
+    mask = torch.tensor([[1] * 7, [0, 0, 0, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1, 0]])
     advantages, returns = rlhf.compute_gae(rewards * mask, values, mask, 0.9, 0.8)
-    for row, (start, end) in enumerate(spans):
-        r, v = (x[row, start:end].tolist() for x in (rewards, values))
+    assert torch.equal(returns, advantages + values * mask)
+    for row, inside in enumerate(mask.bool()):
+        r, v = (x[row, inside].tolist() for x in (rewards, values))
         expected = gae_by_definition(r, v, 0.9, 0.8)
-        assert advantages[row, start:end].tolist() == pytest.approx(expected, abs=1e-5)
-        assert returns[row, start:end].tolist() == pytest.approx(np.add(expected, v), abs=1e-5)
-        assert not advantages[row][mask[row] == 0].any()
+        assert advantages[row, inside].tolist() == pytest.approx(expected, abs=1e-5)
+        assert not advantages[row, ~inside].any()
 
 
 def answered(tokenizer, messages, *responses):
@@ -1764,22 +1735,17 @@ def test_gpt_is_prompted_with_a_thread_and_its_shots(tokenizer, monkeypatch):
             (shots, messages,
              "Q: one?\nA: two.\nQ: three?\nA: four.\nQ: a?\nA: b.\nQ: c?\nA:"),
             (shots[:1], ruled, "Rule: Rhyme.\nQ: one?\nA: two.\nQ: c?\nA:")):
-        rlhf.forum_speaker(model, tokenizer, given, 6)([messages, asked], 3)
-        _, _, rows, stops, limit, seed = calls.pop().args
+        rlhf.forum_speaker(model, tokenizer, given, 6, temperature=2)([messages, asked], 3)
+        (_, _, rows, stops, limit, seed), options = calls.pop()
         assert tokenizer.decode(rows[1]) == f"<|endoftext|>{thread}"
-        assert set(stops) == {*tokenizer.encode("\n"), tokenizer.eot} and (limit, seed) == (6, 3)
-    for make_speaker in (rlhf.chat_speaker, rlhf.forum_speaker):
-        make_speaker(model, tokenizer)([messages], 3)
-        make_speaker(model, tokenizer, temperature=2)([messages], 3)
-        assert [calls.pop().kwargs for _ in range(2)] == [{"temperature": 2}, {"temperature": 1}]
+        assert set(stops) == {*tokenizer.encode("\n"), tokenizer.eot}
+        assert (limit, seed, options) == (6, 3, {"temperature": 2})
     rlhf.forum_speaker(model, tokenizer, shots * 9, 6)([messages], 3)
     [row] = calls.pop().args[2]
     assert len(row) == 80 - 6 and tokenizer.decode(row).endswith("Q: c?\nA:")
-    long = [ruled[0], *messages[:2] * 9, *messages]
-    rlhf.forum_speaker(model, tokenizer, shots[:1], 6)([long], 3)
-    text = tokenizer.decode(calls.pop().args[2][0])  # the oldest exchanges are dropped
-    assert text.startswith("<|endoftext|>Rule: Rhyme.\nQ: one?\nA: two.\nQ: a?\nA: b.\n")
-    assert text.endswith("A: b.\nQ: c?\nA:")
+    for make_speaker in (rlhf.chat_speaker, rlhf.forum_speaker):
+        make_speaker(model, tokenizer)([messages], 3)
+        assert calls.pop().kwargs == {"temperature": 1}
 
 
 def test_your_own_prompts_are_split_before_anything_learns_from_them():
@@ -1865,9 +1831,7 @@ def test_instructgpt_runs_and_goes_on_where_a_file_is_missing(alone, fails, caps
     assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"]
     numbers = [value for row in rows.values() for value in row.values() if value not in rows]
     assert all(map(math.isfinite, numbers)) and rows["SFT"]["kl"] == 0
-    text = capsys.readouterr().out
-    [accuracy] = re.findall(r"held-out pairs (0\.\d+)", text)
-    assert ("chance is .5" in text) == (float(accuracy) < .52)
+    capsys.readouterr()
     assert [shots for (_, _, shots, _), _ in speakers] == [[], task.shots]
     (_, known), (_, refusal) = task.shots
     assert known["content"] in task.world.meaning and refusal["content"] in data.REFUSALS
@@ -1946,8 +1910,6 @@ def test_chat_keeps_the_conversation_and_what_is_typed_stays_text(tokenizer, mon
     start, *said = capsys.readouterr().out.split("\nyou> ")
     assert len(said) == len(typed) - 1
     assert start == said[typed.index("/hepl")] == rlhf.HELP + "\n"
-    assert [text for text in said if text in ("", "\n")] == [""] * 2  # no text, and /quit
-    assert said.count("(a new conversation)\n") == 4  # /reset, /system
     assert [text for text, shown in zip(typed, said) if "not read" in shown] == ["longer " * 90]
     assert said[typed.index("bye")].endswith(" …\n")  # of 4 tokens, without an <|end|>
     reply = {text: assistant(shown.removesuffix(" …\n")) for text, shown in zip(typed, said)}
@@ -1996,11 +1958,10 @@ def test_every_script_runs(line, monkeypatch):
     command(f"papers/{name}.py", *argv)
     tables = [json.loads(path.read_text()) for path in Path("runs").rglob("table.json")]
     assert tables and all(table and table[0] for table in tables)
-    if "--fast" in argv:  # a folder of its own, and 2 to 10 claims
+    if "--fast" in argv:  # in folders of its own
         [path] = Path("runs").glob("*/claims.json")
-        assert path.parent.name.endswith("-fast") and 2 <= len(json.loads(path.read_text())) <= 10
-        assert all(folder.name.startswith("instructgpt-fast") or folder.name.endswith("-fast")
-                   for folder in Path("runs").iterdir())
+        assert json.loads(path.read_text())
+        assert all("-fast" in folder for folder in os.listdir("runs"))
     if name == "overoptimization":  # whose base it can find again, and draw
         base, shape = papers("instructgpt_run").options_of("instructgpt-fast")
         assert (base.iterations, base.pretrain_steps, shape.n_embd) == (1, 5, 16)
@@ -2484,7 +2445,6 @@ def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out():
     for kind in (*tasks.KINDS, *several.PAIR_KINDS, *several.SHOT_KINDS):
         cases = several.any_cases(kind, 60, "test", seed)
         assert len(set(cases)) == len(cases) == 60
-        assert kind not in tasks.KINDS or all(len(case) == 1 for case in cases)
         tested = set().union(*(drawn_in(case) for case in cases))
         assert not tested & drawn and triples_of(tested) <= triples
         told[kind] = [len(check_answers(case)) for case in cases].count(1)
