@@ -811,13 +811,12 @@ def test_logits_and_gradients_equal_transformers(form, shape, stored):
 
 @pytest.mark.parametrize("options", [
     {}, {"post_norm": True}, {"window": 1}, {"window": 3}, {"window": 5}])
-def test_greedy_generation_equals_a_loop_without_a_cache(options, monkeypatch):
-    """Prompts of every length; a full context loses its first half; rows end at stop tokens; what
-    is the same with its pads is read once."""
+def test_greedy_generation_equals_a_loop_without_a_cache(options):
+    """Prompts of every length, some of them equal; a full context loses its first half; rows end
+    at stop tokens."""
     model = loud(small_gpt(dropout=0.5, **options), 1.0).double().eval()
     prompts = [torch.randint(50, (length,)).tolist() for length in (3, 16, 40, 15, 2, 8, 5, 12)]
     prompts += [prompts[0], [7], prompts[1], [7, 0], prompts[0]]
-    caches = spy(monkeypatch, gpt, "KVCache")
 
     def naive(stops=()):
         rows = [(prompt[-15:], []) for prompt in prompts]  # (context, written) of each prompt
@@ -835,7 +834,6 @@ def test_greedy_generation_equals_a_loop_without_a_cache(options, monkeypatch):
     idx, lengths = gpt.to_tensors(prompts, 0, "cpu")
     free = naive()
     assert gpt.generate(model.train(), idx, 40, lengths, temperature=0) == free
-    assert caches[0].args[1] == 9  # eight prompts, and [7] with its pads
     assert not model.training
     stops = free[0][6], free[1][9]
     assert gpt.generate(model, idx, 40, lengths, stops, temperature=0) == naive(stops)
@@ -893,30 +891,6 @@ def test_answers_are_texts_up_to_a_stop_token(tokenizer):
 
 # gpt.py: training and scoring -------------------------------------------------------
 
-def test_muon_equals_its_definition_by_singular_values():
-    """Newton-Schulz moves the singular values alone, so an SVD says where each one goes."""
-    def curve(s):
-        for _ in range(5):
-            s = 3.4445 * s - 4.7750 * s ** 3 + 2.0315 * s ** 5
-        return s
-
-    shapes = (20, 50), (50, 20), (20, 50), (8, 8)
-    weights = [torch.nn.Parameter(torch.randn(shape).double()) for shape in shapes]
-    expected, momenta = [weight.detach().clone() for weight in weights], [0.0] * 4
-    muon = gpt.Muon(weights, lr=0.02, momentum=0.9)
-    for _ in range(3):
-        for i, weight in enumerate(weights):
-            weight.grad = torch.randn(weight.shape).double()
-            momenta[i] = 0.9 * momenta[i] + 0.1 * weight.grad
-            ahead = 0.9 * momenta[i] + 0.1 * weight.grad  # Nesterov
-            u, s, vh = torch.linalg.svd(ahead, full_matrices=False)
-            scale = math.sqrt(max(1, shapes[i][0] / shapes[i][1]))
-            expected[i] -= 0.02 * scale * (u * curve(s / s.norm())) @ vh
-        muon.step()
-    for weight, other in zip(weights, expected):
-        assert torch.allclose(weight, other, atol=1e-6)
-
-
 NUMBERS = np.arange(3000, dtype=np.uint32) % 40
 BACKWARDS = NUMBERS[200::-1].copy()  # for validation
 
@@ -947,6 +921,24 @@ def learn(model, loss, *optimizers, clip=1.0):
     return norm.item()
 
 
+class MuonByHand(torch.optim.SGD):
+    """Newton-Schulz moves the singular values alone, so an SVD says where each one goes."""
+
+    @torch.no_grad()
+    def step(self):
+        [group] = self.param_groups
+        for p in group["params"]:
+            momentum = 0.95 * self.state[p].get("momentum", 0) + 0.05 * p.grad
+            self.state[p]["momentum"] = momentum
+            ahead = 0.95 * momentum + 0.05 * p.grad  # Nesterov
+            u, s, vh = torch.linalg.svd(ahead, full_matrices=False)
+            s /= s.norm()
+            for _ in range(5):
+                s = 3.4445 * s - 4.7750 * s ** 3 + 2.0315 * s ** 5
+            scale = math.sqrt(max(1, p.size(0) / p.size(1)))
+            p -= group["lr"] * scale * (u * s) @ vh
+
+
 def decay(progress):
     """Half a cosine, from 1 down to a tenth."""
     return 0.55 + 0.45 * math.cos(math.pi * progress)
@@ -966,7 +958,7 @@ def test_training_equals_a_loop_by_hand():
     model, result, config = training_run("m.pt", dtype=double, weight_decay=0.1, grad_clip=0.8)
     torch.manual_seed(0)
     ours = small_gpt(vocab_size=262).to(double)
-    muon = gpt.Muon([p for p in ours.h.parameters() if p.ndim == 2])
+    muon = MuonByHand([p for p in ours.h.parameters() if p.ndim == 2])
     adam = torch.optim.AdamW([
         {"params": [ours.wte.weight, ours.wpe.weight], "weight_decay": 0.1},
         {"params": [p for p in ours.parameters() if p.ndim == 1], "weight_decay": 0.0}],
@@ -1429,17 +1421,6 @@ def test_sft_equals_a_loop_by_hand(tokenizer):
     refused("fits", rlhf.train_sft, model, tokenizer, [too_long], config, None, no_log)
 
 
-def test_control_tokens_start_as_the_texts_that_play_their_part(tokenizer):
-    model = small_gpt(tokenizer.vocab_size)
-    before = model.wte.weight.detach().clone()
-    rlhf.init_control_tokens(model, tokenizer)
-    for name, text in (("system", "\n\n"), ("user", "\nGuest:"), ("assistant", "Host:"),
-                       ("end", "\n")):
-        row = tokenizer.special[f"<|{name}|>"]
-        before[row] = before[tokenizer.encode(text)].mean(dim=0)
-    assert torch.allclose(model.wte.weight, before)
-
-
 # rlhf.py: the reward model [InstructGPT eq. (1), C.2] -------------------------------
 
 def test_the_ranking_loss_of_scores_far_apart_is_their_distance_and_that_of_ties_zero():
@@ -1546,8 +1527,9 @@ def test_a_reward_function_sees_prompt_and_response_and_names_them_if_it_fails(t
 def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
     """In float64, which forgives little; an answer ends about every sixth token."""
     policy = small_gpt(tokenizer.vocab_size, 32, dropout=0.5).double().eval()
-    row, end = policy.wte.weight[tokenizer.end].detach(), tokenizer.end
-    policy.ln_f.bias.data = row * 6 / row.square().sum()  # the logit of <|end|> grows by 6
+    end = tokenizer.end
+    weight = policy.wte.weight[end].detach()
+    policy.ln_f.bias.data = weight * 6 / weight.square().sum()  # the logit of <|end|> grows by 6
     reward_model = loud(rlhf.RewardModel(policy).double().eval())
     reward_model.head.bias.data += 1.2  # some scores are below the cap of -1, some above
     prompts = [[user("word " * count)] for count in (1, 2, 3, 4, 5, 6, 7, 90)]  # the last is cut
@@ -1571,37 +1553,39 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
         for i, (prompt, answer) in enumerate(zip(asked, written)):
             ids[i, :len(prompt) + len(answer)] = torch.tensor(prompt + answer)
             mask[i, len(prompt) - 1:len(prompt) + len(answer) - 1] = True
+        row = mask.nonzero()[:, 0]  # (N,): which answer each of all N tokens belongs to
 
         def logprobs(model):
-            return model(ids)[0][:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
+            every = model(ids)[0][:, :-1].log_softmax(-1)
+            return every.gather(2, ids[:, 1:, None]).squeeze(2)[mask]  # (N,)
 
         def heads(model):
-            return model.head(model.gpt.hidden(ids)).squeeze(2)
+            return model.head(model.gpt.hidden(ids)).squeeze(2)  # (8, 32)
 
         with torch.no_grad():
             old, kl = logprobs(policy), logprobs(policy) - logprobs(reference)
-            old_values, heights = heads(critic)[:, :-1], heads(reward_model)
-        advantages, scores, rewards = torch.zeros_like(old), [], []
+            old_values, heights = heads(critic)[:, :-1][mask], heads(reward_model)
+        advantages, scores, rewards = [], [], []
         for i, (prompt, answer) in enumerate(zip(asked, written)):
             score = heights[i, len(prompt) + len(answer) - 1].item()
             scores.append(score if answer[-1] == end else min(score, -1))
             seen["capped"] += scores[-1] < score
-            rewards.append((-0.3 * kl[i, mask[i]]).tolist())
-            rewards[-1][-1] += scores[-1]
-            values = old_values[i, mask[i]].tolist()
-            ahead = gae_by_definition(rewards[-1], values, 1.0, 0.8)
-            advantages[i, mask[i]] = torch.tensor(ahead, dtype=torch.float64)
+            reward = (-0.3 * kl[row == i]).tolist()
+            reward[-1] += scores[-1]
+            rewards.append(sum(reward))
+            advantages += gae_by_definition(reward, old_values[row == i].tolist(), 1.0, 0.8)
+        advantages = torch.tensor(advantages, dtype=torch.float64)
         returns, infos = advantages + old_values, []
         for part in torch.randperm(8, generator=shuffling).chunk(4):
-            inside = torch.zeros_like(mask)
-            inside[part] = mask[part]
+            inside = torch.isin(row, part)
             a = advantages[inside]
             a = (a - a.mean()) / (a.var(unbiased=False) + 1e-8).sqrt()
             log_ratio = logprobs(policy)[inside] - old[inside]
             ratio = log_ratio.exp()
             clipped = ratio.clamp(0.8, 1.2)
             ptx_loss = lm_loss(policy, text)
-            v, old_v, target = (x[inside] for x in (heads(critic)[:, :-1], old_values, returns))
+            values = heads(critic)[:, :-1][mask]
+            v, old_v, target = (x[inside] for x in (values, old_values, returns))
             near = old_v + (v - old_v).clamp(-0.2, 0.2)
             seen["value up"] += (v > near).sum().item()
             seen["value down"] += (v < near).sum().item()
@@ -1620,9 +1604,8 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
         names = ("grad_norm", "ratio", "approx_kl", "clipfrac", "value_loss", "ptx_loss")
         expected = dict(zip(names, np.mean(infos, axis=0)))
         expected |= {
-            "score": np.mean(scores), "reward": np.mean([sum(row) for row in rewards]),
-            "kl": (kl * mask).sum(1).mean().item(), "length": np.mean([*map(len, written)]),
-            "ended": np.mean([answer[-1] == end for answer in written])}
+            "score": np.mean(scores), "reward": np.mean(rewards), "kl": kl.sum().item() / 8,
+            "length": len(row) / 8, "ended": np.mean([answer[-1] == end for answer in written])}
         assert found == pytest.approx(expected, rel=1e-6, abs=1e-9), iteration
     assert_equal_weights(trained, average)
     assert len(logged) == 12 and len(seen) == 5 and min(seen.values()) > 5
@@ -1887,15 +1870,22 @@ def test_your_own_reward_on_a_base_model_from_elsewhere(tokenizer, alone, capsys
     assert not {path.name for path in Path("runs/own").iterdir()} & {"reward.pt", "pretrain.pt"}
 
 
-def test_new_tokens_of_a_model_from_elsewhere_start_as_the_mean_of_the_others(tokenizer):
+def test_new_tokens_start_as_the_mean_of_the_others_or_of_a_text_that_plays_their_part(tokenizer):
     theirs = loud(small_gpt(tokenizer.eot + 1, 64))  # of our control tokens only <|endoftext|>
     gpt.save_checkpoint("theirs.pt", theirs, tokenizer)
     Path("text.txt").write_text("Mia lives in Oslo. " * 200)
     options = rlhf.Options(init="theirs.pt", data="text.txt")
     model, *_ = rlhf.starting_model(options, GPTConfig(), mock.Mock(), Path("run"))
-    known, new = model.wte.weight.split([tokenizer.eot + 1, len(data.SPECIAL_TOKENS) - 1])
+    known, new = model.wte.weight.detach().split([tokenizer.eot + 1, len(SPECIAL_TOKENS) - 1])
     assert torch.equal(known, theirs.wte.weight)
     torch.testing.assert_close(new, known.mean(dim=0).expand_as(new))
+    expected = model.wte.weight.detach().clone()
+    rlhf.init_control_tokens(model, tokenizer)
+    for name, text in (("system", "\n\n"), ("user", "\nGuest:"), ("assistant", "Host:"),
+                       ("end", "\n")):
+        row = tokenizer.special[f"<|{name}|>"]
+        expected[row] = expected[tokenizer.encode(text)].mean(dim=0)
+    assert torch.allclose(model.wte.weight, expected)
 
 
 def test_chat_keeps_the_conversation_and_what_is_typed_stays_text(tokenizer, monkeypatch, capsys):
