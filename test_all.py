@@ -278,9 +278,10 @@ def test_the_mask_is_one_on_what_the_assistant_writes_and_the_oldest_exchanges_g
     reply, mask = data.render_conversation(tokenizer, TALK[:2])
     assert tokenizer.decode(reply).endswith(" hi<|end|><|assistant|>")
     assert mask == [0] * len(reply)
-    # what is too long loses its oldest exchanges first
+    # what is too long loses its oldest exchanges first, and no more than it has to
     newest = data.render_conversation(tokenizer, [SYSTEM, *TALK[3:]])
-    assert data.render_within(tokenizer, TALK, len(ids)) == whole
+    for talk in (TALK, [SYSTEM, *TALK[3:], *TALK[1:]]):
+        assert data.render_within(tokenizer, talk, len(ids)) == whole
     for limit in (len(ids) - 1, len(newest[0])):
         assert data.render_within(tokenizer, TALK, limit) == newest
 
@@ -988,9 +989,13 @@ def test_a_run_that_is_stopped_and_goes_on_equals_one_that_is_not(capsys):
 
     with pytest.raises(KeyboardInterrupt):
         training_run("stopped.pt", stop, dropout=0.1)
-    for place in (14, 30):  # the second time nothing is left to do
+    # the terminal shows evaluations and every fifth; the second time nothing is left to do
+    for place, shown in ((14, [18, 21, 24, 28, 30]), (30, [])):
+        capsys.readouterr()
         again = training_run("stopped.pt", gpt.RunLog(Path("log.jsonl")), dropout=0.1)
-        assert f"stands at step {place} of 30" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"stands at step {place} of 30" in said
+        assert [int(step) for step in re.findall(r"step +(\d+)/", said)] == shown
         assert_equal_weights(again[0], whole, atol=0)
         assert again[1] == result
     assert result != training_run("without_dropout.pt")[1]
@@ -1763,7 +1768,7 @@ def test_your_own_prompts_are_split_before_anything_learns_from_them():
 
 
 def test_your_own_data_that_do_not_fit_are_left_out(tokenizer, capsys):
-    ends = [("", ""), ("long " * 90, ""), ("", ""), ("", "long " * 90)] * 10
+    ends = [("", ""), ("long " * 10, ""), ("", ""), ("", "long " * 90)] * 10  # 10: fits alone
     pairs = [{"prompt": f"Say {i} {end}", "chosen": "a", "rejected": f"b {other}"}
              for i, (end, other) in enumerate(ends)]
     task = rlhf.FileTask(rlhf.Options(comparisons=own(*pairs), test_prompts=4))
