@@ -7,7 +7,6 @@ A number is compared with something that does not share its code: PyTorch's auto
 brute force, a closed form, a case made by hand, transformers (where it is installed). That a run
 repeats, resumes, or is split over processes is compared with the run itself.
 """
-import ast
 import copy
 import dataclasses
 import gzip
@@ -125,21 +124,13 @@ def run(*arguments, stdin="", timeout=300):
         timeout=timeout, env={**os.environ, "PYTHONPATH": str(HERE)})
 
 
-def commands_of(script):
-    """The commands of a script, {name: function}, and the name of the default one."""
-    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-    for node in ast.walk(ast.parse((HERE / script).read_text())):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("command_line"):
-            functions, [default] = node.args[0], node.keywords
-            names = zip(functions.keys, functions.values)
-            commands = {name.value: getattr(module, value.id) for name, value in names}
-            return commands, default.value.value
-
-
 def command(line, *more):
     """What `python LINE` does, in this process: command("gpt.py sample", "--seed", "1")."""
     script, *argv = [*line.split(), *more]
-    data.command_line(*commands_of(script), argv)
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    _, _, main = (HERE / script).read_text().partition('if __name__ == "__main__":')
+    with mock.patch.object(sys, "argv", [script, *argv]):
+        exec(f"if True:{main}", vars(module))
 
 
 @pytest.fixture
@@ -297,14 +288,12 @@ def words(text):
 def facts_of(world):
     """{words of a question: (person, topic)}, for all ways to ask; or ("she" or "he", topic)."""
     facts_of = {}
-    for topic, (_, _, questions) in TOPICS.items():
-        for pronoun, possessive in (("she", "her"), ("he", "his")):
-            for question in questions:
-                question = question.replace("{person}'s", possessive).format(person=pronoun)
-                facts_of[words(question)] = (pronoun, topic)
-        for person in world.people + world.strangers:
-            for question in (*questions, *data.REQUESTS[1], data.FORUM_QUESTION):
-                facts_of[words(question.format(person=person, topic=topic))] = (person, topic)
+    names = {"she": "her", "he": "his"}
+    names |= {person: f"{person}'s" for person in world.people + world.strangers}
+    for name, topic in itertools.product(names, TOPICS):
+        for question in (*TOPICS[topic].questions, *data.REQUESTS[1], data.FORUM_QUESTION):
+            question = question.replace("{person}'s", names[name])
+            facts_of[words(question.format(person=name, topic=topic))] = (name, topic)
     return facts_of
 
 
