@@ -1663,7 +1663,7 @@ def test_no_training_prompt_of_any_stage_is_in_the_test_set():
 
 
 def test_labelers_see_four_to_nine_answers_half_without_a_rule_and_one_of_another_prompt():
-    task, sizes, seen = rlhf.WorldTask(0, 16), Counter(), Counter()
+    task, sizes, others = rlhf.WorldTask(0, 16), Counter(), Counter()
     knows = lambda messages: messages[0]["role"] == "system"
     speak = lambda conversations, seed: [(f"{knows(c)} {id(c[-1])}", i)  # id: of which prompt
                                          for i, c in enumerate(conversations)]
@@ -1676,11 +1676,9 @@ def test_labelers_see_four_to_nine_answers_half_without_a_rule_and_one_of_anothe
         knowing = own.count("True")
         assert knowing == (math.ceil(len(own) / 2) if knows(prompt.messages) else 0)
         assert all(use_cases[of] == prompt.use_case for _, of in texts)
-        seen[knows(prompt.messages)] += 1
-        seen["of others", len(answers) - len(own)] += 1
+        others[len(answers) - len(own)] += 1
     assert set(sizes) == {4, 5, 6, 7, 8, 9} and min(sizes.values()) > 50
-    assert seen[True] > 40  # of 600
-    assert 240 < seen["of others", 1] < 360 and seen["of others", 0] == 600 - seen["of others", 1]
+    assert 240 < others[1] < 360 and others[0] == 600 - others[1]
     refusal = (data.REFUSALS[0], True)
     say = lambda conversations, seed: [refusal] * len(conversations)
     same = task.answers(say, 20, "train", 5)
