@@ -1645,10 +1645,8 @@ def test_ppo_depends_neither_on_the_zero_of_a_reward_nor_on_torchs_seed_and_warn
 # rlhf.py: tasks and speakers [InstructGPT §3.2-3.4, §4] -----------------------------
 
 def test_no_training_prompt_of_any_stage_is_in_the_test_set():
-    def keys(conversations):
-        """Conversations, however they are spelled."""
-        return {words(json.dumps(messages)) for messages in conversations}
-
+    # conversations, however they are spelled
+    keys = lambda conversations: {words(json.dumps(messages)) for messages in conversations}
     task = rlhf.WorldTask(0)
     next_prompts = task.prompt_source()
     speak = lambda conversations, seed: [("yes.", True)] * len(conversations)
@@ -1702,12 +1700,11 @@ def test_gpt_is_prompted_with_a_thread_and_its_shots(tokenizer, monkeypatch):
     model, calls = small_gpt(tokenizer.vocab_size, 80), spy(monkeypatch, rlhf, "complete")
     messages = [user("a?"), assistant("b."), user("c?")]
     shots = [[user("one?"), assistant("two.")], [user("three?"), assistant("four.")]]
-    ruled = [system("Rhyme."), user("c?")]  # a rule stands in the first line, as in the web
+    ruled = [system("Rhyme."), *messages]  # a rule stands in the first line, as in the web
+    thread = "Q: a?\nA: b.\nQ: c?\nA:"
     for given, asked, thread in (
-            ([], messages, "Q: a?\nA: b.\nQ: c?\nA:"),
-            (shots, messages,
-             "Q: one?\nA: two.\nQ: three?\nA: four.\nQ: a?\nA: b.\nQ: c?\nA:"),
-            (shots[:1], ruled, "Rule: Rhyme.\nQ: one?\nA: two.\nQ: c?\nA:")):
+            ([], messages, thread),
+            (shots, ruled, f"Rule: Rhyme.\nQ: one?\nA: two.\nQ: three?\nA: four.\n{thread}")):
         rlhf.forum_speaker(model, tokenizer, given, 6, temperature=2)([messages, asked], 3)
         (_, _, rows, stops, limit, seed), options = calls.pop()
         assert tokenizer.decode(rows[1]) == f"<|endoftext|>{thread}"
