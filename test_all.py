@@ -1535,7 +1535,7 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
     reference, average, critic = map(copy.deepcopy, (policy, policy, reward_model))
     actor_adam, critic_adam = adamw(policy, eps=1e-5), adamw(critic, eps=1e-5)
     sampling, shuffling = (torch.Generator().manual_seed(0) for _ in range(2))
-    text, seen = windows(32), Counter()
+    text = windows(32)
     asked = [data.render_within(tokenizer, messages, 32 - 6)[0] for messages in prompts]
     for iteration, found in enumerate(logged):
         padded, lengths = gpt.to_tensors(asked, tokenizer.pad, "cpu")
@@ -1561,7 +1561,6 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
         for i, (prompt, answer) in enumerate(zip(asked, written)):
             score = heights[i, len(prompt) + len(answer) - 1].item()
             scores.append(score if answer[-1] == end else min(score, -1))
-            seen["capped"] += scores[-1] < score
             reward = (-0.3 * kl[row == i]).tolist()
             reward[-1] += scores[-1]
             rewards.append(sum(reward))
@@ -1579,8 +1578,6 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
             values = heads(critic)[:, :-1][mask]
             v, old_v, target = (x[inside] for x in (values, old_values, returns))
             near = old_v + (v - old_v).clamp(-0.2, 0.2)
-            seen["value up"] += (v > near).sum().item()
-            seen["value down"] += (v < near).sum().item()
             value_loss = torch.maximum((v - target) ** 2, (near - target) ** 2).mean() / 2
             loss = 3 * ptx_loss - torch.minimum(ratio * a, clipped * a).mean()
             share = min(1, 0.1 + 0.09 * iteration)
@@ -1589,8 +1586,6 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
             for mean, weight in zip(average.parameters(), policy.parameters()):
                 mean.data = 0.9 * mean.data + 0.1 * weight.data
             is_clipped = (clipped * a < ratio * a).double()
-            seen["up"] += (ratio > 1.2).sum().item()
-            seen["down"] += (ratio < 0.8).sum().item()
             infos.append([norm, *(x.mean().item() for x in (
                 ratio, ratio - 1 - log_ratio, is_clipped, value_loss, ptx_loss))])
         names = ("grad_norm", "ratio", "approx_kl", "clipfrac", "value_loss", "ptx_loss")
@@ -1600,8 +1595,9 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
             "length": len(row) / 8, "ended": np.mean([answer[-1] == end for answer in written])}
         assert found == pytest.approx(expected, rel=1e-6, abs=1e-9), iteration
     assert_equal_weights(trained, average)
-    assert len(logged) == 12 and len(seen) == 5 and min(seen.values()) > 5
-    assert 0 < np.mean([row["ended"] for row in logged]) < 1
+    assert len(logged) == 12
+    for name in ("clipfrac", "ended"):  # both cases occur
+        assert 0.01 < np.mean([row[name] for row in logged]) < 0.99
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.5])
