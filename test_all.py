@@ -1298,8 +1298,8 @@ assert logprobs.dtype == near.dtype and (logprobs - near).abs().max() < 0.5
 @pytest.mark.skipif(not shutil.which("nvidia-smi"), reason="needs a GPU")
 def test_a_gpu_computes_what_the_cpu_does(monkeypatch):
     Path("on_gpu.py").write_text(ON_GPU)
-    shape = ("--n-layer 2 --n-embd 64 --vocab-size 600 --pretrain-steps 60 "
-             "--comparison-prompts 40 --iterations 2 --test-prompts 16").split()
+    shape = ["--n-layer", 2, "--n-embd", 64, "--vocab-size", 600, "--pretrain-steps", 60,
+             "--comparison-prompts", 40, "--iterations", 2, "--test-prompts", 16]
     losses = {}
     for device in ("cpu", "gpu"):
         done = run(HERE / "rlhf.py", *shape, "--name", device)
