@@ -314,6 +314,10 @@ def test_every_kind_of_document_has_its_content(world):
         assert all(line for document in lines[write] for line in document), write
     drawn = Counter(data.random_task(rng)[0] for _ in range(3000))
     assert drawn[World.listing] / 3000 == pytest.approx(.112 / .335, abs=.03)  # Table 1
+    assert {len(document) for document in lines[data.workbook]} == {2, 4}
+    asides = [sum(aside in line for aside in data.ASIDES for line in document)
+              for document in lines[data.story]]
+    assert set(asides) == {0, 1, 2}
     for document in lines[data.lesson]:
         stated = re.findall(r"(\d) \+ (\d) is (\d+)\.", "\n".join(document))
         assert len(stated) == len(document) == 5 and document[3][:3] == "Q: "
@@ -2376,8 +2380,9 @@ def answer_from(pictures, question):
 def check_answers(document):
     """All answers are right. Returns which ones the last of several examples could have."""
     pictures = pictures_in(document)
-    answers = [answer for _, answer in document.turns]
-    if isinstance(document.turns[-1][0], tuple) and len(document.turns[-1][0]) == 1:  # examples
+    answers = [answer for _, answer in document]
+    last_question, _ = document[-1]
+    if isinstance(last_question[-1], tuple):  # a picture alone, after examples
         known = [[*things[0], *things[-1], COUNTED[len(things)]] for things in pictures]
         # the answers to all pictures of each of the seven tasks: it fits if the examples have them
         possible = {last for *first, last in zip(*known, strict=True) if first == answers[:-1]}
@@ -2416,7 +2421,7 @@ def test_pictures_show_what_is_asked_and_the_tests_things_are_held_out():
             other = several.exchanged(case, kind)
             check_answers(other)
             assert pictures_in(other) == pictures_in(case)[::-1]
-            [(question, answer)], [(same, another)] = case.turns, other.turns
+            [(question, answer)], [(same, another)] = case, other
             assert question[-1] == same[-1] and answer != another
     few, more, most = told["1 example"], told["2 examples"], told["4 examples"]
     assert told["0 examples"] == 0 < few < more < most > 54
