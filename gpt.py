@@ -432,6 +432,7 @@ def generate(model, idx, max_new_tokens: int, lengths=None,
     mine = my_share(torch.arange(len(idx), device=idx.device))  # this process's rows
     rows = mine  # those that have not ended; the cache holds just these
     cache = None  # the first step reads the prompts
+    newest = None  # (rows,): the tokens of the last step
     for step in range(max_new_tokens):
         if cache is None or cache.used == limit:
             keep = limit - 1 if cache is None else limit // 2

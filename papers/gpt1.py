@@ -10,7 +10,6 @@ The claims:
 The world's text has all words and forms of the four tasks: that pretraining helps is built in.
 
     python -m papers.gpt1
-    python -m papers.gpt1 --train FILE --test FILE --data TEXT    lines of `sentence TAB class`
     python -m papers.gpt1 sample --prompt TEXT    OpenAI's released GPT-1 continues a text
 
 Paper: GPT-1 (Radford et al. 2018).
@@ -27,13 +26,13 @@ import torch
 
 import data
 import gpt
-from data import UserError, World, command_line, option
+from data import World, command_line, option
 from gpt import GPT
 from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
 from papers.figures import column, logged, plot
 from papers.gpt1_analysis import CHANCE, LSTM, transfer, zero_shot, zero_shot_cases
 from papers.gpt1_finetuning import (LM_COEF, NEW_TOKENS, Classifier, Task, accuracy, fine_tune,
-                                    own_task, world_tasks)
+                                    world_tasks)
 from papers.gpt1_tokenizer import sample
 from papers.models import SIZES
 from papers.tasks import wide_web
@@ -58,9 +57,6 @@ LAYERS = {"nothing": "from scratch", "embeddings": "embeddings only", "+ 1": "1 
 
 @dataclass
 class Options(RunOptions):
-    train: str | None = option(None, "your own task: lines of `sentence TAB class` to fine-tune on")
-    test: str | None = option(None, "and lines to test on")
-    data: str = option("world", "text to pretrain on: a file, a folder or the embedded world")
     name: str = option("gpt1", "results go to runs/NAME")
     steps: int = option(1500, "optimizer steps of pretraining", at_least=1)
     cases: int = option(600, "cases of each task to train on, and up to as many to test on",
@@ -72,12 +68,8 @@ def pretrain(options: Options, folder: Path):
     """GPT-1's transformer and an LSTM, trained on the same text: {name: model}, tokenizer."""
     world = World(0)
 
-    def documents():
-        if options.data != "world":
-            return data.load_text(options.data)
-        return wide_web(world, 500 if options.fast else data.WORLD_DOCUMENTS)
-
-    text = data.tokenize_text(documents, SHAPE.vocab_size, folder)
+    count = 500 if options.fast else data.WORLD_DOCUMENTS
+    text = data.tokenize_text(lambda: wide_web(world, count), SHAPE.vocab_size, folder)
     tokenizer = text[0]
     shape = dataclasses.replace(SHAPE, vocab_size=tokenizer.vocab_size)
     config = gpt.TrainConfig(steps=options.steps)
@@ -90,7 +82,7 @@ def pretrain(options: Options, folder: Path):
         run_log = gpt.RunLog(folder / f"{name}.jsonl")
 
         def log(step: int, steps: int, **values: float):
-            if "val_loss" in values and options.data == "world":
+            if "val_loss" in values:
                 values.update(zero_shot(model, tokenizer, cases))
             run_log(step, steps, **values)
 
@@ -219,12 +211,9 @@ def gpt1(options: Options = Options()):
     """Pretrain, then fine-tune with and without what the paper takes away. [GPT-1 §4, §5]"""
     if options.fast:
         options = dataclasses.replace(options, steps=2, cases=4, seeds=1)
-    if bool(options.train) != bool(options.test):
-        raise UserError("--train and --test belong together")
-    own = options.train
-    tasks = own_task(own, options.test) if own else world_tasks(World(0), options.cases)
+    tasks = world_tasks(World(0), options.cases)
     # seeds can be added to a finished run
-    folder = folder_of(options, "train", "test", "data", "steps", "cases", "fast")
+    folder = folder_of(options, "steps", "cases", "fast")
     models, tokenizer = pretrain(options, folder)
 
     print("\n== fine-tuning: the accuracy of every seed")
@@ -232,12 +221,10 @@ def gpt1(options: Options = Options()):
 
     print("\nbalanced accuracy on held-out cases, median of the seeds and their range; cases:",
           ", ".join(f"{name} {len(task.test)}" for name, task in tasks.items()))
-    rows = [table_row(name, accuracies[name], None if own else paper)
-            for name, (*_, paper) in RUNS.items()]
+    rows = [table_row(name, accuracies[name], paper) for name, (*_, paper) in RUNS.items()]
     gpt.print_table(rows, folder / "table.json")
     draw(folder, accuracies)
-    if not own and options.data == "world":
-        save_claims(folder, claims(folder, accuracies, tasks))
+    save_claims(folder, claims(folder, accuracies, tasks))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ import torch.nn as nn
 from torch.nn import functional as F
 
 import gpt
-from data import UserError, World
+from data import World
 from papers.tasks import Labeled, gpt1_task
 
 # The paper's values are for 117M parameters. The paper also has dropout .1 here; our small models
@@ -88,32 +87,6 @@ def world_tasks(world: World, count: int) -> dict[str, Task]:
         test = gpt1_task(world, name, "test", count, 0)
         tasks[name] = Task(arrange, classes, train, test)
     return tasks
-
-
-def load_labeled(path: str | Path) -> list[Labeled]:
-    """Lines of `sentence TAB class`, classes 0, 1, 2 ... Raises UserError for any other line."""
-    cases = []
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        text, _, label = line.rstrip("\r").rpartition("\t")
-        if not text.strip() or not label.isdecimal() or len(label) > 2:
-            raise UserError(f"{path}:{number}: expected a sentence, a tab and a class 0 ... 99")
-        cases.append(Labeled((text,), int(label)))
-    if not cases:
-        raise UserError(f"{path} has no labeled sentence")
-    return cases
-
-
-def own_task(train_path: str | Path, test_path: str | Path) -> dict[str, Task]:
-    """A classification task from two files of labeled lines."""
-    train, test = load_labeled(train_path), load_labeled(test_path)
-    labels = {case.label for case in train + test}
-    if len(labels) < 2:
-        raise UserError(f"{train_path} and {test_path} have only one class")
-    arrange, _ = FORMATS["classification"]
-    return {"own": Task(arrange, 1 + max(labels), train, test)}
 
 
 # --------------------------------------------------------------------------------------------------
