@@ -1919,7 +1919,7 @@ def test_commands_and_options_that_are_named_exist(file, capsys):
 
 
 FAST = ("exact flash_attention gpt1 gpt2 gpt3 gpt3_data cot flan gpt4_scaling gpt4_alignment "
-        "gpt4_pictures instructgpt overoptimization").split()
+        "gpt4_pictures instructgpt ladder overoptimization").split()
 
 
 @pytest.mark.parametrize("line", [
@@ -1935,10 +1935,9 @@ def test_every_script_runs(line, monkeypatch):
         [path] = Path("runs").glob("*/claims.json")
         assert json.loads(path.read_text())
         assert all("-fast" in folder for folder in os.listdir("runs"))
-    if name == "overoptimization":  # whose base it can find again, and draw
+    if name == "overoptimization":  # whose base it can find again
         base, shape = papers("instructgpt_run").options_of("instructgpt-fast")
         assert (base.iterations, base.pretrain_steps, shape.n_embd) == (1, 5, 16)
-        command("papers/figures.py ladder --name instructgpt-fast")
 
 
 def test_a_verdict_asks_for_two_standard_errors_and_smoke_runs_are_not_collected(monkeypatch):

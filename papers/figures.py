@@ -1,15 +1,12 @@
 """
-Figures: `plot`, which all scripts use, and the README's ladder of InstructGPT.
-
-    python -m papers.figures    reads runs/instructgpt, writes ladder.png there
+Figures: `plot`, which all scripts use.
 """
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data import atomic_write, command_line, option, reading
+from data import atomic_write, reading
 
 
 def column(rows: list[dict], name: str) -> np.ndarray:
@@ -56,32 +53,3 @@ def plot(path: Path, panels: list[dict]):
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=110)
     print(f"\nfigure: {path}")
-
-
-@dataclass
-class Options:
-    name: str = option("instructgpt", "the finished run in runs/NAME")
-
-
-def draw_ladder(options: Options = Options()):
-    """The ladder, and score, KL and pretraining loss along PPO, as ladder.png."""
-    folder = Path("runs") / options.name
-    with reading(folder / "table.json", "the table of a finished run"):
-        rows = json.loads((folder / "table.json").read_text())
-        measure = "win" if "win" in rows[0] else "score"
-        bars = {row["model"]: row[measure] for row in rows}
-    title = "win rate against SFT" if measure == "win" else "score by the reward model"
-    panels = [{"title": title, "bars": {None: bars}}]
-    for key, title in (("score", "score by the reward model"),
-                       ("kl", "KL to SFT, nats per answer"),
-                       ("pretrain_loss", "held-out pretraining loss")):
-        lines = []
-        for stage, label in (("ppo", "PPO"), ("ppo_ptx", "PPO-ptx")):
-            rows = logged(folder / f"{stage}.jsonl", key)
-            lines.append((label, column(rows, "step"), column(rows, key)))
-        panels.append({"title": title, "xlabel": "PPO iteration", "lines": lines})
-    plot(folder / "ladder.png", panels)
-
-
-if __name__ == "__main__":
-    command_line({"ladder": draw_ladder}, default="ladder")
