@@ -3,19 +3,17 @@ Chat with the models of `python rlhf.py`: 20 conversations of 91 turns in all, e
 pattern that a good answer matches.
 
 Most turns stand in the web that pretraining reads; the others have another spelling, wording or
-name, or are about people whom nobody knows. A table has the share of answers that are
+name, or are about people whom nobody knows. The table has the share of answers that are
     answered    the answer matches the turn's pattern
     polite      no insult in it
     clean       it ended by itself, without "Q:", "Guest:" or another mark of the web's texts
     offers      it ends with a question that nobody asked for, the habit of the demonstrations
-and, of 30 common first names that are told and asked for three exchanges later, the share that is
-remembered (names).
-A second table has the shares of held-out prompts under each system message that are answered right,
-and in its form; a third one the comparison of `python rlhf.py`, which is made at temperature 1, at
-the lower temperatures of chat; a fourth one that comparison by kind of prompt.
+of 30 common first names that are told and asked for, with two exchanges in between, the share that
+is remembered (names), and the shares of held-out prompts under each system message that are answered
+right, and in its form.
 
-    python -m papers.chat           on runs/instructgpt (made if it is missing); --show prints turns
-    python -m papers.chat --fast    a smoke run on a base of its own
+    python -m papers.chat --base instructgpt,s1,s2      several runs; --show prints turns
+    python -m papers.chat --fast                        a smoke run on a base of its own
 
 No paper's claim: a check of what a user meets.
 """
@@ -28,8 +26,8 @@ import data
 from data import OFFERS, RUDE, World, command_line, option
 from gpt import print_table
 from papers.claims import RunOptions, folder_of
-from papers.instructgpt_run import Run, base_of, load_run
-from rlhf import Speaker, win_rate
+from papers.instructgpt_run import Run, runs_of
+from rlhf import Speaker
 
 # (what the user says, the pattern of a good answer). Upper and lower case do not matter;
 # `pattern_of` replaces {...}.
@@ -92,12 +90,13 @@ NAMES = """\
 Jonathan Emily David Sarah Daniel Michael Robert Hannah Sophia Oliver Charlotte Jessica Kevin Brian
 Sandra Thomas Patrick Rebecca Stephen Vanessa Ahmed Priya Sanjay Fatima Dmitri Yuki Ingrid Lars Bjorn
 Chloe""".split()
+TEMPERATURES = (0.0, 0.3, 0.7)
 TRACES = re.compile(r"\b[QA]:|Guest:|Host:|<\|| says:")
 
 
 @dataclass
 class Options(RunOptions):
-    base: str = option("instructgpt", "the run whose models talk (made if it is missing)")
+    base: str = option("instructgpt", "runs of `python rlhf.py`, with commas between them")
     name: str = option("chat", "results go to runs/NAME")
     show: bool = option(False, "print every turn of the last model")
 
@@ -140,8 +139,8 @@ def talk(speaker: Speaker, world: World, show: bool) -> list[dict]:
 
 
 def remembered(speaker: Speaker) -> float:
-    """The share of NAMES that an answer to "What is my name?" holds, three exchanges after the
-    name was told."""
+    """The share of NAMES that an answer to "What is my name?" holds, with two exchanges between it
+    and the telling."""
     conversations = []
     for name in NAMES:
         said = (f"My name is {name}.", f"Nice to meet you, {name}.", "Hello!",
@@ -170,80 +169,37 @@ def obeyed(speaker: Speaker, world: World, count: int) -> dict[str, float]:
         has_form = {"one word": " " not in text, "ending": text.endswith(data.COURTESY[0]),
                     "silent": text == data.NOT_ALLOWED, "other topic": text != data.NOT_ALLOWED}
         good.setdefault(f"{kind}, form", []).append(has_form[kind])
-    return {**{kind: float(np.mean(good[kind])) for kind in sorted(good)}, "prompts": len(prompts)}
+    return {kind: float(np.mean(values)) for kind, values in good.items()}
 
 
-def by_temperature(run: Run) -> list[dict]:
-    """The comparison of `python rlhf.py` at three temperatures: every model's answers to the
-    held-out prompts, each against three by SFT at the same temperature."""
-    rows = []
-    prompts = [prompt.messages for prompt in run.task.test]
-    for temperature in (1.0, 0.3, 0.0):
-        speakers = run.ladder(temperature)
-        baseline = []
-        for seed in (3, 4, 5):
-            baseline += run.task.gold(speakers["SFT"](prompts, seed))
-        for name, speaker in speakers.items():
-            grades = run.task.grades(speaker(prompts, 1), baseline)
-            rows.append({"temperature": temperature, "model": name, **grades})
-    return rows
-
-
-def by_use_case(run: Run) -> list[dict]:
-    """Where PPO helps: for each kind of prompt in the README's comparison the mean helpfulness,
-    which the rubric gives, and the win rate against SFT, of three answers at temperature 1. "facts"
-    are those asked for (0 where a system message asks for one word or for silence)."""
-    world, test = run.task.world, run.task.test
-    prompts = [prompt.messages for prompt in test]
-    golds, helpful = {}, {}  # model -> the values of all first answers, all second ones, all third
+def in_conversations(run: Run, fast: bool, show: bool) -> dict[tuple[str, str], float]:
+    """{(what is counted, model): share} for SFT, PPO and PPO-ptx."""
+    shares = {}
     for name, model in run.chats.items():
-        golds[name], helpful[name] = [], []
-        for seed in (6, 7, 8):
-            for prompt, answer in zip(test, run.speaker(model)(prompts, seed)):
-                golds[name].append(data.gold(world, prompt, *answer))
-                helpful[name].append(data.judge(world, prompt, *answer)["helpful"])
-    baseline = []  # other answers by SFT
-    for seed in (3, 4, 5):
-        baseline += run.task.gold(run.speaker(run.chats["SFT"])(prompts, seed))
-    kinds = [f"{prompt.use_case}, facts: {prompt.count}" for prompt in test] * 3
-    rows = []
-    for kind in sorted(dict.fromkeys(kinds), key=kinds.count, reverse=True):
-        indices = [i for i, other in enumerate(kinds) if other == kind]
-        row = {"kind": kind, "prompts": len(indices) // 3}
-        for name in run.chats:
-            own, others = [golds[name][i] for i in indices], [baseline[i] for i in indices]
-            row[f"{name} helpful"] = float(np.mean([helpful[name][i] for i in indices]))
-            row[f"{name} wins"] = win_rate(own, others)["win"]
-        rows.append(row)
-    return rows
+        for temperature in TEMPERATURES:
+            speaker = run.speaker(model, temperature)
+            is_shown = show and name == "PPO-ptx" and temperature == 0
+            verdicts = talk(speaker, run.task.world, is_shown)
+            for part in verdicts[0]:
+                share = float(np.mean([verdict[part] for verdict in verdicts]))
+                shares[f"{part}, temperature {temperature:g}", name] = share
+            shares[f"names, temperature {temperature:g}", name] = remembered(speaker)
+        prompts = 60 if fast else 900
+        for kind, share in obeyed(run.speaker(model, 0.0), run.task.world, prompts).items():
+            shares[f"system message: {kind}", name] = share
+    return shares
 
 
 def chat(options: Options = Options()):
     """Chat with SFT, PPO and PPO-ptx and print the share of good answers."""
-    base, shape = base_of(options)
     folder = folder_of(options, "base")
-    run = load_run(base, shape)
-    rows, systems = [], []
-    for name, model in run.chats.items():
-        for temperature in (0.0, 0.3):
-            speaker = run.speaker(model, temperature)
-            is_shown = options.show and name == "PPO-ptx" and temperature == 0
-            verdicts = talk(speaker, run.task.world, is_shown)
-            row = {"model": name, "temperature": temperature, "turns": len(verdicts)}
-            for part in ("answered", "polite", "clean", "offers"):
-                row[part] = float(np.mean([verdict[part] for verdict in verdicts]))
-            row["names"] = remembered(speaker)
-            rows.append(row)
-            if temperature == 0:
-                prompts = 60 if options.fast else 900
-                systems.append({"model": name, **obeyed(speaker, run.task.world, prompts)})
+    shares = {}  # (what is counted, model) -> {seed: share}
+    for run in runs_of(options):
+        for key, share in in_conversations(run, options.fast, options.show).items():
+            shares.setdefault(key, {})[f"seed {run.options.seed}"] = share
+    rows = [{"share of": what, "model": name, **of_seeds}
+            for (what, name), of_seeds in sorted(shares.items())]
     print_table(rows, folder / "table.json")
-    print("\nsystem messages obeyed, temperature 0")
-    print_table(systems, folder / "system.json")
-    print("\nthe ladder by temperature")
-    print_table(by_temperature(run), folder / "temperature.json")
-    print("\nby kind of prompt, temperature 1")
-    print_table(by_use_case(run), folder / "kinds.json")
 
 
 if __name__ == "__main__":

@@ -145,6 +145,12 @@ def base_of(options) -> tuple[rlhf.Options, GPTConfig]:
     return base, shape
 
 
+def runs_of(options) -> list[Run]:
+    """The runs that a script's option `base` names, with commas between them."""
+    names = options.base.split(",")
+    return [load_run(*base_of(dataclasses.replace(options, base=name))) for name in names]
+
+
 def load_run(options: rlhf.Options, shape: GPTConfig, results: Path | None = None) -> Run:
     """The models in runs/NAME; if the run is not finished, `python rlhf.py` finishes it first."""
     folder = Path("runs") / options.name

@@ -2,7 +2,8 @@
 InstructGPT's main result: GPT, GPT prompted, SFT, PPO and PPO-ptx, compared on several seeds.
 
 Each seed is another town, another pretraining, another everything: a finished run of
-`python rlhf.py`, whose table this script reads. The claims, all of the paper's §4:
+`python rlhf.py`, whose table this script reads. It also draws new answers, at lower temperatures and
+to see which kinds of prompts gain. The claims, of the paper's §4:
     steps       a prompt with examples, SFT and PPO are steps forward, ptx changes little
     tax         PPO loses on what pretraining taught, PPO-ptx wins it back
     invention   PPO-ptx states something false less often than GPT
@@ -13,19 +14,21 @@ Each seed is another town, another pretraining, another everything: a finished r
 Results go to runs/ladder; its figure has the logs of the first run. Paper: InstructGPT
 (arXiv:2203.02155).
 """
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+import data
 from data import command_line, option
 from gpt import print_table
 from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
 from papers.figures import column, logged, plot
-from papers.instructgpt_run import base_of, load_run
+from papers.instructgpt_run import Run, runs_of
+from rlhf import win_rate
 
+TEMPERATURES = (1.0, 0.3, 0.0)  # of the newly drawn answers
 MODELS = ("GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx")
 
 
@@ -59,6 +62,67 @@ def means(tables: dict[int, dict]) -> list[dict]:
             row[key] = float(column(of_seeds, key).mean())
         rows.append(row)
     return rows
+
+
+def by_temperature(runs: list[Run]) -> list[dict]:
+    """The comparison of `python rlhf.py` at several temperatures: every model's answers to the
+    held-out prompts, each against three by SFT at the same temperature. Means over the runs, and
+    the standard error of the win rate."""
+    grades = {}  # (temperature, model) -> the grades of each run
+    for run in runs:
+        prompts = [prompt.messages for prompt in run.task.test]
+        for temperature in TEMPERATURES:
+            speakers = run.ladder(temperature)
+            baseline = []
+            for seed in (3, 4, 5):
+                baseline += run.task.gold(speakers["SFT"](prompts, seed))
+            for name, speaker in speakers.items():
+                own = run.task.grades(speaker(prompts, 1), baseline)
+                grades.setdefault((temperature, name), []).append(own)
+    rows = []
+    for (temperature, name), of_runs in grades.items():
+        win, error = over_seeds(column(of_runs, "win"))
+        row = {"temperature": temperature, "model": name, "win": win, "s.e.": error}
+        for part in ("gold", "helpful", "invented", "rude", "off"):
+            row[part] = float(column(of_runs, part).mean())
+        rows.append(row)
+    return rows
+
+
+def by_kind(runs: list[Run]) -> list[dict]:
+    """Where PPO helps: for each kind of held-out prompt the mean helpfulness, which the rubric
+    gives, and the win rate against SFT, of three answers at temperature 1, each against one by SFT,
+    all runs together."""
+    values = {}  # kind -> name of a column -> the values of all answers
+    for run in runs:
+        world, test = run.task.world, run.task.test
+        prompts = [prompt.messages for prompt in test]
+        for seed in (3, 4, 5):
+            baseline = run.task.gold(run.speaker(run.sft)(prompts, seed))
+            for name, model in run.chats.items():
+                answers = run.speaker(model)(prompts, seed + 3)
+                for prompt, answer, other in zip(test, answers, baseline):
+                    gold = data.gold(world, prompt, *answer)
+                    helpful = data.judge(world, prompt, *answer)["helpful"]
+                    of_kind = values.setdefault(kind_of(prompt), {})
+                    of_kind.setdefault(f"{name} helpful", []).append(helpful)
+                    of_kind.setdefault(f"{name} wins", []).append(win_rate([gold], [other])["win"])
+    rows = []
+    for kind, columns in sorted(values.items()):
+        row = {"kind": kind, "prompts": len(columns["SFT wins"]) // 3}
+        for name, numbers in columns.items():
+            row[name] = float(np.mean(numbers))
+        rows.append(row)
+    return rows
+
+
+def kind_of(prompt: data.Instruction) -> str:
+    """The use case, the number of facts asked for, and whether a system message asks for one word
+    or for silence."""
+    if prompt.count:
+        return f"{prompt.use_case}, facts: {prompt.count}"
+    is_ruled = prompt.use_case in ("generation", "open qa") and not prompt.unknowable
+    return f"{prompt.use_case}, one word or silence" if is_ruled else prompt.use_case
 
 
 def claims(tables: dict[int, dict], prompts: int) -> list[Claim]:
@@ -119,17 +183,20 @@ def draw(path: Path, rows: list[dict], run: Path):
 def ladder(options: Options = Options()):
     """Compare the models of several runs. [InstructGPT §4]"""
     folder = folder_of(options, "base")
-    tables, runs = {}, []
-    for name in options.base.split(","):
-        run = load_run(*base_of(dataclasses.replace(options, base=name)))
+    runs = runs_of(options)
+    tables = {}  # seed -> model -> the row of its run's table
+    for run in runs:
         rows = json.loads((run.folder / "table.json").read_text())
         tables[run.options.seed] = {row["model"]: row for row in rows}
-        runs.append(run)
     print("\nwin rate against SFT, gold score, pretraining loss")
     print_table(by_seed(tables), folder / "seeds.json")
     print("\nmeans over the seeds; the standard error of the win rate")
     rows = means(tables)
     print_table(rows, folder / "table.json")
+    print("\nnewly drawn answers, each against three by SFT at the same temperature: means")
+    print_table(by_temperature(runs), folder / "temperature.json")
+    print("\nby kind of prompt, temperature 1")
+    print_table(by_kind(runs), folder / "kinds.json")
     draw(folder / "ladder.png", rows, runs[0].folder)
     save_claims(folder, claims(tables, len(runs[0].task.test)))
 
