@@ -306,8 +306,7 @@ def my_part(mean, count):
     `mean` is that of this process's `count` tokens (or rows). The parts of all processes add up to
     the whole mean, and so do their gradients."""
     count = torch.as_tensor(count, dtype=mean.dtype, device=mean.device)
-    total = all_reduce(count)
-    return mean * (count / total.clamp(min=1))  # 1: no process has a token
+    return mean * (count / all_reduce(count))
 
 
 def gather_rows(own, mine, n_rows: int):
@@ -467,9 +466,7 @@ def read_texts(model, texts: list, max_new_tokens: int):
     cache = KVCache(model, len(ids), slots)
     x = model.hidden(ids, cache)[text_of_row, ends - 1]  # (rows, C)
     cache.select(text_of_row)
-    # hidden() has counted pads as tokens. With the true lengths, a new token overwrites the first
-    # pad.
-    cache.lengths = ends
+    cache.lengths = ends  # hidden() has counted the pads, too
     return cache, x
 
 
@@ -894,8 +891,7 @@ def completion_logprobs(model, tokenizer, pairs: list[tuple[str, str]]) -> list[
         x = model.hidden(ids)[:, :-1][in_completion]  # (N, C)
         logits = F.linear(x, model.wte.weight)  # (N, V)
         nats = F.cross_entropy(logits, ids[:, 1:][in_completion], reduction="none")  # (N,)
-        for row_nats in nats.split(counts):
-            results.append((-row_nats.sum().item(), len(row_nats)))
+        results += [(-of_row.sum().item(), len(of_row)) for of_row in nats.split(counts)]
     return results
 
 
@@ -1181,7 +1177,6 @@ def pretrain(options: PretrainOptions = PretrainOptions(), config: TrainConfig =
 
 @dataclass(slots=True)
 class SampleOptions:
-    """Options of `sample`."""
     model: str = option("runs/pretrain/pretrain.pt", "a checkpoint, a folder, gpt2 ... gpt2-xl")
     prompt: str | None = option(None, "the text to continue")
     tokens: int = option(100, "how many tokens to write", at_least=1)
@@ -1205,7 +1200,6 @@ def sample(options: SampleOptions = SampleOptions()):
 
 @dataclass(slots=True)
 class ExportOptions:
-    """Options of `export`."""
     model: str = option("runs/pretrain/pretrain.pt", "a checkpoint")
     folder: str = option("runs/export", "where to write config.json, weights and tokenizer")
 
