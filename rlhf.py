@@ -1035,9 +1035,6 @@ class FileTask:
         # Split by prompt, 4 to 1.
         prompts = [c.messages for c in comparisons] or [d[:-1] for d in demonstrations]
         by_key = {key_of(messages): messages for messages in prompts}
-        if len(by_key) < 2:
-            raise UserError(f"{options.comparisons or options.demonstrations} has {len(by_key)} "
-                            "different prompts; training and test need at least two")
         keys = random.Random(options.seed).sample(list(by_key), len(by_key))
         held_out = {key: by_key[key] for key in keys[len(keys) * 4 // 5:]}
 
@@ -1052,7 +1049,8 @@ class FileTask:
         self.test_comparisons = [c for c in comparisons if is_held_out(c.messages)]
         self.demonstrations = [d for d in demonstrations if not is_held_out(d[:-1])]
         if not self.demonstrations or (comparisons and not self.comparisons):
-            raise UserError("all demonstrations or all comparisons are held out for the test")
+            raise UserError("all demonstrations or all comparisons are held out for the test: "
+                            "there must be at least two different prompts")
 
     def texts(self) -> list[str]:
         """The documents to pretrain on without --data: all conversations for training."""
@@ -1064,12 +1062,10 @@ class FileTask:
         """Drop prompts that leave no room for an answer (the paper: those of over 1,000 tokens),
         demonstrations without room for their own answer, whose end no model would learn, and
         comparisons with such an answer: two cut answers could be equal."""
-        def fits(messages, room=max_response):
-            ids, _ = data.render_conversation(tokenizer, messages)
-            return len(ids) + room <= block_size
-
-        def all_fit(c):
-            return fits(c.messages) and all(fits(turns, room=0) for turns in c.conversations())
+        def fits(prompt, conversations=()):
+            lengths = [len(data.render_conversation(tokenizer, messages)[0])
+                       for messages in (prompt, *conversations)]
+            return max(lengths[0] + max_response, *lengths) <= block_size
 
         def keep(name, items, is_kept):
             kept = [item for item in items if is_kept(item)]
@@ -1080,12 +1076,12 @@ class FileTask:
                 print(f"{count}, the others are left out")
             return kept
 
+        all_fit = lambda c: fits(c.messages, c.conversations())
         self.demonstrations = keep("demonstrations", self.demonstrations,
-                                   lambda d: fits(d[:-1]) and fits(d, room=0))
+                                   lambda d: fits(d[:-1], [d]))
         self.comparisons = keep("comparisons", self.comparisons, all_fit)
         self.test_comparisons = keep("test_comparisons", self.test_comparisons, all_fit)
-        fitting = keep("test", self.test, lambda prompt: fits(prompt.messages))
-        self.test = fitting[:self.test_prompts]
+        self.test = keep("test", self.test, lambda asked: fits(asked.messages))[:self.test_prompts]
         answers = [tokenizer.encode(d[-1]["content"]) for d in self.demonstrations]
         if sum(len(answer) >= max_response for answer in answers) > len(answers) // 2:
             print("warning: most of the demonstrated answers are longer than --max-response "
