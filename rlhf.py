@@ -49,9 +49,8 @@ function. A *reward* belongs to one token, see `token_rewards`; `reward` in a lo
 an answer. The *gold score* is that of the rubric in data.py, section 5.
 
 hidden_states is model.hidden in less time (gpt.py, section 5). my_share, my_part, all_reduce and
-gather_rows divide work between processes (gpt.py, section 3). In one process, each returns its
-first argument. log(step, steps, **values) writes a row, see
-gpt.RunLog.
+gather_rows divide work between processes (gpt.py, section 3); in one process, each returns its
+first argument. log(step, steps, **values) writes a row, see gpt.RunLog.
 """
 from __future__ import annotations
 
@@ -148,8 +147,7 @@ class SFTConfig:
 
 
 def lr_scale(model) -> float:
-    """The learning rates here suit n_embd up to 128. Wider models need smaller ones: their factor
-    is 128 / n_embd."""
+    """The learning rates here suit n_embd up to 128; wider models need smaller ones."""
     return min(1.0, 128 / model.config.n_embd)
 
 
@@ -935,13 +933,13 @@ def starting_model(options: Options, shape: GPTConfig, task, folder: Path):
     tokenizer, *streams = gpt.tokenize_once(read, shape.vocab_size, folder, tokenizer)
     if isinstance(task, FileTask):
         task.leave_out_long(tokenizer, block_size, options.max_response)
-    if not options.init:
+    if options.init:
+        resize(model, tokenizer.vocab_size, block_size)
+        print(f"{options.init}: {model.num_params():,} parameters, context {block_size}; it keeps "
+              "its other sizes and is not pretrained any further")
+    else:
         config = gpt.TrainConfig(steps=options.pretrain_steps, seed=options.seed)
         model, _ = gpt.train_gpt(folder / "pretrain.pt", (tokenizer, *streams), shape, config)
-        return model, tokenizer, *streams
-    resize(model, tokenizer.vocab_size, block_size)
-    print(f"{options.init}: {model.num_params():,} parameters, context {block_size}; it keeps its "
-          "other sizes and is not pretrained any further")
     return model, tokenizer, *streams
 
 
@@ -958,7 +956,6 @@ def check_room(max_response: int, block_size: int):
 
 @dataclass(slots=True)
 class ChatOptions:
-    """Options of `python rlhf.py chat`."""
     model: str = option("runs/instructgpt/ppo_ptx.pt", "the checkpoint that answers")
     temperature: float = option(0.3, "0 takes the most likely token")
     max_response: int = option(32, "tokens per answer", at_least=1)
