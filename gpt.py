@@ -554,9 +554,9 @@ class FusedAttention(torch.autograd.Function):
         q = q * (math.log2(math.e) / math.sqrt(hs))  # (B*nh, T, hs)
         out = torch.empty_like(v)
         L = q.new_empty(len(q), 1, T)  # (B*nh, 1, T)
-        for heads, start, stop, (buffer, _) in _tiles(q, window):
+        for heads, start, stop in _tiles(q, window):
             first = max(0, start - window + 1)  # the first key that any query of the block sees
-            scores = _product(q[heads, start:stop], k[heads, first:stop], buffer)
+            scores = torch.bmm(q[heads, start:stop], k[heads, first:stop].mT)
             _hide(scores, start, first, window)
             top = scores.amax(-1, keepdim=True)  # (n, rows, 1)
             p = scores.sub_(top).exp2_()  # (n, rows, keys), softmax times total
@@ -574,16 +574,16 @@ class FusedAttention(torch.autograd.Function):
         T, hs = q.shape[-2:]
         delta = (grad_out * out).sum(-1)[:, None]  # (B*nh, 1, T)
         dq, dk, dv = torch.zeros_like(q), torch.empty_like(k), torch.empty_like(v)
-        for heads, start, stop, (buffer, buffer2) in _tiles(q, window):
+        for heads, start, stop in _tiles(q, window):
             last = min(T, stop + window - 1)  # one past the last query that sees any key
             queries = heads, slice(start, last)
             keys = heads, slice(start, stop)
             # tiles are transposed here, (n, keys, queries): each key's row is contiguous
-            scores = _product(k[keys], q[queries], buffer)  # S^T
+            scores = torch.bmm(k[keys], q[queries].mT)  # S^T
             _hide(scores.mT, start, start, window)
             p = scores.sub_(L[heads, :, start:last]).exp2_()  # P^T = 2^(S^T - L)
             dv[keys] = torch.bmm(p, grad_out[queries])
-            ds = _product(v[keys], grad_out[queries], buffer2)  # dP^T
+            ds = torch.bmm(v[keys], grad_out[queries].mT)  # dP^T
             ds.sub_(delta[heads, :, start:last]).mul_(p)  # dS^T
             dk[keys] = torch.bmm(ds, q[queries])
             dq[queries] += torch.bmm(ds.mT, k[keys])
@@ -593,8 +593,7 @@ class FusedAttention(torch.autograd.Function):
 
 
 def _tiles(q, window: int):
-    """Yield (slice of the heads, start and stop of a block of positions, two buffers) for each
-    tile. All tiles share the buffers, because allocating new ones would be slow."""
+    """Yield (slice of the heads, start and stop of a block of positions) for each tile."""
     n_heads, T, _ = q.shape  # of all rows: B*nh
     if q.is_cuda:  # a small tile would take less time than the start of its kernels
         block, tile = 512, 64 * TILE
@@ -602,16 +601,9 @@ def _tiles(q, window: int):
         block, tile = (64 if window <= 512 else 128), TILE
     width = min(T, window + block)  # at most so many keys (or queries) to a block
     per_tile = max(1, tile // (block * width))  # heads
-    buffers = q.new_empty(2, min(n_heads, per_tile) * block * width)
     for head in range(0, n_heads, per_tile):
         for start in range(0, T, block):
-            yield slice(head, head + per_tile), start, min(start + block, T), buffers
-
-
-def _product(a, b, buffer):
-    """a (n, I, hs), b (n, J, hs) -> a b^T (n, I, J), written into the buffer."""
-    shape = len(a), a.size(1), b.size(1)
-    return torch.bmm(a, b.mT, out=buffer[:math.prod(shape)].view(shape))
+            yield slice(head, head + per_tile), start, min(start + block, T)
 
 
 def _hide(scores, i0: int, j0: int, window: int):
