@@ -193,9 +193,8 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """The content of a tokenizer.json, which transformers reads, too."""
-        ids = {}
-        for token, i in sorted(self.ranks.items(), key=lambda item: item[1]):
-            ids[token.decode("latin-1").translate(BYTE_TO_CHARACTER)] = i
+        by_id = sorted(self.ranks.items(), key=lambda item: item[1])
+        ids = {token.decode("latin-1").translate(BYTE_TO_CHARACTER): i for token, i in by_id}
         # tiktoken joins any two tokens whose bytes are together a token: all such pairs are merges.
         merges = []  # in the order of the merged ids
         for token in ids:
@@ -212,8 +211,7 @@ class Tokenizer:
 
     @staticmethod
     def from_json(text: str) -> Tokenizer:
-        """The Tokenizer of a tokenizer.json. ValueError if that is not a byte-level BPE, as
-        transformers writes it."""
+        """The Tokenizer of a tokenizer.json. ValueError if that is not a byte-level BPE."""
         content = json.loads(text)
         splitter = content["pre_tokenizer"]
         if (content["normalizer"] or splitter["type"] != "ByteLevel" or splitter["add_prefix_space"]
@@ -266,8 +264,7 @@ def tokenize_text(read_documents: Callable[[], Iterable[str]], vocab_size: int, 
 
 
 def write_stream(documents: Iterable[str], tokenizer: Tokenizer, path: Path):
-    """Write documents into a file of 32-bit token ids, each followed by <|endoftext|>, and print
-    how many. [GPT-3 App. B]"""
+    """Write documents as 32-bit token ids, each followed by <|endoftext|>. [GPT-3 App. B]"""
     with atomic_write(path) as file:
         for document in documents:
             ids = [*tokenizer.encode(document), tokenizer.eot]
@@ -303,10 +300,9 @@ class Batches:
 
     def __post_init__(self):
         if len(self.stream) <= self.block_size:
-            raise UserError(
-                f"{len(self.stream)} tokens to train on are too few for windows of "
-                f"{self.block_size + 1} (a tenth of all text is for validation): use more "
-                "text or, where a command has this option, a smaller --block-size")
+            raise UserError(f"{len(self.stream)} tokens to train on are too few for windows of "
+                            f"{self.block_size + 1} (a tenth of all text is for validation): use "
+                            "more text or a smaller --block-size")
 
     def next(self) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([self.seed, self.drawn])
@@ -1469,7 +1465,6 @@ def atomic_write(path: str | Path) -> Iterator[typing.BinaryIO]:
 
 
 def write_json(path: str | Path, content: object):
-    """Write a value as JSON, see `atomic_write`."""
     with atomic_write(path) as file:
         file.write(json.dumps(content, indent=1).encode())
 
@@ -1537,8 +1532,7 @@ def option(default: object, help: str, at_least: float = 0):
 
 
 def printable(text: str) -> str:
-    """The text without control characters, which could steer the terminal, and without those that
-    override the direction of writing."""
+    """The text without characters that steer the terminal or turn the direction of writing."""
     return re.sub("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
 
 
