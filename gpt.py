@@ -31,13 +31,12 @@ divide work between processes (section 3); in one process, each returns its firs
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import json
 import math
 import os
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -913,7 +912,7 @@ GPT2_FORM = {"model_type": "gpt2", "activation_function": "gelu_new",
 def save_checkpoint(path: str | Path, model, tokenizer, **state):
     """Write a checkpoint with config, weights, tokenizer and `state`: what `train` needs to resume,
     or chat=True if the model was fine-tuned on conversations."""
-    content = {"config": dataclasses.asdict(model.config), "model": model.state_dict(),
+    content = {"config": asdict(model.config), "model": model.state_dict(),
                "tokenizer": tokenizer.to_json(), **state}
     try:
         with atomic_write(path) as file:
@@ -1137,7 +1136,7 @@ def train_gpt(path: Path, text: tuple, shape: GPTConfig, config: TrainConfig):
     and what `train` returns. The checkpoint is at `path`, the log beside it."""
     tokenizer, train_stream, val_stream = text
     torch.manual_seed(config.seed)
-    model = GPT(dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)).to(pick_device())
+    model = GPT(replace(shape, vocab_size=tokenizer.vocab_size)).to(pick_device())
     print(f"{path}: {model.num_params():,} parameters, context {shape.block_size}", flush=True)
     log = RunLog(path.with_suffix(".jsonl"))
     return model, train(model, tokenizer, train_stream, val_stream, config, path, log)
@@ -1154,7 +1153,7 @@ class PretrainOptions:
 def pretrain(options: PretrainOptions = PretrainOptions(), config: TrainConfig = TrainConfig(),
              shape: GPTConfig = PRESETS["laptop"]):
     """Train a GPT on a text and print samples from it. [GPT-2 §2]"""
-    settings = {"data": options.data, **dataclasses.asdict(config), **dataclasses.asdict(shape)}
+    settings = {"data": options.data, **asdict(config), **asdict(shape)}
     folder = run_folder(options.name, settings, options.fresh)
     read = lambda: documents_of(options.data, config.seed)
     text = tokenize_once(read, shape.vocab_size, folder)

@@ -56,7 +56,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import itertools
 import math
 import random
@@ -64,7 +63,7 @@ import re
 import runpy
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import data
@@ -424,7 +423,7 @@ class Rollout:
 
     def map(self, function: Callable) -> Rollout:
         """A Rollout with function(tensor) in place of each tensor."""
-        tensors = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        tensors = [getattr(self, field.name) for field in fields(self)]
         return Rollout(*[function(tensor) for tensor in tensors])
 
     def __getitem__(self, rows) -> Rollout:
@@ -860,7 +859,7 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
         print(f"\n== {number}. {name}")
         policy = copy.deepcopy(sft)
         if not load_stage(folder / f"{stage}.pt", policy):
-            config = dataclasses.replace(ppo_config, ptx_coef=ptx_coef)
+            config = replace(ppo_config, ptx_coef=ptx_coef)
             # not used by PPO, whose ptx_coef is 0
             ptx = Batches(train_stream, config.ptx_sequences, block_size, 5000 + options.seed)
             train_ppo(policy, reward_model, tokenizer, task.prompt_source(), config,
@@ -898,11 +897,11 @@ def instructgpt(options: Options = Options(), shape: GPTConfig = gpt.PRESETS["la
 
 def settings_of(options: Options, shape: GPTConfig) -> dict:
     """What the stages of a run depend on. run_folder refuses a folder made with other settings."""
-    settings = {**dataclasses.asdict(options), **dataclasses.asdict(shape)}
+    settings = {**asdict(options), **asdict(shape)}
     for key in ("name", "fresh", "test_prompts"):  # training does not depend on these
         settings.pop(key)
     constants = gpt.TrainConfig(), SFTConfig(), RewardConfig(), PPOConfig()
-    settings["constants"] = [dataclasses.asdict(config) for config in constants]
+    settings["constants"] = [asdict(config) for config in constants]
     return settings
 
 
@@ -1160,8 +1159,7 @@ def resize(model, vocab_size: int, block_size: int):
     new = known.mean(dim=0).expand(max(0, vocab_size - len(known)), -1)
     model.wte.weight = nn.Parameter(torch.cat([known, new]))
     model.wpe.weight = nn.Parameter(model.wpe.weight[:block_size].detach().clone())
-    model.config = dataclasses.replace(model.config, vocab_size=len(known) + len(new),
-                                       block_size=block_size)
+    model.config = replace(model.config, vocab_size=len(known) + len(new), block_size=block_size)
 
 
 if __name__ == "__main__":
