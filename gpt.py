@@ -1168,6 +1168,7 @@ def pretrain(options: PretrainOptions = PretrainOptions(), config: TrainConfig =
 
 @dataclass(slots=True)
 class SampleOptions:
+    """Options of `sample`."""
     model: str = option("runs/pretrain/pretrain.pt", "a checkpoint, a folder, gpt2 ... gpt2-xl")
     prompt: str | None = option(None, "the text to continue")
     tokens: int = option(100, "how many tokens to write", at_least=1)
@@ -1191,6 +1192,7 @@ def sample(options: SampleOptions = SampleOptions()):
 
 @dataclass(slots=True)
 class ExportOptions:
+    """Options of `export`."""
     model: str = option("runs/pretrain/pretrain.pt", "a checkpoint")
     folder: str = option("runs/export", "where to write config.json, weights and tokenizer")
 

@@ -955,6 +955,7 @@ def check_room(max_response: int, block_size: int):
 
 @dataclass(slots=True)
 class ChatOptions:
+    """Options of `python rlhf.py chat`."""
     model: str = option("runs/instructgpt/ppo_ptx.pt", "the checkpoint that answers")
     temperature: float = option(0.3, "0 takes the most likely token")
     max_response: int = option(32, "tokens per answer", at_least=1)
