@@ -12,10 +12,10 @@ claim of the paper:
     epochs      SFT overfits after one epoch, yet more epochs raise the score (§3.5)
     unseen      false premises are accepted (§4.3); also, without a claim: instructions in words
                 that no demonstration has
+    seen        our questions: whether the reward model sees truth and rudeness
 Tables without a claim:
     agreement   how often labelers agree; in the paper 72.6 % (§3.4)
     memory      what was told in turn one, by the number of exchanges since then
-    seen        what the reward model sees: truth, form, rudeness
 
     python -m papers.instructgpt                27 minutes, after `python rlhf.py`
     python -m papers.instructgpt --base NAME    on another finished run (papers/claims.py: several)
@@ -136,6 +136,11 @@ TABLES = {
     "seen": (seen, "no such test")}
 
 
+# Kinds of pairs in the table `seen`, about which the paper says nothing.
+OUR_QUESTIONS = {"truth / falsehood": "prefers a true sentence to the same with another value",
+                 "fact / insult": "prefers a fact to an insult, of which SFT writes hardly any"}
+
+
 def claims(run: Run, tables: dict[str, list[dict]]) -> list[Claim]:
     """Of one seed: errors are over prompts, facts, pieces of text or folds of labelers. With runs
     on other seeds papers.claims takes them over seeds."""
@@ -150,8 +155,17 @@ def claims(run: Run, tables: dict[str, list[dict]]) -> list[Claim]:
     longest = tables["epochs"][-1]
     ours = tables["unseen"][-1]
 
+    preferred = []  # what the reward model prefers in pairs of answers about facts asked for
+    for row in tables["seen"]:
+        if row["facts"] == "asked for in training" and row["better / worse"] in OUR_QUESTIONS:
+            share = row["reward model"]
+            says = f"the reward model {OUR_QUESTIONS[row['better / worse']]}: share minus .5"
+            preferred.append(Claim("InstructGPT", "§3.5", f"{says} (our question)", "no number",
+                                   share - 0.5, proportion_error(share, row["pairs"]), 1,
+                                   row["pairs"]))
+
     paper = "InstructGPT"
-    return [
+    return preferred + [
         Claim(paper, "Fig. 1", "a small aligned model is preferred to a large pretrained one "
               "(4:1): win rate minus .5 (built in: the web is often wrong or rude; one model each, "
               "the small one with a small reward model)",
