@@ -146,9 +146,16 @@ def base_of(options) -> tuple[rlhf.Options, GPTConfig]:
 
 
 def runs_of(options) -> list[Run]:
-    """The runs that a script's option `base` names, with commas between them."""
-    names = options.base.split(",")
-    return [load_run(*base_of(dataclasses.replace(options, base=name))) for name in names]
+    """The runs that a script's option `base` names, with commas between them. A single one that is
+    missing is made; of several each must be there and have its own seed."""
+    runs = []
+    for name in options.base.split(","):
+        if name != options.base and not (Path("runs") / name / "settings.json").exists():
+            raise UserError(f"runs/{name} is missing: python rlhf.py --name {name} --seed N")
+        runs.append(load_run(*base_of(dataclasses.replace(options, base=name))))
+    if len({run.options.seed for run in runs}) < len(runs):
+        raise UserError(f"--base {options.base}: two of these runs have the same seed")
+    return runs
 
 
 def load_run(options: rlhf.Options, shape: GPTConfig, results: Path | None = None) -> Run:
