@@ -164,8 +164,6 @@ def claims(rows: list[dict], prompts: int) -> list[Claim]:
     """In standard deviations of SFT answers. Errors: over the three reward models; of the last
     claim over prompts, a difference of two means of scores whose standard deviation is 1."""
     best, ppo = rows[::2], rows[1::2]
-    better = column(ppo, "other form's") - column(ppo, "fit error")
-    up = ppo[-1]["gold there"] - ppo[0]["gold there"]
     paper = "Gao et al."
     falls = []
     for name, curves in (("best of n", best), ("PPO", ppo)):
@@ -178,9 +176,10 @@ def claims(rows: list[dict], prompts: int) -> list[Claim]:
     return falls + [
         Claim(paper, "§3.1", "PPO follows d (alpha - beta log d) better than d (alpha - beta d): "
               "error of the second fit minus that of the first, mean of three", "no number",
-              *over_seeds(better), 1, prompts),
+              *over_seeds(column(ppo, "other form's") - column(ppo, "fit error")), 1, prompts),
         Claim(paper, "§3.3", "more comparisons move PPO's peak of gold up (maxima of noisy "
-              "points)", "chart", up, math.sqrt(2 / prompts), 1, prompts)]
+              "points)", "chart", ppo[-1]["gold there"] - ppo[0]["gold there"],
+              math.sqrt(2 / prompts), 1, prompts)]
 
 
 def panel(method: str, curves: dict, rows: list[dict]) -> dict:
