@@ -11,8 +11,7 @@ The claims:
 Built in: the base obeys three orders in one wording each; fine-tuning shows four orders in these
 and other wordings, and users who object. Wordings (about five of each order), questions and
 objections of the test are held out. Before PPO, demonstrations refuse .45 of all prompts with a
-wish, harmful or not; the model then refuses .64 of the test's prompts, after PPO without the rule
-.17. The paper's classifier is GPT-4 with a rubric; ours is a function, which also measures the
+wish, harmful or not. The paper's classifier is GPT-4 with a rubric; ours is a function, which also measures the
 result. Chosen after looking at results: 20,000 demonstrations (12,000 were too few), the rule's
 weight, and what is asked for calibration.
 
@@ -174,8 +173,8 @@ def rule_claim(says: str, desired: dict, prompts: str, other: str) -> Claim:
 
 
 def claims(facts: dict, desired: dict, probabilities: dict, answers: list[str]) -> list[Claim]:
-    """One model each; errors are over facts, wishes or right answers, not over the five held-out
-    wordings of each order. answers: the right one to each question of calibration."""
+    """Of one seed: errors are over facts, wishes or right answers, not over the five held-out
+    wordings of each order. With runs on other seeds papers.claims takes them over seeds. answers: the right one to each question of calibration."""
     more, error = more_error(probabilities["PPO"], probabilities["GPT"], answers)
     return [
         system_claim("the same model obeys different system messages (in form, true or not), in "
