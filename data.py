@@ -1465,6 +1465,7 @@ def atomic_write(path: str | Path) -> Iterator[typing.BinaryIO]:
 
 
 def write_json(path: str | Path, content: object):
+    """Write a value as JSON, see `atomic_write`."""
     with atomic_write(path) as file:
         file.write(json.dumps(content, indent=1).encode())
 
