@@ -1108,7 +1108,7 @@ RUBRIC = {"helpful": 2.0, "invented": -2.0, "rude": -2.0, "off": -0.5, "unfinish
 
 # The scale of Gumbel noise on the gold score. With it P(a is ranked above b) is exactly
 # sigmoid((gold_a - gold_b) / LABEL_NOISE), the model behind eq. (1) of InstructGPT. Two
-# labelers agree on about 77 % of the pairs that are not ties [§3.4: 72.6 %].
+# labelers agree on 77 to 82 % of the pairs that are not ties [§3.4: 72.6 %].
 LABEL_NOISE = 0.5
 
 
