@@ -28,7 +28,7 @@ import data
 import gpt
 from data import World, command_line, option
 from gpt import GPT
-from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
+from papers.claims import Claim, RunOptions, folder_of, proportion_error, save_claims
 from papers.figures import column, logged, plot
 from papers.gpt1_analysis import CHANCE, LSTM, transfer, zero_shot, zero_shot_cases
 from papers.gpt1_finetuning import (LM_COEF, NEW_TOKENS, Classifier, Task, accuracy, fine_tune,
@@ -61,22 +61,21 @@ class Options(RunOptions):
     steps: int = option(1500, "optimizer steps of pretraining", at_least=1)
     cases: int = option(600, "cases of each task to train on, and up to as many to test on",
                         at_least=1)
-    seeds: int = option(3, "runs of each fine-tuning", at_least=1)
+    seed: int = option(0, "of the world, the weights and the batches")
 
 
 def pretrain(options: Options, folder: Path):
     """GPT-1's transformer and an LSTM, trained on the same text: {name: model}, tokenizer."""
-    world = World(0)
-
+    world = World(options.seed)
     count = 500 if options.fast else data.WORLD_DOCUMENTS
     text = data.tokenize_text(lambda: wide_web(world, count), SHAPE.vocab_size, folder)
     tokenizer = text[0]
     shape = dataclasses.replace(SHAPE, vocab_size=tokenizer.vocab_size)
-    config = gpt.TrainConfig(steps=options.steps)
+    config = gpt.TrainConfig(steps=options.steps, seed=options.seed)
     cases = zero_shot_cases(world)
     models = {}
     for name, kind in (("gpt", GPT), ("lstm", LSTM)):
-        torch.manual_seed(0)
+        torch.manual_seed(options.seed)
         model = kind(shape).to(gpt.pick_device())
         print(f"== pretraining: {name}, {model.num_params():,} parameters", flush=True)
         run_log = gpt.RunLog(folder / f"{name}.jsonl")
@@ -101,9 +100,9 @@ def fine_tuned_accuracy(model, tokenizer, task: Task, layers: int | None, lm_coe
     return accuracy(classifier, task, tokenizer)
 
 
-def compare(models: dict, tokenizer, tasks: dict[str, Task], seeds: int,
-            path: Path) -> dict[str, dict[str, list[float]]]:
-    """{run: {task: accuracy of every seed}}. What `path` has already is not computed again."""
+def compare(models: dict, tokenizer, tasks: dict[str, Task], seed: int,
+            path: Path) -> dict[str, dict[str, float]]:
+    """{run: {task: accuracy}}. What `path` has already is not computed again."""
     known = json.loads(path.read_text()) if path.exists() else {}
     accuracies = {name: {} for name in RUNS}
     for name, (stage, layers, lm_coef, paper) in RUNS.items():
@@ -111,66 +110,60 @@ def compare(models: dict, tokenizer, tasks: dict[str, Task], seeds: int,
             # for the layers, the paper has entailment and multiple choice only
             if not paper and task_name in ("classification", "similarity"):
                 continue
-            values = known.setdefault(f"{name}: {task_name}", [])
-            while len(values) < seeds:
-                values.append(fine_tuned_accuracy(
-                    models[stage], tokenizer, task, layers, lm_coef, seed=len(values)))
+            key = f"{name}: {task_name}"
+            if key not in known:
+                known[key] = fine_tuned_accuracy(models[stage], tokenizer, task, layers, lm_coef,
+                                                 seed)
                 data.write_json(path, known)
-            accuracies[name][task_name] = values[:seeds]
-            shown = "  ".join(f"{value:.3f}" for value in values[:seeds])
-            print(f"{name:16s} {task_name:16s} {shown}", flush=True)
+            accuracies[name][task_name] = known[key]
+            print(f"{name:16s} {task_name:16s} {known[key]:.3f}", flush=True)
     return accuracies
 
 
-def table_row(name: str, accuracies: dict[str, list[float]], paper: float | None) -> dict:
-    """Median and range of each task; the mean of all beside the paper's, if there is one."""
-    row = {"model": name}
-    for task, values in accuracies.items():
-        row[task] = f"{np.median(values):.3f} ({min(values):.2f}-{max(values):.2f})"
+def table_row(name: str, accuracies: dict[str, float], paper: float | None) -> dict:
+    """Each task; the mean of all beside the paper's, if there is one."""
+    row = {"model": name, **accuracies}
     if paper:
         row.update({"mean": float(np.mean(list(accuracies.values()))), "Table 5": paper})
     return row
 
 
 def difference(accuracies: dict, tasks: dict[str, Task], one: str, other: str) -> tuple:
-    """Of two runs the difference of the mean over tasks, its standard error over the seeds of
-    fine-tuning and over cases (too small: these share fourteen people), the seeds, the cases.
-    Balanced accuracy is as uncertain as if each class had as many cases as the rarest one."""
+    """Of two runs the difference of the mean over tasks, its standard error over cases (too small:
+    these share fourteen people), the seeds (one), the cases. Balanced accuracy is as uncertain as
+    if each class had as many cases as the rarest one."""
     names = [name for name in accuracies[one] if name in accuracies[other]]
-    counts, errors = [], []
+    counts, gains, errors = [], [], []
     for name in names:
         classes = Counter(case.label for case in tasks[name].test)
         count = len(classes) * min(classes.values())
         counts.append(count)
+        gains.append(accuracies[one][name] - accuracies[other][name])
         for run in (one, other):
-            share = np.mean(accuracies[run][name])
-            errors.append(proportion_error(share, count) / len(names))
-    a = np.array([accuracies[one][name] for name in names])  # (tasks, seeds)
-    b = np.array([accuracies[other][name] for name in names])
-    mean, of_seeds = over_seeds((a - b).mean(axis=0))
-    return mean, math.hypot(of_seeds, *errors), a.shape[1], sum(counts)
+            errors.append(proportion_error(accuracies[run][name], count))
+    return float(np.mean(gains)), math.hypot(*errors) / len(names), 1, sum(counts)
 
 
-def claims(folder: Path, accuracies: dict, tasks: dict[str, Task]) -> list[Claim]:
+def claims(options: Options, folder: Path, accuracies: dict,
+           tasks: dict[str, Task]) -> list[Claim]:
     rows = logged(folder / "gpt.jsonl", "schemas")
-    sizes = {task: len(cases) for task, cases in zero_shot_cases(World(0)).items()}
+    cases = zero_shot_cases(World(options.seed))
+    sizes = {task: len(of_task) for task, of_task in cases.items()}
     gains = [rows[-1][task] - rows[0][task] for task in CHANCE]
     errors = [proportion_error(row[task], sizes[task])
               for row in (rows[0], rows[-1]) for task in CHANCE]
-    once = "; one pretraining, seeds of fine-tuning"
-    trained_on = len(tasks["entailment"].train)
     return [
         Claim("GPT-1", "Table 5", "pretrained is better than from scratch, balanced accuracy, mean "
-              f"over four tasks (built in: the text has the tasks' words{once})", "0.148",
+              "over four tasks (built in: the text has the tasks' words)", "0.148",
               *difference(accuracies, tasks, "pretrained", "from scratch")),
-        Claim("GPT-1", "§5", f"the auxiliary objective helps, the same mean ({trained_on} "
-              f"training cases each{once})", "-0.003; large sets gain",
+        Claim("GPT-1", "§5", f"the auxiliary objective helps, the same mean ({options.cases} "
+              "training cases each)", "-0.003; large sets gain",
               *difference(accuracies, tasks, "pretrained", "no auxiliary LM")),
         Claim("GPT-1", "Table 5", "the transformer transfers better than an LSTM, the same mean"
-              " (the LSTM is untuned: AdamW alone, at the rate chosen for a transformer with Muon"
-              f"{once})", "0.056", *difference(accuracies, tasks, "pretrained", "LSTM")),
+              " (the LSTM is untuned: AdamW alone, at the rate chosen for a transformer with Muon)",
+              "0.056", *difference(accuracies, tasks, "pretrained", "LSTM")),
         Claim("GPT-1", "Fig. 2 left", "all layers are better than the embeddings only, balanced "
-              f"accuracy (two tasks{once})", "up to 0.09 (MultiNLI)",
+              "accuracy (two tasks)", "up to 0.09 (MultiNLI)",
               *difference(accuracies, tasks, "pretrained", "embeddings only")),
         Claim("GPT-1", "Fig. 2 right", "zero-shot accuracy rises along pretraining, last evaluation"
               " minus first (the text has these forms, and acceptability's true sentences)",
@@ -180,13 +173,9 @@ def claims(folder: Path, accuracies: dict, tasks: dict[str, Task]) -> list[Claim
 
 def draw(folder: Path, accuracies: dict):
     """Table 5 as bars, Figure 2 left and Figure 2 right."""
-    medians = {}
-    for name, by_task in accuracies.items():
-        medians[name] = {task: float(np.median(values)) for task, values in by_task.items()}
-
     layers = []
-    for task in medians["embeddings only"]:
-        ys = [medians[name][task] for name in LAYERS.values()]
+    for task in accuracies["embeddings only"]:
+        ys = [accuracies[name][task] for name in LAYERS.values()]
         layers.append((task, list(LAYERS), ys, "o-"))
 
     zero_shots = []
@@ -198,7 +187,7 @@ def draw(folder: Path, accuracies: dict):
             zero_shots.append((label, steps, column(rows, task), f"C{index}.{style}"))
             zero_shots.append((None, steps, [chance for _ in steps], f"C{index}:"))
 
-    whole = {name: medians[name] for name, (*_, paper) in RUNS.items() if paper}
+    whole = {name: accuracies[name] for name, (*_, paper) in RUNS.items() if paper}
     plot(folder / "gpt1.png", [
         {"title": "accuracy after fine-tuning", "bars": whole},
         {"title": "what is transferred (Fig. 2 left)", "lines": layers, "xlabel": "layers"},
@@ -210,21 +199,20 @@ def draw(folder: Path, accuracies: dict):
 def gpt1(options: Options = Options()):
     """Pretrain, then fine-tune with and without what the paper takes away. [GPT-1 §4, §5]"""
     if options.fast:
-        options = dataclasses.replace(options, steps=2, cases=4, seeds=1)
-    tasks = world_tasks(World(0), options.cases)
-    # seeds can be added to a finished run
-    folder = folder_of(options, "steps", "cases", "fast")
+        options = dataclasses.replace(options, steps=2, cases=4)
+    tasks = world_tasks(World(options.seed), options.cases)
+    folder = folder_of(options, "steps", "cases", "seed", "fast")
     models, tokenizer = pretrain(options, folder)
 
-    print("\n== fine-tuning: the accuracy of every seed")
-    accuracies = compare(models, tokenizer, tasks, options.seeds, folder / "accuracies.json")
+    print("\n== fine-tuning")
+    accuracies = compare(models, tokenizer, tasks, options.seed, folder / "accuracies.json")
 
-    print("\nbalanced accuracy on held-out cases, median of the seeds and their range; cases:",
+    print("\nbalanced accuracy on held-out cases; cases:",
           ", ".join(f"{name} {len(task.test)}" for name, task in tasks.items()))
     rows = [table_row(name, accuracies[name], paper) for name, (*_, paper) in RUNS.items()]
     gpt.print_table(rows, folder / "table.json")
     draw(folder, accuracies)
-    save_claims(folder, claims(folder, accuracies, tasks))
+    save_claims(folder, claims(options, folder, accuracies, tasks))
 
 
 if __name__ == "__main__":

@@ -37,11 +37,10 @@ def best_answers(model: GPT, tokenizer, cases) -> dict[str, np.ndarray]:
     return {way: values.reshape(-1, 4).argmax(axis=1) for way, values in scores.items()}
 
 
-def comparing(model: GPT, tokenizer, count: int):
+def comparing(model: GPT, tokenizer, world: World, count: int):
     """Questions about held-out facts with four answers, after K solved ones: accuracy by the way
     to compare, and for each fact at K = 1 what dividing by P(answer | "A:") is
     worth (-1 ... 1). [GPT-3 §2.4]"""
-    world = World(0)
     solved = []
     for case in gpt1_task(world, "multiple choice", "train", 200, 2):
         _, question, answers = case.texts
