@@ -61,7 +61,8 @@ SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|system|>", "<|user|>", "<|assis
 
 
 def train_bpe(text: str | Iterable[str], vocab_size: int) -> dict[bytes, int]:
-    """Learn a byte-level BPE vocabulary from a text or from documents. [Sennrich et al. 2016]
+    """Learn a byte-level BPE vocabulary from a text or from documents. [Sennrich et al. 2016;
+    of bytes: GPT-2 §2.2]
 
         start from the 256 bytes
         until there are vocab_size tokens:
@@ -286,7 +287,8 @@ def open_stream(path: Path, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
 @dataclass
 class Batches:
     """Random windows of a token stream: next() -> x, y, both (B, T), y one token ahead. A window
-    starts anywhere and may hold several documents; no mask separates them. [GPT-3 App. B]
+    starts anywhere and may hold several documents; no mask separates them [GPT-3 App. B; there
+    they are drawn without replacement].
 
     drawn: how many batches were drawn so far. Only it and the seed decide what comes next,
     so that a resumed run reads on exactly.
@@ -403,7 +405,7 @@ def show_mask(tokenizer: Tokenizer, messages: list[dict]) -> str:
 
 
 # ----------------------------------------------------------------------------------
-# 4. The world and its web: World, random_exchanges, web   [InstructGPT §3.2]
+# 4. The world and its web: World, random_exchanges, web
 
 
 class Topic(typing.NamedTuple):

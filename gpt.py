@@ -206,7 +206,7 @@ class GPT(nn.Module):
         PyTorch's 1 [GPT-1 §4.1]. For GPT-2 and GPT-3, position embeddings have std 0.01, as in
         OpenAI's code, and each c_proj (two per block, into the residual stream)
         0.02 / sqrt(2 n_layer), so that the variance that all of them together add to the stream
-        does not depend on n_layer [GPT-2 §2.3]."""
+        does not depend on n_layer [GPT-2 §2.3 says 1/sqrt(N), N the number of residual layers]."""
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=0.02)
@@ -531,9 +531,9 @@ class FusedAttention(torch.autograd.Function):
     """Attention by tiles of scores: time O(T^2), or O(T window); memory O(T).
 
     Forward: S = q k^T / sqrt(hs), P = softmax(S), O = P v. (In this class S, P and O are the
-    paper's matrices and L its vector, not lengths.) A tile holds a block of queries and all the
-    keys that they see, so the softmax is computed at once. (The paper's tiles hold only some of
-    these keys; its output is rescaled with each further tile.)
+    paper's matrices and L its vector, not lengths; the paper omits the scale.) A tile holds a block
+    of queries and all the keys that they see, so the softmax is computed at once. (The paper's
+    tiles hold only some of these keys; its output is rescaled with each further tile.)
 
     Backward, from dO, with delta = rowsum(dO * O):
 
@@ -719,7 +719,8 @@ def make_optimizers(model, lr: float, muon_lr: float | None = None,
 
 def schedule(step: int, steps: int, warmup: int) -> float:
     """The learning rate at a step (from 0) as a fraction of its peak: linear warm-up over
-    `warmup` steps, then cosine decay to a tenth. [GPT-3 App. B]"""
+    `warmup` steps, then cosine decay to a tenth. [GPT-3 App. B, where the decay ends earlier, after
+    260 of 300 billion tokens]"""
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / (steps - warmup)

@@ -141,7 +141,7 @@ class SFTConfig:
     batch_size: int = 16         # demonstrations; paper: 32
     lr: float = 1e-3             # cosine to a tenth; paper (1.3B): 9.65e-6 (PPO's start: 5e-6)
     ptx_sequences: int = 4       # pretraining windows per batch: about as many tokens as those of
-                                 # demonstrations; paper: 10 % of the data
+                                 # demonstrations; paper: none (PPO's start: 10 % of the data)
     seed: int = 0
 
 
@@ -244,9 +244,9 @@ def ranking_loss(scores, ranks=None):
     probability, by the reward model, that a labeler prefers y_w.
 
     All pairs of a prompt are one batch element: each of its K answers goes through the model once.
-    Ties are dropped (C.2), and each pair that is left has weight 1 / (number of pairs left). The
-    paper first shuffled pairs into separate elements: each answer took part in K - 1 updates, and
-    the reward model overfitted in one epoch (§3.5).
+    Ties are dropped (C.2), and each pair that is left has weight 1 / (number of pairs left). If
+    pairs are shuffled as elements of their own, an answer can take part in K - 1 updates, and the
+    paper's reward model overfitted in one epoch (§3.5).
     """
     if ranks is None:
         ranks = torch.arange(scores.size(1), device=scores.device).expand_as(scores)
@@ -353,16 +353,16 @@ class PPOConfig:
     batch_size: int = 128        # answers per batch; paper: 512
     minibatches: int = 4         # per batch, one optimizer step on each; paper: 8 of 64 answers
     max_response: int = 32       # tokens; paper: 1,000
-    lr: float = 6e-4             # policy, constant after 10 iterations; paper: 2.55e-6 to 2.55e-5
-                                 # tried, of which PPO without ptx diverged above 8.05e-6 (E.9)
-    value_lr: float = 3e-4       # of the value network; paper: 9e-6
+    lr: float = 6e-4             # policy, constant after 10 iterations; paper (1.3B, 6B): 2.55e-6
+                                 # to 2.55e-5 tried; PPO without ptx diverged above 8.05e-6 (E.9)
+    value_lr: float = 3e-4       # of the value network; paper (1.3B, 6B): 9e-6
     kl_coef: float = 0.2         # beta; paper: 0.02
     ptx_coef: float = 0.0        # gamma, on the mean loss per token; PPO-ptx: 1 (section 7);
                                  # paper: 27.8, unit not stated
     ptx_sequences: int = 8       # pretraining windows per minibatch; paper: 8 per episode
     cliprange: float = 0.2       # eps in policy_loss; paper: 0.2
-    cliprange_value: float = 0.2     # see value_loss; Ziegler: 0.2
-    lam: float = 0.95            # see compute_gae; Ziegler: 0.95
+    cliprange_value: float = 0.2     # see value_loss; Ziegler's code: 0.2
+    lam: float = 0.95            # see compute_gae; Ziegler's code: 0.95
     unfinished_cap: float = -1.0     # the most that an answer without <|end|> can score
     ema_decay: float = 0.97      # of the weights' moving average, per optimizer step; paper: 0.992
     seed: int = 0

@@ -1607,7 +1607,7 @@ def test_ppo_ptx_equals_a_loop_by_hand(tokenizer):
 @pytest.mark.parametrize("beta", [0.5, 1.5])
 def test_ppo_comes_close_to_the_optimum_in_closed_form(beta):
     """The maximum of E r - beta KL is beta log Z, where Z is the sum of rho exp(r / beta) over all
-    answers, here two of nine tokens, or <|end|> at once. [Ziegler et al. 2019 §2]"""
+    answers, here two of nine tokens, or <|end|> at once. [Ziegler et al. 2019 §3.1.1]"""
     problem = papers("exact").Counted(2, seed=1)
     problem.reference = small_gpt(problem.tokenizer.vocab_size, n_layer=1)
     for p in problem.reference.parameters():
@@ -1946,7 +1946,7 @@ def test_a_verdict_asks_for_two_standard_errors_and_smoke_runs_are_not_collected
     verdict = lambda ours, error: claims.Claim("", "", "", "", ours, error, 1, 1).verdict
     assert [verdict(*x) for x in ((.21, .1), (-.21, .1), (.19, .1), (9, math.nan))] == [
         "holds", "does not hold", "cannot tell", "cannot tell"]
-    assert claims.over_seeds([1, 2, 3]) == pytest.approx((2, 1 / math.sqrt(3)))
+    assert claims.mean_and_error([1, 2, 3]) == pytest.approx((2, 1 / math.sqrt(3)))
     assert claims.proportion_error(.5, 100) == pytest.approx(.05)
     gap = papers("flan").gap(np.array([[.5, .7], [.6, .8]]), np.zeros((2, 2)))  # (seeds, clusters)
     assert gap == pytest.approx((.65, math.sqrt(.05 ** 2 + .1 ** 2)))  # variances are added
@@ -1961,8 +1961,8 @@ def test_a_verdict_asks_for_two_standard_errors_and_smoke_runs_are_not_collected
         gpt.print_table([{"ours": ours}], Path("runs", name, "table.json"))
         claims.save_claims(Path("runs", name),
                            [claims.Claim("paper", "", "twice", "", ours, .1, 1, cases)])
-    claims.README.write_text(f"text\n\n{claims.MARK}\n\n## runs/gone\n")
-    refused("runs/gone, which is not here", claims.claims)
+    claims.README.write_text(f"text\n\n{claims.MARK}\n\nMade from runs/real, runs/gone-s1.\n")
+    refused("runs/gone-s1, which is not here", claims.claims)
     claims.README.write_text(f"text\n\n{claims.MARK}\n\nan earlier table\n")
     claims.claims()
     text = claims.README.read_text()
@@ -1970,7 +1970,10 @@ def test_a_verdict_asks_for_two_standard_errors_and_smoke_runs_are_not_collected
     assert "    score\n    0.125" in text and "(../figures/real.png)" in text
     assert os.listdir("figures") == ["real.png"] and "smoke-fast" not in text
     assert "| twice |  | 1.500 | 0.500 | 2 | 7 | holds |" in text  # mean, error over seeds
-    assert "## runs/seed\n" in text and "seed-s1" not in text
+    assert "## runs/seed\n" in text and "## runs/seed-s1" not in text
+    assert "Made from runs/real, runs/seed, runs/seed-s1." in text
+    several = claims.Claim("paper", "", "three seeds", "", 1, .1, 3, 9)
+    refused("of several seeds each, make one claim", claims.pooled, [several, several])
 
 
 def test_the_cases_of_the_papers_tasks_are_distinct_and_held_out(world):

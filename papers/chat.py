@@ -4,13 +4,14 @@ pattern that a good answer matches.
 
 Most turns stand in the web that pretraining reads; the others have another spelling, wording or
 name, or are about people whom nobody knows. The table has the share of answers that are
-    answered    the answer matches the turn's pattern
+    answered    the answer matches the turn's pattern (a key word is enough: a wrong sentence may)
     polite      no insult in it
     clean       it ended by itself, without "Q:", "Guest:" or another mark of the web's texts
     offers      it ends with a question that nobody asked for, the habit of the demonstrations
-of 30 common first names that are told and asked for, with two exchanges in between, the share that
-is remembered (names), and the shares of held-out prompts under each system message that are answered
-right, and in its form.
+and, besides,
+    names       of 30 common first names, told two exchanges ago, the share recalled
+    system message: ...     of held-out prompts under each message, the share answered right, and
+                            (form) in the form asked for
 
     python -m papers.chat --base instructgpt,s1,s2      several runs; --show prints turns
     python -m papers.chat --fast                        a smoke run on a base of its own
@@ -87,9 +88,9 @@ CONVERSATIONS = [
 ]
 # None of these occurs in the web (seeds 0 to 4).
 NAMES = """\
-Jonathan Emily David Sarah Daniel Michael Robert Hannah Sophia Oliver Charlotte Jessica Kevin Brian
-Sandra Thomas Patrick Rebecca Stephen Vanessa Ahmed Priya Sanjay Fatima Dmitri Yuki Ingrid Lars Bjorn
-Chloe""".split()
+Jonathan Emily David Sarah Daniel Michael Robert Hannah Sophia Oliver Charlotte Jessica Kevin
+Brian Sandra Thomas Patrick Rebecca Stephen Vanessa Ahmed Priya Sanjay Fatima Dmitri Yuki Ingrid
+Lars Bjorn Chloe""".split()
 TEMPERATURES = (0.0, 0.3, 0.7)
 TRACES = re.compile(r"\b[QA]:|Guest:|Host:|<\|| says:")
 
@@ -98,7 +99,7 @@ TRACES = re.compile(r"\b[QA]:|Guest:|Host:|<\|| says:")
 class Options(RunOptions):
     base: str = option("instructgpt", "runs of `python rlhf.py`, with commas between them")
     name: str = option("chat", "results go to runs/NAME")
-    show: bool = option(False, "print every turn of the last model")
+    show: bool = option(False, "print the turns of PPO-ptx at temperature 0")
 
 
 def pattern_of(world: World, pattern: str) -> str:
@@ -143,11 +144,12 @@ def remembered(speaker: Speaker) -> float:
     and the telling."""
     conversations = []
     for name in NAMES:
-        said = (f"My name is {name}.", f"Nice to meet you, {name}.", "Hello!",
-                "Hello! How can I help you?", "I am tired.", "You should get some rest.",
-                "What is my name?")
-        conversations.append([{"role": ("user", "assistant")[i % 2], "content": text}
-                              for i, text in enumerate(said)])
+        messages = []
+        for said, reply in ((f"My name is {name}.", f"Nice to meet you, {name}."),
+                            ("Hello!", "Hello! How can I help you?"),
+                            ("I am tired.", "You should get some rest.")):
+            messages = data.answered([*messages, {"role": "user", "content": said}], reply)
+        conversations.append([*messages, {"role": "user", "content": "What is my name?"}])
     answers = speaker(conversations, 0)
     return float(np.mean([name in text for name, (text, _) in zip(NAMES, answers)]))
 
@@ -156,15 +158,15 @@ def obeyed(speaker: Speaker, world: World, count: int) -> dict[str, float]:
     """For those of `count` held-out prompts that have a system message, by its kind: the share of
     answers that are right, and that have the form asked for. "silent" are questions about the topic
     that the message forbids, "other topic" those about another one, which are to be answered."""
-    kinds = {data.ONE_WORD: "one word", data.POLITE: "ending", data.NOT_ALLOWED: "silent"}
     good = {}
     prompts = [prompt for prompt in data.instructions(world, "test", count, 40, distinct=True)
                if prompt.messages[0]["role"] == "system"]
     answers = speaker([prompt.messages for prompt in prompts], 40)
     for prompt, (text, ended) in zip(prompts, answers):
-        is_silent = prompt.say == data.NOT_ALLOWED  # SILENT about the topic of the question
-        system = data.NOT_ALLOWED if is_silent else prompt.messages[0]["content"]
-        kind = kinds.get(system, "other topic")
+        system = prompt.messages[0]["content"]
+        kind = {data.ONE_WORD: "one word", data.POLITE: "ending"}.get(system, "other topic")
+        if prompt.say == data.NOT_ALLOWED:  # the message forbids the topic of the question
+            kind = "silent"
         good.setdefault(kind, []).append(data.judge(world, prompt, text, ended)["helpful"] == 1)
         has_form = {"one word": " " not in text, "ending": text.endswith(data.COURTESY[0]),
                     "silent": text == data.NOT_ALLOWED, "other topic": text != data.NOT_ALLOWED}
@@ -172,8 +174,8 @@ def obeyed(speaker: Speaker, world: World, count: int) -> dict[str, float]:
     return {kind: float(np.mean(values)) for kind, values in good.items()}
 
 
-def in_conversations(run: Run, fast: bool, show: bool) -> dict[tuple[str, str], float]:
-    """{(what is counted, model): share} for SFT, PPO and PPO-ptx."""
+def shares_of(run: Run, fast: bool, show: bool) -> dict[tuple[str, str], float]:
+    """{(what is counted, model): share} for SFT, PPO and PPO-ptx: turns, names, system messages."""
     shares = {}
     for name, model in run.chats.items():
         for temperature in TEMPERATURES:
@@ -195,7 +197,7 @@ def chat(options: Options = Options()):
     folder = folder_of(options, "base")
     shares = {}  # (what is counted, model) -> {seed: share}
     for run in runs_of(options):
-        for key, share in in_conversations(run, options.fast, options.show).items():
+        for key, share in shares_of(run, options.fast, options.show).items():
             shares.setdefault(key, {})[f"seed {run.options.seed}"] = share
     rows = [{"share of": what, "model": name, **of_seeds}
             for (what, name), of_seeds in sorted(shares.items())]

@@ -4,16 +4,18 @@ What every script uses: claims, each a row with a verdict, and the run folder.
     python -m papers.claims     writes the claims, tables and figures of all finished runs that
                                 have claims into papers/README.md and figures/
 
-A script that starts from one run of `python rlhf.py` makes its claims of one seed. On runs of other
-seeds it makes the same claims again, and here they become one, with the standard error over seeds:
+A script with an option --seed, or with one run of `python rlhf.py` as its base, makes its claims of
+one seed. On other seeds it makes the same claims again, and here they become one, with the standard
+error over seeds:
 
+    python -m papers.gpt1 --seed 1 --name gpt1-s1
     python rlhf.py --seed 1 --name s1
     python -m papers.instructgpt --base s1 --name instructgpt-depth-s1
 
 The verdict is "holds" if the measured effect is more than two standard errors in the claimed
 direction, "does not hold" if it is more than two in the other, else "cannot tell". Without any
 effect, "holds" comes up by chance once in eleven times with three seeds, in 17 with five, in 26
-with ten pieces of text.
+with ten pieces of text, in 44 with hundreds of independent cases.
 """
 import dataclasses
 import json
@@ -43,7 +45,7 @@ class Claim:
     ours: float              # the measured difference, positive if the claim holds
     standard_error: float    # of `ours`, over seeds or distinct cases; nan: unknown
     seeds: int
-    cases: int               # distinct ones behind each number
+    cases: int               # distinct test cases: of all seeds if one run has several, else of one
 
     @property
     def verdict(self) -> str:
@@ -75,9 +77,9 @@ def folder_of(options, *names: str, part: str = "", **settings) -> Path:
     return run_folder(f"{name}/{part}" if part else name, settings, options.fresh)
 
 
-def over_seeds(differences) -> tuple[float, float]:
-    """Mean and standard error of a list or array: one difference per seed, or per distinct case. Of
-    a single one the error is nan."""
+def mean_and_error(differences) -> tuple[float, float]:
+    """Mean and standard error of independent differences: one per seed, case or piece of text. Of a
+    single one the error is nan."""
     mean = float(np.mean(differences))
     if len(differences) < 2:
         return mean, math.nan
@@ -109,7 +111,8 @@ def table(claims: list[Claim]) -> str:
 
 def pooled(claims: list[Claim]) -> list[Claim]:
     """One claim in place of those that runs of several seeds make in the same words: the mean, with
-    its standard error over seeds, and the least number of cases."""
+    its standard error over seeds, and the least number of cases. UserError if one of these runs has
+    several seeds itself."""
     groups = {}  # what is claimed -> the claims of all seeds
     for claim in claims:
         groups.setdefault(claim.words, []).append(claim)
@@ -117,7 +120,9 @@ def pooled(claims: list[Claim]) -> list[Claim]:
     for words, group in groups.items():
         row = group[0]
         if len(group) > 1:
-            mean, error = over_seeds([claim.ours for claim in group])
+            if any(claim.seeds > 1 for claim in group):
+                raise UserError(f"two runs, of several seeds each, make one claim: {row.says}")
+            mean, error = mean_and_error([claim.ours for claim in group])
             cases = min(claim.cases for claim in group)
             row = Claim(*words, row.paper_number, mean, error, len(group), cases)
         rows.append(row)
@@ -141,7 +146,7 @@ def claims():
     """Write the claims, tables and figures of all finished runs into papers/README.md; of several
     runs that make the same claims, the tables and figures of the first. UserError if it has results
     of runs that are not here and would be lost."""
-    found, folders = [], []
+    found, runs, folders = [], [], []
     for path in sorted(Path("runs").glob("*/claims.json")):
         if path.parent.name.endswith("-fast"):
             continue
@@ -151,13 +156,15 @@ def claims():
         if any(claim.words not in known for claim in own):
             folders.append(path.parent)
         found += own
+        runs.append(path.parent)
     before, _, after = README.read_text().partition(MARK)
-    for run in re.findall("^## (runs/.*)$", after, re.MULTILINE):
-        if Path(run) not in folders:
+    for run in re.findall(r"\bruns/\w[\w.-]*\w", after):
+        if Path(run) not in runs:
             raise UserError(f"{README} has results of {run}, which is not here: run that script "
-                            "first (each prints its own claims), or delete the section")
+                            "first (each prints its own claims), or delete its name there")
     rows = table(pooled(found))
-    parts = [before.rstrip(), MARK, rows, *map(tables_of, folders)]
+    made_from = "Made from " + ", ".join(map(str, runs)) + "."
+    parts = [before.rstrip(), MARK, rows, made_from, *map(tables_of, folders)]
     with atomic_write(README) as file:
         file.write(("\n\n".join(parts) + "\n").encode())
     print(rows)

@@ -5,11 +5,12 @@ One set of weights is asked for the same problems in several ways: for the answe
 exemplars with a chain of steps, and by "Let's think step by step." without exemplars. The claims:
 
     chain      beats the direct answer, also on problems of 5, 6 and 8 steps (Wei et al. §3,
-               §5), and falls less from 1 to 8; the training text has problems of 1 to 4 steps
+               §5); our question: falls less from 1 to 8. The training text has 1 to 4 steps
     trigger    the phrase beats asking for the answer (Kojima et al. §4), for a task with which
                the training text never uses it
-    ablations  an equation, as many dots as the chain has tokens, and the same steps after the
-               answer are all worse than the chain (Wei et al. §3.3)
+    ablations  an equation, as many dots as the chain has tokens (in the paper: as the equation
+               has characters), and the same steps after the answer are all worse than the
+               chain (Wei et al. §3.3)
     size       a small model gains less (Wei et al. Figure 4); ours has one layer
 
 Built in: the training text shows all these forms, the steps included, each form of a task in
@@ -38,7 +39,8 @@ import numpy as np
 
 from data import World, command_line, option
 from gpt import GPT, GPTConfig, TrainConfig, print_table
-from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
+from papers.claims import (Claim, RunOptions, folder_of, mean_and_error, proportion_error,
+                           save_claims)
 from papers.cot_tasks import (LONGER, TASKS, TESTED, Problem, answer_in, ask, document, draw,
                               forms_of)
 from papers.figures import plot
@@ -166,16 +168,18 @@ def claims(scores: dict[str, list[dict]], problems: list[dict]) -> list[Claim]:
             losses.append(gain(of_seed, 4, worse=way, tasks=tasks))
         return min(losses)
 
-    def row(paper: str, where: str, says: str, number: str, differences: list[float],
-            steps: tuple[int, ...], tasks=tuple(TASKS)) -> Claim:
+    def claim(paper: str, where: str, says: str, paper_number: str, differences: list[float],
+              steps: tuple[int, ...], tasks=tuple(TASKS)) -> Claim:
         """steps, tasks: the problems that count as cases; of several sets the smallest."""
         cases = 0
         for counted in problems:
             if counted["task"] in tasks:
                 cases += sum(counted[f"k = {k}"] for k in steps)
-        ours, error = over_seeds(differences)
+        ours, error = mean_and_error(differences)
+        # A difference d of two shares of the same n cases has an error of at least
+        # sqrt(d (1 - d) / n).
         error = max(error, proportion_error(abs(ours), cases))
-        return Claim(paper, where, says, number, ours, error, len(differences), cases)
+        return Claim(paper, where, says, paper_number, ours, error, len(differences), cases)
 
     wei = "Wei et al. 2022"
     on_longer = [float(np.mean([gain(seed, steps) for steps in LONGER])) for seed in large]
@@ -185,25 +189,27 @@ def claims(scores: dict[str, list[dict]], problems: list[dict]) -> list[Claim]:
     by_size = [gain(of_large, 4) - gain(of_small, 4)
                for of_large, of_small in zip(large, scores["small"])]
     return [
-        row(wei, "§3.2", "exemplars with a chain beat exemplars with the answer alone, accuracy "
-            "at 4 steps, mean over three tasks (built in: the text has both forms, steps included)",
-            "0.390 (PaLM 540B, GSM8K)", [gain(seed, 4) for seed in large], (4,)),
-        row(wei, "§5", "the same at 5, 6 and 8 steps (asked after seed 0); the text has at most 4",
-            "longer than the exemplars (chart)", on_longer, LONGER),
-        row(wei, "§5", "from 1 to 8 steps accuracy falls less with a chain than without (at 8 "
-            "both are near chance, and direct answers start lower)",
-            "not claimed; our question", falls_less, (1,)),
-        row("Kojima et al. 2022", "§4", "\"Let's think step by step.\" beats \"The "
-            "answer is\", both without exemplars, accuracy of coins at 4 steps (chosen after "
-            "looking: in the text the phrase never stands before a coin; steps follow it in other "
-            "tasks)",
-            "0.610 (MultiArith)", by_trigger, (4,), ("coin",)),
-        row(wei, "§3.3", "an equation, dots and steps after the answer are all worse than the "
-            "chain, accuracy at 4 steps: the chain minus the best of the three",
-            "near the baseline", [least_loss(seed) for seed in large], (4,), ("dial",)),
-        row(wei, "Fig. 4", "the chain is worth more to the large model than to the small one, "
-            "accuracy at 4 steps (the small one has a single layer)",
-            "gains from about 100B on", by_size, (4,)),
+        claim(wei, "§3.2", "exemplars with a chain beat exemplars with the answer alone, accuracy "
+              "at 4 steps, mean over three tasks (built in: the text has both forms, steps "
+              "included)",
+              "0.390 (PaLM 540B, GSM8K)", [gain(seed, 4) for seed in large], (4,)),
+        claim(wei, "§5", "the same at 5, 6 and 8 steps (asked after seed 0); the text has at most "
+              "4", "longer than the exemplars (chart)", on_longer, LONGER),
+        claim(wei, "§5", "from 1 to 8 steps accuracy falls less with a chain than without (at 8 "
+              "both are near chance, and direct answers start lower)",
+              "not claimed; our question", falls_less, (1,)),
+        claim("Kojima et al. 2022", "§4", "\"Let's think step by step.\" beats \"The "
+              "answer is\", both without exemplars, accuracy of coins at 4 steps (chosen after "
+              "looking: in the text the phrase never stands before a coin; steps follow it in "
+              "other tasks)",
+              "0.610 (MultiArith)", by_trigger, (4,), ("coin",)),
+        claim(wei, "§3.3", "an equation, dots and steps after the answer are all worse than the "
+              "chain, accuracy at 4 steps: the chain minus the best of the three",
+              "near the baseline (equations help at 1 to 2 steps)",
+              [least_loss(seed) for seed in large], (4,), ("dial",)),
+        claim(wei, "Fig. 4", "the chain is worth more to the large model than to the small one, "
+              "accuracy at 4 steps (the small one has a single layer)",
+              "gains from about 100B on", by_size, (4,)),
     ]
 
 

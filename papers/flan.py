@@ -11,7 +11,8 @@ The claims, with one cluster of tasks left out of the tuning:
 
 Built in: the base has read statements and lists of solved cases of all tasks (see flan_tasks.py),
 and no instruction; examples in its prompt have the form of these lists. All tasks ask for one of
-three words (chance 1/3) in the same six wordings; the likeliest word counts as the model's answer.
+three words (chance 1/3) in the same six wordings; the word with the highest log-probability per
+token counts as the model's answer.
 In all clusters but "kinds" and "size" the right one is the only word of its sort, and the two
 others are of one sort, so it can be found without the instruction. "The one that is no animal" is
 in another cluster than "animal". (In earlier runs the answer of an example could be one of the
@@ -33,7 +34,7 @@ import gpt
 import rlhf
 from data import Tokenizer, World, command_line, option
 from gpt import GPT, print_table
-from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
+from papers.claims import Claim, RunOptions, folder_of, mean_and_error, save_claims
 from papers.figures import plot
 from papers.flan_tasks import (CLUSTERS, FLAN_WEB, SHOTS, accuracy, held_out_cases, make_case,
                                show_answers, with_mask, zero_shot_prompt)
@@ -132,7 +133,7 @@ def leave_one_out(options: Options, base: Base, size: str) -> list[dict]:
     return rows
 
 
-def column(measured: list[list[dict]], name: str) -> np.ndarray:
+def by_seed(measured: list[list[dict]], name: str) -> np.ndarray:
     """One column of the rows of each seed: (seeds, clusters)."""
     return np.array([[row[name] for row in rows] for rows in measured])
 
@@ -142,19 +143,21 @@ def mean_rows(measured: list[list[dict]]) -> list[dict]:
     table = []
     for place, cluster in enumerate((*CLUSTERS, "mean")):
         row = {"held out": cluster, "cases": measured[0][0]["cases"]}  # equal for all
-        for name in list(measured[0][0])[2:]:
-            values = column(measured, name)
-            row[name] = float(values.mean() if cluster == "mean" else values[:, place].mean())
+        for name in measured[0][0]:
+            if name not in row:
+                values = by_seed(measured, name)
+                row[name] = float(values.mean() if cluster == "mean" else values[:, place].mean())
         table.append(row)
     return table
 
 
 def gap(better: np.ndarray, worse: np.ndarray) -> tuple[float, float]:
     """The mean difference of two (seeds, clusters) and its standard error: the squared errors over
-    seeds and over clusters are added. nan if one of them is unknown."""
+    seeds and over clusters are added. What differs by seed and cluster counts twice, so it is a
+    little too large. nan if one of them is unknown."""
     differences = better - worse
-    mean, of_seeds = over_seeds(differences.mean(axis=1))
-    _, of_clusters = over_seeds(differences.mean(axis=0))
+    mean, of_seeds = mean_and_error(differences.mean(axis=1))
+    _, of_clusters = mean_and_error(differences.mean(axis=0))
     return mean, math.hypot(of_seeds, of_clusters)
 
 
@@ -181,22 +184,23 @@ def draw(folder: Path, rows: list[dict]):
 def claims(measured: dict[str, list[list[dict]]]) -> list[Claim]:
     """The unit of all rows is accuracy."""
     large, small = measured["large"], measured["small"]
-    zero, few, tuned = (column(large, name) for name in ("zero-shot", "few-shot", "tuned"))
+    zero, few, tuned = (by_seed(large, name) for name in ("zero-shot", "few-shot", "tuned"))
     gain = tuned - zero  # (seeds, clusters)
-    small_gain = column(small, "tuned") - column(small, "zero-shot")
-    cases = int(column(large, "cases").sum())
+    small_gain = by_seed(small, "tuned") - by_seed(small, "zero-shot")
+    cases = int(by_seed(large, "cases").sum())
 
     def claim(where, says, paper_number, better, worse):
         return Claim("FLAN", where, says, paper_number, *gap(better, worse), len(large), cases)
 
     return [
-        claim("§3", "tuned beats its untuned base, zero-shot, on a cluster left out, accuracy "
-              "(built in: the base has read statements on every task, no instruction)",
+        claim("§3, §4.2", "tuned beats its untuned base, zero-shot, on a cluster left out, "
+              "accuracy (built in: the base has read statements on every task, no instruction)",
               "68B, 137B: gain", tuned, zero),
         claim("§4.1", "tuning on 7 clusters beats tuning on 1 with equally many cases",
-              "0.635 against 0.499", tuned, column(large, "tuned on 1")),
+              "0.635 against 0.499 (more clusters, more data)", tuned,
+              by_seed(large, "tuned on 1")),
         claim("§4.3", "tuning with instructions beats tuning on inputs and outputs alone",
-              "0.552 against 0.373", tuned, column(large, "no template")),
+              "0.552 against 0.373", tuned, by_seed(large, "no template")),
         claim("§4.2", "the larger model gains more from tuning than the small one",
               "gain at 68B, loss at 8B", gain, small_gain),
         claim("§4.2", "tuning hurts the small model on a cluster left out: its loss",

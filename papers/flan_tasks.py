@@ -45,7 +45,7 @@ NEGATED = ("kinds", "people", "mood", "objects")  # "the one that is no animal"
 SIZES_ASKED = {"largest number": max, "smallest number": min}
 CLUSTERS = ("kinds", "size", "people", "negation", "mood", "parity", "objects", "language")
 
-# The instructions: the paper writes ten for each task; here all tasks share these six.
+# The instructions: the paper writes ten for each data set; here all tasks share these six.
 WORDINGS = (
     "What is the {task} of {words}?",
     "Name the {task} of {words}.",

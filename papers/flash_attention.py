@@ -5,7 +5,7 @@ The claims are tested for gpt.fused_attention, which computes tiles of the score
 against gpt.attention, which is the equation:
     exact           output and gradients are those of the equation, up to rounding (§3.1)
     linear memory   twice the context takes twice the memory, with the equation four times (§3.1)
-    fast            it is faster than the equation (§4.1)
+    fast            it is faster than the equation (§4)
 The tables also have PyTorch's own attention, which is written in C++, on a GPU in CUDA. On a GPU
 the inputs and outputs of all three are in bfloat16 where time and memory are measured.
 
@@ -29,7 +29,7 @@ import torch.nn.functional as F
 
 from data import command_line, option
 from gpt import attention, fused_attention, pick_device, print_table
-from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
+from papers.claims import Claim, RunOptions, folder_of, mean_and_error, save_claims
 
 METHODS = ("equation", "PyTorch", "ours")
 
@@ -209,13 +209,13 @@ def claims(exact: list[dict], speed: list[dict]) -> list[Claim]:
     paper = "FlashAttention-2"
     return [
         Claim(paper, "§3.1", "exact: decimal places, beyond ten (our margin), in which output "
-              "and gradients agree with the equation in float64", "", *over_seeds(digits), 1,
+              "and gradients agree with the equation in float64", "", *mean_and_error(digits), 1,
               len(digits)),
         Claim(paper, "§3.1", "memory is linear in the context T: 1.5 minus the exponent of T",
-              "0.5; the equation -0.5", *over_seeds(below), 1, len(below)),
-        Claim(paper, "§4.1", "forward and backward are faster than the equation: log2 of the "
+              "0.5; the equation -0.5", *mean_and_error(below), 1, len(below)),
+        Claim(paper, "§4", "forward and backward are faster than the equation: log2 of the "
               f"ratio of times (here on a {DEVICE})", "1.6 to 3.3 (3 to 10 times, on an A100)",
-              *over_seeds(speedups), 1, len(speedups))]
+              *mean_and_error(speedups), 1, len(speedups))]
 
 
 def flash_attention(options: Options = Options()):

@@ -1,6 +1,6 @@
 """
 GPT-1's analysis: an LSTM in its place, fewer of its layers transferred, and what it can do before
-any fine-tuning, by the paper's heuristics.
+any fine-tuning, by heuristics after the paper's.
 
 Paper: GPT-1 (Radford et al. 2018) §5.
 """
@@ -20,8 +20,9 @@ from papers.tasks import Labeled, distinct, fitting, gpt1_task
 
 class LSTM(nn.Module):
     """One recurrent layer instead of the transformer's blocks, with as many parameters as they have
-    (the paper's has 2,048 units). It needs no position embeddings. AdamW trains all of it, at the
-    rate that was chosen for the transformer: nothing was tuned for the LSTM."""
+    (the paper's has 2,048 units, which is about a quarter of its blocks' parameters). It needs no
+    position embeddings. AdamW trains all of it, at the rate that was chosen for the transformer:
+    nothing was tuned for the LSTM."""
 
     def __init__(self, config: gpt.GPTConfig):
         super().__init__()
@@ -107,7 +108,8 @@ def sentence(world: World, rng: random.Random, is_true: bool) -> str:
 
 def acceptability(model, tokenizer, sentences: list[tuple[str, bool]]) -> float:
     """CoLA's task, with nonsense in place of bad grammar: a sentence is taken for true if its mean
-    log-probability per token is above the median. sentences: each with whether it is true."""
+    log-probability per token is above the median (our threshold). sentences: each with whether it
+    is true."""
     texts, is_true = zip(*sentences)
     pairs = [("", text) for text in texts]
     totals, tokens = np.array(completion_logprobs(model, tokenizer, pairs)).T  # (cases,) each
@@ -116,7 +118,8 @@ def acceptability(model, tokenizer, sentences: list[tuple[str, bool]]) -> float:
 
 
 def sentiment(reviews: list[Labeled]) -> list[tuple]:
-    """SST-2's task as choices: which of two words comes next?"""
+    """SST-2's task as choices: which of two words comes next? The question is in the forum's form;
+    the paper appends "very" to the review."""
     cases = []
     for case in reviews:
         prompt = f"Q: Was it good? {case.texts[0]}\nA: The review is"

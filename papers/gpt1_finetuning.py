@@ -152,7 +152,8 @@ class Classifier(nn.Module):
 
 
 def fine_tune(classifier: Classifier, task: Task, tokenizer, lm_coef: float, seed: int):
-    """Minimize L3 = L2 + lambda L1, where L2 is the cross-entropy of the classes. [eq. 5]"""
+    """Minimize L2 + lambda L1, where L2 is the cross-entropy of the classes. [eq. 5, where L1 and
+    L2 are log-likelihoods, summed, to be maximized]"""
     rng = random.Random(seed)
     optimizers = gpt.make_optimizers(
         classifier, LR, betas=(0.9, 0.999), weight_decay=WEIGHT_DECAY)

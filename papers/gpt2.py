@@ -25,7 +25,8 @@ import data
 import gpt
 from data import ECHOED, Tokenizer, World, command_line, option, split_sentences
 from gpt import GPT, completion_logprobs
-from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
+from papers.claims import (Claim, RunOptions, folder_of, mean_and_error, proportion_error,
+                           save_claims)
 from papers.figures import plot
 from papers.gpt2_tasks import CASES, bleu, gpt2_task, ngram_f1, rouge, unseen
 from papers.models import SIZES, continuations, evaluate_pieces, gap_accuracy, pretrained
@@ -38,8 +39,8 @@ PAPER = {
     "common nouns, 10 choices": (0.8765, 0.933),    # CBT, common nouns
     "last word, accuracy": (0.4599, 0.6324),        # LAMBADA, with a filter of stop words
     "last word, perplexity": (35.13, 8.63),
-    "schemas, full": (None, None),                  # Winograd; printed for partial scoring only
-    "schemas, partial": (None, 0.707),
+    "schemas, full": (None, None),                  # Winograd: it is not said which scoring the
+    "schemas, partial": (None, 0.707),              # printed number has; Fig. 3 draws both
     "reading, F1": (None, 0.55),                    # CoQA
     "summaries, ROUGE": (None, 0.214),              # CNN and Daily Mail
     "to foreign, BLEU-2": (None, 0.05),             # WMT-14 English-French, BLEU-4
@@ -91,8 +92,9 @@ def question_scores(model: GPT, tokenizer: Tokenizer, world: World, cases: list[
 
 
 def zero_shot(model: GPT, tokenizer: Tokenizer, world: World, cases: dict) -> dict[str, float]:
-    """The score of each task, computed as the paper computes it: each is put as text, and no
-    weight changes."""
+    """The score of each task. As in the paper each is put as text, and no weight changes; scores
+    are simpler: last word without a filter of stop words, BLEU-2, summaries of at most 24
+    tokens."""
     scores = {
         "cities, 10 choices": gap_accuracy(model, tokenizer, cases["cities"]),
         "common nouns, 10 choices": gap_accuracy(model, tokenizer, cases["common nouns"]),
@@ -139,7 +141,7 @@ def claims(columns: dict, bits: dict[str, np.ndarray], cases: dict[str, int]) ->
     small, large = list(columns)[0], list(columns)[-1]
     pieces = bits[small] - bits[large]
     rows = [Claim("GPT-2", "Table 3", f"{large} predicts text better than {small}, bits per byte",
-                  "0.23 on enwik8", *over_seeds(pieces), 1, len(pieces))]
+                  "0.23 on enwik8", *mean_and_error(pieces), 1, len(pieces))]
     for task, score, where, paper in (
             ("cities", "cities, 10 choices", "Table 3", "0.057 (CBT-NE)"),
             ("last word", "last word, accuracy", "Table 3", "0.173 (LAMBADA)"),

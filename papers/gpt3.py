@@ -28,7 +28,8 @@ import numpy as np
 import data
 from data import World, command_line, option
 from gpt import TrainConfig, print_table
-from papers.claims import Claim, RunOptions, folder_of, over_seeds, proportion_error, save_claims
+from papers.claims import (Claim, RunOptions, folder_of, mean_and_error, proportion_error,
+                           save_claims)
 from papers.figures import plot
 from papers.gpt3_answers import comparing, exact_match
 from papers.gpt3_costs import sizes, speed
@@ -131,11 +132,12 @@ def claims(shots: list[dict], worth: list, tasks: list[dict], layers: list[dict]
                   gains["180k"] - gains["24k"], math.hypot(*errors), 1, cases),
             Claim("GPT-3", "§2.4", "dividing by P(answer after \"A:\" alone) compares better than "
                   "per token, accuracy at K = 1", "on ARC, OpenBookQA and RACE",
-                  *over_seeds(worth), 1, len(worth))]
+                  *mean_and_error(worth), 1, len(worth))]
     scrambled = [row for row in tasks if row["task"] in SCRAMBLED]
     arithmetic = [row for row in tasks if row["task"] not in SCRAMBLED]
     for name, paper, chosen in (("arithmetic", "0.231 (2D+), 0.115 (1DC)", arithmetic),
-                                ("scrambled words", "0.342 (CL) ... 0.0035 (RW)", scrambled)):
+                                ("scrambled words", "0.342 (CL) ... 0.0035 (RW), at K = 100",
+                                 scrambled)):
         errors, differences = [], []
         for row in chosen:
             differences.append(row["K = 6"] - row["K = 0"])

@@ -59,8 +59,8 @@ def parameters_and_flops(config: GPTConfig) -> tuple[int, float]:
     operations for one token, forward and backward.
 
     6 operations for every weight that multiplies (all but the positions), and 6 C T
-    per layer for attention's two products over half of the context on average; less
-    where a layer has a band.
+    per layer for attention's two products over half of the context on average (the
+    paper's Appendix D leaves attention out); less where a layer has a band.
     """
     with torch.device("meta"):
         model = GPT(config)

@@ -57,8 +57,8 @@ class QualityClassifier:
 
     As in the paper the raw crawl is the negative class, its good pages
     included: where these are a quarter of it, even the best page scores no more
-    than about 1 / (1 + 1/4). A word counts by its share of the text, so that
-    long pages have no advantage.
+    than about 1 / (1 + 1/4). A word counts by its share of the text (in the
+    paper by its count), so that long pages have no advantage.
     """
 
     def __init__(self, features: int = 2 ** 18):

@@ -7,10 +7,11 @@ The claims:
     tasks       -log(pass rate) = alpha C^-k predicts how well it will do on problems (§3.2)
     hindsight   not all can be predicted: on one task larger models get worse, before the largest
                 is right again (§3.2, Figure 3)
-C is 6 N D: N parameters without the embeddings, D tokens. The large run has 100 times the compute
-of the largest small one (the paper: 10,000 for the loss, 1,000 for tasks). What the laws of
-compute predict stands in prediction.json before any large run starts and is never written again.
-Beside them stands Chinchilla's law of size and tokens, computed after the large run.
+C is 6 N D: N parameters without the embeddings (Kaplan's N; Chinchilla's has them), D tokens. The
+large run has 100 times the compute of the largest small one (the paper: 10,000 for the loss, 1,000
+for tasks). What the laws of compute predict stands in prediction.json before any large run starts
+and is never written again. Beside them stands Chinchilla's law of size and tokens, computed after
+the large run.
 
 The loss is predicted on two texts:
     language    made up from a seed; the next token depends on the last one only, so its entropy is
@@ -43,7 +44,7 @@ from pathlib import Path
 import data
 from data import UserError, command_line, option
 from gpt import print_table
-from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
+from papers.claims import Claim, RunOptions, folder_of, mean_and_error, save_claims
 from papers.figures import column
 from papers.gpt4_scaling_language import FALL, STRENGTH
 from papers.gpt4_scaling_laws import FIGURE, by_size, draw, laws_of, predict, quantities
@@ -139,13 +140,15 @@ def claims(rows: list[dict[str, dict]], laws: list[dict], studies: list[Study],
         ("§3.1", "a C^b + c of small runs tells the large run's loss within 2 %, code",
          "accurate (Fig. 1)", within("loss, code"), runs),
         ("§3.1", "the large run's loss is inside the law's interval, language: by how many nats",
-         "", inside("loss, language"), language_runs),
-        ("§3.1", "the large run's loss is inside the law's interval, code: by how many nats", "",
-         inside("loss, code"), runs),
+         "our question", inside("loss, language"), language_runs),
+        ("§3.1", "the large run's loss is inside the law's interval, code: by how many nats",
+         "our question", inside("loss, code"), runs),
         ("§3.1", "the law's c is the language's entropy within 2 %: .02 minus the relative error",
-         "", [.02 - abs(law["language c"] / law["entropy"] - 1) for law in laws], language_runs),
+         "our question", [.02 - abs(law["language c"] / law["entropy"] - 1) for law in laws],
+         language_runs),
         ("§3.1", "Chinchilla's L(N, D) of small runs tells the large run's loss within 2 %, code: "
-         ".02 minus the relative error (computed after the large run)", "",
+         ".02 minus the relative error (computed after the large run)",
+         "Hoffmann et al. 2022, §3.3",
          [.02 - abs(law["L(N, D)"]) for law in laws], runs + fewer),
         ("§3.2", "-log(pass rate) on the third-easiest bucket is inside its interval: by how many "
          "nats", "accurate (Fig. 2)", inside(f"bucket {FIGURE}"), len(study.buckets[FIGURE - 1])),
@@ -156,7 +159,7 @@ def claims(rows: list[dict[str, dict]], laws: list[dict], studies: list[Study],
         ("§3.2", "accuracy on games of hindsight neglect is higher again in the large run than in "
          "the largest small ones", "GPT-4 is right again (Fig. 3)", right_again, games),
     ]
-    return [Claim("GPT-4", where, says, paper, *over_seeds(values), len(values), cases)
+    return [Claim("GPT-4", where, says, paper, *mean_and_error(values), len(values), cases)
             for where, says, paper, values, cases in table]
 
 

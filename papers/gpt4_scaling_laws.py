@@ -73,7 +73,8 @@ def fit_sizes(N: np.ndarray, D: np.ndarray, loss: np.ndarray) -> tuple[float, ..
     """L(N, D) = E + A / N^alpha + B / D^beta with E, A, B > 0: (E, A, B, alpha, beta), or nan if
     no exponents give such a law.
 
-    [Chinchilla §3.3; by squared error instead of Huber's, and by a scan instead of L-BFGS.]
+    [Chinchilla §3.3; by squared errors of the loss instead of Huber's of its logarithm, and by a
+    scan instead of L-BFGS.]
     """
     best_error, best = math.inf, (math.nan,) * 5
     exponents = np.linspace(.05, 1.5, 59)

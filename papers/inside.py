@@ -5,8 +5,8 @@ answer token by token with what PPO computes for each token. Nothing is written.
     python -m papers.inside             on runs/instructgpt (made if it is missing)
     python -m papers.inside --prompt 7  another of the held-out prompts
 
-The values come from the network that PPO's value network starts as: the reward model.
-"""
+The policy is the finished PPO model, the average of the weights along its training. The values come
+from the network that PPO's value network starts as: the reward model. """
 from dataclasses import dataclass
 
 import torch
@@ -43,9 +43,10 @@ def inside(options: Options = Options()):
     base, shape = base_of(options)
     run = load_run(base, shape)
     prompt = run.task.test[options.prompt % len(run.task.test)]
-    print("\nthe tokens of a demonstration that have a loss, marked:")
+    print("\nthe tokens of a demonstration that have a loss, in brackets:")
     print(show_mask(run.tokenizer, run.task.demonstrations[0]))
-    print(f"\nan answer as PPO sees it: {prompt.prompt}")
+    conversation = " / ".join(message["content"] for message in prompt.messages)
+    print(f"\nan answer as PPO sees it: {conversation}")
     generator = torch.Generator(run.sft.device).manual_seed(0)
     rollout = roll_out(run.chats["PPO"], run.sft, run.reward_model, run.tokenizer,
                        [prompt.messages], PPOConfig(max_response=base.max_response), generator,

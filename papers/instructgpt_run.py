@@ -1,6 +1,5 @@
 """
-A finished `python rlhf.py`, from which these scripts start: instructgpt.py, overoptimization.py,
-gpt4_alignment.py, chat.py, label.py and inside.py.
+A finished `python rlhf.py`, from which several scripts start.
 """
 import copy
 import dataclasses
@@ -17,6 +16,7 @@ import rlhf
 from data import Batches, Tokenizer, UserError, reading
 from gpt import (GPT, PRESETS, GPTConfig, RunLog, load_checkpoint, load_model, save_checkpoint,
                  to_tensors)
+from papers.models import SIZES
 from rlhf import RewardModel, WorldTask
 
 # The models of a run that answer in the chat format: name in the tables -> name of the file.
@@ -25,7 +25,7 @@ CHATS = {"SFT": "sft", "PPO": "ppo", "PPO-ptx": "ppo_ptx"}
 # The base of a smoke run.
 FAST = {"pretrain_steps": 5, "sft_epochs": 1, "comparison_prompts": 24, "iterations": 1,
         "test_prompts": 16}
-FAST_SHAPE = GPTConfig(1152, 128, n_layer=1, n_head=2, n_embd=16)
+FAST_SHAPE = SIZES["24k"]
 
 
 @dataclass
@@ -62,7 +62,8 @@ class Run:
         return data.open_stream(self.folder / "tokens.bin", self.tokenizer.vocab_size)
 
     def pretraining(self, sequences: int) -> Batches:
-        """Batches of the pretraining text, `sequences` windows each, as PPO-ptx draws them."""
+        """Batches of the pretraining text, `sequences` windows each, as PPO-ptx draws them (also
+        where a script trains SFT)."""
         train_stream, _ = self.streams()
         block_size = self.base.config.block_size
         return Batches(train_stream, sequences, block_size, 5000 + self.options.seed)
@@ -118,17 +119,19 @@ def trained(path: Path, model, tokenizer, train: Callable):
 
 
 def options_of(name: str) -> tuple[rlhf.Options, GPTConfig]:
-    """What runs/NAME was made with, and its model's shape; the defaults if there is no
-    such run."""
+    """What runs/NAME was made with (but test_prompts, which is not recorded: the default), and its
+    model's shape. Of the default run, runs/instructgpt, the defaults if it is missing."""
     path = Path("runs") / name / "settings.json"
     if not path.exists():
+        if name != "instructgpt":  # made now, it would be a second run of seed 0
+            raise UserError(f"runs/{name} is missing: python rlhf.py --name {name} --seed N")
         return rlhf.Options(name=name), PRESETS["laptop"]
     with reading(path, "the settings of a run of `python rlhf.py`"):
         settings = json.loads(path.read_text())
         shape = {field.name: settings[field.name] for field in dataclasses.fields(GPTConfig)}
         options = {field.name: settings[field.name] for field in dataclasses.fields(rlhf.Options)
                    if field.name in settings}
-        return rlhf.Options(**{**options, "name": name}), GPTConfig(**shape)
+        return rlhf.Options(**options, name=name), GPTConfig(**shape)
 
 
 def base_of(options) -> tuple[rlhf.Options, GPTConfig]:
@@ -146,12 +149,10 @@ def base_of(options) -> tuple[rlhf.Options, GPTConfig]:
 
 
 def runs_of(options) -> list[Run]:
-    """The runs that a script's option `base` names, with commas between them. A single one that is
-    missing is made; of several each must be there and have its own seed."""
+    """The runs that a script's option `base` names, with commas between them; each must have its
+    own seed."""
     runs = []
     for name in options.base.split(","):
-        if name != options.base and not (Path("runs") / name / "settings.json").exists():
-            raise UserError(f"runs/{name} is missing: python rlhf.py --name {name} --seed N")
         runs.append(load_run(*base_of(dataclasses.replace(options, base=name))))
     if len({run.options.seed for run in runs}) < len(runs):
         raise UserError(f"--base {options.base}: two of these runs have the same seed")
@@ -161,7 +162,7 @@ def runs_of(options) -> list[Run]:
 def load_run(options: rlhf.Options, shape: GPTConfig, results: Path | None = None) -> Run:
     """The models in runs/NAME; if the run is not finished, `python rlhf.py` finishes it first."""
     folder = Path("runs") / options.name
-    if not (folder / "ppo_ptx.pt").exists():
+    if not (folder / "table.json").exists():
         rlhf.instructgpt(options, shape)
     base, tokenizer = load_model(folder / "pretrain.pt")
     chats = {}

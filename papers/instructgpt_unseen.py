@@ -13,7 +13,7 @@ import torch
 import rlhf
 from data import (NUMBERS, OFFERS, RUDE, TASKS, TOPICS, Comparison, Instruction, World, judge,
                   render_conversation, values_after)
-from papers.claims import over_seeds
+from papers.claims import mean_and_error
 from papers.instructgpt_data import no_log
 from papers.instructgpt_run import Run
 from papers.tasks import KNOWN_ANSWERS, distinct, recall_case
@@ -68,7 +68,7 @@ def unseen(run: Run) -> list[dict]:
     """How good the answers to each kind are; prints the answers to up to 12 prompts."""
     world = run.task.world
     speakers = run.ladder()
-    del speakers["GPT prompted"]
+    del speakers["GPT prompted"]  # its two examples are no such prompts
     prompts = unseen_instructions(world, UNSEEN)
     conversations = [prompt.messages for prompt in prompts]
     answers = {name: speaker(conversations, 8) for name, speaker in speakers.items()}
@@ -97,7 +97,7 @@ def shares(world: World, prompts: list[Instruction], answers: list) -> dict:
     for kind in ("false premise", "question alone"):
         row[f"{kind}, helpful"] = float(np.mean(helpful[kind]))
         row[f"{kind}, invented"] = float(np.mean(invented[kind]))
-    row["more"], row["standard error"] = over_seeds([
+    row["more"], row["standard error"] = mean_and_error([
         np.mean(kinds["false premise"]) - np.mean(kinds["question alone"])
         for kinds in of_fact.values()])
     row["facts"] = len(of_fact)
@@ -123,13 +123,14 @@ def told_at_first(run: Run, between: int, count: int) -> list[Instruction]:
 
 def memory(run: Run) -> list[dict]:
     """The share of right answers about what was told in turn one, by the number of exchanges in
-    between; made-up words, most of which training has not shown, are counted apart. "cases": the
-    least number of the other cases at one distance."""
+    between; "cases" says of how many at each distance, at least. Made-up words, most of which
+    training has not shown, are counted apart, all distances together."""
     distances = [told_at_first(run, between, MEMORY) for between in range(5)]
+    known = [sum(case.say in KNOWN_ANSWERS for case in cases) for cases in distances]
     rows = []
     for name, model in run.chats.items():
         speaker = run.speaker(model)
-        row, made_up = {"model": name}, []
+        row, made_up = {"model": name, "cases": min(known)}, []
         for between, cases in enumerate(distances):
             recalled = []
             for case, answer in zip(cases, speaker([case.messages for case in cases], 6)):
@@ -137,9 +138,8 @@ def memory(run: Run) -> list[dict]:
                 group = recalled if case.say in KNOWN_ANSWERS else made_up
                 group.append(is_right)
             row[f"{between} between"] = float(np.mean(recalled))
-            row["cases"] = min(row.get("cases", MEMORY), len(recalled))
         row["made-up words"] = float(np.mean(made_up or [math.nan]))
-        row["of them"] = len(made_up)
+        row["made-up cases"] = len(made_up)
         rows.append(row)
     return rows
 
@@ -166,21 +166,25 @@ def answer_pairs(world: World, split: str, draw: int | str = "") -> dict[str, li
 
 
 def taught_truth(run: Run) -> rlhf.RewardModel:
-    """A reward model that learns from pairs of a true sentence and the same sentence with another
-    value, about three quarters as many as the run's own reward model learns from."""
+    """A reward model that learns from comparisons of a true sentence with the same sentence and
+    another value: about three quarters as many as the run's own learns from, but of one pair
+    each."""
     lessons = []
     for draw in range(max(1, run.options.comparison_prompts // 180)):  # 130 comparisons each
         lessons += answer_pairs(run.task.world, "train", draw)["truth / falsehood"]
     torch.manual_seed(run.options.seed)
     model = rlhf.RewardModel(run.sft)
     config = rlhf.RewardConfig(seed=run.options.seed)
-    rlhf.train_reward_model(model, run.tokenizer, lessons, run.task.demonstrations, config, no_log)
+    rlhf.train_reward_model(model, run.tokenizer, lessons, run.task.demonstrations[:1], config,
+                            no_log)
     return model
 
 
 def seen(run: Run) -> list[dict]:
     """The share of pairs whose better answer gets the higher score, from the run's reward model and
-    from one that is taught truth, or the higher probability, from the SFT model."""
+    from one that is taught truth, or the higher probability, from the SFT model. Facts asked for in
+    training are those that it was taught, in other words or beside other values: only the held-out
+    ones test it."""
     taught = taught_truth(run)
     rows = []
     for split, facts in (("train", "asked for in training"), ("test", "held out")):

@@ -27,8 +27,8 @@ from rlhf import chat_speaker, check_room
 
 @dataclass
 class Options:
-    name: str = option("instructgpt", "the run whose SFT model answers")
-    model: str | None = option(None, "a checkpoint file instead (default: runs/NAME/sft.pt)")
+    base: str = option("instructgpt", "the run whose SFT model answers")
+    model: str | None = option(None, "a checkpoint file instead (default: runs/BASE/sft.pt)")
     prompts: str | None = option(None, "your own prompts, one per line (default: the world's)")
     output: str = option("comparisons.jsonl", "your rankings are appended to this file")
     answers: int = option(4, "K, answers to each prompt; paper: 4 to 9", at_least=2)
@@ -94,7 +94,7 @@ def training_command(options: Options, checkpoint: str, block_size: int) -> str:
     if this was the text of its own records, it is left out, and that of the rankings is read."""
     command = f"python rlhf.py --name labeled --init {checkpoint}"
     if not options.model:
-        run, _ = options_of(options.name)
+        run, _ = options_of(options.base)
         if run.data:
             command += f" --data {run.data}"
         elif not run.demonstrations and not run.comparisons:
@@ -106,7 +106,7 @@ def training_command(options: Options, checkpoint: str, block_size: int) -> str:
 
 def label(options: Options = Options()):
     """Rank K answers to each prompt yourself, for a reward model to train on."""
-    path = options.model or f"runs/{options.name}/sft.pt"
+    path = options.model or f"runs/{options.base}/sft.pt"
     model, tokenizer = load_model(path)
     if not model.knows_chat:
         raise UserError(f"{path} has never seen a conversation: it cannot answer")
@@ -116,7 +116,7 @@ def label(options: Options = Options()):
     if options.prompts:
         conversations = read_prompts(options.prompts)
     else:
-        run, _ = options_of(options.name)
+        run, _ = options_of(options.base)
         drawn = instructions(World(run.seed), "train", 1000, seed=9)
         conversations = [instruction.messages for instruction in drawn]
     labeled = labeled_prompts(Path(options.output))
@@ -141,14 +141,15 @@ def label(options: Options = Options()):
         ranks = read_ranking(len(responses))
         if ranks is None:
             break
-        if len(set(ranks)) > 1:  # no skipped prompt, and not all answers are equal
+        if len(set(ranks)) > 1:  # a skipped prompt has none; if all are equal, nothing is learned
             record = {"prompt": messages, "responses": responses, "ranks": ranks}
             with open(options.output, "a", encoding="utf-8") as file:
                 file.write("\n" + json.dumps(record) + "\n")  # the last line may lack its end
     else:
         print(f"\nthere are no more prompts; {unfit} had fewer than two different answers that end")
-    command = training_command(options, path, model.config.block_size)
-    print(f"\ntrain on your rankings: {command}")
+    if Path(options.output).exists():
+        command = training_command(options, path, model.config.block_size)
+        print(f"\ntrain on your rankings: {command}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """
 InstructGPT's main result: GPT, GPT prompted, SFT, PPO and PPO-ptx, compared on several seeds.
 
-Each seed is another town, another pretraining, another everything: a finished run of
-`python rlhf.py`, whose table this script reads. It also draws new answers, at lower temperatures and
-to see which kinds of prompts gain. The claims, of the paper's §4:
-    steps       a prompt with examples, SFT and PPO are steps forward, ptx changes little
+Each seed is another town, another pretraining, another everything: a finished run of `python
+rlhf.py`, whose table this script reads. It also draws new answers, at lower temperatures and to see
+which kinds of prompts gain. The claims, of the paper's §4:
+    steps       a prompt with examples, SFT and PPO are steps forward; whether ptx wins more is
+                our question (the paper: no large changes)
     tax         PPO loses on what pretraining taught, PPO-ptx wins it back
-    invention   PPO-ptx states something false less often than GPT
+    invention   PPO-ptx states something false less often than GPT, but more often than SFT
 
     python rlhf.py --seed 1 --name s1             and so on
     python -m papers.ladder --base instructgpt,s1,s2,s3,s4
@@ -23,13 +24,14 @@ import numpy as np
 import data
 from data import command_line, option
 from gpt import print_table
-from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
+from papers.claims import Claim, RunOptions, folder_of, mean_and_error, save_claims
 from papers.figures import column, logged, plot
 from papers.instructgpt_run import Run, runs_of
 from rlhf import win_rate
 
 TEMPERATURES = (1.0, 0.3, 0.0)  # of the newly drawn answers
 MODELS = ("GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx")
+WINDOWS = 256  # of held-out text, from which gpt.evaluate computes the pretraining loss
 
 
 @dataclass
@@ -51,16 +53,20 @@ def by_seed(tables: dict[int, dict]) -> list[dict]:
     return rows
 
 
+def mean_row(of_seeds: list[dict], *parts: str) -> dict:
+    """The mean win rate with its standard error over seeds, and the means of these parts."""
+    win, error = mean_and_error(column(of_seeds, "win"))
+    return {"win": win, "s.e.": error,
+            **{part: float(column(of_seeds, part).mean()) for part in parts}}
+
+
 def means(tables: dict[int, dict]) -> list[dict]:
     """A row for each model: its values, averaged over the seeds."""
     rows = []
     for name in MODELS:
         of_seeds = [table[name] for table in tables.values()]
-        win, error = over_seeds(column(of_seeds, "win"))
-        row = {"model": name, "win": win, "s.e.": error}
-        for key in ("gold", "helpful", "invented", "rude", "off", "refused", "pretrain_loss"):
-            row[key] = float(column(of_seeds, key).mean())
-        rows.append(row)
+        rows.append({"model": name, **mean_row(of_seeds, "gold", "helpful", "invented", "rude",
+                                               "off", "refused", "pretrain_loss")})
     return rows
 
 
@@ -80,48 +86,48 @@ def by_temperature(runs: list[Run]) -> list[dict]:
                 own = run.task.grades(speaker(prompts, 1), baseline)
                 grades.setdefault((temperature, name), []).append(own)
     rows = []
-    for (temperature, name), of_runs in grades.items():
-        win, error = over_seeds(column(of_runs, "win"))
-        row = {"temperature": temperature, "model": name, "win": win, "s.e.": error}
-        for part in ("gold", "helpful", "invented", "rude", "off"):
-            row[part] = float(column(of_runs, part).mean())
-        rows.append(row)
+    for (temperature, name), of_seeds in grades.items():
+        rows.append({"temperature": temperature, "model": name,
+                     **mean_row(of_seeds, "gold", "helpful", "invented", "rude", "off")})
     return rows
 
 
 def by_kind(runs: list[Run]) -> list[dict]:
-    """Where PPO helps: for each kind of held-out prompt the mean helpfulness, which the rubric
-    gives, and the win rate against SFT, of three answers at temperature 1, each against one by SFT,
-    all runs together."""
-    values = {}  # kind -> name of a column -> the values of all answers
+    """Where PPO helps: for each kind of held-out prompt, all runs together, the mean helpfulness
+    and the win rate against SFT, of three answers at temperature 1. All models meet the same
+    answers by SFT: compare a win rate with SFT's own, not with .5."""
+    values = {}  # kind -> model -> of each answer its helpfulness, its gold score and SFT's
     for run in runs:
-        world, test = run.task.world, run.task.test
+        test = run.task.test
         prompts = [prompt.messages for prompt in test]
         for seed in (3, 4, 5):
             baseline = run.task.gold(run.speaker(run.sft)(prompts, seed))
             for name, model in run.chats.items():
                 answers = run.speaker(model)(prompts, seed + 3)
-                for prompt, answer, other in zip(test, answers, baseline):
-                    gold = data.gold(world, prompt, *answer)
-                    helpful = data.judge(world, prompt, *answer)["helpful"]
+                golds = run.task.gold(answers)
+                for prompt, answer, gold, other in zip(test, answers, golds, baseline):
+                    helpful = data.judge(run.task.world, prompt, *answer)["helpful"]
                     of_kind = values.setdefault(kind_of(prompt), {})
-                    of_kind.setdefault(f"{name} helpful", []).append(helpful)
-                    of_kind.setdefault(f"{name} wins", []).append(win_rate([gold], [other])["win"])
+                    of_kind.setdefault(name, []).append((helpful, gold, other))
     rows = []
-    for kind, columns in sorted(values.items()):
-        row = {"kind": kind, "prompts": len(columns["SFT wins"]) // 3}
-        for name, numbers in columns.items():
-            row[name] = float(np.mean(numbers))
+    for kind, of_models in sorted(values.items()):
+        row = {"kind": kind, "prompts": len(of_models["SFT"]) // 3}
+        for name, of_answers in of_models.items():
+            helpful, golds, others = zip(*of_answers)
+            row[f"{name} helpful"] = float(np.mean(helpful))
+            row[f"{name} wins"] = win_rate(golds, others)["win"]
         rows.append(row)
     return rows
 
 
 def kind_of(prompt: data.Instruction) -> str:
-    """The use case, the number of facts asked for, and whether a system message asks for one word
-    or for silence."""
+    """The use case, the number of facts asked for, whether a system message asks for one word or
+    for silence, and whether nothing is known of the person."""
     if prompt.count:
         return f"{prompt.use_case}, facts: {prompt.count}"
-    is_ruled = prompt.use_case in ("generation", "open qa") and not prompt.unknowable
+    if prompt.unknowable:
+        return f"{prompt.use_case}, a stranger"
+    is_ruled = prompt.use_case in ("generation", "open qa")
     return f"{prompt.use_case}, one word or silence" if is_ruled else prompt.use_case
 
 
@@ -136,17 +142,18 @@ def claims(tables: dict[int, dict], prompts: int) -> list[Claim]:
     lost = loss["PPO"] - loss["GPT"]
     won_back = (loss["PPO"] - loss["PPO-ptx"]) / lost
 
-    def claim(where: str, says: str, paper_number: str, differences: np.ndarray) -> Claim:
-        return Claim("InstructGPT", where, says, paper_number, *over_seeds(differences),
-                     len(tables), prompts)
+    def claim(where: str, says: str, paper_number: str, differences: np.ndarray,
+              cases: int = prompts) -> Claim:
+        return Claim("InstructGPT", where, says, paper_number, *mean_and_error(differences),
+                     len(tables), cases)
 
     habit = "(built in, for the most part: demonstrations have a habit that labelers dislike)"
     return [
         claim("§4.1", "GPT is better after a prompt with two good examples: win rate against SFT, "
               "with the prompt minus without", "a significant step",
               win["GPT prompted"] - win["GPT"]),
-        claim("§4.1", "SFT is preferred to GPT prompted: .5 minus the win rate of the latter (built "
-              "in: the web is often wrong, evasive or rude)", "a significant step",
+        claim("§4.1", "SFT is preferred to GPT prompted: .5 minus the win rate of the latter "
+              "(built in: the web is often wrong, evasive or rude)", "a significant step",
               0.5 - win["GPT prompted"]),
         claim("§4.1", f"PPO is preferred to SFT: win rate minus .5 {habit}", "a significant step",
               win["PPO"] - 0.5),
@@ -154,18 +161,19 @@ def claims(tables: dict[int, dict], prompts: int) -> list[Claim]:
               win["PPO-ptx"] - 0.5),
         claim("§4.1", "PPO-ptx wins more against SFT than PPO does (our question)",
               "no large changes", win["PPO-ptx"] - win["PPO"]),
-        claim("§4.2", "PPO loses on what pretraining taught: its pretraining loss minus GPT's, nats "
-              "per token", "on public NLP tasks", lost),
+        claim("§4.2", "PPO loses on what pretraining taught: its pretraining loss minus GPT's, "
+              "nats per token", "on public NLP tasks (Table 14)", lost, WINDOWS),
         claim("§4.2", "PPO-ptx wins back more than half of this: share minus .5 (built in: it "
-              "trains on this loss)", "on public NLP tasks", won_back - 0.5),
-        claim("Fig. 4", "PPO-ptx invents less than GPT: share of answers that state something "
-              "false about a person (built in: a forum with guesses)", "0.20 (0.41 to 0.21)",
+              "trains on this loss)", "on public NLP tasks (Table 14)", won_back - 0.5, WINDOWS),
+        claim("§1, Fig. 4", "PPO-ptx invents less than GPT: share of answers that state something "
+              "false about a person (built in: a forum with guesses)",
+              "0.20 (0.41 to 0.21; of closed-domain prompts, not in the input)",
               invented["GPT"] - invented["PPO-ptx"]),
-        claim("Fig. 4", "PPO-ptx invents less than SFT, the same share", "chart",
-              invented["SFT"] - invented["PPO-ptx"])]
+        claim("Fig. 4", "PPO-ptx invents more than SFT, the same share", "more (chart)",
+              invented["PPO-ptx"] - invented["SFT"])]
 
 
-def draw(path: Path, rows: list[dict], run: Path):
+def draw(path: Path, rows: list[dict], logs: Path):
     """The mean win rates, and score, KL and pretraining loss along PPO in one run."""
     wins = {row["model"]: row["win"] for row in rows}
     panels = [{"title": "win rate against SFT, mean of the seeds", "bars": {None: wins}}]
@@ -174,7 +182,7 @@ def draw(path: Path, rows: list[dict], run: Path):
                        ("pretrain_loss", "held-out pretraining loss")):
         lines = []
         for stage, label in (("ppo", "PPO"), ("ppo_ptx", "PPO-ptx")):
-            log = logged(run / f"{stage}.jsonl", key)
+            log = logged(logs / f"{stage}.jsonl", key)
             lines.append((label, column(log, "step"), column(log, key)))
         panels.append({"title": title, "xlabel": "PPO iteration", "lines": lines})
     plot(path, panels)

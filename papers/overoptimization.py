@@ -7,10 +7,9 @@ The answers get two scores, the reward model's (proxy) and the rubric's (gold). 
 the SFT model) the paper says:
     gold rises, peaks and falls while the proxy goes on rising (our claim: it falls)
     gold follows  R(d) = d (alpha - beta d)  in best of n,  R(d) = d (alpha - beta log d)  in RL
-    with more comparisons the peak of gold is higher
-The KL of best of n is taken to be log n - (n - 1) / n; where answers repeat, it is lower.
+    with more comparisons gold is better and falls less (our claim: its peak is higher)
 
-    python -m papers.overoptimization       after `python rlhf.py`, the base
+    python -m papers.overoptimization       after `python rlhf.py`, the base (about 16 minutes)
 
 Results go to runs/overoptimization. Paper: Gao et al. 2022 (arXiv:2210.10760).
 """
@@ -26,23 +25,23 @@ import torch
 import rlhf
 from data import command_line, option
 from gpt import print_table
-from papers.claims import Claim, RunOptions, folder_of, over_seeds, save_claims
+from papers.claims import Claim, RunOptions, folder_of, mean_and_error, save_claims
 from papers.figures import column, logged, plot
 from papers.instructgpt_data import ranked
 from papers.instructgpt_run import Run, base_of, load_run, trained
 from rlhf import PPOConfig, RewardConfig, RewardModel, WorldTask
 
-SHARES = (16, 4, 1)  # of the prompts: a sixteenth, a quarter and all of them
+DIVISORS = (16, 4, 1)  # of the number of prompts
 FAST = {"prompts": 32, "iterations": 2, "answers": 4, "test_prompts": 16}
 
 
 @dataclass
 class Options(RunOptions):
-    base: str = option("instructgpt", "the run to start from (made if it is missing)")
+    base: str = option("instructgpt", "the run to start from (the default one is made if missing)")
     name: str = option("overoptimization", "results go to runs/NAME")
     prompts: int = option(1600, "behind the largest reward model", at_least=32)
     iterations: int = option(40, "of PPO without a KL penalty", at_least=1)
-    lr: float = option(3e-4, "of its policy")
+    lr: float = option(3e-4, "the policy's learning rate in PPO, half of rlhf.py's")
     answers: int = option(64, "per prompt, of which the best of n is taken", at_least=2)
     test_prompts: int = option(200, "held-out prompts", at_least=16)
 
@@ -100,7 +99,8 @@ def best_of_n(proxy: np.ndarray, values: np.ndarray, n: int) -> float:
 
 
 def best_of_n_curve(scale: Scale) -> list[tuple[float, float, float]]:
-    """Points (d, proxy, gold) for n = 1, 2, 4 ... up to all answers; d is an upper bound."""
+    """Points (d, proxy, gold) for n = 1, 2, 4 ... up to all answers. The KL is taken to be
+    log n - (n - 1) / n; where answers repeat, it is lower."""
     points = []
     n = 1
     while n <= scale.proxy.shape[1]:
@@ -113,7 +113,7 @@ def best_of_n_curve(scale: Scale) -> list[tuple[float, float, float]]:
 
 
 def ppo_curve(run: Run, reward_model: RewardModel, scale: Scale, path: Path, config: PPOConfig):
-    """PPO against the proxy, scored after each iteration: (points as above, final policy)."""
+    """PPO against the proxy, scored after each iteration: (points as above, averaged policy)."""
     policy = copy.deepcopy(run.sft)
 
     def train(log):
@@ -127,15 +127,13 @@ def ppo_curve(run: Run, reward_model: RewardModel, scale: Scale, path: Path, con
                        log_with_gold)
 
     policy = trained(path, policy, run.tokenizer, train)
-    points = [(0.0, 0.0, 0.0)]
-    for row in logged(path.with_suffix(".jsonl"), "gold"):
-        points.append((row["d"], row["proxy"], row["gold"]))
-    return points, policy
+    rows = logged(path.with_suffix(".jsonl"), "gold")
+    return [(0.0, 0.0, 0.0)] + [(row["d"], row["proxy"], row["gold"]) for row in rows], policy
 
 
 def fit_gold(d: np.ndarray, gold: np.ndarray, method: str) -> tuple[float, float, float]:
-    """Least squares of R(d) = alpha d - beta d f(d), where f(d) is log d for PPO and d for best
-    of n: (alpha, beta, root of the mean squared error). nan for fewer than three points."""
+    """Least squares of R(d) = alpha d - beta d f(d), where f(d) is log d for PPO and d for best of
+    n: (alpha, beta, root of the mean squared error). nan for fewer than three points."""
     if len(d) < 3:
         return math.nan, math.nan, math.nan
     f = np.log(d) if method == "PPO" else d
@@ -161,25 +159,27 @@ def summary(prompts: int, method: str, points: list) -> dict:
 
 
 def claims(rows: list[dict], prompts: int) -> list[Claim]:
-    """In standard deviations of SFT answers. Errors: over the three reward models; of the last
-    claim over prompts, a difference of two means of scores whose standard deviation is 1."""
-    best, ppo = rows[::2], rows[1::2]
-    paper = "Gao et al."
+    """In standard deviations of SFT answers. Of one seed the errors are rough: over three reward
+    models whose prompts are nested and, of the last claim, as if the two peaks were means of
+    independent answers that scatter as SFT's do. papers.claims takes them over seeds."""
+    ppo = [row for row in rows if row["method"] == "PPO"]
+    best = [row for row in rows if row["method"] == "best of n"]
     falls = []
     for name, curves in (("best of n", best), ("PPO", ppo)):
-        fall, error = over_seeds(column(curves, "fall"))
+        fall, error = mean_and_error(column(curves, "fall"))
         if column(curves, "proxy rises").min() <= 0:  # then it is no over-optimization
             fall = math.nan
         says = (f"{name}: gold falls in the end while the proxy rises: gold in the middle third of "
                 "the curve minus the last, mean of three numbers of comparisons")
-        falls.append(Claim(paper, "Fig. 1", says, "chart", fall, error, 1, prompts))
+        falls.append(Claim("Gao et al.", "Fig. 1", says, "chart", fall, error, 1, prompts))
     return falls + [
-        Claim(paper, "§3.1", "PPO follows d (alpha - beta log d) better than d (alpha - beta d): "
-              "error of the second fit minus that of the first, mean of three", "no number",
-              *over_seeds(column(ppo, "other form's") - column(ppo, "fit error")), 1, prompts),
-        Claim(paper, "§3.3", "more comparisons move PPO's peak of gold up (maxima of noisy "
-              "points)", "chart", ppo[-1]["gold there"] - ppo[0]["gold there"],
-              math.sqrt(2 / prompts), 1, prompts)]
+        Claim("Gao et al.", "§3.1", "PPO follows d (alpha - beta log d) better than "
+              "d (alpha - beta d): error of the second fit minus that of the first, mean of three",
+              "no number",
+              *mean_and_error(column(ppo, "other form's") - column(ppo, "fit error")), 1, prompts),
+        Claim("Gao et al.", "§3.3", "more comparisons move PPO's peak of gold up (maxima of noisy "
+              "points)", "better gold scores, less goodharting (charts)",
+              ppo[-1]["gold there"] - ppo[0]["gold there"], math.sqrt(2 / prompts), 1, prompts)]
 
 
 def panel(method: str, curves: dict, rows: list[dict]) -> dict:
@@ -227,8 +227,8 @@ def overoptimization(options: Options = Options()):
                        kl_coef=0.0, lr=options.lr, seed=base.seed)
 
     curves, rows = {}, []
-    for share in SHARES:
-        prompts = options.prompts // share
+    for divisor in DIVISORS:
+        prompts = options.prompts // divisor
         print(f"\n== A reward model of {prompts} prompts, optimized", flush=True)
         reward_model = train_proxy(run, prompts, folder / f"reward{prompts}.pt")
         scale = scale_of_sft(run, reward_model, options.answers)
