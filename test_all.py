@@ -1800,7 +1800,8 @@ def test_instructgpt_runs_and_goes_on_where_a_file_is_missing(alone, fails, caps
     assert list(rows) == ["GPT", "GPT prompted", "SFT", "PPO", "PPO-ptx"]
     numbers = [value for row in rows.values() for value in row.values() if value not in rows]
     assert all(map(math.isfinite, numbers)) and rows["SFT"]["kl"] == 0
-    capsys.readouterr()
+    said = capsys.readouterr().out
+    assert all(asked.prompt in said for asked in task.test[:3])
     assert [shots for (_, _, shots, _), _ in speakers] == [[], task.shots]
     (_, known), (_, refusal) = task.shots
     assert known["content"] in task.world.meaning and refusal["content"] in data.REFUSALS
