@@ -1938,8 +1938,10 @@ def test_every_script_runs(line, monkeypatch):
         assert claimed == [] if name == "chat" else len(claimed) == 1 and claimed[0]
         assert all("-fast" in folder for folder in os.listdir("runs"))
     if name == "overoptimization":  # whose base it can find again
-        base, shape = papers("instructgpt_run").options_of("instructgpt-fast")
+        options_of = papers("instructgpt_run").options_of
+        base, shape = options_of("instructgpt-fast")
         assert (base.iterations, base.pretrain_steps, shape.n_embd) == (1, 5, 16)
+        refused("runs/s1 is missing: python rlhf.py --name s1", options_of, "s1")
 
 
 def test_a_verdict_asks_for_two_standard_errors_and_smoke_runs_are_not_collected(monkeypatch):
