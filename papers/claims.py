@@ -92,6 +92,15 @@ def proportion_error(share: float, cases: int) -> float:
     return math.sqrt(max(share * (1 - share), 1 / cases) / cases)
 
 
+def mean_gain(before, after, cases) -> tuple[float, float]:
+    """The mean over tasks of after - before, which are shares of `cases` cases each, and its
+    standard error, as if the two were shares of different cases."""
+    errors = []
+    for a, b, count in zip(before, after, cases):
+        errors += [proportion_error(a, count), proportion_error(b, count)]
+    return float(np.mean(np.subtract(after, before))), math.hypot(*errors) / len(cases)
+
+
 def save_claims(folder: Path, claims: list[Claim]):
     """Write a script's claims into its run folder and print them."""
     write_json(folder / "claims.json", [dataclasses.asdict(claim) for claim in claims])

@@ -4,7 +4,7 @@ GPT-1, put to the test: pretrain a language model, then fine-tune it by changing
 The claims:
     pretraining     fine-tuning a pretrained model is better than training from scratch (Table 5)
     auxiliary loss  predicting the task's own text as well helps, on large tasks (§5)
-    transformer     it transfers better than an LSTM (Table 5); ours has as many parameters and
+    transformer     it transfers better than an LSTM (Table 5); our LSTM has as many parameters and
                     is untuned
     layers          transferring the layers helps, not only the embeddings (Figure 2, left)
     zero-shot       the tasks are learned in pretraining already (Figure 2, right)
@@ -17,7 +17,6 @@ Paper: GPT-1 (Radford et al. 2018).
 """
 import dataclasses
 import json
-import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ import data
 import gpt
 from data import World, command_line, option
 from gpt import GPT
-from papers.claims import Claim, RunOptions, folder_of, proportion_error, save_claims
+from papers.claims import Claim, RunOptions, folder_of, mean_gain, save_claims
 from papers.figures import column, logged, plot
 from papers.gpt1_analysis import CHANCE, LSTM, transfer, zero_shot, zero_shot_cases
 from papers.gpt1_finetuning import (LM_COEF, NEW_TOKENS, Classifier, Task, accuracy, fine_tune,
@@ -106,14 +105,14 @@ def compare(models: dict, tokenizer, tasks: dict[str, Task], seed: int,
     """{run: {task: accuracy}}. What `path` has already is not computed again."""
     known = json.loads(path.read_text()) if path.exists() else {}
     accuracies = {name: {} for name in RUNS}
-    for name, (stage, layers, lm_coef, paper) in RUNS.items():
+    for name, (trained, layers, lm_coef, paper) in RUNS.items():
         for task_name, task in tasks.items():
             # for the layers, the paper has entailment and multiple choice only
             if not paper and task_name in ("classification", "similarity"):
                 continue
             key = f"{name}: {task_name}"
             if key not in known:
-                known[key] = fine_tuned_accuracy(models[stage], tokenizer, task, layers, lm_coef,
+                known[key] = fine_tuned_accuracy(models[trained], tokenizer, task, layers, lm_coef,
                                                  seed)
                 data.write_json(path, known)
             accuracies[name][task_name] = known[key]
@@ -131,28 +130,23 @@ def table_row(name: str, accuracies: dict[str, float], paper: float | None) -> d
 
 def difference(accuracies: dict, tasks: dict[str, Task], one: str, other: str) -> tuple:
     """Of two runs the difference of the mean over tasks, its standard error over cases (too small:
-    these share fourteen people), the seeds (one), the cases. Balanced accuracy is as uncertain as
-    if each class had as many cases as the rarest one."""
+    these share fourteen people), the seeds (one), the cases. Balanced accuracy is at most as
+    uncertain as if each class had as many cases as the rarest one, so as many are counted."""
     names = [name for name in accuracies[one] if name in accuracies[other]]
-    counts, gains, errors = [], [], []
+    counts = []
     for name in names:
         classes = Counter(case.label for case in tasks[name].test)
-        count = len(classes) * min(classes.values())
-        counts.append(count)
-        gains.append(accuracies[one][name] - accuracies[other][name])
-        for run in (one, other):
-            errors.append(proportion_error(accuracies[run][name], count))
-    return float(np.mean(gains)), math.hypot(*errors) / len(names), 1, sum(counts)
+        counts.append(len(classes) * min(classes.values()))
+    shares = [[accuracies[run][name] for name in names] for run in (other, one)]
+    return *mean_gain(*shares, counts), 1, sum(counts)
 
 
 def claims(options: Options, folder: Path, accuracies: dict,
            tasks: dict[str, Task]) -> list[Claim]:
     rows = logged(folder / "gpt.jsonl", "schemas")
     cases = zero_shot_cases(World(options.seed))
-    sizes = {task: len(of_task) for task, of_task in cases.items()}
-    gains = [rows[-1][task] - rows[0][task] for task in CHANCE]
-    errors = [proportion_error(row[task], sizes[task])
-              for row in (rows[0], rows[-1]) for task in CHANCE]
+    counts = [len(cases[task]) for task in CHANCE]
+    first, last = ([row[task] for task in CHANCE] for row in (rows[0], rows[-1]))
     return [
         Claim("GPT-1", "Table 5", "pretrained is better than from scratch, balanced accuracy, mean "
               "over four tasks (built in: the text has the tasks' words)", "0.148 (average score)",
@@ -167,9 +161,8 @@ def claims(options: Options, folder: Path, accuracies: dict,
               "accuracy (two tasks)", "up to 0.09 (MultiNLI)",
               *difference(accuracies, tasks, "pretrained", "embeddings only")),
         Claim("GPT-1", "Fig. 2 right", "zero-shot accuracy rises along pretraining, last evaluation"
-              " minus first (the text has these forms, and acceptability's true sentences)",
-              "rises all along", float(np.mean(gains)), math.hypot(*errors) / len(CHANCE), 1,
-              sum(sizes.values()))]
+              " minus first, at step 400 (the text has these forms, and acceptability's true "
+              "sentences)", "rises all along", *mean_gain(first, last, counts), 1, sum(counts))]
 
 
 def draw(folder: Path, accuracies: dict):

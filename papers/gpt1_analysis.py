@@ -1,6 +1,6 @@
 """
 GPT-1's analysis: an LSTM in its place, fewer of its layers transferred, and what it can do before
-any fine-tuning, by heuristics after the paper's.
+any fine-tuning, measured much as in the paper.
 
 Paper: GPT-1 (Radford et al. 2018) §5.
 """
@@ -36,7 +36,7 @@ class LSTM(nn.Module):
         self.c_proj = nn.Linear(width, C)
         nn.init.normal_(self.wte.weight, std=0.02)
 
-    def hidden(self, idx, cache=None):
+    def hidden(self, idx):
         states, _ = self.lstm(self.wte(idx))                                # (B, T, width)
         return self.c_proj(states)                                          # (B, T, C)
 
@@ -118,8 +118,8 @@ def acceptability(model, tokenizer, sentences: list[tuple[str, bool]]) -> float:
 
 
 def sentiment(reviews: list[Labeled]) -> list[tuple]:
-    """SST-2's task as choices: which of two words comes next? The question is in the forum's form;
-    the paper appends "very" to the review."""
+    """SST-2's task as choices: which of two words comes next? The question is that of the web's
+    exercises; the paper appends "very" to the review."""
     cases = []
     for case in reviews:
         prompt = f"Q: Was it good? {case.texts[0]}\nA: The review is"

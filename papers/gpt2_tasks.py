@@ -2,7 +2,8 @@
 GPT-2's tasks as text, and the scores of free answers: F1, ROUGE and BLEU.
 
 A language model does these tasks by continuing a text or by comparing continuations. No case that
-asks for an answer is in the wide web; only the gaps ask for facts that stories have told.
+asks for an answer is in the wide web. The gaps and the questions are about facts that its stories
+tell; no text asks for those of the questions.
 
 Papers: GPT-2 (Radford et al. 2019) §3; ROUGE (Lin 2004); BLEU (Papineni et al. 2002).
 """
@@ -19,7 +20,7 @@ from papers.tasks import (KNOWN_ANSWERS, dialogue_of, distinct, fitting, phrase,
 
 def gpt2_task(world: World, task: str, count: int) -> list[tuple]:
     """Up to `count` cases of a task that ask different things."""
-    rng = random.Random(f"{task} {world.seed} 0")
+    rng = random.Random(f"{task} {world.seed}")
     drawn = distinct(lambda: CASES[task](world, rng), count, lambda pair: pair[0])
     return [case for _, case in drawn]
 

@@ -45,12 +45,14 @@ BOILERPLATE = (
 )
 
 
+def boilerplate(rng: random.Random) -> str:
+    """A line of an advertisement or a menu."""
+    return rng.choice(BOILERPLATE).format(*rng.choices([*ECHOED, "3", "12", "99"], k=4))
+
+
 def junk_page(rng: random.Random) -> str:
     """Advertisements and menus."""
-    lines = []
-    for line in rng.choices(BOILERPLATE, k=rng.randint(10, 40)):
-        words = rng.choices([*ECHOED, "3", "12", "99"], k=4)
-        lines.append(line.format(*words))
+    lines = [boilerplate(rng) for _ in range(rng.randint(10, 40))]
     return rng.choice(("\n", " ")).join(lines)
 
 
@@ -62,18 +64,18 @@ def copied_page(rng: random.Random, text: str) -> str:
         if rng.random() < .02:
             word = rng.choice(ECHOED)
         words.append(word)
-    return " ".join(words) + "\n\n" + rng.choice(BOILERPLATE)
+    return " ".join(words) + "\n\n" + boilerplate(rng)
 
 
 def endless_documents(world: World) -> Iterator[str]:
     """The wide web, without end."""
     for part in itertools.count():
-        yield from wide_web(world, 1000, f"crawl 0 {part}")
+        yield from wide_web(world, 1000, f"crawl {part}")
 
 
 def crawl(world: World, count: int, tests: list[str]) -> Iterator[str]:
     """`count` pages; each of the kind "leak" contains one of the tests."""
-    rng = random.Random(f"crawl {world.seed} 0")
+    rng = random.Random(f"crawl {world.seed}")
     documents = endless_documents(world)
     recent = deque(maxlen=300)  # good texts to copy
     for kind in rng.choices(list(CRAWL), weights=CRAWL.values(), k=count):
@@ -92,7 +94,8 @@ def crawl(world: World, count: int, tests: list[str]) -> Iterator[str]:
             place = rng.randrange(len(parts) + 1)
             parts.insert(place, rng.choice(tests))
         text = "\n\n".join(parts)
-        recent.append(text)
+        if kind != "leak":
+            recent.append(text)
         yield text
 
 
@@ -156,7 +159,7 @@ def run_step(step: str, path: Path, keep: Callable, *arguments) -> dict:
 
 
 def clean(read: Callable[[], Iterator[str]], good: list[str], tests: list[str],
-          folder: Path, seed: int = 0) -> list[dict]:
+          folder: Path, seed: int) -> list[dict]:
     """Clean the crawl that read() starts a pass over; what is left goes to
     folder/clean.jsonl.
 

@@ -64,10 +64,11 @@ def parameters_and_flops(config: GPTConfig) -> tuple[int, float]:
     """
     with torch.device("meta"):
         model = GPT(config)
-    seen = 0  # tokens that attention sees on average, summed over layers
+    T = config.block_size
+    seen = 0  # tokens that a query sees on average, summed over layers
     for block in model.h:
-        window = block.attn.window or math.inf
-        seen += min(config.block_size / 2, window)
+        window = block.attn.window or T
+        seen += window - window ** 2 / (2 * T)
     weights = model.num_params() - model.wpe.weight.numel()
     return model.num_params(), 6 * weights + 12 * config.n_embd * seen
 

@@ -73,15 +73,15 @@ def rule_document(world: World, rng: random.Random) -> str:
     return few_shot_prompt(examples, description=description)
 
 
-PROMPTS = ("examples", "with description", "shuffled labels")
+PROMPTS = ("examples", "with description", "random labels")
 
 
 def rule_cases(world: World, K: int, count: int, prompt_kind: str):
     """Held-out rules of which the prompt shows K examples: for each case four
     (prompt, completion) and the index of the right one.
 
-    "with description" puts the rule in words before the examples. "shuffled
-    labels" gives each example a random one of its four completions, so that
+    "with description" puts the rule in words before the examples. "random
+    labels" gives each example one of its four completions at random, so that
     nothing can be learned from them.
     """
     rng = random.Random(f"{K} shots")
@@ -90,7 +90,7 @@ def rule_cases(world: World, K: int, count: int, prompt_kind: str):
         description, (query, *others) = rule(world, rng, "test")
         examples = []
         for context, completion, choices in others[:K]:
-            if prompt_kind == "shuffled labels":
+            if prompt_kind == "random labels":
                 completion = rng.choice(choices)
             examples.append((context, completion))
 
@@ -164,22 +164,19 @@ def word_task(world: World, rng: random.Random, split: str,
     while picked != kind or len(set(inside)) < 2:  # of one letter there is nothing to shuffle
         picked, word = world.pick(rng, split, ("CL", "anagram", "RI", "RW"), LONG_WORDS)
         inside = word[kept:len(word) - kept]
-    cut = rng.randrange(1, len(word))
-    with_insertions = "".join(letter + rng.choice(" ./!") for letter in word)
-
-    shuffled = inside
-    while shuffled == inside:
-        shuffled = "".join(rng.sample(inside, len(inside)))
-    anagram = word[:kept] + shuffled + word[len(word) - kept:]
-
-    scrambled = {
-        "CL": word[cut:] + word[:cut],
-        "A1": anagram,
-        "A2": anagram,
-        "RI": with_insertions[:-1],
-        "RW": word[::-1],
-    }
-    return f"\n{scrambled[task]} =", f" {word}"
+    if task == "CL":
+        cut = rng.randrange(1, len(word))
+        scrambled = word[cut:] + word[:cut]
+    elif task == "RI":
+        scrambled = "".join(letter + rng.choice(" ./!") for letter in word)[:-1]
+    elif task == "RW":
+        scrambled = word[::-1]
+    else:
+        shuffled = inside
+        while shuffled == inside:
+            shuffled = "".join(rng.sample(inside, len(inside)))
+        scrambled = word[:kept] + shuffled + word[len(word) - kept:]
+    return f"\n{scrambled} =", f" {word}"
 
 
 def synthetic_task(world: World, rng: random.Random, split: str,
