@@ -1,5 +1,5 @@
 """
-Figures: `plot`, which all scripts use.
+Figures: `plot`, and what the scripts that draw read from logs and tables.
 """
 import json
 from pathlib import Path
@@ -42,7 +42,9 @@ def plot(path: Path, panels: list[dict]):
             width = 0.8 / len(bars)
             places = np.arange(len(values)) + i * width
             axis.bar(places, list(values.values()), width, label=label)
-            axis.set_xticks(places - i * width / 2, list(values), rotation=20, fontsize=8)
+        if bars:
+            middle = np.arange(len(values)) + 0.4 - width / 2
+            axis.set_xticks(middle, list(values), rotation=20, fontsize=8)
         if panel.get("logx"):
             axis.set_xscale("log")
             axis.minorticks_off()

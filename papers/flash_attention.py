@@ -189,7 +189,8 @@ def time_and_memory(cases, repeats: int) -> list[dict]:
 
 
 def claims(exact: list[dict], speed: list[dict]) -> list[Claim]:
-    """The errors are over the cases, which are shapes."""
+    """Errors are over shapes, which are chosen, no sample; of memory, over doublings of T, each of
+    which shares a measurement with the next."""
     digits = []  # more than ten
     for row in exact:
         largest = max(row["ours: output"], row["ours: gradients"])
@@ -198,6 +199,7 @@ def claims(exact: list[dict], speed: list[dict]) -> list[Claim]:
     below = []  # 1.5 minus the exponent p, if memory grows like T^p: each T is twice the one before
     unbanded = [row for row in exact if row["window"] is None]
     for short, long in zip(unbanded, unbanded[1:]):
+        # at least 0.1: the shapes of a smoke run may take nothing that can be measured
         exponent = math.log2(max(long["ours MB"], 0.1) / max(short["ours MB"], 0.1))
         below.append(1.5 - exponent)
 

@@ -129,8 +129,8 @@ def system_tests(world: World, form: str) -> list[SystemCase]:
 
 
 def obeying_answers(world: World, case: SystemCase) -> dict[str, str]:
-    """Every answer of the form that the order asks for, and the value that it names. No answer
-    obeys two kinds of orders."""
+    """Every answer of the form that the order asks for, and the value that it names (silence names
+    none: it counts as true). No answer obeys two kinds of orders."""
     if case.kind == "silence":
         return {NOT_ALLOWED: world.facts[case.person, case.topic]}
     answers = {}

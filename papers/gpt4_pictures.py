@@ -94,7 +94,7 @@ def train(path: Path, seed: int, options: Options, blind: bool) -> tuple[GPT, To
         values = {"loss": loss.item()}
         if (step + 1) % max(1, steps // 8) == 0:
             for kind, cases in tests.items():
-                values[kind] = right(model, tokenizer, cases).mean()
+                values[kind] = is_right(model, tokenizer, cases).mean()
         log(step + 1, steps, **values)
     gpt.save_checkpoint(path, model, tokenizer)
     return model.eval(), tokenizer
@@ -108,7 +108,7 @@ def write(model: GPT, tokenizer: Tokenizer, cases: list[Document]) -> list[str]:
     return [text for text, _ in written]
 
 
-def right(model: GPT, tokenizer: Tokenizer, cases: list[Document]) -> np.ndarray:
+def is_right(model: GPT, tokenizer: Tokenizer, cases: list[Document]) -> np.ndarray:
     """Whether each case is answered exactly."""
     return np.equal(write(model, tokenizer, cases), [case[-1][1] for case in cases])
 
@@ -122,21 +122,22 @@ def test(options: Options, folder: Path, seed: int) -> list[dict]:
         cases = any_cases(kind, options.cases, "test", seed)
         known = any_cases(kind, options.cases, "train", seed)
         answers = [case[-1][1] for case in cases]
-        held_out = right(model, tokenizer, cases)
+        held_out = is_right(model, tokenizer, cases)
         row = {
             "kind": kind,
             "cases": len(cases),
-            "training pictures": right(model, tokenizer, known).mean(),
+            "training pictures": is_right(model, tokenizer, known).mean(),
             "held out": held_out.mean(),
-            "other picture": right(model, tokenizer, with_other_pictures(cases)).mean(),
-            "no picture": right(blind, tokenizer, without_pictures(cases)).mean(),
+            "other picture": is_right(model, tokenizer, with_other_pictures(cases)).mean(),
+            "no picture": is_right(blind, tokenizer, without_pictures(cases)).mean(),
             "most frequent": answers.count(statistics.mode(answers)) / len(answers),
         }
         if kind in PAIR_KINDS:
             other_order = [exchanged(case, kind) for case in cases]
-            row["both orders"] = (held_out & right(model, tokenizer, other_order)).mean()
+            row["both orders"] = (held_out & is_right(model, tokenizer, other_order)).mean()
         if kind in SHOT_KINDS:
-            row["shuffled"] = right(model, tokenizer, [shuffled(case) for case in cases]).mean()
+            others = [shuffled(case) for case in cases]
+            row["shuffled"] = is_right(model, tokenizer, others).mean()
         rows.append(row)
         if seed == 0:
             [text] = write(model, tokenizer, cases[:1])
@@ -150,7 +151,7 @@ def average(rows: list[dict], kinds: tuple, column: str) -> float:
 
 
 def draw_figure(folder: Path, rows: list[dict]):
-    """Accuracy by group of kinds, along training, and by number of examples. rows: of all seeds"""
+    """Accuracy by group of kinds, along training, and by number of examples. rows: of all seeds."""
     groups = GROUPS | {"two pictures": PAIR_KINDS}
     bars, shots = {}, []
     for column in ("held out", "other picture", "no picture"):
@@ -182,7 +183,7 @@ def claims(tables: list[list[dict]]) -> list[Claim]:
             if baseline:
                 share -= average(rows, *baseline)
             differences.append(share - bar)
-            cases += round(average(rows, kinds, "cases") * len(kinds))
+            cases += sum(row["cases"] for row in rows if row["kind"] in kinds)
         ours, error = mean_and_error(differences)
         # seeds that are equally right do not make the error 0
         error = max(error, proportion_error(float(np.mean(shares)), cases))

@@ -106,19 +106,20 @@ def answer_of(scene: Scene, asked: str, which: str) -> str:
     return getattr(thing, asked)
 
 
-def random_examples(rng: random.Random, split: str, seed: int) -> Document:
-    """Five pictures with their answers of one task. In the test, the first and the last thing of
-    the fifth picture differ in what is asked, so that the task must be known."""
+def random_examples(rng: random.Random, split: str, seed: int, is_case: bool) -> Document:
+    """Five pictures with their answers of one task. In a case, the first and the last thing of the
+    fifth picture differ in what is asked, so that the task must be known."""
     while True:
         asked, which = rng.choice(TASKS)
         scenes = [random_scene(rng, split, seed) for _ in range(5)]
         first, last = (answer_of(scenes[-1], asked, end) for end in ("first", "last"))
-        if split == "train" or asked == "number" or first != last:
+        if not is_case or asked == "number" or first != last:
             return tuple(((scene,), answer_of(scene, asked, which)) for scene in scenes)
 
 
 def shuffled(case: Document) -> Document:
-    """Each example with the answer of the example before it: a control."""
+    """Each example with the answer of the example before it: a control. A single one keeps its
+    own."""
     *examples, last = case
     questions = [question for question, _ in examples]
     answers = [answer for _, answer in examples]
@@ -136,7 +137,7 @@ def any_document(rng: random.Random, seed: int) -> Document:
         return random_document(rng, seed)
     if form == "two":
         return random_two(rng, "train", seed, rng.choice(PAIR_KINDS), most=4)
-    return random_examples(rng, "train", seed)
+    return random_examples(rng, "train", seed, is_case=False)
 
 
 def any_cases(kind: str, count: int, split: str, seed: int) -> list[Document]:
@@ -150,7 +151,7 @@ def any_cases(kind: str, count: int, split: str, seed: int) -> list[Document]:
     def make_case():
         if kind in PAIR_KINDS:
             return random_two(rng, split, seed, kind, most=1)
-        return random_examples(rng, split, seed)[-1 - SHOT_KINDS[kind]:]
+        return random_examples(rng, split, seed, is_case=True)[-1 - SHOT_KINDS[kind]:]
     return distinct(make_case, count, lambda case: case[-1])
 
 

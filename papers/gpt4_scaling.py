@@ -18,14 +18,12 @@ The loss is predicted on two texts:
                 known (gpt4_scaling_language.py), and attention to earlier tokens is of no use
     code        the source of Python's standard library, a tenth of it made-up games of chance
                 (gpt4_scaling_tasks.py). Seeds shuffle and split the same 456 modules.
-Code is not made up to follow a law, and there the law misses by 1, 2 and 20 % (1, 20 and 22 % when
-all seeds had the same initial weights): the compute of the small runs differs only eightfold, too
-little to determine c. The language was added after that. Its
-strength and the sizes of its small runs were chosen on two other seeds, for errors within 2 % (-1.2
-and .2 %; with a strength of 3 -2.2 and .7 %). Before that, code was tried with windows of 16
-tokens, one layer and small runs that differ a hundredfold in compute. From 1e11 on, where attention
-learns to use more than the last token, the loss fell faster, then slower; the law predicted 2.4 and
-3.0 % too much for 10 times the compute of the largest small run, 1.0 and 1.2 % for 100 times.
+Code is not made up to follow a law, and there the law misses by 1, 2 and 20 %: the compute of its
+small runs differs only eightfold, too little to determine c. (With the same initial weights on all
+seeds: 1, 20 and 22 %.) The language was added because of this; its strength and the sizes of its
+small runs were chosen on two other seeds, for errors within 2 %. An earlier set-up on code, with 16
+tokens of context and small runs that differed a hundredfold, missed by 1 to 3 %: the loss does not
+follow one power law where attention begins to help.
 
 A pass rate is the exact probability of the right answer at temperature 1. Most are far too small
 to be estimated by sampling; the paper has only problems that every model solves at least once.
@@ -47,7 +45,7 @@ from gpt import print_table
 from papers.claims import Claim, RunOptions, folder_of, mean_and_error, save_claims
 from papers.figures import column
 from papers.gpt4_scaling_language import FALL, STRENGTH
-from papers.gpt4_scaling_laws import FIGURE, by_size, draw, laws_of, predict, quantities
+from papers.gpt4_scaling_laws import SHOWN, by_size, draw, laws_of, predict, quantities
 from papers.gpt4_scaling_runs import CODE_LADDER, LANGUAGE_LADDER, Study, small_runs
 
 # The widths of the large runs: they read about as many tokens per parameter as the small ones.
@@ -89,6 +87,7 @@ def predictions(folder: Path, studies: list[Study], factor: int) -> list[dict]:
                 largest = values[compute == compute.max()].mean()
                 rows.append({"seed": study.seed, "of": name, "compute": f"{target:.2e}",
                              "largest small": float(largest), **predicted})
+        # no list, of which papers.claims would make a table
         data.write_json(path, {"said": rows})
     return json.loads(path.read_text())["said"]
 
@@ -128,9 +127,9 @@ def claims(rows: list[dict[str, dict]], laws: list[dict], studies: list[Study],
         falls.append(smallest - largest)
         right_again.append(found["disagree"] - largest)
     easiest = [row["bucket 1"]["truth"] - row["bucket 1"]["predicted"] for row in rows]
-    study = studies[0]
-    runs, language_runs = len(study.code_ladder), len(study.language_ladder)
-    games, fewer = len(study.games["disagree"]), len(study.code_fewer)
+    first = studies[0]
+    runs, language_runs = len(first.code_ladder), len(first.language_ladder)
+    games, fewer = len(first.games["disagree"]), len(first.code_fewer)
     built_in = ("(built in: a made-up language whose next token depends on the last one only; "
                 "designed for this on other seeds)")
     table = [
@@ -141,8 +140,9 @@ def claims(rows: list[dict[str, dict]], laws: list[dict], studies: list[Study],
          "accurate (Fig. 1)", within("loss, code"), runs),
         ("§3.1", "the large run's loss is inside the law's interval, language: by how many nats",
          "our question", inside("loss, language"), language_runs),
-        ("§3.1", "the large run's loss is inside the law's interval, code: by how many nats",
-         "our question", inside("loss, code"), runs),
+        ("§3.1", "the large run's loss is inside the law's interval, code: by how many nats (a "
+         "weak test: the interval is half as wide as the loss falls, or wider)", "our question",
+         inside("loss, code"), runs),
         ("§3.1", "the law's c is the language's entropy within 2 %: .02 minus the relative error",
          "our question", [.02 - abs(law["language c"] / law["entropy"] - 1) for law in laws],
          language_runs),
@@ -151,9 +151,9 @@ def claims(rows: list[dict[str, dict]], laws: list[dict], studies: list[Study],
          "Hoffmann et al. 2022, §3.3",
          [.02 - abs(law["L(N, D)"]) for law in laws], runs + fewer),
         ("§3.2", "-log(pass rate) on the third-easiest bucket is inside its interval: by how many "
-         "nats", "accurate (Fig. 2)", inside(f"bucket {FIGURE}"), len(study.buckets[FIGURE - 1])),
+         "nats", "accurate (Fig. 2)", inside(f"bucket {SHOWN}"), len(first.buckets[SHOWN - 1])),
         ("§3.2", "on the easiest bucket the large run is worse than said: by how many nats (asked "
-         "after a first run)", "the main exception", easiest, len(study.buckets[0])),
+         "after a first run)", "the main exception", easiest, len(first.buckets[0])),
         ("§3.2", "accuracy on games of hindsight neglect falls with size among the small runs "
          "(all near chance, .5)", "falls (Fig. 3)", falls, games),
         ("§3.2", "accuracy on games of hindsight neglect is higher again in the large run than in "

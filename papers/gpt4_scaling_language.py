@@ -61,7 +61,7 @@ def write_language(path: Path, seed: int, tokens: int, part: int):
     text = [newest]
     for _ in range(tokens // CHAINS - 1):
         below = upper[newest] < rng.random((CHAINS, 1))  # (CHAINS, V)
-        newest = below.sum(axis=1).clip(max=VOCABULARY - 1)
+        newest = below.sum(axis=1).clip(max=VOCABULARY - 1)  # the last sum may be less than 1
         text.append(newest)
     with atomic_write(path) as file:
         file.write(np.stack(text, axis=1).astype(np.uint32).tobytes())

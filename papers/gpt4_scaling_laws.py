@@ -12,7 +12,7 @@ import numpy as np
 
 from papers.figures import column, plot
 
-FIGURE = 3       # the paper's figure shows the third-easiest bucket
+SHOWN = 3        # the paper's figure shows the third-easiest bucket
 RESAMPLED = 300  # bootstrap samples behind an interval
 
 
@@ -51,7 +51,7 @@ def predict(fit, compute: np.ndarray, values: np.ndarray, target: float,
             seed: int) -> dict[str, float]:
     """What a law fitted to runs predicts for compute `target`, with an interval that is meant to
     hold the truth 19 times out of 20 if the law is right; in simulations of our ladder 16 or 17
-    times.
+    times (no command repeats this).
 
     Bootstrap: runs are drawn with replacement and fitted again. Each prediction is multiplied by
     (value / law) of a random run, because the truth is a single run and has its noise, too.
@@ -62,7 +62,7 @@ def predict(fit, compute: np.ndarray, values: np.ndarray, target: float,
     predicted = []
     while len(predicted) < RESAMPLED:
         drawn = rng.integers(len(values), size=len(values))
-        if len(set(compute[drawn])) >= min(4, len(set(compute))):  # else c cannot be fitted
+        if len(set(compute[drawn])) >= min(4, len(set(compute))):  # else any c fits
             resampled = fit(compute[drawn], values[drawn])
             predicted.append(value_at(resampled, target) * rng.choice(ratios))
     low, high = np.quantile(predicted, (.025, .975))
@@ -168,7 +168,7 @@ def draw(path: Path, study, rows: dict[str, dict], sizes: list[dict]):
                  ("large run", [target], [row["truth"]], "C3*")]
         return {"title": title, "xlabel": "compute, 6ND", "logx": True, "lines": lines}
 
-    bucket = f"bucket {FIGURE}"
+    bucket = f"bucket {SHOWN}"
     lines = []
     for kind in ("agree", "disagree"):
         label = f"outcome and odds {kind}"

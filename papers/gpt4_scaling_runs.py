@@ -26,8 +26,8 @@ LANGUAGE_LADDER = {16: 53_000, 20: 82_000, 24: 116_000, 32: 204_000, 40: 317_000
 FAST_LADDER = {8: 2000, 12: 4000}
 # of the language's training text, by Options.scale in gpt4_scaling.py
 LANGUAGE_TOKENS = {"default": 4_500_000, "full": 16_000_000, "fast": 100_000}
-# Each size also reads this share of its tokens of code: on the ladder N and D grow together, and
-# L(N, D) needs runs in which they do not.
+# One more run of each size on code reads only this share of its tokens: on the ladder N and D grow
+# together, and L(N, D) needs runs in which they do not.
 FEWER = 1 / 3
 BUCKETS = 6
 HARDEST = 15   # problems that are in no bucket, as in the paper
@@ -43,7 +43,7 @@ class Setting:
 
 
 CODE = Setting(256, 2, .4, lambda tokens: 512 if tokens < 1e6 else 1024)
-# At widths 32 and 96 neither half nor twice this rate or this batch lowers the loss by .1 %.
+# At widths 32 and 96 half or twice this rate or batch lowers the loss by less than .1 %, if at all.
 LANGUAGE = Setting(16, 1, .6, lambda tokens: tokens ** (2 / 3) / 13)
 
 

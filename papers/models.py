@@ -10,7 +10,7 @@ import gpt
 from data import World
 from gpt import GPTConfig, TrainConfig, train_gpt
 
-# The sizes that we train, each about twice the one before.
+# The sizes that we train, named by their parameters, each about twice the one before.
 SIZES = {
     "24k": GPTConfig(1152, 128, n_layer=1, n_head=2, n_embd=16),
     "45k": GPTConfig(1152, 128, n_layer=1, n_head=2, n_embd=28),
@@ -59,7 +59,8 @@ def gap_accuracy(model, tokenizer, cases: list[tuple], partial: bool = False) ->
 
 def continuations(model, tokenizer, texts: list[str], longest: int = 24, stop: str = "\n",
                   temperature: float = 0, **sampling) -> list[str]:
-    """What a model writes after each text, until it writes `stop` or the document ends."""
+    """What a model writes after each text, until it writes a token of `stop` or the document
+    ends."""
     prompts = [[tokenizer.eot, *tokenizer.encode(text)] for text in texts]
     stops = (tokenizer.eot, *tokenizer.encode(stop))
     written = gpt.complete(model, tokenizer, prompts, stops, longest, temperature=temperature,
@@ -68,8 +69,8 @@ def continuations(model, tokenizer, texts: list[str], longest: int = 24, stop: s
 
 
 def evaluate_pieces(model, tokenizer, stream: np.ndarray, measure: str) -> np.ndarray:
-    """"loss" or "bits_per_byte" (measure) of each of ten pieces of a text. Of ten differences
-    between two models, piece by piece, one can compute a standard error."""
+    """The "loss" or the "bits_per_byte" (`measure`) of each of ten pieces of a text. The ten
+    differences between two models have a standard error."""
     values = []
     for piece in np.array_split(stream, 10):
         values.append(gpt.evaluate(model, tokenizer, piece, max_tokens=4096)[measure])

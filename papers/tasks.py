@@ -1,5 +1,6 @@
 """
-What several papers share: a wider web of the world, and GPT-1's four tasks.
+What several papers share: a wider web of the world, conversations in which something is told and
+asked for, and GPT-1's four tasks.
 
 The wide web has, besides most kinds of the core's documents, texts in which tasks occur by
 themselves: phrasebooks of a second language, sentences that say which of two nouns is too big or
@@ -183,17 +184,19 @@ def ask(rng: random.Random, split: str, person: str, topic: str) -> str:
 
 
 def entailment_case(world: World, rng: random.Random, split: str) -> Labeled:
+    """A statement about a person, and a question that it answers or, in half of the cases, not."""
     person = rng.choice(world.people_of(split))
-    answers = rng.randrange(2)
+    is_answer = rng.randrange(2)
     asked = rng.choice(world.topics_of(person, split))
     told = asked
-    if not answers:
+    if not is_answer:
         told = rng.choice([topic for topic in TOPICS if topic != asked])
     question = ask(rng, split, person, asked)
-    return Labeled((world.state(rng, person, told), question), answers, f"{question} {told}")
+    return Labeled((world.state(rng, person, told), question), is_answer, f"{question} {told}")
 
 
 def similarity_case(world: World, rng: random.Random, split: str) -> Labeled:
+    """Two questions about a person, the second in the forum's form, on the same topic or not."""
     person = rng.choice(world.people_of(split))
     same = rng.randrange(2)
     topic, other = rng.sample(world.topics_of(person, split), 2)
