@@ -1133,7 +1133,8 @@ def test_a_folder_that_is_no_gpt2_is_a_clear_message(tokenizer, monkeypatch):
             (*tokenizer_with(splitter={"type": "Metaspace"}), "not a byte-level BPE"),
             (*tokenizer_with(splitter={"add_prefix_space": True}), "not a byte-level BPE"),
             (*tokenizer_with(splitter={"use_regex": False}), "not a byte-level BPE"),
-            (*tokenizer_with({"vocab": {**vocabulary, "new": 999}}), "tokens that the model lacks"),
+            (*tokenizer_with({"vocab": {**vocabulary, "new": tokenizer.vocab_size}}),
+             "tokens that the model lacks"),
             (*tokenizer_with({"merges": merges[::-1]}), "not in the order of their ids"),
             ("model.safetensors", files["model.safetensors"][:-4], "not hold a GPT-2")):
         (folder / name).write_bytes(content)
