@@ -147,8 +147,7 @@ def claims(shots: list[dict], worth: list, tasks: list[dict], layers: list[dict]
 
 
 def gpt3(options: Options = Options()):
-    """Learning from examples in the prompt, synthetic tasks, banded layers.
-    [GPT-3]"""
+    """Learning from examples in the prompt, synthetic tasks, banded layers. [GPT-3]"""
     if options.fast:
         options = dataclasses.replace(options, steps=2, cases=4, task_steps=2, documents=1000)
     # the number of cases is not among the settings: it does not change what is trained

@@ -18,12 +18,11 @@ import gpt
 from data import World
 from gpt import GPT, KVCache
 from papers.gpt3_tasks import PAPER, PRACTISED, SCRAMBLED, few_shot_prompt, synthetic_task
-from papers.tasks import distinct, gpt1_task
+from papers.tasks import Labeled, distinct, gpt1_task
 
 
 def best_answers(model: GPT, tokenizer, cases) -> dict[str, np.ndarray]:
-    """For each way to compare the four answers of a case: the indices of the
-    best, (cases,)."""
+    """For each way to compare the four answers of a case: the indices of the best, (cases,)."""
     pairs = [pair for case in cases for pair in case]
     without_question = [("A:", answer) for _, answer in pairs]
     # (cases * 4,) each
@@ -37,38 +36,43 @@ def best_answers(model: GPT, tokenizer, cases) -> dict[str, np.ndarray]:
     return {way: values.reshape(-1, 4).argmax(axis=1) for way, values in scores.items()}
 
 
-def comparing(model: GPT, tokenizer, world: World, count: int):
-    """Questions about held-out facts with four answers, after K solved ones: accuracy by the way
-    to compare, and for each fact at K = 1 what dividing by P(answer | "A:") is
-    worth (-1 ... 1). [GPT-3 §2.4]"""
+def right_answers(model: GPT, tokenizer, questions: list[Labeled], solved: list[tuple[str, str]],
+                  K: int) -> dict[str, np.ndarray]:
+    """For each way to compare, after K solved questions: whether each answer is right (1 or 0),
+    (questions,)."""
+    rng = random.Random(f"{K} solved")
+    cases = []
+    for case in questions:
+        _, question, answers = case.texts
+        prompt = few_shot_prompt(rng.sample(solved, K), f"\nQ: {question}\nA:")
+        cases.append([(prompt, f" {answer}") for answer in answers])
+    labels = [case.label for case in questions]
+    return {way: (chosen == labels).astype(float)
+            for way, chosen in best_answers(model, tokenizer, cases).items()}
+
+
+def comparing(model: GPT, tokenizer, world: World, count: int) -> tuple[list[dict], list[float]]:
+    """Questions about held-out facts with four answers: rows with the accuracy after K solved ones
+    by the way to compare, and for each fact at K = 1 what dividing by P(answer | "A:") is worth
+    (-1 ... 1). [GPT-3 §2.4]"""
     solved = []
     for case in gpt1_task(world, "multiple choice", "train", 200, 2):
         _, question, answers = case.texts
         solved.append((f"\nQ: {question}\nA:", f" {answers[case.label]}"))
 
     questions = gpt1_task(world, "multiple choice", "test", count, 2)
-    right = [case.label for case in questions]
     rows = []
     for K in (0, 1, 4):
-        rng = random.Random(f"{K} solved")
-        cases = []
-        for case in questions:
-            _, question, answers = case.texts
-            prompt = few_shot_prompt(rng.sample(solved, K), f"\nQ: {question}\nA:")
-            cases.append([(prompt, f" {answer}") for answer in answers])
-        row = {"K": str(K), "questions": len(questions)}
-        is_right = {}  # way -> (questions,)
-        for way, chosen in best_answers(model, tokenizer, cases).items():
-            is_right[way] = (chosen == right).astype(float)
-            row[way] = float(is_right[way].mean())
-        if K == 1:
-            worth = {}  # fact -> the gain in each of its wordings
-            gains = is_right['over P(answer | "A:")'] - is_right["per token"]
-            for case, gain in zip(questions, gains):
-                _, _, answers = case.texts
-                person, topic, _ = world.meaning[answers[case.label]]
-                worth.setdefault((person, topic), []).append(gain)
-        rows.append(row)
+        is_right = right_answers(model, tokenizer, questions, solved, K)
+        rows.append({"K": K, "questions": len(questions),
+                     **{way: float(values.mean()) for way, values in is_right.items()}})
+
+    is_right = right_answers(model, tokenizer, questions, solved, 1)
+    worth = {}  # fact -> the gain in each of its wordings
+    for case, gain in zip(questions, is_right['over P(answer | "A:")'] - is_right["per token"]):
+        _, _, answers = case.texts
+        person, topic, _ = world.meaning[answers[case.label]]
+        worth.setdefault((person, topic), []).append(gain)
     return rows, [float(np.mean(gains)) for gains in worth.values()]
 
 
@@ -87,13 +91,12 @@ def length_penalty(length: int) -> float:
 @torch.no_grad()
 def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4,
                 stop_token: int | None = None) -> list[int]:
-    """Continue one prompt of ids (P,) and return the ids of the best
-    continuation, stop token included.
+    """Continue one prompt of ids (P,) and return the ids of the best continuation, stop token
+    included.
 
-    Each step extends every open hypothesis by every token and keeps the `beams`
-    most likely results. One that ends with the stop token is finished and set
-    aside. In the end hypotheses of different lengths are compared by log P /
-    length_penalty. All of them must fit into the context.
+    Each step extends every open hypothesis by every token and keeps the `beams` most likely
+    results. One that ends with the stop token is finished and set aside. In the end hypotheses of
+    different lengths are compared by log P / length_penalty. All of them must fit into the context.
     """
     model.eval()
     cache = KVCache(model, 1, len(idx) + max_new_tokens)
@@ -108,8 +111,7 @@ def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4,
         so_far = torch.tensor([[log_prob] for log_prob, _ in open_beams], device=idx.device)
         totals = (so_far + log_probs).flatten()  # (open * V,)
 
-        # 2 * beams candidates: each open beam can lose at most one of them to
-        # the stop token
+        # 2 * beams candidates: each open beam can lose at most one of them to the stop token
         best, places = totals.topk(min(2 * beams, len(totals)))
         parents = []
         grown = []
@@ -126,8 +128,8 @@ def beam_search(model: GPT, idx, max_new_tokens: int, beams: int = 4,
         if not open_beams:
             break
 
-        # Stop when no open beam can beat the best finished one: log P only
-        # falls, and no penalty exceeds that of the full length.
+        # Stop when no open beam can beat the best finished one: log P only falls, and no penalty
+        # exceeds that of the full length.
         if finished and max(finished)[0] >= open_beams[0][0] / length_penalty(max_new_tokens):
             break
 

@@ -1,9 +1,8 @@
 """
-GPT-3's whole data pipeline on a crawl: filter by quality, deduplicate, take tests
-out. The steps are in gpt3_filters.py. The world's crawl is made up, so we know what
-each page is: three quarters are advertisements and menus. Of the rest some are good
-texts, some are copies of good texts with small changes, and some are good texts that
-contain a test item.
+GPT-3's whole data pipeline on a crawl: filter by quality, deduplicate, take tests out. The steps
+are in gpt3_filters.py. The world's crawl is made up, so we know what each page is: three quarters
+are advertisements and menus. Of the rest some are good texts, some are copies of good texts with
+small changes, and some are good texts that contain a test item.
 
     python -m papers.gpt3_data clean                            the world's crawl
     python -m papers.gpt3_data clean --data RAW --good GOOD     your own documents
@@ -57,8 +56,7 @@ def junk_page(rng: random.Random) -> str:
 
 
 def copied_page(rng: random.Random, text: str) -> str:
-    """A text in which one word in fifty is another one, and a line of
-    boilerplate."""
+    """A text in which one word in fifty is another one, and a line of boilerplate."""
     words = []
     for word in text.split(" "):
         if rng.random() < .02:
@@ -102,8 +100,8 @@ def crawl(world: World, count: int, tests: list[str]) -> Iterator[str]:
 def world_crawl(world: World, pages: int, folder: Path):
     """Write the world's crawl as folder/crawl.jsonl.
 
-    Returns a function that starts a pass over its texts, texts of the wanted
-    quality, the tests that the crawl leaks, and as many tests that it does not.
+    Returns a function that starts a pass over its texts, texts of the wanted quality, the tests
+    that the crawl leaks, and as many tests that it does not.
     """
     rng = random.Random(f"tests {world.seed}")
     tests = {}  # by summary, so that all are distinct: texts may differ in a sentence only
@@ -160,12 +158,10 @@ def run_step(step: str, path: Path, keep: Callable, *arguments) -> dict:
 
 def clean(read: Callable[[], Iterator[str]], good: list[str], tests: list[str],
           folder: Path, seed: int) -> list[dict]:
-    """Clean the crawl that read() starts a pass over; what is left goes to
-    folder/clean.jsonl.
+    """Clean the crawl that read() starts a pass over; what is left goes to folder/clean.jsonl.
 
-    The classifier learns from the first pages, ten for each good text. From
-    there on one document at a time is in memory. Returns the report, a row for
-    each step.
+    The classifier learns from the first pages, ten for each good text. From there on one document
+    at a time is in memory. Returns the report, a row for each step.
     """
     rng = random.Random(seed)
     first_pages = list(itertools.islice(read(), 10 * len(good)))
@@ -198,8 +194,7 @@ class CleanOptions:
 
 
 def read_own(options: CleanOptions):
-    """The reader's crawl, good texts and tests. Raises UserError if they are
-    not enough."""
+    """The reader's crawl, good texts and tests. Raises UserError if they are not enough."""
     if not (options.data and options.good):
         raise UserError("a crawl of your own needs --data and --good, "
                         "texts of the wanted quality")
@@ -220,8 +215,7 @@ def read_own(options: CleanOptions):
 
 
 def clean_crawl(options: CleanOptions = CleanOptions()):
-    """Clean a crawl: filter by quality, deduplicate, take test questions out.
-    [GPT-3 App. A, C]"""
+    """Clean a crawl: filter by quality, deduplicate, take test questions out. [GPT-3 App. A, C]"""
     is_own = options.data or options.good or options.tests
     if is_own:  # before the folder is emptied: this may be a UserError
         read, good, tests = read_own(options)

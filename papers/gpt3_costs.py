@@ -1,6 +1,6 @@
 """
-What models cost: Table 2.1 of GPT-3, what training the largest would take, and
-how many tokens per second a training step reads on this machine.
+What models cost: Table 2.1 of GPT-3, what training the largest would take, and how many tokens per
+second a training step reads on this machine.
 
     python -m papers.gpt3 sizes     the papers' models; no weight is allocated
     python -m papers.gpt3 speed     GPT-2's smallest; --batch-size 16 --block-size 1024 on a GPU
@@ -38,17 +38,17 @@ PRINTED = {
     "gpt3-175b": "175.0B",
 }
 GPT3_TOKENS = 300e9
-# GPT-2's tokens are not published. We assume one pass over its 40 GB of text, at
-# about four bytes per token.
+# GPT-2's tokens are not published. We assume one pass over its 40 GB of text, at about four bytes
+# per token.
 GPT2_TOKENS = 40e9 / 4
 
-# Bytes per parameter in training. gpt.py keeps everything in float32 (its default
-# Muon has one moment; autocast on CUDA adds 2 bytes from forward to backward).
-# Usual for large models are weights and gradients in bfloat16 beside float32 master
-# weights, which is as much: 2 + 2 + 4 bytes.
+# Bytes per parameter in training. gpt.py keeps everything in float32 (its default Muon has one
+# moment; autocast on CUDA adds 2 bytes from forward to backward). Usual for large models are
+# weights and gradients in bfloat16 beside float32 master weights, which is as much: 2 + 2 + 4
+# bytes.
 TRAINING_BYTES = {"weights": 4, "gradients": 4, "AdamW's first moments": 4, "second moments": 4}
-# We assume devices like NVIDIA's H100: memory, and peak rate of bfloat16 (dense).
-# The utilisation counts only what `parameters_and_flops` counts.
+# We assume devices like NVIDIA's H100: memory, and peak rate of bfloat16 (dense). The utilisation
+# counts only what `parameters_and_flops` counts.
 DEVICE_BYTES = 80e9
 DEVICE_FLOPS = 989e12
 UTILISATION = 0.4
@@ -58,9 +58,9 @@ def parameters_and_flops(config: GPTConfig) -> tuple[int, float]:
     """The parameters of a model, of which no weight is allocated, and the floating-point
     operations for one token, forward and backward.
 
-    6 operations for every weight that multiplies (all but the positions), and 6 C T
-    per layer for attention's two products over half of the context on average (the
-    paper's Appendix D leaves attention out); less where a layer has a band.
+    6 operations for every weight that multiplies (all but the positions), and 6 C T per layer for
+    attention's two products over half of the context on average (the paper's Appendix D leaves
+    attention out); less where a layer has a band.
     """
     with torch.device("meta"):
         model = GPT(config)
@@ -92,8 +92,8 @@ def training_needs(config: GPTConfig, tokens: float) -> dict[str, str]:
 
 
 def sizes():
-    """The papers' models in numbers: parameters, memory, compute; and what training
-    two of them takes. [GPT-3 Table 2.1, App. D]"""
+    """The papers' models in numbers: parameters, memory, compute; and what training two of them
+    takes. [GPT-3 Table 2.1, App. D]"""
     rows = []
     for name, config in PRESETS.items():
         parameters, flops = parameters_and_flops(config)

@@ -3,9 +3,8 @@ GPT-3's data pipeline, put to the test on a made-up crawl of which we know every
 
 The claims:
     cleaning    a model trained on the cleaned crawl predicts good text better
-                than one trained on as many tokens of the raw crawl (§2.2). Easy by
-                construction: the junk is made of 20 templates, the good text by one
-                generator
+                than one trained on as many tokens of the raw crawl (§2.2). Easy by construction:
+                the junk is made of 20 templates, the good text by one generator
     mixture     good texts, read more often than their size says, improve it
                 further (Table 2.2: a choice that the paper does not test)
     leaks       a model that has read tests does better on them than on others (the
@@ -152,8 +151,7 @@ def draw(folder: Path):
 
 
 def gpt3_data(options: Options = Options()):
-    """What filtering, deduplicating and mixing a crawl is worth to a model.
-    [GPT-3 App. A, C]"""
+    """What filtering, deduplicating and mixing a crawl is worth to a model. [GPT-3 App. A, C]"""
     if options.fast:
         options = dataclasses.replace(options, pages=2000, steps=3)
     folder = folder_of(options, "pages", "steps", "seed")

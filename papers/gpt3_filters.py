@@ -1,10 +1,8 @@
 """
-GPT-3's data pipeline, step by step: quality filter, fuzzy deduplication,
-decontamination, mixture.
+GPT-3's data pipeline, step by step: quality filter, fuzzy deduplication, decontamination, mixture.
 
-Each step reads documents one at a time and yields those that it keeps, so the
-memory does not grow with the crawl. It calls `dropped` with each text that it takes
-away.
+Each step reads documents one at a time and yields those that it keeps, so the memory does not grow
+with the crawl. It calls `dropped` with each text that it takes away.
 
 Paper: GPT-3 (arXiv:2005.14165) §2.2, Table 2.2, Appendix A and C.
 """
@@ -27,8 +25,7 @@ NO_PUNCTUATION = dict.fromkeys(PUNCTUATION)  # for str.translate: None removes
 
 
 def word_ids(text: str) -> np.ndarray:
-    """The words of a text, without case and punctuation, as 32-bit hashes:
-    uint64, (words,)."""
+    """The words of a text, without case and punctuation, as 32-bit hashes: uint64, (words,)."""
     words = text.lower().translate(NO_PUNCTUATION).split()
     hashes = [zlib.crc32(word.encode("utf-8", errors="replace")) for word in words]
     return np.array(hashes, np.uint64)
@@ -37,8 +34,8 @@ def word_ids(text: str) -> np.ndarray:
 def gram_ids(words: np.ndarray, n: int) -> np.ndarray:
     """A 64-bit hash of every n words in a row: (words,) -> (words - n + 1,).
 
-    A polynomial in the words, modulo 2^64. Two n-grams that differ in one word
-    collide once in 2^32 times, which is neglected.
+    A polynomial in the words, modulo 2^64. Two n-grams that differ in one word collide once in 2^32
+    times, which is neglected.
     """
     count = max(0, len(words) - n + 1)
     grams = np.zeros(count, np.uint64)
@@ -52,13 +49,11 @@ def gram_ids(words: np.ndarray, n: int) -> np.ndarray:
 
 
 class QualityClassifier:
-    """Logistic regression on hashed words: does a text look like good ones or
-    like the raw crawl?
+    """Logistic regression on hashed words: does a text look like good ones or like the raw crawl?
 
-    As in the paper the raw crawl is the negative class, its good pages
-    included: where these are a quarter of it, even the best page scores no more
-    than about 1 / (1 + 1/4). A word counts by its share of the text (in the
-    paper by its count), so that long pages have no advantage.
+    As in the paper the raw crawl is the negative class, its good pages included: where these are a
+    quarter of it, even the best page scores no more than about 1 / (1 + 1/4). A word counts by its
+    share of the text (in the paper by its count), so that long pages have no advantage.
     """
 
     def __init__(self, features: int = 2 ** 18):
@@ -81,8 +76,8 @@ class QualityClassifier:
 
     def fit(self, good: list[str], raw: list[str], rng: random.Random, epochs: int = 5,
             lr: float = 20.0):
-        """Stochastic gradient descent; the gradient of the log-likelihood is
-        (label - P) x features."""
+        """Stochastic gradient descent; the gradient of the log-likelihood is (label - P) x
+        features."""
         examples = [(self.features_of(text), 1) for text in good]
         examples += [(self.features_of(text), 0) for text in raw]
         for epoch in range(epochs):
@@ -115,18 +110,16 @@ def quality_filter(documents: Iterable[str], score: Callable[[str], float],
 
 def deduplicate(documents: Iterable[str], dropped: Callable, hashes: int = 10,
                 threshold: float = 0.5, slots: int = 2 ** 16) -> Iterator[str]:
-    """Keep the first of each group of near-duplicates, by MinHash and
-    locality-sensitive hashing.
+    """Keep the first of each group of near-duplicates, by MinHash and locality-sensitive hashing.
 
-    Two sets of word triples with Jaccard similarity J have the same smallest
-    hash with probability J, so the share of equal ones among `hashes` of these
-    estimates J. Documents that have at least one in common, which has the
-    probability 1 - (1 - J)^hashes, are compared.
+    Two sets of word triples with Jaccard similarity J have the same smallest hash with probability
+    J, so the share of equal ones among `hashes` of these estimates J. Documents that have at least
+    one in common, which has the probability 1 - (1 - J)^hashes, are compared.
 
-    Ten hashes as in the paper, which does not print its threshold. Its features
-    are single words; ours are triples, because different documents of this
-    simple English share too many words. Memory is fixed: one table for each
-    hash, in which a new document takes the slot of an older one.
+    Ten hashes as in the paper, which does not print its threshold. Its features are single words;
+    ours are triples, because different documents of this simple English share too many words.
+    Memory is fixed: one table for each hash, in which a new document takes the slot of an older
+    one.
     """
     rng = np.random.default_rng(0)
     factors = rng.integers(1, 2 ** 63, size=(hashes, 1), dtype=np.uint64) | np.uint64(1)
@@ -152,8 +145,8 @@ def deduplicate(documents: Iterable[str], dropped: Callable, hashes: int = 10,
 
 
 def cuts_around(document: str, hits: list[int], n: int, around: int) -> list[list[int]]:
-    """The stretches [start, stop] of characters to cut: the n words from each
-    hit on, and `around` characters on either side. Overlapping ones are one."""
+    """The stretches [start, stop] of characters to cut: the n words from each hit on, and `around`
+    characters on either side. Overlapping ones are one."""
     words = [match.span() for match in re.finditer(r"\S+", document)
              if match[0].translate(NO_PUNCTUATION)]
     cuts = []
@@ -171,12 +164,12 @@ def decontaminate(read: Callable[[], Iterable[str]], tests: list[str],
                   dropped: Callable, n: int = 13, around: int = 200,
                   shortest: int = 200, most_pieces: int = 10,
                   common: int = 10) -> Iterator[str]:
-    """Cut every 13-gram that a test has, too, out of the documents, and 200
-    characters on either side.
+    """Cut every 13-gram that a test has, too, out of the documents, and 200 characters on either
+    side.
 
-    Pieces shorter than 200 characters are dropped, and so are documents in more
-    than ten pieces. A 13-gram in more than ten documents is a common phrase and
-    stays. read() starts a pass over the documents; there are two.
+    Pieces shorter than 200 characters are dropped, and so are documents in more than ten pieces. A
+    13-gram in more than ten documents is a common phrase and stays. read() starts a pass over the
+    documents; there are two.
     """
     targets = set()
     for test in tests:
@@ -220,11 +213,11 @@ def endless(read: Callable[[], Iterable[str]]) -> Iterator[str]:
 
 def mix(sources: dict[str, tuple[Callable[[], Iterable[str]], float]],
         size: int) -> Iterator[str]:
-    """About `size` characters of documents, each source with its share of them,
-    whatever its own size.
+    """About `size` characters of documents, each source with its share of them, whatever its own
+    size.
 
-    A small good source is read several times, a large one not to its end.
-    sources: {name: (a function that starts a pass, weight)}, none of them empty.
+    A small good source is read several times, a large one not to its end. sources: {name: (a
+    function that starts a pass, weight)}, none of them empty.
     """
     documents = {name: endless(read) for name, (read, _) in sources.items()}
     given = Counter()

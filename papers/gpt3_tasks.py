@@ -1,10 +1,9 @@
 """
-GPT-3's tasks as text: rules that hold in one document only, and the paper's
-synthetic tasks.
+GPT-3's tasks as text: rules that hold in one document only, and the paper's synthetic tasks.
 
-A case is a context and its completion; a prompt is K solved cases and one more
-context. Each task holds out a part of its cases: "train" cases are in the text
-that a model is trained on, "test" cases are what it is asked.
+A case is a context and its completion; a prompt is K solved cases and one more context. Each task
+holds out a part of its cases: "train" cases are in the text that a model is trained on, "test"
+cases are what it is asked.
 
 Paper: GPT-3 (arXiv:2005.14165) §2.4 (prompts), §3.9.1 and §3.9.2.
 """
@@ -17,19 +16,18 @@ from data import ECHOED, HAPPY, LISTS, MEN, SAD, TOPICS, WOMEN, World
 
 def few_shot_prompt(examples: list[tuple[str, str]], context: str = "",
                     description: str = "") -> str:
-    """A task as text: its description, K solved examples (context, completion),
-    a context to complete.
+    """A task as text: its description, K solved examples (context, completion), a context to
+    complete.
 
-    K = 0 is zero-shot, K = 1 one-shot. Contexts begin with the line break that
-    separates them; the first one of a text loses it.
+    K = 0 is zero-shot, K = 1 one-shot. Contexts begin with the line break that separates them; the
+    first one of a text loses it.
     """
     solved = "".join(example + completion for example, completion in examples)
     return (description + solved + context).lstrip()
 
 
 # ------------------------------------------------------------------------------
-# Rules: each holds in one document only, so a model can know a held-out one from
-# its prompt alone
+# Rules: each holds in one document only, so a model can know a held-out one from its prompt alone
 
 # The signs that the words of each topic may stand for.
 SIGNS = {
@@ -44,9 +42,8 @@ SIGNS = {
 def rule(world: World, rng: random.Random, split: str):
     """A rule: each topic's words stand for one of the topic's four signs.
 
-    A fifth of the combinations of signs is held out. Returns the rule in words,
-    and all words in random order as (context, completion, the four completions
-    to choose from).
+    A fifth of the combinations of signs is held out. Returns the rule in words, and all words in
+    random order as (context, completion, the four completions to choose from).
     """
     picked = world.pick(rng, split, *SIGNS.values())
     signs = dict(zip(SIGNS, picked))
@@ -63,8 +60,7 @@ def rule(world: World, rng: random.Random, split: str):
 
 
 def rule_document(world: World, rng: random.Random) -> str:
-    """Many examples of one rule: the sub-tasks that repeat within a document of
-    Figure 1.1."""
+    """Many examples of one rule: the sub-tasks that repeat within a document of Figure 1.1."""
     description, cases = rule(world, rng, "train")
     count = rng.choice((12, 24, 36))
     examples = [(context, completion) for context, completion, _ in cases[:count]]
@@ -77,12 +73,11 @@ PROMPTS = ("examples", "with description", "random labels")
 
 
 def rule_cases(world: World, K: int, count: int, prompt_kind: str):
-    """Held-out rules of which the prompt shows K examples: for each case four
-    (prompt, completion) and the index of the right one.
+    """Held-out rules of which the prompt shows K examples: for each case four (prompt, completion)
+    and the index of the right one.
 
-    "with description" puts the rule in words before the examples. "random
-    labels" gives each example one of its four completions at random, so that
-    nothing can be learned from them.
+    "with description" puts the rule in words before the examples. "random labels" gives each
+    example one of its four completions at random, so that nothing can be learned from them.
     """
     rng = random.Random(f"{K} shots")
     cases = []
@@ -105,10 +100,9 @@ def rule_cases(world: World, K: int, count: int, prompt_kind: str):
 # ------------------------------------------------------------------------------
 # Synthetic tasks, byte for byte in the form of the files that OpenAI released
 
-# The paper's names: 2D+ is the addition of two-digit numbers, 1DC three
-# operations on single digits, CL cycled letters, A1 and A2 anagrams of all but
-# the outer one or two letters on each side, RI random insertions, RW reversed
-# words.
+# The paper's names: 2D+ is the addition of two-digit numbers, 1DC three operations on single
+# digits, CL cycled letters, A1 and A2 anagrams of all but the outer one or two letters on each
+# side, RI random insertions, RW reversed words.
 ARITHMETIC = {"1D+": (1, "plus"), "1D-": (1, "minus"), "2D+": (2, "plus")}
 SCRAMBLED = ("CL", "A1", "A2", "RI", "RW")
 ALL_WORDS = {word.lower() for word in ECHOED + WOMEN + MEN + HAPPY + SAD}
@@ -146,8 +140,8 @@ def arithmetic_task(world: World, rng: random.Random, split: str,
 
 
 def composite_task(world: World, rng: random.Random, split: str) -> tuple[str, str]:
-    """Three digits and two operations. The brackets stand as in the released
-    files; in the paper they are around the last two."""
+    """Three digits and two operations. The brackets stand as in the released files; in the paper
+    they are around the last two."""
     a, b, c = operands(world, rng, split, range(10), range(10), range(10))
     first, second = rng.choice("+-*"), rng.choice("+-*")
     result = OPERATIONS[second](OPERATIONS[first](a, b), c)
