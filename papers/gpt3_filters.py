@@ -19,6 +19,15 @@ PUNCTUATION = [code for code in range(0x3100)
                if unicodedata.category(chr(code))[0] in "PS"]
 NO_PUNCTUATION = dict.fromkeys(PUNCTUATION)  # for str.translate: None removes
 
+FEATURES = 2 ** 18  # of the quality classifier, trained for EPOCHS from the rate LR on
+EPOCHS = 5
+LR = 20.0
+ALPHA = 9.0         # of the quality filter; paper: 9
+SLOTS = 2 ** 16     # documents that the deduplication remembers by each hash
+# Decontamination, all as in the paper: words of an n-gram, characters cut on either side, and of
+# the shortest piece that is kept; pieces of a document and documents with an n-gram, at the most.
+NGRAM, AROUND, SHORTEST, MOST_PIECES, COMMON = 13, 200, 200, 10, 10
+
 
 # ------------------------------------------------------------------------------
 # Words and n-grams as numbers
@@ -56,8 +65,8 @@ class QualityClassifier:
     share of the text (in the paper by its count), so that long pages have no advantage.
     """
 
-    def __init__(self, features: int = 2 ** 18):
-        self.weights = np.zeros(features)
+    def __init__(self):
+        self.weights = np.zeros(FEATURES)
         self.bias = 0.0
 
     def __call__(self, text: str) -> float:
@@ -66,7 +75,7 @@ class QualityClassifier:
 
     def features_of(self, text: str):
         """The distinct words of a text and their shares of it."""
-        hashed = word_ids(text) % np.uint64(len(self.weights))
+        hashed = word_ids(text) % np.uint64(FEATURES)
         words, counts = np.unique(hashed, return_counts=True)
         return words.astype(np.int64), counts / max(1, counts.sum())
 
@@ -74,14 +83,13 @@ class QualityClassifier:
         logit = self.bias + self.weights[words] @ shares
         return float(1 / (1 + np.exp(-np.clip(logit, -30, 30))))
 
-    def fit(self, good: list[str], raw: list[str], rng: random.Random, epochs: int = 5,
-            lr: float = 20.0):
+    def fit(self, good: list[str], raw: list[str], rng: random.Random):
         """Stochastic gradient descent; the gradient of the log-likelihood is (label - P) x
         features."""
         examples = [(self.features_of(text), 1) for text in good]
         examples += [(self.features_of(text), 0) for text in raw]
-        for epoch in range(epochs):
-            rate = lr / (1 + epoch)
+        for epoch in range(EPOCHS):
+            rate = LR / (1 + epoch)
             bias_rate = 0.1 / (1 + epoch)
             for (words, shares), label in rng.sample(examples, len(examples)):
                 error = label - self.score(words, shares)
@@ -91,14 +99,13 @@ class QualityClassifier:
 
 
 def quality_filter(documents: Iterable[str], score: Callable[[str], float],
-                   rng: np.random.Generator, dropped: Callable,
-                   alpha: float = 9.0) -> Iterator[str]:
-    """Keep a document if pareto(alpha) > 1 - score: with numpy's pareto
-    P(keep) = (2 - score)^-alpha. So a little of what looks bad stays (.002 of the pages
+                   rng: np.random.Generator, dropped: Callable) -> Iterator[str]:
+    """Keep a document if pareto(ALPHA) > 1 - score: with numpy's pareto
+    P(keep) = (2 - score)^-ALPHA. So a little of what looks bad stays (.002 of the pages
     that score 0) and, of the world's good pages, which score .8 at best, only a fifth.
     """
     for document in documents:
-        if rng.pareto(alpha) > 1 - score(document):
+        if rng.pareto(ALPHA) > 1 - score(document):
             yield document
         else:
             dropped(document)
@@ -109,7 +116,7 @@ def quality_filter(documents: Iterable[str], score: Callable[[str], float],
 
 
 def deduplicate(documents: Iterable[str], dropped: Callable, hashes: int = 10,
-                threshold: float = 0.5, slots: int = 2 ** 16) -> Iterator[str]:
+                threshold: float = 0.5) -> Iterator[str]:
     """Keep the first of each group of near-duplicates, by MinHash and locality-sensitive hashing.
 
     Two sets of word triples with Jaccard similarity J have the same smallest hash with probability
@@ -123,7 +130,7 @@ def deduplicate(documents: Iterable[str], dropped: Callable, hashes: int = 10,
     """
     rng = np.random.default_rng(0)
     factors = rng.integers(1, 2 ** 63, size=(hashes, 1), dtype=np.uint64) | np.uint64(1)
-    seen = np.zeros((hashes, slots, hashes), np.uint32)
+    seen = np.zeros((hashes, SLOTS, hashes), np.uint32)
     tables = np.arange(hashes)
     for document in documents:
         words = word_ids(document)
@@ -131,12 +138,12 @@ def deduplicate(documents: Iterable[str], dropped: Callable, hashes: int = 10,
         grams = gram_ids(words, min(3, len(words)))  # (triples,)
         hashed = (grams * factors) >> np.uint64(32)  # (hashes, triples)
         signature = hashed.min(axis=1).astype(np.uint32)  # (hashes,)
-        candidates = seen[tables, signature % slots]  # (tables, hashes)
+        candidates = seen[tables, signature % SLOTS]  # (tables, hashes)
         similarity = (candidates == signature).mean(axis=1)  # (tables,)
         if similarity.max() >= threshold:
             dropped(document)
         else:
-            seen[tables, signature % slots] = signature
+            seen[tables, signature % SLOTS] = signature
             yield document
 
 
@@ -144,15 +151,15 @@ def deduplicate(documents: Iterable[str], dropped: Callable, hashes: int = 10,
 # Decontamination [App. C]
 
 
-def cuts_around(document: str, hits: list[int], n: int, around: int) -> list[list[int]]:
-    """The stretches [start, stop] of characters to cut: the n words from each hit on, and `around`
-    characters on either side. Overlapping ones are one."""
+def cuts_around(document: str, hits: list[int]) -> list[list[int]]:
+    """The stretches [start, stop] of characters to cut: the NGRAM words from each hit on, and
+    AROUND characters on either side. Overlapping ones are one."""
     words = [match.span() for match in re.finditer(r"\S+", document)
              if match[0].translate(NO_PUNCTUATION)]
     cuts = []
     for hit in hits:
-        start = max(0, words[hit][0] - around)
-        stop = min(len(document), words[hit + n - 1][1] + around)
+        start = max(0, words[hit][0] - AROUND)
+        stop = min(len(document), words[hit + NGRAM - 1][1] + AROUND)
         if cuts and start <= cuts[-1][1]:
             cuts[-1][1] = stop
         else:
@@ -161,9 +168,7 @@ def cuts_around(document: str, hits: list[int], n: int, around: int) -> list[lis
 
 
 def decontaminate(read: Callable[[], Iterable[str]], tests: list[str],
-                  dropped: Callable, n: int = 13, around: int = 200,
-                  shortest: int = 200, most_pieces: int = 10,
-                  common: int = 10) -> Iterator[str]:
+                  dropped: Callable) -> Iterator[str]:
     """Cut every 13-gram that a test has, too, out of the documents, and 200 characters on either
     side.
 
@@ -173,29 +178,29 @@ def decontaminate(read: Callable[[], Iterable[str]], tests: list[str],
     """
     targets = set()
     for test in tests:
-        targets.update(gram_ids(word_ids(test), n).tolist())
+        targets.update(gram_ids(word_ids(test), NGRAM).tolist())
     counts = Counter()
     for document in read():
-        grams = gram_ids(word_ids(document), n).tolist()
+        grams = gram_ids(word_ids(document), NGRAM).tolist()
         counts.update(targets.intersection(grams))
-    targets = {gram for gram, count in counts.items() if count <= common}
+    targets = {gram for gram, count in counts.items() if count <= COMMON}
 
     for document in read():
-        grams = gram_ids(word_ids(document), n).tolist()
+        grams = gram_ids(word_ids(document), NGRAM).tolist()
         hits = [index for index, gram in enumerate(grams) if gram in targets]
         if not hits:
             yield document
             continue
         pieces = []
         end = 0
-        for start, stop in cuts_around(document, hits, n, around):
+        for start, stop in cuts_around(document, hits):
             pieces.append(document[end:start])
             dropped(document[start:stop])
             end = stop
         pieces.append(document[end:])
         pieces = [piece for piece in pieces if piece]
         for piece in pieces:
-            if len(piece) >= shortest and len(pieces) <= most_pieces:
+            if len(piece) >= SHORTEST and len(pieces) <= MOST_PIECES:
                 yield piece
             else:
                 dropped(piece)
