@@ -1802,6 +1802,7 @@ def test_instructgpt_runs_and_goes_on_where_a_file_is_missing(alone, fails, caps
     numbers = [value for row in rows.values() for value in row.values() if value not in rows]
     assert all(map(math.isfinite, numbers)) and rows["SFT"]["kl"] == 0
     said = capsys.readouterr().out
+    assert re.findall(r"\n== (\d)\. ", said) == list("123456")
     assert all(asked.prompt in said for asked in task.test[:3])
     assert [shots for (_, _, shots, _), _ in speakers] == [[], task.shots]
     (_, known), (_, refusal) = task.shots
