@@ -18,7 +18,7 @@ others are of one sort, so it can be found without the instruction. "The one tha
 in another cluster than "animal". (In earlier runs the answer of an example could be one of the
 case's three words. Choosing such a word was right in .59 of the cases; few-shot, the base had .78.)
 
-    python -m papers.flan       two tables and a figure (about 13 minutes), in runs/flan
+    python -m papers.flan       two tables and a figure (about 21 minutes), in runs/flan
 """
 import copy
 import dataclasses
@@ -55,7 +55,7 @@ class Options(RunOptions):
     name: str = option("flan", "results go to runs/NAME")
     steps: int = option(1000, "optimizer steps of each base", at_least=1)
     tune_steps: int = option(75, "optimizer steps of each tuning", at_least=1)
-    seeds: int = option(5, "bases of each size", at_least=1)
+    seeds: int = option(8, "bases of each size", at_least=1)
     cases: int = option(80, "held-out cases of each cluster", at_least=2)
     documents: int = option(20_000, "documents that each base reads", at_least=100)
 

@@ -12,7 +12,7 @@ The claims:
     bands       dense and locally banded layers in turn (§2.1) lose little (our margin;
                 the paper does not compare)
 
-    python -m papers.gpt3           four tables and a figure (about 8 minutes)
+    python -m papers.gpt3           four tables and a figure (about 5 minutes)
     python -m papers.gpt3 sizes     the papers' models: parameters, memory, compute
     python -m papers.gpt3 speed     training steps of GPT-2's smallest on this machine
 

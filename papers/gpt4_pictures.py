@@ -22,7 +22,7 @@ occur together in training pictures; only the combination of all four is new. Ch
 at seed 0: wordings, shares of documents, small pictures (with 36 cells questions by content were
 not learned), one picture before several (else captions had .80), and two rows for two pictures.
 
-    python -m papers.gpt4_pictures      a table, samples and a figure (about 22 minutes)
+    python -m papers.gpt4_pictures      a table, samples and a figure (about 40 minutes)
 
 Paper: GPT-4 technical report (arXiv:2303.08774).
 """
@@ -58,7 +58,7 @@ class Options(RunOptions):
     name: str = option("gpt4_pictures", "results go to runs/NAME")
     steps: int = option(2400, "optimizer steps", at_least=1)
     batch: int = option(64, "documents of an optimizer step", at_least=1)
-    seeds: int = option(3, "models, each with other combinations held out", at_least=1)
+    seeds: int = option(5, "models, each with other combinations held out", at_least=1)
     cases: int = option(100, "distinct cases of every kind, at the most", at_least=4)
 
 

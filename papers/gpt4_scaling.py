@@ -28,7 +28,7 @@ follow one power law where attention begins to help.
 A pass rate is the exact probability of the right answer at temperature 1. Most are far too small
 to be estimated by sampling; the paper has only problems that every model solves at least once.
 
-    python -m papers.gpt4_scaling                      tables and a figure (about 24 minutes)
+    python -m papers.gpt4_scaling                      tables and a figure (about 30 minutes)
     python -m papers.gpt4_scaling --full --name full   1,000 times the compute (hours; not run; code
                                                        is then read almost twice)
 

@@ -19,7 +19,7 @@ Tables without a claim:
                 (§3.4) and 72.4 %
     memory      what was told in turn one, by the number of exchanges since then
 
-    python -m papers.instructgpt           about 24 minutes, after `python rlhf.py`
+    python -m papers.instructgpt           at most 27 minutes, after `python rlhf.py`
     python -m papers.instructgpt --fast    a smoke run on a base of its own
     python -m papers.instructgpt --base s1 --name instructgpt-depth-s1    another seed
 
