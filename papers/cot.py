@@ -25,7 +25,7 @@ seed 0), and coins as the task of the trigger's row (after three seeds: for the 
 the text has the phrase). At 8 steps answers with a chain are near chance, too. They have further
 to fall than direct answers, which are less accurate from the start.
 
-    python -m papers.cot        two tables and a figure (about 14 minutes)
+    python -m papers.cot        two tables and a figure (about 19 minutes)
 
 Results go to runs/cot. Papers: Wei et al. 2022 (arXiv:2201.11903); Kojima et al. 2022
 (arXiv:2205.11916).

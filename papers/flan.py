@@ -18,7 +18,7 @@ others are of one sort, so it can be found without the instruction. "The one tha
 in another cluster than "animal". (In earlier runs the answer of an example could be one of the
 case's three words. Choosing such a word was right in .59 of the cases; few-shot, the base had .78.)
 
-    python -m papers.flan       two tables and a figure (about 21 minutes), in runs/flan
+    python -m papers.flan       two tables and a figure (about 25 minutes), in runs/flan
 """
 import copy
 import dataclasses

@@ -143,6 +143,7 @@ def difference(accuracies: dict, tasks: dict[str, Task], one: str, other: str) -
 
 def claims(options: Options, folder: Path, accuracies: dict,
            tasks: dict[str, Task]) -> list[Claim]:
+    """Of one seed: errors are over cases. papers.claims takes them over seeds."""
     rows = logged(folder / "gpt.jsonl", "schemas")
     cases = zero_shot_cases(World(options.seed))
     counts = [len(cases[task]) for task in CHANCE]
@@ -161,8 +162,9 @@ def claims(options: Options, folder: Path, accuracies: dict,
               "accuracy (two tasks)", "up to 0.09 (MultiNLI)",
               *difference(accuracies, tasks, "pretrained", "embeddings only")),
         Claim("GPT-1", "Fig. 2 right", "zero-shot accuracy rises along pretraining, last evaluation"
-              " minus first, at step 400 (the text has these forms, and acceptability's true "
-              "sentences)", "rises all along", *mean_gain(first, last, counts), 1, sum(counts))]
+              f" minus first, at step {rows[0]['step']} (the text has these forms, and "
+              "acceptability's true sentences)", "rises all along",
+              *mean_gain(first, last, counts), 1, sum(counts))]
 
 
 def draw(folder: Path, accuracies: dict):

@@ -22,7 +22,7 @@ occur together in training pictures; only the combination of all four is new. Ch
 at seed 0: wordings, shares of documents, small pictures (with 36 cells questions by content were
 not learned), one picture before several (else captions had .80), and two rows for two pictures.
 
-    python -m papers.gpt4_pictures      a table, samples and a figure (about 40 minutes)
+    python -m papers.gpt4_pictures      a table, samples and a figure (about 52 minutes)
 
 Paper: GPT-4 technical report (arXiv:2303.08774).
 """
